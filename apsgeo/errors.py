@@ -1,0 +1,47 @@
+"""The exceptions and warnings of apsgeo.
+
+Every message says what was given, what was expected, and what to do.
+"""
+
+__all__ = [
+    "ApsgeoError",
+    "DatasetError",
+    "GridError",
+    "InputError",
+    "ModelError",
+    "NothingObservedWarning",
+    "OutputExistsError",
+    "UnitsError",
+]
+
+
+class ApsgeoError(Exception):
+    """Base of every error that apsgeo raises on purpose."""
+
+
+class InputError(ApsgeoError, ValueError):
+    """An argument or the data passed in cannot be used."""
+
+
+class GridError(InputError):
+    """Coordinates are invalid, or are not those of the model's grid."""
+
+
+class UnitsError(InputError):
+    """The data's units are not the model's."""
+
+
+class ModelError(ApsgeoError):
+    """A model folder is missing, truncated, altered, of a newer schema, or holds foreign files."""
+
+
+class OutputExistsError(ApsgeoError, FileExistsError):
+    """The output path exists and overwriting was not asked for."""
+
+
+class DatasetError(ApsgeoError):
+    """A data set could not be fetched, verified or unpacked."""
+
+
+class NothingObservedWarning(UserWarning):
+    """A record holds no observation: its members are draws from the prior."""
