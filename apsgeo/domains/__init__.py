@@ -1,0 +1,27 @@
+"""Where a signal lives. A new kind of domain is one new file and its name in `DOMAINS`."""
+
+from typing import Any
+
+from apsgeo.domains.base import Domain
+from apsgeo.domains.latlon import LatLonDomain
+from apsgeo.errors import ModelError
+
+__all__ = ["DOMAINS", "Domain", "LatLonDomain", "from_config"]
+
+DOMAINS: list[type[Domain]] = [LatLonDomain]
+
+
+def from_config(config: dict[str, Any]) -> Domain:
+    """Rebuild the domain that `Domain.to_config` described.
+
+    Raises:
+        ModelError: the configuration's `kind` is not that of a domain known here.
+    """
+    for domain in DOMAINS:
+        if config.get("kind") == domain.kind:
+            return domain.from_config(config)
+    known = ", ".join(domain.kind for domain in DOMAINS)
+    raise ModelError(
+        f"the domain's kind is {config.get('kind')!r}, but this version of apsgeo knows: {known}. "
+        "Use the version of apsgeo that saved the model."
+    )

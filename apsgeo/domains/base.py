@@ -1,0 +1,203 @@
+"""What every domain offers to priors, flows and networks."""
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from apsgeo.errors import InputError
+
+__all__ = ["Domain"]
+
+EARTH_RADIUS_KM = 6371.0
+
+
+class Domain(ABC):
+    r"""Represent where a signal lives.
+
+    A signal is a tensor `(batch, channel, node)`. A domain knows the geometry of the nodes, and
+    lends the layers that networks are built from, so that a network knows no domain.
+
+    The Laplacian is :math:`\Delta = -\mathrm{diag}(a)^{-1} S` with the cell areas :math:`a` and
+    the finite-volume stiffness :math:`S`, whose off-diagonal entries are minus the length of the
+    shared face over the distance of the two nodes (Eymard, Gallouët & Herbin 2000, *Finite volume
+    methods*, section 9).
+    """
+
+    kind: ClassVar[str]
+    """The name of this kind of domain in saved configurations."""
+
+    @property
+    @abstractmethod
+    def num_nodes(self) -> int:
+        """The number of nodes `N`."""
+
+    @property
+    @abstractmethod
+    def positions(self) -> Tensor:
+        """The nodes' positions `(N, d)`, float64; points on the unit sphere for a sphere."""
+
+    @property
+    @abstractmethod
+    def areas(self) -> Tensor:
+        """The cells' areas `(N,)`, float64, in steradians on a sphere; their sum is its area."""
+
+    @property
+    @abstractmethod
+    def edge_index(self) -> Tensor:
+        """The neighbours `(2, E)`, int64; each edge stands in it once in either direction."""
+
+    @property
+    @abstractmethod
+    def edge_length(self) -> Tensor:
+        """The geodesic lengths `(E,)` of the edges, float64, in radians on a sphere."""
+
+    @property
+    @abstractmethod
+    def stiffness(self) -> scipy.sparse.csc_array:
+        """The stiffness `(N, N)`, float64: symmetric, positive semi-definite, S 1 = 0."""
+
+    @property
+    @abstractmethod
+    def colouring(self) -> Tensor:
+        """A two-colouring `(N,)` of the nodes, bool, that couplings alternate between."""
+
+    @property
+    @abstractmethod
+    def features(self) -> Tensor:
+        """Static positional features `(F, N)` for networks, float32, of order one."""
+
+    @property
+    @abstractmethod
+    def radius_km(self) -> float:
+        """Kilometres per unit of length, by which lengths in radians become kilometres."""
+
+    @abstractmethod
+    def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
+        """Make a convolution from `(B, in_channels, N)` to `(B, out_channels, N)`."""
+
+    @property
+    @abstractmethod
+    def can_coarsen(self) -> bool:
+        """Whether the domain is large enough for `coarse`, `pool` and `unpool`."""
+
+    @abstractmethod
+    def coarse(self) -> "Domain":
+        """Return the domain on which `pool` lands.
+
+        Raises:
+            InputError: the domain cannot be coarsened.
+        """
+
+    @abstractmethod
+    def pool(self) -> nn.Module:
+        """Make the area-weighted mean from `(B, C, N)` to `(B, C, coarse().num_nodes)`."""
+
+    @abstractmethod
+    def unpool(self) -> nn.Module:
+        """Make the piecewise constant map from `coarse()` back; `pool` after it is the identity."""
+
+    @abstractmethod
+    def to_config(self) -> dict[str, Any]:
+        """Return what `from_config` rebuilds the domain from, fit for JSON; `kind` names it."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Rebuild a domain from `to_config`."""
+
+    @abstractmethod
+    def __eq__(self, other: object) -> bool:
+        """Whether both domains have the same nodes in the same order."""
+
+    @abstractmethod
+    def __hash__(self) -> int:
+        """Hash in agreement with equality."""
+
+    @cached_property
+    def _eigenbases(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return {}
+
+    def eigenbasis(self, k: int) -> tuple[Tensor, Tensor]:
+        r"""Compute the `k` smoothest eigenfunctions of :math:`-\Delta`, once for each `k`.
+
+        They solve :math:`S v = \lambda \, \mathrm{diag}(a) \, v` and are orthonormal by area:
+        :math:`V^T \mathrm{diag}(a) V = I`. The sign is such that an eigenfunction's entry of
+        largest magnitude is positive.
+
+        Args:
+            k: how many, from 1 to `num_nodes`.
+
+        Returns:
+            The eigenvalues `(k,)`, ascending, and the eigenfunctions `(N, k)`, both float64.
+
+        Raises:
+            InputError: `k` is out of range.
+        """
+        if not 1 <= k <= self.num_nodes:
+            raise InputError(f"eigenbasis(k={k}): choose k from 1 to {self.num_nodes}.")
+        if k not in self._eigenbases:
+            self._eigenbases[k] = self._compute_eigenbasis(k)
+        return self._eigenbases[k]
+
+    def _compute_eigenbasis(self, k: int) -> tuple[Tensor, Tensor]:
+        root = np.sqrt(self.areas.numpy())
+        scale = scipy.sparse.diags_array(1 / root)
+        symmetric = (scale @ self.stiffness @ scale).tocsc()
+        if 4 * k >= self.num_nodes:  # Lanczos needs room: few nodes are solved densely
+            values, vectors = scipy.linalg.eigh(symmetric.toarray(), subset_by_index=(0, k - 1))
+        else:
+            start = np.random.default_rng(0).standard_normal(self.num_nodes)
+            # the shift is below the spectrum, so that the matrix to factor is definite
+            values, vectors = scipy.sparse.linalg.eigsh(symmetric, k, sigma=-0.1, v0=start)
+        order = np.argsort(values)
+        vectors = vectors[:, order] / root[:, None]
+        largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(k)]
+        vectors = vectors * np.sign(largest)
+        return torch.from_numpy(values[order].clip(min=0)), torch.from_numpy(vectors)
+
+    def to_data(self, signal: Tensor) -> Data:
+        """Convert one signal to a PyG graph with `x`, `pos`, `edge_index` and `edge_attr`.
+
+        Args:
+            signal: values `(C, N)`.
+
+        Returns:
+            Data with `x (N, C)`, `pos (N, d)`, `edge_index (2, E)`, `edge_attr (E, 1)` (lengths).
+
+        Raises:
+            InputError: the signal's shape is not `(C, N)`.
+        """
+        if signal.ndim != 2 or signal.shape[1] != self.num_nodes:
+            raise InputError(
+                f"to_data: the signal has shape {tuple(signal.shape)}, but (channel, node) = "
+                f"(C, {self.num_nodes}) was expected; convert the records of a batch one by one."
+            )
+        return Data(
+            x=signal.T,
+            pos=self.positions.to(signal.dtype),
+            edge_index=self.edge_index,
+            edge_attr=self.edge_length.to(signal.dtype)[:, None],
+        )
+
+    def from_data(self, data: Data) -> Tensor:
+        """Return the signal `(C, N)` of a graph that `to_data` made.
+
+        Raises:
+            InputError: the graph has no `x`, or not one row of it for each node.
+        """
+        x = data.x
+        if x is None or x.ndim != 2 or x.shape[0] != self.num_nodes:
+            given = "no x" if x is None else f"x of shape {tuple(x.shape)}"
+            raise InputError(
+                f"from_data: the graph has {given}, but (node, channel) = ({self.num_nodes}, C) "
+                "was expected; pass a graph made by this domain's to_data."
+            )
+        return x.T
