@@ -1,0 +1,47 @@
+# Everything a newcomer needs: `make demo` and `make test` work from a fresh clone with
+# Python >= 3.11 and a C toolchain. The environment lives in .venv.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format train-demo bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
+
+venv: $(STAMP)  ## make .venv with the pinned versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one, or say: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[bench,dev,plot]'
+	@touch $@
+
+demo: venv  ## run the main job on real data: demo/ensemble.nc, maps.png, scores.csv
+	$(BIN)/apsgeo demo
+
+test: venv  ## run the tests (no network); ARGS are passed to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: venv  ## check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: venv  ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+train-demo: venv  ## train the model that is shipped for the demo
+	$(BIN)/python -m benchmarks.train_demo
+
+bench: venv  ## score all methods under protocol NCEP; writes the table in benchmarks/
+	$(BIN)/python -m benchmarks.ncep
+
+clean:  ## remove the environment, caches and the demo's output
+	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.git/*' -type d -prune -exec rm -rf {} +
