@@ -1,0 +1,320 @@
+"""Read and write fields and model folders; every write is atomic.
+
+A model folder holds ``config.json`` (schema version, kind, configuration, checksums) and
+``weights.safetensors``, and may hold a card (``*.md``). Nothing is ever pickled or unpickled, and
+a folder that holds any other file is refused.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dask
+import safetensors.torch
+import xarray as xr
+from safetensors import SafetensorError
+from torch import Tensor
+
+from apsgeo.atomic import atomic_file, atomic_folder
+from apsgeo.errors import InputError, ModelError
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "load_folder",
+    "read_field",
+    "read_kind",
+    "save_folder",
+    "write_netcdf",
+]
+
+SCHEMA_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+def save_folder(
+    path: str | os.PathLike[str],
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    overwrite: bool = False,
+) -> Path:
+    """Save a model as a folder of JSON and safetensors, atomically.
+
+    Parameters
+    ----------
+    path
+        The folder to make. Its parent is made if need be.
+    kind
+        What is saved, such as ``"posterior"``; `load_folder` checks it.
+    config
+        Anything JSON can hold: finite numbers, strings, lists, mappings with string keys.
+    tensors
+        The weights by name, any dtype and shape, on any device.
+    overwrite
+        Replace a model folder that is already there. Anything else there is never replaced.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    OutputExistsError
+        If something is at ``path``, and it is not a model folder or ``overwrite`` is false.
+    InputError
+        If ``config`` is not JSON.
+    """
+    path = Path(path)
+    with atomic_folder(path, replaceable=_is_model_folder if overwrite else None) as folder:
+        weights = safetensors.torch.save(
+            # A clone owns its memory, which the format demands of views and of tied weights.
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        )
+        try:
+            header = _header(kind, config, tensors, weights)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the configuration of this {kind} cannot be written as JSON: {error}; "
+                "pass finite numbers, strings, lists and mappings with string keys"
+            ) from error
+        (folder / WEIGHTS_FILE).write_bytes(weights)
+        (folder / CONFIG_FILE).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def load_folder(
+    path: str | os.PathLike[str], kind: str | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Load what `save_folder` saved.
+
+    Parameters
+    ----------
+    path
+        The model folder.
+    kind
+        What it must hold; None takes any kind.
+
+    Returns
+    -------
+    config, tensors
+        As they were saved; the tensors are on the CPU.
+
+    Raises
+    ------
+    ModelError
+        If the folder is missing, truncated, altered, of a newer schema, of another kind, or holds
+        a file that is not a model's (a pickle, say).
+    """
+    path = Path(path)
+    header = _read_header(path)
+    if kind is not None and header["kind"] != kind:
+        raise ModelError(f"{path} holds a {header['kind']}, where a {kind} is expected")
+    try:
+        weights = (path / WEIGHTS_FILE).read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{path / WEIGHTS_FILE} cannot be read ({error.strerror}); copy the whole folder again"
+        ) from error
+    expected = header["weights"]
+    if hashlib.sha256(weights).hexdigest() != expected["sha256"]:
+        raise ModelError(
+            f"{path / WEIGHTS_FILE} is truncated or altered: its sha256 is not the one in "
+            f"{CONFIG_FILE}; copy the folder again or save the model anew"
+        )
+    try:
+        tensors = safetensors.torch.load(weights)
+    except SafetensorError as error:
+        raise ModelError(f"{path / WEIGHTS_FILE} is not a safetensors file: {error}") from error
+    if _describe(tensors) != expected["tensors"]:
+        raise ModelError(f"the tensors in {path / WEIGHTS_FILE} are not those of {CONFIG_FILE}")
+    return header["config"], tensors
+
+
+def read_kind(path: str | os.PathLike[str]) -> str:
+    """Tell what a model folder holds, without reading the weights.
+
+    Raises
+    ------
+    ModelError
+        If the folder is not a model folder that this version can read.
+    """
+    return str(_read_header(Path(path))["kind"])
+
+
+def write_netcdf(
+    data: xr.Dataset | xr.DataArray,
+    path: str | os.PathLike[str],
+    overwrite: bool = False,
+    encoding: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Path:
+    """Write netCDF-4, atomically; the same data gives the same bytes.
+
+    Lazy data is computed block by block, in one thread, so that the blocks lie in the file in the
+    order of their indices.
+
+    Parameters
+    ----------
+    data
+        What to write; a DataArray needs a name.
+    path
+        The file to make. Its parent is made if need be.
+    overwrite
+        Replace a file that is already there.
+    encoding
+        By variable, as in `xarray.Dataset.to_netcdf`; other variables keep their own.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    OutputExistsError
+        If something is at ``path`` and ``overwrite`` is false, or it is a folder.
+    InputError
+        If a DataArray has no name.
+    """
+    if isinstance(data, xr.DataArray):
+        if data.name is None:
+            raise InputError(
+                "the DataArray has no name, and the file needs one for its variable; "
+                "use .rename('air') or the like"
+            )
+        data = data.to_dataset()
+    path = Path(path)
+    with atomic_file(path, overwrite) as temporary, dask.config.set(scheduler="synchronous"):
+        data.to_netcdf(
+            temporary,
+            format="NETCDF4",
+            engine="netcdf4",
+            encoding={name: dict(options) for name, options in (encoding or {}).items()},
+        )
+    return path
+
+
+def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.DataArray:
+    """Open one variable of a netCDF file; values are read when they are used.
+
+    Parameters
+    ----------
+    path
+        The file.
+    variable
+        Its name; may be left out where the file holds only one field (a numeric variable of two
+        dimensions or more that is not the bounds of a coordinate).
+
+    Raises
+    ------
+    InputError
+        If the file is missing or not netCDF, has no such variable, or has several fields and
+        ``variable`` does not say which.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; give the path of a netCDF file")
+    try:
+        dataset = xr.open_dataset(path, engine="netcdf4")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as netCDF: {error}") from error
+    fields = _fields(dataset)
+    if variable is None and len(fields) == 1:
+        return dataset[fields[0]]
+    if variable in dataset.data_vars:
+        return dataset[variable]
+    found = ", ".join(map(str, dataset.data_vars)) or "none"
+    dataset.close()
+    if variable is None:
+        raise InputError(
+            f"{path} holds {len(fields)} fields, where one is expected; name the variable to use, "
+            f"out of: {found}"
+        )
+    raise InputError(f"{path} has no variable {variable!r}; its variables: {found}")
+
+
+def _fields(dataset: xr.Dataset) -> list[str]:
+    bounds = {
+        array.attrs.get("bounds", array.encoding.get("bounds"))
+        for array in dataset.variables.values()
+    }
+    return [
+        str(name)
+        for name, array in dataset.data_vars.items()
+        if array.ndim >= 2 and array.dtype.kind in "fiu" and name not in bounds
+    ]
+
+
+def _header(
+    kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: bytes
+) -> dict[str, Any]:
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
+        "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "tensors": _describe(tensors)},
+        "config": config,
+    }
+    # There and back, so that the digest is of what a reader will see (keys are strings by then).
+    header: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
+    return header | {"sha256": _digest(header)}
+
+
+def _describe(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+        for name, tensor in sorted(tensors.items())
+    }
+
+
+def _digest(header: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in header.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise ModelError(f"{path} is not a folder; give the path of a saved model folder")
+    if foreign := _foreign_files(path):
+        raise ModelError(
+            f"{path} holds {', '.join(foreign)}, which no model folder does; such a file may be a "
+            "pickle, which can run code: take it out if you trust the rest"
+        )
+    try:
+        header = json.loads((path / CONFIG_FILE).read_bytes())
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} has no {CONFIG_FILE}: it is not a saved model") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path / CONFIG_FILE} is truncated or not JSON ({error}); copy the folder again"
+        ) from error
+    version = header.get("schema_version") if isinstance(header, dict) else None
+    if type(version) is not int or version < 1:
+        raise ModelError(f"{path / CONFIG_FILE} has no schema version: it is not a saved model")
+    if version > SCHEMA_VERSION:
+        raise ModelError(
+            f"{path} was saved with schema version {version}, and this apsgeo reads up to "
+            f"{SCHEMA_VERSION}; upgrade apsgeo"
+        )
+    if header.get("sha256") != _digest(header) or not {"kind", "weights", "config"} <= set(header):
+        raise ModelError(
+            f"{path / CONFIG_FILE} is altered: its content does not match its own sha256; "
+            "copy the folder again or save the model anew"
+        )
+    return dict(header)
+
+
+def _foreign_files(path: Path) -> list[str]:
+    return sorted(
+        entry.name
+        for entry in path.iterdir()
+        if not entry.is_file()
+        or (entry.name not in (CONFIG_FILE, WEIGHTS_FILE) and entry.suffix.lower() != ".md")
+    )
+
+
+def _is_model_folder(path: Path) -> bool:
+    return (path / CONFIG_FILE).is_file() and not _foreign_files(path)
