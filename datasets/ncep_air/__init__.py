@@ -1,0 +1,1 @@
+"""ncep-air: NCEP/NCAR Reanalysis 1 monthly mean air temperature."""
