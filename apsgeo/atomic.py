@@ -110,11 +110,12 @@ def _install(source: Path, target: Path) -> None:
         source.rename(target)
     elif not _exchange(source, target):
         aside = _name_beside(target)
-        target.rename(aside)
         try:
+            target.rename(aside)
             source.rename(target)
         except BaseException:
-            aside.rename(target)
+            if not target.exists():
+                aside.rename(target)
             raise
         aside.rename(source)
 
