@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from apsgeo.domains.base import EARTH_RADIUS_KM, Domain
-from apsgeo.domains.latlon_layers import LatLonConv, LatLonPool, LatLonUnpool
+from apsgeo.domains.latlon_layers import Border, LatLonConv, LatLonPool, LatLonUnpool
 from apsgeo.errors import GridError, InputError
 
 __all__ = ["LatLonDomain"]
@@ -181,18 +181,7 @@ class LatLonDomain(Domain):
                 f"conv: kernel_size {kernel_size} must be odd and at most {min(self.shape)}, the "
                 "smaller side of the grid."
             )
-        return LatLonConv(
-            in_channels,
-            out_channels,
-            kernel_size,
-            shape=self.shape,
-            periodic=self.is_global,
-            across=(
-                self._across(self.lat[0], self.lat_bounds[0]),
-                self._across(self.lat[-1], self.lat_bounds[-1]),
-            ),
-            opposite=self._opposite,
-        )
+        return LatLonConv(in_channels, out_channels, kernel_size, self.shape, self._border)
 
     def _across(self, lat: float, edge: float) -> int | None:
         if not self.is_global or abs(edge) < 90 - SAME_DEGREES:
@@ -200,21 +189,18 @@ class LatLonDomain(Domain):
         return int(abs(lat) > 90 - SAME_DEGREES)
 
     @cached_property
-    def _opposite(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Columns (i, j) and the weight of j that give the values 180 degrees from each column."""
-        columns = len(self.lon)
+    def _border(self) -> Border:
         extended = np.append(self.lon, self.lon[0] + 360)
         target = self.lon[0] + (self.lon + 180 - self.lon[0]) % 360
-        i = np.clip(
-            np.searchsorted(extended, target + SAME_DEGREES, side="right") - 1, 0, columns - 1
+        # a column that stands just there is taken as it is, whatever the rounding of degrees
+        west = np.searchsorted(extended[:-1], target + SAME_DEGREES, side="right") - 1
+        weight = (target - extended[west]) / np.diff(extended)[west]
+        weight[np.abs(target - extended[west]) < SAME_DEGREES] = 0.0
+        across = (
+            self._across(self.lat[0], self.lat_bounds[0]),
+            self._across(self.lat[-1], self.lat_bounds[-1]),
         )
-        weight = (target - extended[i]) / (extended[i + 1] - extended[i])
-        weight[np.abs(target - extended[i]) < SAME_DEGREES] = 0.0
-        return (
-            torch.from_numpy(i),
-            torch.from_numpy((i + 1) % columns),
-            torch.from_numpy(weight),
-        )
+        return Border(self.is_global, across, torch.from_numpy(west), torch.from_numpy(weight))
 
     @property
     def can_coarsen(self) -> bool:

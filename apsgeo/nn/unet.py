@@ -1,0 +1,253 @@
+"""Networks, written once over the layers that a domain lends."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from apsgeo.domains.base import Domain
+from apsgeo.errors import InputError
+
+__all__ = ["ConvNet", "FourierEmbedding", "UNet"]
+
+
+class FourierEmbedding(nn.Module):
+    """Embed a scalar of order one in sines and cosines.
+
+    The angular frequencies are spaced geometrically from 1/2 to 64: the lowest tells apart values
+    from -3 to 3, the highest resolves hundredths (Vaswani et al. 2017, *Attention is all you
+    need*, section 3.5, with another range).
+
+    Args:
+        dim: even number of features.
+
+    Raises:
+        InputError: `dim` is odd or not positive.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim < 2 or dim % 2:
+            raise InputError(f"FourierEmbedding(dim={dim}): choose an even number from 2 on.")
+        frequencies = torch.logspace(-1, 6, dim // 2, base=2)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, scalar: Tensor) -> Tensor:
+        """Map `(B,)` to `(B, dim)`."""
+        angle = scalar[:, None] * self.frequencies
+        return torch.cat([angle.sin(), angle.cos()], 1)
+
+
+class _Modulation(nn.Module):
+    """Normalize groups of channels, then scale and shift each channel as `cond` says.
+
+    Group normalization (Wu & He 2018) with FiLM (Perez et al. 2018) in its affine part.
+    """
+
+    def __init__(self, channels: int, cond_dim: int) -> None:
+        super().__init__()
+        self.groups = math.gcd(channels, 8)
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.film = nn.Linear(cond_dim, 2 * channels, bias=False) if cond_dim else None
+        if self.film is not None:
+            nn.init.zeros_(self.film.weight)
+
+    def forward(self, x: Tensor, cond: Tensor | None) -> Tensor:
+        if self.film is None or cond is None:
+            return F.group_norm(x, self.groups, self.scale, self.shift)
+        batch, channels, nodes = x.shape
+        scale, shift = self.film(cond).chunk(2, dim=1)
+        # the batch's channels as those of one record: then each record has an affine part of its
+        # own inside the one normalization, which spares two passes over memory
+        return F.group_norm(
+            x.reshape(1, batch * channels, nodes),
+            batch * self.groups,
+            (self.scale + scale).flatten(),
+            (self.shift + shift).flatten(),
+        ).reshape(x.shape)
+
+
+class _ResidualBlock(nn.Module):
+    """Add to `x` a convolution of its normalized, modulated, activated values."""
+
+    def __init__(self, domain: Domain, channels: int, cond_dim: int) -> None:
+        super().__init__()
+        self.modulation = _Modulation(channels, cond_dim)
+        self.conv = domain.conv(channels, channels)
+
+    def forward(self, x: Tensor, cond: Tensor | None) -> Tensor:
+        return x + self.conv(F.silu(self.modulation(x, cond)))
+
+
+class _Level(nn.Module):
+    """Go down to a coarser domain, and add what comes back from there.
+
+    Channels change by pointwise convolutions, on the coarse domain where they are cheap.
+    """
+
+    def __init__(
+        self, domain: Domain, channels: int, inner: nn.Module, inner_channels: int
+    ) -> None:
+        super().__init__()
+        coarse = domain.coarse()
+        self.pool, self.unpool = domain.pool(), domain.unpool()
+        self.widen = coarse.conv(channels, inner_channels, kernel_size=1)
+        self.narrow = coarse.conv(inner_channels, channels, kernel_size=1)
+        self.inner = inner
+
+    def forward(self, x: Tensor, cond: Tensor | None) -> Tensor:
+        inner = self.inner(self.widen(self.pool(x)), cond)
+        return x + self.unpool(self.narrow(inner))
+
+
+class _Sequence(nn.Module):
+    """Apply modules of `(x, cond)` in turn."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, cond: Tensor | None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, cond)
+        return x
+
+
+class UNet(nn.Module):
+    """Map signals to signals over a pyramid of ever coarser domains.
+
+    Level `l` has `(l + 1) width` channels and one residual block on the way down and one on the
+    way up (Ronneberger, Fischer & Brox 2015, with sums for skip connections). The domain's static
+    features are appended to the input.
+
+    Args:
+        domain: where input and output live.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        width: channels of the finest level.
+        depth: how many times to coarsen; fewer where the domain grows too small before.
+        cond_dim: length of the condition, or 0 for none.
+        zero_init: start with the output zero.
+    """
+
+    features: Tensor
+
+    def __init__(
+        self,
+        domain: Domain,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int = 32,
+        depth: int = 3,
+        cond_dim: int = 0,
+        zero_init: bool = True,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "width": width,
+            "depth": depth,
+            "cond_dim": cond_dim,
+            "zero_init": zero_init,
+        }
+        self.register_buffer("features", domain.features, persistent=False)
+        hidden = 2 * width if cond_dim else 0
+        self.embed = nn.Sequential(nn.Linear(cond_dim, hidden), nn.SiLU()) if cond_dim else None
+        self.stem = domain.conv(in_channels + len(domain.features), width)
+        self.body = _pyramid(domain, width, width, depth, hidden)
+        self.head_modulation = _Modulation(width, hidden)
+        self.head = domain.conv(width, out_channels)
+        if zero_init:
+            _zero(self.head)
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Map `x (B, in_channels, N)` and `cond (B, cond_dim)` to `(B, out_channels, N)`.
+
+        Raises:
+            InputError: a condition is missing, or given to a network that was built without.
+        """
+        if (cond is None) != (self.embed is None):
+            given = "no cond" if cond is None else f"cond of shape {tuple(cond.shape)}"
+            raise InputError(
+                f"UNet: {given} was given, but the network was built with cond_dim="
+                f"{self.config['cond_dim']}; pass a cond exactly if cond_dim is not 0."
+            )
+        hidden = None if self.embed is None else self.embed(cond)
+        features = self.features.to(x.dtype).expand(len(x), -1, -1)
+        y = self.body(self.stem(torch.cat([x, features], 1)), hidden)
+        return self.head(F.silu(self.head_modulation(y, hidden)))
+
+
+def _pyramid(domain: Domain, channels: int, width: int, depth: int, cond_dim: int) -> nn.Module:
+    """Build a level and all that lies below it."""
+    down, up = (_ResidualBlock(domain, channels, cond_dim) for _ in range(2))
+    if depth == 0 or not domain.can_coarsen:
+        return _Sequence(down, up)
+    inner = _pyramid(domain.coarse(), channels + width, width, depth - 1, cond_dim)
+    return _Sequence(down, _Level(domain, channels, inner, channels + width), up)
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+class ConvNet(nn.Module):
+    """Map signals to signals by a plain stack of convolutions, as couplings use it.
+
+    The domain's static features are appended to the input.
+
+    Args:
+        domain: where input and output live.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        width: channels in between.
+        layers: number of convolutions, with SiLU between them.
+        zero_init: start with the output zero.
+
+    Raises:
+        InputError: `layers` is less than one.
+    """
+
+    features: Tensor
+
+    def __init__(
+        self,
+        domain: Domain,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int = 16,
+        layers: int = 3,
+        zero_init: bool = True,
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise InputError(f"ConvNet(layers={layers}): choose at least one layer.")
+        self.config: dict[str, Any] = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "width": width,
+            "layers": layers,
+            "zero_init": zero_init,
+        }
+        self.register_buffer("features", domain.features, persistent=False)
+        sizes = [in_channels + len(domain.features), *[width] * (layers - 1), out_channels]
+        self.convs = nn.ModuleList(domain.conv(a, b) for a, b in pairwise(sizes))
+        if zero_init:
+            _zero(self.convs[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
+        x = torch.cat([x, self.features.to(x.dtype).expand(len(x), -1, -1)], 1)
+        for conv in self.convs[:-1]:
+            x = F.silu(conv(x))
+        return self.convs[-1](x)
