@@ -322,6 +322,14 @@ def test_an_existing_file_is_replaced_only_on_demand(tmp_path: Path) -> None:
         write_netcdf(field(), tmp_path, overwrite=True)
 
 
+def test_who_reads_the_old_file_is_undisturbed_by_its_replacement(tmp_path: Path) -> None:
+    path = write_netcdf(field(0.0), tmp_path / "air.nc")
+    content = path.read_bytes()
+    with path.open("rb") as reader:
+        write_netcdf(field(1.0), path, overwrite=True)
+        assert reader.read() == content
+
+
 def test_a_nameless_array_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no name"):
         write_netcdf(field().rename(None), tmp_path / "air.nc")
