@@ -1,0 +1,34 @@
+"""Scores of predictions: kernels on arrays here, on labelled data in `apsgeo.metrics.labelled`."""
+
+from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction, Prediction
+from apsgeo.metrics.scoreboard import Scoreboard, Scores
+from apsgeo.metrics.scores import (
+    coverage,
+    crps_ensemble,
+    crps_normal,
+    energy_score,
+    ensemble_interval,
+    ensemble_variance,
+    mse,
+    rmse,
+    spread_skill,
+    weighted_mean,
+)
+
+__all__ = [
+    "EnsemblePrediction",
+    "NormalPrediction",
+    "Prediction",
+    "Scoreboard",
+    "Scores",
+    "coverage",
+    "crps_ensemble",
+    "crps_normal",
+    "energy_score",
+    "ensemble_interval",
+    "ensemble_variance",
+    "mse",
+    "rmse",
+    "spread_skill",
+    "weighted_mean",
+]

@@ -1,0 +1,89 @@
+"""What a method predicts for each cell: a normal distribution or an ensemble, scored alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from apsgeo.metrics import scores
+
+__all__ = ["EnsemblePrediction", "NormalPrediction", "Prediction"]
+
+Array = NDArray[np.float64]
+
+
+class Prediction(Protocol):
+    """A predictive distribution by cell; all arrays are (T, N) in the unit of the data."""
+
+    def mean(self) -> Array:
+        """Return the predicted mean."""
+
+    def variance(self) -> Array:
+        """Return the expected squared error of ``mean()``, as the prediction itself sees it."""
+
+    def crps(self, truth: Array) -> Array:
+        """Return the continuous ranked probability score of each cell."""
+
+    def interval(self, level: float) -> tuple[Array, Array]:
+        """Return the ends of the central interval of probability ``level``."""
+
+
+@dataclass(frozen=True)
+class NormalPrediction:
+    """A normal distribution in each cell.
+
+    Attributes:
+        location: (T, N) means, unit of the data.
+        std: (T, N) standard deviations, same unit.
+    """
+
+    location: Array
+    std: Array
+
+    def mean(self) -> Array:
+        """Return the mean (T, N)."""
+        return self.location
+
+    def variance(self) -> Array:
+        """Return the expected squared error of the mean (T, N)."""
+        return self.std**2
+
+    def crps(self, truth: Array) -> Array:
+        """Return the CRPS (T, N)."""
+        return scores.crps_normal(self.location, self.std, truth)
+
+    def interval(self, level: float) -> tuple[Array, Array]:
+        """Return the ends of the central interval of probability ``level``."""
+        half = ndtri((1 + level) / 2) * self.std
+        return self.location - half, self.location + half
+
+
+@dataclass(frozen=True)
+class EnsemblePrediction:
+    """Equally likely members.
+
+    Attributes:
+        members: (K, T, N), unit of the data, K >= 2.
+    """
+
+    members: NDArray[np.floating]
+
+    def mean(self) -> Array:
+        """Return the mean (T, N)."""
+        return self.members.mean(0, dtype=np.float64)
+
+    def variance(self) -> Array:
+        """Return the expected squared error of the mean (T, N)."""
+        return scores.ensemble_variance(self.members)
+
+    def crps(self, truth: Array) -> Array:
+        """Return the CRPS (T, N)."""
+        return scores.crps_ensemble(self.members, truth)
+
+    def interval(self, level: float) -> tuple[Array, Array]:
+        """Return the ends of the central interval of probability ``level``."""
+        return scores.ensemble_interval(self.members, level)

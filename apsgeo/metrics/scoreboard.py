@@ -1,0 +1,186 @@
+"""The table that methods are compared in."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, field, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apsgeo.atomic import atomic_file
+from apsgeo.errors import InputError
+from apsgeo.metrics.predictions import Prediction
+from apsgeo.metrics.scores import mse, weighted_mean
+
+__all__ = ["Row", "Scoreboard", "Scores", "Tally"]
+
+LEVEL = 0.9
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How one method did over some records.
+
+    Attributes:
+        crps: mean over records of the weighted mean CRPS, in the unit of the data.
+        rmse: of the predicted mean, pooled: the root of the mean over records of the weighted mean
+            squared error, in the unit of the data.
+        spread_skill: root of the mean predicted variance (of an ensemble: (K + 1) / K times the
+            members') over ``rmse``, both pooled over records.
+        coverage90: share of cells in the central 90 % interval, mean over records.
+        seconds_per_field: wall clock of the prediction.
+        records: how many.
+    """
+
+    crps: float
+    rmse: float
+    spread_skill: float
+    coverage90: float
+    seconds_per_field: float
+    records: int
+
+
+class Tally:
+    """Scores that grow record by record, so that no more than a batch is ever in memory."""
+
+    def __init__(self) -> None:
+        self._rows: list[NDArray[np.float64]] = []
+        self._seconds = 0.0
+
+    def add(
+        self,
+        prediction: Prediction,
+        truth: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        seconds: float,
+    ) -> None:
+        """Score a batch.
+
+        Args:
+            prediction: for T records.
+            truth: (T, N), the same unit.
+            weights: (T, N), zero where a cell does not count.
+            seconds: what the batch took.
+        """
+        lower, upper = prediction.interval(LEVEL)
+        inside = ((lower <= truth) & (truth <= upper)).astype(np.float64)
+        row = [
+            weighted_mean(prediction.crps(truth), weights),
+            mse(prediction.mean(), truth, weights),
+            weighted_mean(prediction.variance(), weights),
+            weighted_mean(inside, weights),
+        ]
+        self._rows.append(np.stack(row, axis=-1))
+        self._seconds += seconds
+
+    def scores(self) -> Scores:
+        """Return the scores of all records added.
+
+        Raises:
+            InputError: if there are none.
+        """
+        if not self._rows:
+            raise InputError("no records were scored: give at least one month")
+        rows = np.concatenate(self._rows)
+        crps, square, variance, inside = (float(x) for x in rows.mean(0))
+        return Scores(
+            crps=crps,
+            rmse=float(np.sqrt(square)),
+            spread_skill=float(np.sqrt(variance / square)),
+            coverage90=inside,
+            seconds_per_field=self._seconds / len(rows),
+            records=len(rows),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one density (the observed fraction of the area)."""
+
+    method: str
+    density: float
+    scores: Scores
+
+
+@dataclass
+class Scoreboard:
+    """Rows of scores, in the order in which they were added.
+
+    Attributes:
+        units: of the data, for the headings.
+        rows: the rows.
+    """
+
+    units: str = "K"
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, method: str, density: float, scores: Scores) -> None:
+        """Append a row."""
+        self.rows.append(Row(method, density, scores))
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def headings(self) -> list[str]:
+        """The columns' headings as read by people; `cells` gives the row below them."""
+        return [
+            "method",
+            "observed",
+            f"CRPS [{self.units}]",
+            f"RMSE [{self.units}]",
+            "spread/skill",
+            "90 % coverage",
+            "seconds a field",
+        ]
+
+    @staticmethod
+    def cells(row: Row) -> list[str]:
+        """Format a row, one string a heading."""
+        s = row.scores
+        return [
+            row.method,
+            f"{100 * row.density:g} %",
+            f"{s.crps:.3f}",
+            f"{s.rmse:.3f}",
+            f"{s.spread_skill:.2f}",
+            f"{100 * s.coverage90:.1f} %",
+            f"{s.seconds_per_field:.3g}",
+        ]
+
+    def to_markdown(self) -> str:
+        """Return a Markdown table, the best CRPS at each density in bold."""
+        lines = [self.headings, ["---"] * 2 + ["---:"] * 5]
+        best = {d: min(r.scores.crps for r in self if r.density == d) for d in self._densities()}
+        for row in self:
+            cells = self.cells(row)
+            if row.scores.crps == best[row.density]:
+                cells[2] = f"**{cells[2]}**"
+            lines.append(cells)
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+    def write_csv(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write all digits of all rows.
+
+        Raises:
+            OutputExistsError: if ``path`` exists and ``overwrite`` is false.
+        """
+        names = ["method", "density", *(f.name for f in fields(Scores))]
+        with (
+            atomic_file(path, overwrite) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(names)
+            for row in self:
+                numbers = [f"{x:.6g}" for x in astuple(row.scores)]
+                writer.writerow([row.method, f"{row.density:g}", *numbers])
+
+    def _densities(self) -> set[float]:
+        return {row.density for row in self}

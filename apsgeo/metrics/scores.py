@@ -1,0 +1,256 @@
+"""Scores of point and ensemble predictions, on plain arrays.
+
+Conventions: members come first, ``node`` comes last. A score that averages takes ``weights`` that
+broadcast against the truth (area weights, zero where a cell shall not count) and averages over the
+last axis. Cells in which any input is NaN do not count; where no cell is left the score is NaN.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import pdist
+from scipy.special import ndtr
+
+from apsgeo.errors import InputError
+
+Array = NDArray[np.float64]
+
+__all__ = [
+    "coverage",
+    "crps_ensemble",
+    "crps_normal",
+    "energy_score",
+    "ensemble_interval",
+    "ensemble_variance",
+    "mse",
+    "rmse",
+    "spread_skill",
+    "weighted_mean",
+]
+
+
+def weighted_mean(values: ArrayLike, weights: ArrayLike | None = None) -> Array:
+    """Average over the last axis, leaving out NaN.
+
+    Args:
+        values: (..., N), any unit.
+        weights: non-negative, broadcastable to ``values``; equal weights by default.
+
+    Returns:
+        (...), the unit of ``values``; NaN where no cell has positive weight.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    w = np.ones_like(x) if weights is None else np.broadcast_to(weights, x.shape)
+    w = np.where(np.isnan(x), 0.0, w)
+    total = w.sum(-1)
+    summed = (w * np.nan_to_num(x, posinf=np.inf, neginf=-np.inf)).sum(-1, where=w > 0)
+    return np.divide(summed, total, out=np.full_like(total, np.nan), where=total > 0)
+
+
+def crps_ensemble(members: ArrayLike, truth: ArrayLike) -> Array:
+    """Compute the fair continuous ranked probability score of an ensemble, cell by cell.
+
+    mean_k |x_k - y| - sum_{j,k} |x_j - x_k| / (2 K (K - 1)), unbiased for the score of the
+    distribution that the members are drawn from (Ferro 2014, doi:10.1002/qj.2270, eq. 8); the
+    double sum in its sorted form, so O(K log K).
+
+    Args:
+        members: (K, ...), K >= 2.
+        truth: (...).
+
+    Returns:
+        (...), the unit of ``truth``.
+
+    Raises:
+        InputError: with fewer than two members, where the fair score does not exist.
+    """
+    x, y = _ensemble(members, truth)
+    size = x.shape[0]
+    x = np.sort(x, axis=0)
+    rank = np.arange(1 - size, size, 2, dtype=np.float64)
+    mean_difference = np.tensordot(rank, x, axes=1) / (size * (size - 1))
+    return np.abs(x - y).mean(0) - mean_difference
+
+
+def crps_normal(mean: ArrayLike, std: ArrayLike, truth: ArrayLike) -> Array:
+    """Compute the continuous ranked probability score of a normal prediction, cell by cell.
+
+    std * (z (2 Phi(z) - 1) + 2 phi(z) - 1/sqrt(pi)), z = (y - mean) / std (Gneiting et al. 2005,
+    doi:10.1175/MWR2904.1, eq. 5); |y - mean| where std = 0.
+
+    Args:
+        mean: (...).
+        std: (...), the same unit, not negative.
+        truth: (...), the same unit.
+
+    Returns:
+        (...), the same unit.
+    """
+    mu, sd, y = (np.asarray(a, dtype=np.float64) for a in (mean, std, truth))
+    error = y - mu
+    z = np.divide(error, sd, out=np.zeros(np.broadcast(error, sd).shape), where=sd > 0)
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    score = sd * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))
+    return np.where(sd == 0, np.abs(error), score)
+
+
+def mse(prediction: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None) -> Array:
+    """Compute the weighted mean squared error over the last axis: (..., N) -> (...)."""
+    error = np.asarray(prediction, dtype=np.float64) - np.asarray(truth, dtype=np.float64)
+    return weighted_mean(error**2, weights)
+
+
+def rmse(prediction: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None) -> Array:
+    """Compute the weighted root mean squared error over the last axis: (..., N) -> (...)."""
+    return np.sqrt(mse(prediction, truth, weights))
+
+
+def ensemble_variance(members: ArrayLike) -> Array:
+    """Compute the variance that the squared error of the ensemble mean should have, cell by cell.
+
+    (K + 1) / K times the unbiased variance of the K members: for members exchangeable with the
+    truth, E (y - mean)^2 is exactly this (Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1, eq. 15).
+
+    Args:
+        members: (K, ...), K >= 2.
+
+    Returns:
+        (...), the square of the members' unit.
+
+    Raises:
+        InputError: with fewer than two members.
+    """
+    x = np.asarray(members, dtype=np.float64)
+    _check_size(x.shape[0])
+    return x.var(0, ddof=1) * (x.shape[0] + 1) / x.shape[0]
+
+
+def spread_skill(
+    members: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Compute the ratio of ensemble spread to error of the ensemble mean; 1 is calibrated.
+
+    sqrt((K + 1) / K * mean variance) / rmse(ensemble mean), means weighted (Fortin et al. 2014).
+
+    Args:
+        members: (K, ..., N), K >= 2.
+        truth: (..., N).
+        weights: broadcastable to ``truth``.
+
+    Returns:
+        (...), without unit: below 1 overconfident, above 1 underconfident.
+
+    Raises:
+        InputError: with fewer than two members.
+    """
+    x, y = _ensemble(members, truth)
+    variance = np.where(np.isnan(y), np.nan, ensemble_variance(x))
+    return np.sqrt(weighted_mean(variance, weights) / mse(x.mean(0), y, weights))
+
+
+def ensemble_interval(members: ArrayLike, level: float = 0.9) -> tuple[Array, Array]:
+    """Return the central interval that holds a share ``level`` of an ensemble's distribution.
+
+    Quantiles at Weibull's positions k / (K + 1): for a truth exchangeable with the members the
+    expected coverage is then ``level`` for any K >= (1 + level) / (1 - level) (19 members at 90 %;
+    with fewer it is the range of the members, which covers less). The positions k / (K - 1) that
+    numpy takes by default would cover 84 % with 32 members.
+
+    Args:
+        members: (K, ...).
+        level: in (0, 1).
+
+    Returns:
+        lower and upper end, each (...).
+
+    Raises:
+        InputError: if ``level`` is not in (0, 1).
+    """
+    _check_level(level)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    lower, upper = np.quantile(
+        np.asarray(members, dtype=np.float64), tails, axis=0, method="weibull"
+    )
+    return lower, upper
+
+
+def coverage(
+    members: ArrayLike,
+    truth: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    level: float = 0.9,
+) -> Array:
+    """Compute the weighted share of cells whose truth lies in the central interval.
+
+    Args:
+        members: (K, ..., N).
+        truth: (..., N).
+        weights: broadcastable to ``truth``.
+        level: the share that a calibrated ensemble covers, in (0, 1).
+
+    Returns:
+        (...), in [0, 1].
+
+    Raises:
+        InputError: if ``level`` is not in (0, 1).
+    """
+    x, y = _ensemble(members, truth)
+    lower, upper = ensemble_interval(x, level)
+    inside = np.where(np.isnan(y) | np.isnan(lower), np.nan, (lower <= y) & (y <= upper))
+    return weighted_mean(inside, weights)
+
+
+def energy_score(
+    members: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Compute the fair energy score, the multivariate CRPS, over the last axis.
+
+    mean_k |x_k - y| - sum_{j,k} |x_j - x_k| / (2 K (K - 1)) with |v|^2 the weighted mean of v^2
+    (Gneiting & Raftery 2007, doi:10.1198/016214506000001437, eq. 22, in its fair form). With one
+    node it is the fair CRPS.
+
+    Args:
+        members: (K, ..., N), K >= 2.
+        truth: (..., N).
+        weights: broadcastable to ``truth``.
+
+    Returns:
+        (...), the unit of ``truth``.
+
+    Raises:
+        InputError: with fewer than two members.
+    """
+    x, y = _ensemble(members, truth)
+    w = np.broadcast_to(1.0 if weights is None else weights, y.shape)
+    w = np.where(np.isnan(y) | np.isnan(x).any(0), 0.0, w)
+    total = w.sum(-1, keepdims=True)
+    w = np.divide(w, total, out=np.full_like(w, np.nan), where=total > 0)
+    counts = w != 0
+    scaled = np.sqrt(w) * np.where(counts, x, 0.0)
+    error = np.linalg.norm(scaled - np.sqrt(w) * np.where(counts, y, 0.0), axis=-1).mean(0)
+    pairs = scaled.reshape(x.shape[0], -1, y.shape[-1]).swapaxes(0, 1)
+    spread = np.array([pdist(p).mean() for p in pairs]).reshape(error.shape)
+    return error - 0.5 * spread
+
+
+def _ensemble(members: ArrayLike, truth: ArrayLike) -> tuple[Array, Array]:
+    x, y = np.asarray(members, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    if x.shape[1:] != y.shape:
+        raise InputError(
+            f"members of shape {x.shape} do not match a truth of shape {y.shape}: "
+            "give the members first, then the axes of the truth"
+        )
+    _check_size(x.shape[0])
+    return x, y
+
+
+def _check_size(size: int) -> None:
+    if size < 2:
+        raise InputError(f"{size} member given, but a spread needs at least 2: draw more members")
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise InputError(f"level={level!r} given, but a share between 0 and 1 was expected")

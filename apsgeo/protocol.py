@@ -1,0 +1,221 @@
+"""Protocol NCEP: how a gap-filling method is tried on a monthly field, the same for every method.
+
+Anomalies are taken to the monthly climatology of 1961-2000. Months before 2005 are for fitting,
+2005-2009 for choosing, 2010 on for testing. A cell is observed with probability proportional to
+cos(latitude); observations carry noise of 0.25 K. Masks and noise follow from (seed, month,
+density) alone, so every method sees the same. Scores are over unobserved cells, weighted by
+cos(latitude), by month, then averaged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from apsgeo.baselines import Climatology, EofInterpolation, Kriging, Method, Observations
+from apsgeo.baselines.eof import select_rank
+from apsgeo.domains import LatLonDomain
+from apsgeo.errors import InputError
+from apsgeo.metrics import EnsemblePrediction, Scores
+from apsgeo.metrics.scoreboard import Tally
+from apsgeo.priors.normals import Normals
+
+__all__ = ["DENSITIES", "NOISE_STD", "AmortizedPosterior", "NcepProtocol"]
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+BASELINE_YEARS = (1961, 2000)
+VALIDATION_FROM = 2005
+TEST_FROM = 2010
+NOISE_STD = 0.25
+"""Noise of the observations in K."""
+DENSITIES = (0.01, 0.05, 0.30)
+"""Observed fractions of the area."""
+EOF_RANKS = (50, 100, 150, 200, 250, 300, 400, 500)
+
+
+class NcepProtocol:
+    """The protocol on one complete monthly field.
+
+    Args:
+        field: (time, lat, lon) without gaps, months from before 1961 to after 2010.
+        seed: of masks and noise.
+        noise_std: of the observations, in the unit of the field.
+
+    Raises:
+        InputError: if dimensions are others, or values are missing.
+    """
+
+    def __init__(self, field: xr.DataArray, *, seed: int = 0, noise_std: float = NOISE_STD) -> None:
+        if field.dims != ("time", "lat", "lon"):
+            raise InputError(f"dimensions {field.dims} given; expected ('time', 'lat', 'lon')")
+        self.field, self.seed, self.noise_std = field, seed, noise_std
+        self.domain = LatLonDomain(field["lat"].values, field["lon"].values)
+        self.values = field.values.reshape(len(field), -1)
+        if not np.isfinite(self.values).all():
+            raise InputError("the field has missing or infinite values: it is the truth, give all")
+        self.year: Index = field["time"].dt.year.values.astype(np.int64)
+        self.season: Index = field["time"].dt.month.values.astype(np.int64) - 1
+        self.key: Index = field["time"].values.astype("datetime64[ns]").astype(np.int64)
+        cosine = np.clip(np.cos(np.deg2rad(field["lat"].values.astype(np.float64))), 0.0, None)
+        self.weights: Array = np.repeat(cosine, field.sizes["lon"])
+        self.normals = self._normals()
+
+    def _normals(self) -> Normals:
+        fit = self.fit
+        first, last = BASELINE_YEARS
+        baseline = (self.year[fit] >= first) & (self.year[fit] <= last)
+        return Normals.fit(
+            self.history, torch.from_numpy(self.season[fit]), 12, torch.from_numpy(baseline)
+        )
+
+    @property
+    def fit(self) -> Index:
+        """Indices of the months for fitting."""
+        return np.flatnonzero(self.year < VALIDATION_FROM)
+
+    @property
+    def validation(self) -> Index:
+        """Indices of the months for choosing."""
+        return np.flatnonzero((self.year >= VALIDATION_FROM) & (self.year < TEST_FROM))
+
+    @property
+    def test(self) -> Index:
+        """Indices of the months for testing."""
+        return np.flatnonzero(self.year >= TEST_FROM)
+
+    @property
+    def history(self) -> Tensor:
+        """The months for fitting (time, 1, node)."""
+        return torch.from_numpy(self.values[self.fit])[:, None]
+
+    def probability(self, density: float) -> Array:
+        """Return the probability (N,) that a cell is observed: density cos(lat) / mean cos(lat)."""
+        if not 0 < density <= 1:
+            raise InputError(f"density={density!r} given; expected a fraction above 0, at most 1")
+        return np.minimum(density * self.weights / self.weights.mean(), 1.0)
+
+    def observe(self, index: Index, density: float) -> Observations:
+        """Simulate the observations of the months ``index``; those of a month never change."""
+        probability = self.probability(density)
+        masks, values = [], []
+        for i in index:
+            seed = [self.seed, int(self.key[i]) % 2**64, round(density * 1e6)]
+            rng = np.random.default_rng(seed)
+            masks.append(rng.random(len(probability)) < probability)
+            noise = self.noise_std * rng.standard_normal(len(probability))
+            # In the field's own precision, so that a file of the observations holds the same.
+            values.append((self.values[i] + noise).astype(self.values.dtype))
+        shape = (len(index), len(probability))
+        return Observations(
+            values=np.array(values).reshape(shape),
+            mask=np.array(masks).reshape(shape),
+            noise_std=np.full(shape, self.noise_std),
+            season=self.season[index],
+            key=self.key[index],
+        )
+
+    def labelled(self, observations: Observations, index: Index) -> xr.DataArray:
+        """Return observations as the field's own months ``index``, NaN where not observed."""
+        template = self.field.isel(time=index)
+        filled = observations.filled().reshape(template.shape).astype(self.values.dtype)
+        return template.copy(data=filled)
+
+    def truth(self, index: Index) -> Array:
+        """Return the field (T, N) itself."""
+        return self.values[index].astype(np.float64)
+
+    def climatological_mean(self, index: Index) -> xr.DataArray:
+        """Return the normals (time, lat, lon) of the months ``index``, for anomalies."""
+        template = self.field.isel(time=index)
+        mean = self.normals.mean[torch.from_numpy(self.season[index]), 0].numpy()
+        return template.copy(data=mean.reshape(template.shape))
+
+    def score_weights(self, observations: Observations) -> Array:
+        """Return the weights (T, N) of the scores: cos(latitude), zero where observed."""
+        return np.where(observations.mask, 0.0, self.weights)
+
+    def evaluate(
+        self,
+        method: Method,
+        index: Index,
+        density: float,
+        *,
+        batch: int = 8,
+        progress: bool = True,
+    ) -> Scores:
+        """Score a method on the months ``index`` at one density, ``batch`` months at a time."""
+        tally = Tally()
+        label = f"{method.name}, {100 * density:g} %"
+        with tqdm(total=len(index), desc=label, unit="field", disable=not progress) as bar:
+            for start in range(0, len(index), batch):
+                part = index[start : start + batch]
+                observations = self.observe(part, density)
+                begun = time.perf_counter()
+                prediction = method.predict(observations)
+                seconds = time.perf_counter() - begun
+                weights = self.score_weights(observations)
+                tally.add(prediction, self.truth(part), weights, seconds)
+                bar.update(len(part))
+        return tally.scores()
+
+    def climatology(self) -> Climatology:
+        """Return the climatology of the months for fitting."""
+        return Climatology(self.normals)
+
+    def eof_interpolation(
+        self, ranks: Sequence[int] = EOF_RANKS, progress: bool = True
+    ) -> EofInterpolation:
+        """Fit EOFs, their number chosen on every third validation month at all densities."""
+        season = torch.from_numpy(self.season[self.fit])
+        fitted = EofInterpolation.fit(self.domain, self.normals, self.history, season, max(ranks))
+        months = self.validation[::3]
+        cases = []
+        for density in DENSITIES:
+            seen = self.observe(months, density)
+            cases.append((seen, self.truth(months), self.score_weights(seen)))
+        return fitted.truncated(select_rank(fitted, cases, ranks, progress))
+
+    def kriging(self) -> Kriging:
+        """Fit the covariance function of kriging."""
+        season = torch.from_numpy(self.season[self.fit])
+        return Kriging.fit(self.domain, self.normals, self.history, season)
+
+
+@dataclass(frozen=True)
+class AmortizedPosterior:
+    """A trained `apsgeo.Posterior`, as a method of the protocol.
+
+    Attributes:
+        posterior: the model.
+        name: in tables.
+        members: how many draws.
+        seed: of the draws.
+    """
+
+    posterior: Any
+    name: str = "APS"
+    members: int = 32
+    seed: int = 0
+
+    def predict(self, observations: Observations) -> EnsemblePrediction:
+        """Return the ensemble (K, T, N) of each record, in the unit of the data."""
+        members = self.posterior.sample_members(
+            torch.from_numpy(observations.filled()).float()[:, None],
+            torch.from_numpy(observations.season),
+            observations.key,
+            self.members,
+            self.seed,
+            noise_std=torch.from_numpy(np.array(observations.noise_std)).float()[:, None],
+        )
+        return EnsemblePrediction(members[:, :, 0].numpy())
