@@ -21,17 +21,13 @@ __all__ = ["atomic_file", "atomic_folder"]
 def atomic_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary path; what is written there becomes ``path`` if the block succeeds.
 
-    Parameters
-    ----------
-    path
-        The file to make. Its parent is made if need be.
-    overwrite
-        Replace a file that is already there.
+    Args:
+        path: The file to make. Its parent is made if need be.
+        overwrite: Replace a file that is already there.
 
-    Raises
-    ------
-    OutputExistsError
-        If something is at ``path`` and ``overwrite`` is false, or it is a folder.
+    Raises:
+        OutputExistsError: If something is at ``path`` and ``overwrite`` is false, or it is a
+            folder.
     """
     path = Path(path)
     _refuse_existing_file(path, overwrite)
@@ -52,17 +48,13 @@ def atomic_folder(
 ) -> Iterator[Path]:
     """Yield a temporary folder; its files become the folder ``path`` if the block succeeds.
 
-    Parameters
-    ----------
-    path
-        The folder to make. Its parent is made if need be.
-    replaceable
-        Says of a folder that is already there whether it may be replaced; None replaces nothing.
+    Args:
+        path: The folder to make. Its parent is made if need be.
+        replaceable: Says of a folder that is already there whether it may be replaced; None
+            replaces nothing.
 
-    Raises
-    ------
-    OutputExistsError
-        If something is at ``path`` that may not be replaced.
+    Raises:
+        OutputExistsError: If something is at ``path`` that may not be replaced.
     """
     path = Path(path)
     _refuse_existing_folder(path, replaceable)

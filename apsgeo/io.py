@@ -44,30 +44,21 @@ def save_folder(
 ) -> Path:
     """Save a model as a folder of JSON and safetensors, atomically.
 
-    Parameters
-    ----------
-    path
-        The folder to make. Its parent is made if need be.
-    kind
-        What is saved, such as ``"posterior"``; `load_folder` checks it.
-    config
-        Anything JSON can hold: finite numbers, strings, lists, mappings with string keys.
-    tensors
-        The weights by name, any dtype and shape, on any device.
-    overwrite
-        Replace a model folder that is already there. Anything else there is never replaced.
+    Args:
+        path: The folder to make. Its parent is made if need be.
+        kind: What is saved, such as ``"posterior"``; `load_folder` checks it.
+        config: Anything JSON can hold: finite numbers, strings, lists, mappings with string keys.
+        tensors: The weights by name, any dtype and shape, on any device.
+        overwrite: Replace a model folder that is already there. Anything else there is never
+            replaced.
 
-    Returns
-    -------
-    Path
+    Returns:
         The folder.
 
-    Raises
-    ------
-    OutputExistsError
-        If something is at ``path``, and it is not a model folder or ``overwrite`` is false.
-    InputError
-        If ``config`` is not JSON.
+    Raises:
+        OutputExistsError: If something is at ``path``, and it is not a model folder or
+            ``overwrite`` is false.
+        InputError: If ``config`` is not JSON.
     """
     path = Path(path)
     with atomic_folder(path, replaceable=_is_model_folder if overwrite else None) as folder:
@@ -92,23 +83,16 @@ def load_folder(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Load what `save_folder` saved.
 
-    Parameters
-    ----------
-    path
-        The model folder.
-    kind
-        What it must hold; None takes any kind.
+    Args:
+        path: The model folder.
+        kind: What it must hold; None takes any kind.
 
-    Returns
-    -------
-    config, tensors
+    Returns:
         As they were saved; the tensors are on the CPU.
 
-    Raises
-    ------
-    ModelError
-        If the folder is missing, truncated, altered, of a newer schema, of another kind, or holds
-        a file that is not a model's (a pickle, say).
+    Raises:
+        ModelError: If the folder is missing, truncated, altered, of a newer schema, of another
+            kind, or holds a file that is not a model's (a pickle, say).
     """
     path = Path(path)
     header = _read_header(path)
@@ -138,10 +122,8 @@ def load_folder(
 def read_kind(path: str | os.PathLike[str]) -> str:
     """Tell what a model folder holds, without reading the weights.
 
-    Raises
-    ------
-    ModelError
-        If the folder is not a model folder that this version can read.
+    Raises:
+        ModelError: If the folder is not a model folder that this version can read.
     """
     return str(_read_header(Path(path))["kind"])
 
@@ -157,28 +139,19 @@ def write_netcdf(
     Lazy data is computed block by block, in one thread, so that the blocks lie in the file in the
     order of their indices.
 
-    Parameters
-    ----------
-    data
-        What to write; a DataArray needs a name.
-    path
-        The file to make. Its parent is made if need be.
-    overwrite
-        Replace a file that is already there.
-    encoding
-        By variable, as in `xarray.Dataset.to_netcdf`; other variables keep their own.
+    Args:
+        data: What to write; a DataArray needs a name.
+        path: The file to make. Its parent is made if need be.
+        overwrite: Replace a file that is already there.
+        encoding: By variable, as in `xarray.Dataset.to_netcdf`; other variables keep their own.
 
-    Returns
-    -------
-    Path
+    Returns:
         The file.
 
-    Raises
-    ------
-    OutputExistsError
-        If something is at ``path`` and ``overwrite`` is false, or it is a folder.
-    InputError
-        If a DataArray has no name.
+    Raises:
+        OutputExistsError: If something is at ``path`` and ``overwrite`` is false, or it is a
+            folder.
+        InputError: If a DataArray has no name.
     """
     if isinstance(data, xr.DataArray):
         if data.name is None:
@@ -201,19 +174,14 @@ def write_netcdf(
 def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.DataArray:
     """Open one variable of a netCDF file; values are read when they are used.
 
-    Parameters
-    ----------
-    path
-        The file.
-    variable
-        Its name; may be left out where the file holds only one field (a numeric variable of two
-        dimensions or more that is not the bounds of a coordinate).
+    Args:
+        path: The file.
+        variable: Its name; may be left out where the file holds only one field (a numeric variable
+            of two dimensions or more that is not the bounds of a coordinate).
 
-    Raises
-    ------
-    InputError
-        If the file is missing or not netCDF, has no such variable, or has several fields and
-        ``variable`` does not say which.
+    Raises:
+        InputError: If the file is missing or not netCDF, has no such variable, or has several
+            fields and ``variable`` does not say which.
     """
     path = Path(path)
     if not path.is_file():

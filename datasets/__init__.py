@@ -3,12 +3,11 @@
 Each has a folder here with a card (what it is, from where, under which licence) and a recipe that
 builds an analysis-ready CF netCDF file. The first use needs the network, later ones do not.
 
-Examples
---------
->>> import apsgeo.datasets
->>> air = apsgeo.datasets.load("ncep-air")  # doctest: +SKIP
->>> air.dims  # doctest: +SKIP
-('time', 'lat', 'lon')
+Examples:
+    >>> import apsgeo.datasets
+    >>> air = apsgeo.datasets.load("ncep-air")  # doctest: +SKIP
+    >>> air.dims  # doctest: +SKIP
+    ('time', 'lat', 'lon')
 """
 
 from pathlib import Path
@@ -33,10 +32,8 @@ def names() -> list[str]:
 def path(name: str) -> Path:
     """Return the path of a data set's netCDF file, building it if it is not in the cache.
 
-    Raises
-    ------
-    DatasetError
-        If there is no such data set, or it cannot be fetched, verified or unpacked.
+    Raises:
+        DatasetError: If there is no such data set, or it cannot be fetched, verified or unpacked.
     """
     return _recipe(name).path()
 
@@ -44,10 +41,8 @@ def path(name: str) -> Path:
 def load(name: str) -> xr.DataArray:
     """Open a data set's field; values are read when they are used.
 
-    Raises
-    ------
-    DatasetError
-        If there is no such data set, or it cannot be fetched, verified or unpacked.
+    Raises:
+        DatasetError: If there is no such data set, or it cannot be fetched, verified or unpacked.
     """
     recipe = _recipe(name)
     return read_field(recipe.path(), recipe.variable)

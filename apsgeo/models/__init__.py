@@ -9,7 +9,7 @@ from apsgeo.io import read_kind
 
 if TYPE_CHECKING:
     from apsgeo.posterior import Posterior
-    from apsgeo.priors.field_prior import FieldPrior
+    from apsgeo.prior import FieldPrior
 
 __all__ = ["load", "shipped"]
 
@@ -22,20 +22,16 @@ def shipped() -> list[str]:
 def load(path_or_name: str | os.PathLike[str]) -> "Posterior | FieldPrior":
     """Open a saved posterior or prior.
 
-    Parameters
-    ----------
-    path_or_name
-        A model folder, or the name of a shipped model such as ``"ncep-air"``. A folder of that
-        name in the working directory comes first.
+    Args:
+        path_or_name: A model folder, or the name of a shipped model such as ``"ncep-air"``. A
+            folder of that name in the working directory comes first.
 
-    Raises
-    ------
-    ModelError
-        If there is no such folder or shipped model, or the folder is truncated, altered, of a
-        newer schema, or holds a file that is not a model's.
+    Raises:
+        ModelError: If there is no such folder or shipped model, or the folder is truncated,
+            altered, of a newer schema, or holds a file that is not a model's.
     """
     from apsgeo.posterior import Posterior
-    from apsgeo.priors.field_prior import FieldPrior
+    from apsgeo.prior import FieldPrior
 
     path = Path(path_or_name)
     if not path.exists():

@@ -18,8 +18,7 @@ def build(raw: list[Path]) -> xr.Dataset:
         "Conventions": "CF-1.10",
         "title": "NCEP/NCAR Reanalysis 1: monthly mean air temperature at 0.995 sigma",
         "institution": "NOAA National Centers for Environmental Prediction",
-        "source": f"{NCEP_AIR.members[0]} in {NCEP_AIR.source} "
-        f"(sha256 {NCEP_AIR.source.sha256}), built by apsgeo's recipe",
+        "source": "NCEP/NCAR Reanalysis 1: a T62 spectral model that assimilates observations",
         "references": "Kalnay et al. (1996), The NCEP/NCAR 40-Year Reanalysis Project, "
         "Bull. Amer. Meteor. Soc. 77, 437-471",
         "license": "public domain (a work of the United States government)",
