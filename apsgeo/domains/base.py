@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import scipy.linalg
@@ -10,9 +10,11 @@ import scipy.sparse
 import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 from apsgeo.errors import InputError
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 __all__ = ["Domain"]
 
@@ -163,7 +165,7 @@ class Domain(ABC):
         vectors = vectors * np.sign(largest)
         return torch.from_numpy(values[order].clip(min=0)), torch.from_numpy(vectors)
 
-    def to_data(self, signal: Tensor) -> Data:
+    def to_data(self, signal: Tensor) -> "Data":
         """Convert one signal to a PyG graph with `x`, `pos`, `edge_index` and `edge_attr`.
 
         Args:
@@ -180,6 +182,8 @@ class Domain(ABC):
                 f"to_data: the signal has shape {tuple(signal.shape)}, but (channel, node) = "
                 f"(C, {self.num_nodes}) was expected; convert the records of a batch one by one."
             )
+        from torch_geometric.data import Data  # seconds to import, and rarely used
+
         return Data(
             x=signal.T,
             pos=self.positions.to(signal.dtype),
@@ -187,7 +191,7 @@ class Domain(ABC):
             edge_attr=self.edge_length.to(signal.dtype)[:, None],
         )
 
-    def from_data(self, data: Data) -> Tensor:
+    def from_data(self, data: "Data") -> Tensor:
         """Return the signal `(C, N)` of a graph that `to_data` made.
 
         Raises:

@@ -85,7 +85,7 @@ class _ResidualBlock(nn.Module):
         return x + self.conv(F.silu(self.modulation(x, cond)))
 
 
-class _Level(nn.Module):
+class _Descent(nn.Module):
     """Go down to a coarser domain, and add what comes back from there.
 
     Channels change by pointwise convolutions, on the coarse domain where they are cheap.
@@ -122,9 +122,10 @@ class _Sequence(nn.Module):
 class UNet(nn.Module):
     """Map signals to signals over a pyramid of ever coarser domains.
 
-    Level `l` has `(l + 1) width` channels and one residual block on the way down and one on the
-    way up (Ronneberger, Fischer & Brox 2015, with sums for skip connections). The domain's static
-    features are appended to the input.
+    Ronneberger, Fischer & Brox 2015, with sums for skip connections. Level `l` has
+    `(1 + l / 2) width` channels. The finest level, which costs the most, has one residual block on
+    the way down and one on the way up; coarser levels have two each. The domain's static features
+    are appended to the input.
 
     Args:
         domain: where input and output live.
@@ -162,7 +163,7 @@ class UNet(nn.Module):
         hidden = 2 * width if cond_dim else 0
         self.embed = nn.Sequential(nn.Linear(cond_dim, hidden), nn.SiLU()) if cond_dim else None
         self.stem = domain.conv(in_channels + len(domain.features), width)
-        self.body = _pyramid(domain, width, width, depth, hidden)
+        self.body = _pyramid(domain, width, depth, hidden)
         self.head_modulation = _Modulation(width, hidden)
         self.head = domain.conv(width, out_channels)
         if zero_init:
@@ -186,13 +187,22 @@ class UNet(nn.Module):
         return self.head(F.silu(self.head_modulation(y, hidden)))
 
 
-def _pyramid(domain: Domain, channels: int, width: int, depth: int, cond_dim: int) -> nn.Module:
+def _pyramid(domain: Domain, width: int, depth: int, cond_dim: int, level: int = 0) -> nn.Module:
     """Build a level and all that lies below it."""
-    down, up = (_ResidualBlock(domain, channels, cond_dim) for _ in range(2))
-    if depth == 0 or not domain.can_coarsen:
-        return _Sequence(down, up)
-    inner = _pyramid(domain.coarse(), channels + width, width, depth - 1, cond_dim)
-    return _Sequence(down, _Level(domain, channels, inner, channels + width), up)
+
+    def blocks() -> list[nn.Module]:
+        return [_ResidualBlock(domain, channels, cond_dim) for _ in range(2 if level else 1)]
+
+    channels = _channels(width, level)
+    if level == depth or not domain.can_coarsen:
+        return _Sequence(*blocks(), *blocks())
+    below = _pyramid(domain.coarse(), width, depth, cond_dim, level + 1)
+    descent = _Descent(domain, channels, below, _channels(width, level + 1))
+    return _Sequence(*blocks(), descent, *blocks())
+
+
+def _channels(width: int, level: int) -> int:
+    return width + level * width // 2
 
 
 def _zero(layer: nn.Module) -> None:
