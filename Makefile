@@ -18,7 +18,7 @@ venv: $(STAMP)  ## make .venv with the pinned versions of constraints.txt
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one, or say: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[bench,dev,plot]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[bench,dev,plot]'
 	@touch $@
 
 demo: venv  ## run the main job on real data: demo/ensemble.nc, maps.png, scores.csv
