@@ -236,7 +236,8 @@ class _MapCanvas:
             return 0.0
         order = np.argsort(flat[good])
         reached = weights[order].cumsum() / weights.sum()
-        return float(flat[good][order[min(np.searchsorted(reached, share), len(order) - 1)]])
+        rank = min(int(np.searchsorted(reached, share)), len(order) - 1)
+        return float(flat[good][order[rank]])
 
     def draw_cells(self, axes: Axes, values: Array, style: _Style) -> None:
         """Draw (lat, lon) values cell by cell; what is NaN stays grey."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +20,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from apsgeo.baselines import Climatology, EofInterpolation, Kriging, Method, Observations
+from apsgeo.baselines import (
+    Climatology,
+    EofInterpolation,
+    HybridGaussian,
+    Kriging,
+    Method,
+    Observations,
+)
 from apsgeo.baselines.eof import select_rank
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
+from apsgeo.flows.base import GaussianBase
 from apsgeo.metrics import EnsemblePrediction, Scores
 from apsgeo.metrics.scoreboard import Tally
+from apsgeo.posterior import Posterior
 from apsgeo.priors.normals import Normals
 
-__all__ = ["DENSITIES", "NOISE_STD", "AmortizedPosterior", "NcepProtocol"]
+__all__ = ["DENSITIES", "NOISE_STD", "AmortizedPosterior", "NcepProtocol", "compared_methods"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -41,7 +49,7 @@ NOISE_STD = 0.25
 """Noise of the observations in K."""
 DENSITIES = (0.01, 0.05, 0.30)
 """Observed fractions of the area."""
-EOF_RANKS = (50, 100, 150, 200, 250, 300, 400, 500)
+EOF_RANKS = (100, 200, 300, 400, 500, 600)
 
 
 class NcepProtocol:
@@ -176,10 +184,10 @@ class NcepProtocol:
     def eof_interpolation(
         self, ranks: Sequence[int] = EOF_RANKS, progress: bool = True
     ) -> EofInterpolation:
-        """Fit EOFs, their number chosen on every third validation month at all densities."""
+        """Fit EOFs, their number chosen on every sixth validation month at all densities."""
         season = torch.from_numpy(self.season[self.fit])
         fitted = EofInterpolation.fit(self.domain, self.normals, self.history, season, max(ranks))
-        months = self.validation[::3]
+        months = self.validation[::6]
         cases = []
         for density in DENSITIES:
             seen = self.observe(months, density)
@@ -203,8 +211,8 @@ class AmortizedPosterior:
         seed: of the draws.
     """
 
-    posterior: Any
-    name: str = "APS"
+    posterior: Posterior
+    name: str
     members: int = 32
     seed: int = 0
 
@@ -216,6 +224,41 @@ class AmortizedPosterior:
             observations.key,
             self.members,
             self.seed,
-            noise_std=torch.from_numpy(np.array(observations.noise_std)).float()[:, None],
+            noise_std=torch.tensor(observations.noise_std)[:, None],
         )
         return EnsemblePrediction(members[:, :, 0].numpy())
+
+
+def compared_methods(
+    protocol: NcepProtocol,
+    anchored: Posterior,
+    paper: Posterior,
+    *,
+    members: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Method]:
+    """Fit the baselines and list all methods of the table, the best expected last.
+
+    Args:
+        protocol: whose months for fitting the baselines are fitted to.
+        anchored: a posterior that starts from a Gaussian anchor, which is the hybrid baseline.
+        paper: a posterior in the paper's form.
+        members: of the ensembles.
+        seed: of the ensembles.
+        progress: whether to show bars.
+
+    Raises:
+        InputError: if ``anchored`` has no Gaussian anchor.
+    """
+    base = anchored.flow.base
+    if not isinstance(base, GaussianBase):
+        raise InputError(f"{anchored!r} has no Gaussian anchor, which the hybrid baseline is")
+    return [
+        protocol.climatology(),
+        protocol.eof_interpolation(progress=progress),
+        protocol.kriging(),
+        HybridGaussian(anchored.normals, base.prior, members=members, seed=seed),
+        AmortizedPosterior(paper, "APS, paper's form", members, seed),
+        AmortizedPosterior(anchored, "APS, anchored", members, seed),
+    ]

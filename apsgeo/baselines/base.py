@@ -91,7 +91,10 @@ class Observations:
 class Method(Protocol):
     """Anything that fills gaps: a baseline, or a trained posterior."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Return the name in tables."""
+        ...
 
     def predict(self, observations: Observations) -> Prediction:
         """Return the predictive distribution (T, N) of the field itself, without noise."""

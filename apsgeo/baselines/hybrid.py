@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from apsgeo.baselines.base import Observations
 from apsgeo.metrics.predictions import EnsemblePrediction
+from apsgeo.posterior import member_noise
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.normals import Normals
 
@@ -37,15 +37,7 @@ class HybridGaussian:
         """Return the ensemble (K, T, N) of each record, in the unit of the data."""
         posterior = self.prior.posterior(observations.standardized(self.normals))
         size = self.prior.noise_dim
-        noise = torch.stack([self._noise(int(key), size) for key in observations.key], 1)
-        members = posterior.mean + posterior.deviations(noise)
+        noise = [member_noise(self.seed, int(key), self.members, size) for key in observations.key]
+        members = posterior.mean + posterior.deviations(torch.from_numpy(np.stack(noise, axis=1)))
         season = torch.from_numpy(observations.season)
         return EnsemblePrediction(self.normals.restore(members, season)[:, :, 0].numpy())
-
-    def _noise(self, key: int, size: int) -> Tensor:
-        """Return the members' standard normal draws (K, size) for one record."""
-        draws = [
-            np.random.default_rng([self.seed, key % 2**64, k]).standard_normal(size)
-            for k in range(self.members)
-        ]
-        return torch.from_numpy(np.stack(draws))

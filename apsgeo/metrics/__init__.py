@@ -4,10 +4,10 @@ from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction, Pre
 from apsgeo.metrics.scoreboard import Scoreboard, Scores
 from apsgeo.metrics.scores import (
     coverage,
+    covered,
     crps_ensemble,
     crps_normal,
     energy_score,
-    ensemble_interval,
     ensemble_variance,
     mse,
     rmse,
@@ -22,10 +22,10 @@ __all__ = [
     "Scoreboard",
     "Scores",
     "coverage",
+    "covered",
     "crps_ensemble",
     "crps_normal",
     "energy_score",
-    "ensemble_interval",
     "ensemble_variance",
     "mse",
     "rmse",

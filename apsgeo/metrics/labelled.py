@@ -148,7 +148,7 @@ def _apply(
         members = np.broadcast_to(members, (len(members), *truth.shape))
         return kernel(members, truth, weights)
 
-    return xr.apply_ufunc(
+    score = xr.apply_ufunc(
         flat,
         ensemble,
         truth,
@@ -158,5 +158,5 @@ def _apply(
         dask="parallelized",
         dask_gufunc_kwargs={"allow_rechunk": True},
         output_dtypes=[np.float64],
-        keep_attrs=keep_attrs,
     )
+    return score.assign_attrs(truth.attrs if keep_attrs else {})

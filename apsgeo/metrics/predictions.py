@@ -28,8 +28,8 @@ class Prediction(Protocol):
     def crps(self, truth: Array) -> Array:
         """Return the continuous ranked probability score of each cell."""
 
-    def interval(self, level: float) -> tuple[Array, Array]:
-        """Return the ends of the central interval of probability ``level``."""
+    def covered(self, truth: Array, level: float) -> Array:
+        """Say whether the central interval of probability ``level`` holds the truth: 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class NormalPrediction:
         """Return the CRPS (T, N)."""
         return scores.crps_normal(self.location, self.std, truth)
 
-    def interval(self, level: float) -> tuple[Array, Array]:
-        """Return the ends of the central interval of probability ``level``."""
+    def covered(self, truth: Array, level: float) -> Array:
+        """Say whether the central interval of ``level`` holds the truth (T, N): 0 or 1."""
         half = ndtri((1 + level) / 2) * self.std
-        return self.location - half, self.location + half
+        return (np.abs(truth - self.location) <= half).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,6 @@ class EnsemblePrediction:
         """Return the CRPS (T, N)."""
         return scores.crps_ensemble(self.members, truth)
 
-    def interval(self, level: float) -> tuple[Array, Array]:
-        """Return the ends of the central interval of probability ``level``."""
-        return scores.ensemble_interval(self.members, level)
+    def covered(self, truth: Array, level: float) -> Array:
+        """Say whether the central interval of ``level`` holds the truth (T, N): 0 to 1."""
+        return scores.covered(self.members, truth, level)

@@ -65,13 +65,11 @@ class Tally:
             weights: (T, N), zero where a cell does not count.
             seconds: what the batch took.
         """
-        lower, upper = prediction.interval(LEVEL)
-        inside = ((lower <= truth) & (truth <= upper)).astype(np.float64)
         row = [
             weighted_mean(prediction.crps(truth), weights),
             mse(prediction.mean(), truth, weights),
             weighted_mean(prediction.variance(), weights),
-            weighted_mean(inside, weights),
+            weighted_mean(prediction.covered(truth, LEVEL), weights),
         ]
         self._rows.append(np.stack(row, axis=-1))
         self._seconds += seconds
@@ -89,7 +87,7 @@ class Tally:
         return Scores(
             crps=crps,
             rmse=float(np.sqrt(square)),
-            spread_skill=float(np.sqrt(variance / square)),
+            spread_skill=float(np.sqrt(variance / square)) if square else float("nan"),
             coverage90=inside,
             seconds_per_field=self._seconds / len(rows),
             records=len(rows),

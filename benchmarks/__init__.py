@@ -1,0 +1,1 @@
+"""Committed commands that made the committed tables in `results/`."""

@@ -1,0 +1,124 @@
+"""Score every method under protocol NCEP, in one run, on the same masks and noise.
+
+python -m benchmarks.ncep            writes benchmarks/results/ncep.csv and ncep.md
+python -m benchmarks.ncep --every 6  a sixth of the test months, in minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import apsgeo
+from apsgeo import datasets
+from apsgeo.atomic import atomic_file
+from apsgeo.metrics import Scoreboard
+from apsgeo.models import load
+from apsgeo.posterior import Posterior
+from apsgeo.protocol import DENSITIES, NOISE_STD, NcepProtocol, compared_methods
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "xarray")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ncep", description=__doc__)
+    parser.add_argument("--every", type=int, default=1, help="take every N-th test month")
+    parser.add_argument("--densities", type=float, nargs="+", default=list(DENSITIES))
+    parser.add_argument("--members", type=int, default=64, help="size of the ensembles")
+    parser.add_argument("--seed", type=int, default=0, help="of masks, noise and ensembles")
+    parser.add_argument("--anchored", default="ncep-air", help="model: name or folder")
+    parser.add_argument("--paper", default="ncep-air-paper", help="model in the paper's form")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for ncep.csv, ncep.md")
+    return parser.parse_args(arguments)
+
+
+def posterior(name: str) -> Posterior:
+    """Open a model that must be a posterior."""
+    model = load(name)
+    if not isinstance(model, Posterior):
+        raise SystemExit(f"error: {name} is a prior; give a posterior")
+    return model
+
+
+def run(options: argparse.Namespace) -> Scoreboard:
+    """Score every method at every density."""
+    protocol = NcepProtocol(datasets.load("ncep-air"), seed=options.seed)
+    methods = compared_methods(
+        protocol,
+        posterior(options.anchored),
+        posterior(options.paper),
+        members=options.members,
+        seed=options.seed,
+    )
+    months = protocol.test[:: options.every]
+    board = Scoreboard()
+    for density in options.densities:
+        for method in methods:
+            board.add(method.name, density, protocol.evaluate(method, months, density))
+    return board
+
+
+def report(board: Scoreboard, arguments: list[str], seed: int) -> str:
+    """Return the table with what is needed to make it again."""
+    command = shlex.join(["python", "-m", "benchmarks.ncep", *arguments])
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    records = board.rows[0].scores.records
+    return (
+        "# Protocol NCEP\n\n"
+        f"{records} test months from 2010 on, noise {NOISE_STD} K, scores over unobserved cells "
+        "weighted by cos(latitude). The protocol is described in `apsgeo/protocol.py`.\n\n"
+        f"{board.to_markdown()}\n"
+        f"- command: `{command}`\n"
+        f"- seed: {seed}\n"
+        f"- apsgeo {apsgeo.__version__}, commit {commit()}; {versions}; "
+        f"Python {platform.python_version()}\n"
+        f"- machine: {machine()}\n"
+    )
+
+
+def commit() -> str:
+    """Return the commit that ran, marked if files that git tracks were changed."""
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ]
+    found = subprocess.run(git, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def machine() -> str:
+    """Return the processor and the number of threads."""
+    import torch
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    """Run the benchmark and write its results."""
+    arguments = sys.argv[1:]
+    options = parse(arguments)
+    board = run(options)
+    board.write_csv(options.output / "ncep.csv", overwrite=True)
+    with atomic_file(options.output / "ncep.md", overwrite=True) as temporary:
+        temporary.write_text(report(board, arguments, options.seed), encoding="utf-8")
+    print(board.to_markdown())
+
+
+if __name__ == "__main__":
+    main()
