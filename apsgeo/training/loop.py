@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from apsgeo.errors import ApsgeoError, InputError
 
@@ -73,7 +73,7 @@ class EMA:
 
 
 def learning_rate(step: int, steps: int, lr: float, warmup: int) -> float:
-    """Return the rate of ``step``: linear over ``warmup`` steps, then a cosine down to 1 % of lr."""
+    """Return the rate of a step: linear over ``warmup`` steps, then a cosine to 1 % of ``lr``."""
     if step < warmup:
         return lr * (step + 1) / warmup
     phase = (step - warmup) / max(1, steps - warmup)
@@ -114,6 +114,7 @@ def fit_loop(
         validate: ``() -> score``, lower is better, called without gradients, in evaluation mode,
             with the averaged weights in the module. It must draw the same noise at each call.
         validate_every: steps between validations; a tenth of ``steps`` by default.
+        seed: seeds the generator that ``step_fn`` is given.
         progress: show a progress bar (on stderr, after two seconds).
         description: the label of the bar.
 
@@ -183,7 +184,7 @@ def _update(
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     loss = step_fn(step, generator)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     norm = nn.utils.clip_grad_norm_(trainable, clip)
     if not bool(torch.isfinite(norm) & torch.isfinite(loss.detach())):
         return math.nan
