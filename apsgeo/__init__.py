@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from apsgeo.operators import Mask
     from apsgeo.posterior import Posterior
     from apsgeo.priors.diffusion import DiffusionPrior
-    from apsgeo.priors.field_prior import FieldPrior, fit_prior
+    from apsgeo.prior import FieldPrior, fit_prior
     from apsgeo.priors.gaussian import GaussianPrior
-    from apsgeo.training.distill import distill
+    from apsgeo.distill import distill
     from apsgeo.xarray import impute
 
 try:
@@ -41,13 +41,13 @@ __all__ = [
 
 _HOME_OF = {
     "DiffusionPrior": "apsgeo.priors.diffusion",
-    "FieldPrior": "apsgeo.priors.field_prior",
+    "FieldPrior": "apsgeo.prior",
     "GaussianPrior": "apsgeo.priors.gaussian",
     "LatLonDomain": "apsgeo.domains",
     "Mask": "apsgeo.operators",
     "Posterior": "apsgeo.posterior",
-    "distill": "apsgeo.training.distill",
-    "fit_prior": "apsgeo.priors.field_prior",
+    "distill": "apsgeo.distill",
+    "fit_prior": "apsgeo.prior",
     "impute": "apsgeo.xarray",
     "load": "apsgeo.models",
 }

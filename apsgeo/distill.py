@@ -1,0 +1,265 @@
+"""Distill a prior into an amortized posterior: the training of the conditional flow."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from apsgeo.domains.adapters import ordered
+from apsgeo.errors import InputError
+from apsgeo.flows.base import GaussianBase, StandardNormalBase
+from apsgeo.flows.build import FlowSpec, build_flow
+from apsgeo.flows.flow import ConditionalFlow
+from apsgeo.operators import Mask
+from apsgeo.posterior import Posterior
+from apsgeo.prior import FieldPrior
+from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.gaussian_fit import contiguous_folds
+from apsgeo.training.loop import fit_loop
+from apsgeo.training.objective import (
+    CRPS,
+    ForwardKL,
+    LogDensity,
+    Objective,
+    ReverseKL,
+    WeightedSum,
+    fair_crps,
+)
+from apsgeo.training.pairs import Batch, PairSet, simulate_pairs
+
+__all__ = ["distill"]
+
+Mode = Literal["reverse", "forward", "mixed"]
+
+_VALIDATION_DENSITIES = (0.01, 0.05, 0.3)
+_VALIDATION_MEMBERS = 16
+_PRIOR_DRAWS = 480
+_DENSITY_POINTS = 2  # levels or times in one estimate of the prior's log-density in training
+
+
+def distill(
+    prior: FieldPrior,
+    operator: Mask,
+    noise_std: float | Tensor,
+    *,
+    history: xr.DataArray | None = None,
+    objective: Mode = "mixed",
+    spec: FlowSpec | None = None,
+    score_weight: float = 1.0,
+    steps: int = 2000,
+    batch: int = 12,
+    lr: float = 1e-3,
+    folds: int = 4,
+    rounds: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+) -> Posterior:
+    """Train a conditional flow once to sample the posterior of any measurement of a family.
+
+    Args:
+        prior: What fields look like.
+        operator: The family of measurements.
+        noise_std: Standard deviation of their noise, a number or one a node, in the data's units.
+        history: Complete fields to simulate measurements of; `prior.history` by default, and
+            draws of the Gaussian prior where there is none.
+        objective: "reverse" is the paper's amortized KL, "forward" maximum likelihood on
+            simulated pairs, "mixed" the mean of both.
+        spec: Architecture of the flow.
+        score_weight: Weight of the CRPS of the members in the objective, where pairs are used
+            (not in "reverse"): likelihood alone spends itself on the finest scales.
+        steps, batch, lr: Of the optimizer.
+        folds: Blocks of the history; measurements of a block meet an anchor fitted without it.
+        rounds: Measurements simulated of each field.
+        seed: Of masks, noise and weights.
+        progress: Show progress bars.
+
+    Returns:
+        The posterior with the weights that score best on held-out fields; the untrained flow
+        competes too.
+
+    Raises:
+        InputError: If the noise does not fit or the history is not on the prior's grid.
+    """
+    spec = spec or FlowSpec()
+    noise = _noise(prior, noise_std)
+    history = prior.history if history is None else history
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    train, held = _pairs(prior, history, operator, noise, spec, folds, rounds, generator, progress)
+    channels = prior.normals.mean.shape[1]
+    flow = build_flow(prior.domain, channels, channels, spec, prior.gaussian)
+    loss = _objective(prior, objective, score_weight)
+
+    def step_fn(step: int, generator: torch.Generator) -> Tensor:
+        drawn = train.draw(batch, CRPS.members, generator)
+        return loss(flow, drawn, _given(prior, flow, drawn), generator)
+
+    log = fit_loop(
+        flow,
+        step_fn,
+        steps=steps,
+        lr=lr,
+        validate=lambda: _held_out_score(prior, flow, held),
+        seed=seed,
+        progress=progress,
+        description=f"flow ({objective})",
+    )
+    return Posterior(
+        domain=prior.domain,
+        normals=prior.normals,
+        operator=operator,
+        flow=flow.eval(),
+        spec=spec,
+        noise_std=noise,
+        units=prior.units,
+        name=prior.name,
+        provenance={
+            "prior": prior.provenance,
+            "objective": objective,
+            "score_weight": score_weight,
+            "steps": steps,
+            "batch": batch,
+            "lr": lr,
+            "folds": folds,
+            "rounds": rounds,
+            "seed": seed,
+            "log": log,
+        },
+    )
+
+
+def _noise(prior: FieldPrior, noise_std: float | Tensor) -> Tensor:
+    noise = torch.as_tensor(noise_std, dtype=torch.float32)
+    nodes = prior.domain.num_nodes
+    if noise.ndim > 1 or (noise.ndim == 1 and len(noise) != nodes):
+        raise InputError(
+            f"noise_std has shape {tuple(noise.shape)}; give a number or one a node ({nodes})."
+        )
+    if not bool((torch.isfinite(noise) & (noise > 0)).all()):
+        raise InputError(f"noise_std must be finite and above zero, got {noise_std}.")
+    return noise.expand(nodes).clone()
+
+
+def _given(prior: FieldPrior, flow: ConditionalFlow, batch: Batch) -> Any:
+    known = prior.normals.covariates(batch.season)
+    return flow.condition(batch.measurement, batch.mean, batch.std, known)
+
+
+def _objective(prior: FieldPrior, mode: Mode, score_weight: float) -> Objective:
+    weights = prior.domain.areas.float() * prior.normals.std * prior.normals.valid
+    score = CRPS(weights)
+    reverse = ReverseKL(_log_density(prior))
+    if mode == "reverse":
+        return reverse
+    if mode == "forward":
+        return WeightedSum({ForwardKL(): 1.0, score: score_weight})
+    return WeightedSum({ForwardKL(): 0.5, reverse: 0.5, score: score_weight})
+
+
+def _log_density(prior: FieldPrior) -> LogDensity:
+    """Return a cheap estimate of the prior's log-density, with the batch's own anchor."""
+    diffusion = prior.diffusion
+
+    def estimate(signal: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        if diffusion is None:
+            return _anchor(prior, batch).log_prob(signal)
+        if diffusion.anchor is None:
+            return diffusion.elbo(signal, generator=generator, points=_DENSITY_POINTS).value
+        gain = diffusion.anchored_gain(signal, generator=generator, points=_DENSITY_POINTS)
+        return _anchor(prior, batch).log_prob(signal) + gain.value
+
+    return estimate
+
+
+def _anchor(prior: FieldPrior, batch: Batch) -> GaussianPrior:
+    return batch.base.prior if isinstance(batch.base, GaussianBase) else prior.gaussian
+
+
+def _bases(
+    prior: FieldPrior, fields: Tensor, spec: FlowSpec, folds: int
+) -> list[GaussianBase] | list[StandardNormalBase]:
+    if spec.base == "normal":
+        return [StandardNormalBase(fields.shape[1], prior.domain.num_nodes)] * folds
+    return [GaussianBase(anchor) for anchor in prior.fold_anchors(fields, folds)]
+
+
+def _pairs(
+    prior: FieldPrior,
+    history: xr.DataArray | None,
+    operator: Mask,
+    noise: Tensor,
+    spec: FlowSpec,
+    folds: int,
+    rounds: int,
+    generator: torch.Generator,
+    progress: bool,
+) -> tuple[PairSet, PairSet]:
+    """Simulate measurements to learn from, and others, at fixed densities, to stop by."""
+    if history is None:
+        drawn = prior.gaussian.sample(_PRIOR_DRAWS, generator)
+        season = torch.arange(len(drawn)) % prior.normals.seasons
+        cut = len(drawn) * 9 // 10
+        parts = (drawn[:cut], season[:cut]), (drawn[cut:], season[cut:])
+    else:
+        learned, held = prior.split(ordered(history))
+        parts = tuple((prior.encode(part), prior.season_of(part)) for part in (learned, held))
+    (fields, season), (later, later_season) = parts
+    if len(fields) < folds or len(later) == 0:
+        raise InputError(
+            f"{len(fields)} fields to learn from and {len(later)} held out from "
+            f"{prior.held_out_from}; give a history with at least {folds} and 1."
+        )
+    seasons = prior.normals.seasons
+    masks = [operator.simulate(prior.domain, generator) for _ in range(rounds * folds * seasons)]
+    train = simulate_pairs(
+        fields,
+        season,
+        contiguous_folds(len(fields), folds),
+        _bases(prior, fields, spec, folds),
+        prior.normals,
+        masks,
+        noise,
+        members=2 * CRPS.members,
+        seed=int(torch.randint(2**31, (), generator=generator)),
+        progress=progress,
+    )
+    checks = [
+        operator.at_density(prior.domain, density, generator)
+        for density in _VALIDATION_DENSITIES
+        for _ in range(seasons)
+    ]
+    last = (
+        GaussianBase(prior.gaussian)
+        if spec.base == "gaussian"
+        else StandardNormalBase(fields.shape[1], prior.domain.num_nodes)
+    )
+    held = simulate_pairs(
+        later,
+        later_season,
+        torch.zeros(len(later), dtype=torch.long),
+        [last],
+        prior.normals,
+        checks,
+        noise,
+        members=_VALIDATION_MEMBERS,
+        seed=int(torch.randint(2**31, (), generator=generator)),
+        progress=progress,
+    )
+    return train, held
+
+
+def _held_out_score(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> float:
+    """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks."""
+    area = prior.domain.areas.float() * prior.normals.valid
+    ratios = []
+    for index in range(len(held.groups)):
+        batch = held.group(index)
+        weights = area * prior.normals.std[batch.season] * ~batch.measurement.mask
+        fields, _ = flow.push(batch.deviations, _given(prior, flow, batch))
+        score = (weights * fair_crps(fields, batch.truth)).sum()
+        base = (weights * fair_crps(batch.mean + batch.deviations, batch.truth)).sum()
+        ratios.append(float(score / base))
+    return sum(ratios) / len(ratios)

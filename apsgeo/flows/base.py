@@ -1,0 +1,88 @@
+"""Where a flow starts: standard normal noise, or the exact posterior of a Gaussian prior."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from apsgeo.operators.measurement import Measurement
+from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior
+
+__all__ = ["BasePosterior", "GaussianBase", "StandardNormalBase"]
+
+
+class BasePosterior(Protocol):
+    """A Gaussian with a mean for each field, of which a flow transforms the deviations."""
+
+    @property
+    def mean(self) -> Tensor:
+        """(batch, channel, node)."""
+        ...
+
+    def std(self) -> Tensor:
+        """Marginal standard deviation (batch, channel, node)."""
+        ...
+
+    def deviations(self, noise: Tensor) -> Tensor:
+        """Map noise (member, batch, noise_dim) to draws minus mean (member, batch, channel, node)."""
+        ...
+
+    def precision_apply(self, signal: Tensor) -> Tensor:
+        """Inverse covariance times (batch, channel, node); differentiable."""
+        ...
+
+    def peak_log_prob(self) -> Tensor:
+        """Log density at the mean, (batch,)."""
+        ...
+
+
+class _StandardNormal:
+    def __init__(self, measurement: Measurement) -> None:
+        self._like = measurement.values
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.zeros_like(self._like)
+
+    def std(self) -> Tensor:
+        return torch.ones_like(self._like)
+
+    def deviations(self, noise: Tensor) -> Tensor:
+        return noise.to(self._like).reshape(-1, *self._like.shape)
+
+    def precision_apply(self, signal: Tensor) -> Tensor:
+        return signal
+
+    def peak_log_prob(self) -> Tensor:
+        nodes = self._like[0].numel()
+        return self._like.new_full((len(self._like),), -0.5 * nodes * math.log(2 * math.pi))
+
+
+class StandardNormalBase:
+    """The base of the paper: z ~ N(0, I), whatever was measured."""
+
+    kind = "normal"
+
+    def __init__(self, channels: int, nodes: int) -> None:
+        self.noise_dim = channels * nodes
+
+    def posterior(self, measurement: Measurement) -> BasePosterior:
+        """Return N(0, I) of the measurement's shape."""
+        return _StandardNormal(measurement)
+
+
+class GaussianBase:
+    """The exact posterior of a Gaussian prior: the flow starts at optimal interpolation."""
+
+    kind = "gaussian"
+
+    def __init__(self, prior: GaussianPrior) -> None:
+        self.prior = prior
+        self.noise_dim = prior.noise_dim
+
+    def posterior(self, measurement: Measurement) -> GaussianPosterior:
+        """Return the posterior of the Gaussian prior given the measurement."""
+        return self.prior.posterior(measurement)

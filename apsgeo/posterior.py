@@ -1,0 +1,289 @@
+"""The product: a trained conditional flow with all that it needs to fill gaps in a user's units."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from apsgeo import domains
+from apsgeo.domains.base import Domain
+from apsgeo.errors import InputError, ModelError
+from apsgeo.flows.base import BasePosterior, GaussianBase
+from apsgeo.flows.build import FlowSpec, build_flow
+from apsgeo.flows.flow import ConditionalFlow
+from apsgeo.io import load_folder, save_folder
+from apsgeo.operators import Mask, Measurement
+from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.normals import Normals
+
+__all__ = ["FieldDistribution", "Posterior", "member_noise"]
+
+_MOMENT_DRAWS = 128
+
+
+def member_noise(seed: int, key: int, members: int, size: int) -> np.ndarray:
+    """Return the standard normal noise (members, size) of a record, float32.
+
+    It depends on (seed, key) alone and is drawn member after member, so that member k is the
+    same however many are asked for.
+    """
+    words = [seed, key % 2**64]
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+    return generator.standard_normal((members, size), dtype=np.float32)
+
+
+class FieldDistribution(Distribution):
+    """q(x | y) of a batch of measured fields, in the units of the data.
+
+    `batch_shape` is (batch,), `event_shape` (channel, node). The context network was evaluated
+    once, when this was made; draws and densities cost only the light transforms.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+    has_rsample = True
+
+    def __init__(self, posterior: Posterior, measurement: Measurement, season: Tensor) -> None:
+        self._posterior, self._season = posterior, season
+        flow, normals = posterior.flow, posterior.normals
+        self._base: BasePosterior = flow.base.posterior(measurement)
+        self._given = flow.condition(
+            measurement, self._base.mean, self._base.std(), normals.covariates(season)
+        )
+        shape = measurement.values.shape
+        super().__init__(shape[:1], shape[1:], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """All fields."""
+        return constraints.independent(constraints.real, 2)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node)."""
+        deviations = self._base.deviations(noise).to(self._given.mean)
+        fields, _ = self._posterior.flow.push(deviations, self._given)
+        return self._posterior.normals.restore(fields, self._season)
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draw (*sample_shape, batch, channel, node) with torch's global generator."""
+        members = int(np.prod(sample_shape, dtype=int))
+        noise = torch.randn(members, *self.batch_shape, self._posterior.flow.base.noise_dim)
+        return self.from_noise(noise).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log q(x | y), (..., batch), of fields (..., batch, channel, node).
+
+        Raises:
+            InputError: If some nodes are not valid (land), where there is no density.
+        """
+        normals = self._posterior.normals
+        if not bool(normals.valid.all()):
+            raise InputError("log_prob needs a domain on which every node is valid.")
+        lead = value.shape[: value.ndim - 3]
+        scaled = normals.standardize(value.reshape(-1, *value.shape[-3:]), self._season)
+        deviations, log_det = self._posterior.flow.pull(scaled.to(self._given.mean), self._given)
+        flat = deviations.flatten(0, 1)
+        each = [
+            (d * self._base.precision_apply(d)).flatten(1).sum(1)
+            for d in flat.unflatten(0, deviations.shape[:2])
+        ]
+        jacobian = log_det + normals.std[self._season].log().flatten(1).sum(1)
+        result = self._base.peak_log_prob() - 0.5 * torch.stack(each) - jacobian
+        return result.reshape(*lead, *self.batch_shape)
+
+    def _moment_draws(self) -> Tensor:
+        noise = np.stack(
+            [
+                member_noise(0, index, _MOMENT_DRAWS, self._posterior.flow.base.noise_dim)
+                for index in range(self.batch_shape[0])
+            ],
+            axis=1,
+        )
+        with torch.no_grad():
+            return self.from_noise(torch.from_numpy(noise))
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of 128 draws with fixed noise, (batch, channel, node)."""
+        return self._moment_draws().mean(0)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of 128 draws with fixed noise, (batch, channel, node)."""
+        return self._moment_draws().var(0)
+
+
+@dataclass
+class Posterior:
+    """An amortized posterior: `posterior(y)` is the distribution of the field behind y.
+
+    Attributes:
+        domain: Where the fields live.
+        normals: Climatological mean and spread, in the units of the data.
+        operator: The family of measurements that it was trained for.
+        flow: The conditional flow, on standardized anomalies.
+        spec: The flow's architecture.
+        noise_std: Standard deviation of the measurement noise by default, (node,), data units.
+        units: Units of the data, or None if unknown.
+        name: Name of the variable.
+        provenance: How it was made: data, command, seed, scores.
+    """
+
+    domain: Domain
+    normals: Normals
+    operator: Mask
+    flow: ConditionalFlow
+    spec: FlowSpec
+    noise_std: Tensor
+    units: str | None = None
+    name: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"Posterior({self.name!r} [{self.units}] on {self.domain!r}, {self.operator!r}, "
+            f"base={self.spec.base!r})"
+        )
+
+    def measure(
+        self, y: Tensor, season: Tensor | None = None, noise_std: float | Tensor | None = None
+    ) -> tuple[Measurement, Tensor]:
+        """Return the standardized measurement of y (batch, channel, node), and the seasons.
+
+        Raises:
+            InputError: If the shape, the season or the noise does not fit.
+        """
+        expected = self.normals.mean.shape[1:]
+        if y.ndim != 3 or y.shape[1:] != expected:
+            raise InputError(
+                f"y has shape {tuple(y.shape)}; expected (batch, channel, node) with "
+                f"(channel, node) = {tuple(expected)}."
+            )
+        if season is None:
+            if self.normals.seasons > 1:
+                raise InputError(
+                    f"this posterior knows {self.normals.seasons} seasons; pass season=, an index "
+                    "(month - 1) for each field."
+                )
+            season = torch.zeros(len(y), dtype=torch.long)
+        noise = self.noise_std if noise_std is None else torch.as_tensor(noise_std)
+        try:
+            noise = noise.broadcast_to(y.shape)
+        except RuntimeError as error:
+            raise InputError(
+                f"noise_std has shape {tuple(noise.shape)}; give a number or one a node "
+                f"({expected[-1]}), in {self.units or 'the units of the data'}."
+            ) from error
+        if not bool((torch.isfinite(noise) & (noise > 0)).all()):
+            raise InputError("noise_std must be finite and above zero.")
+        y = y.float()
+        mask = ~torch.isnan(y) & self.normals.valid
+        scale = self.normals.std[season]
+        values = self.normals.standardize(y, season)
+        return Measurement(values, mask, noise.float() / scale), season
+
+    def __call__(
+        self,
+        y: Tensor,
+        *,
+        season: Tensor | None = None,
+        noise_std: float | Tensor | None = None,
+    ) -> FieldDistribution:
+        """Return the distribution of the fields behind y: one network evaluation a field.
+
+        Args:
+            y: (batch, channel, node) in the units of the data, NaN where not observed.
+            season: (batch,) index of the season (month - 1), if the normals know seasons.
+            noise_std: Of the measurement noise, a number or one a node, in the data's units.
+        """
+        measurement, season = self.measure(y, season, noise_std)
+        return FieldDistribution(self, measurement, season)
+
+    @torch.no_grad()
+    def sample_members(
+        self,
+        y: Tensor,
+        season: Tensor | None,
+        keys: np.ndarray,
+        members: int,
+        seed: int,
+        noise_std: float | Tensor | None = None,
+    ) -> Tensor:
+        """Return reproducible members (member, batch, channel, node) in the data's units.
+
+        Member k of the record with key t depends on (seed, t, k) alone.
+        """
+        noise = np.stack(
+            [member_noise(seed, int(key), members, self.flow.base.noise_dim) for key in keys],
+            axis=1,
+        )
+        return self(y, season=season, noise_std=noise_std).from_noise(torch.from_numpy(noise))
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Save as a folder of JSON and safetensors; see `apsgeo.io.save_folder`."""
+        tensors = {f"flow.{name}": value for name, value in self.flow.state_dict().items()}
+        tensors |= self.normals.to_tensors()
+        tensors["noise_std"] = self.noise_std
+        config: dict[str, Any] = {
+            "domain": self.domain.to_config(),
+            "operator": self.operator.to_config(),
+            "spec": self.spec.to_config(),
+            "units": self.units,
+            "name": self.name,
+            "provenance": self.provenance,
+            "anchor": None,
+        }
+        if isinstance(self.flow.base, GaussianBase):
+            config["anchor"], state = self.flow.base.prior.to_state()
+            tensors |= {f"anchor.{name}": value for name, value in state.items()}
+        return save_folder(path, "posterior", config, tensors, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Posterior:
+        """Load what `save` wrote.
+
+        Raises:
+            ModelError: If the folder is damaged, altered, newer, or not a posterior.
+        """
+        config, tensors = load_folder(path, "posterior")
+        try:
+            return cls._from_state(config, tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{path} does not describe a posterior that this version can build ({error}); "
+                "train it again or use the version that wrote it."
+            ) from error
+
+    @classmethod
+    def _from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Posterior:
+        domain = domains.from_config(config["domain"])
+        normals = Normals.from_tensors(tensors)
+        spec = FlowSpec(**config["spec"])
+        anchor = None
+        if config["anchor"] is not None:
+            state = _part(tensors, "anchor.")
+            anchor = GaussianPrior.from_state(config["anchor"], state, domain)
+        channels = normals.mean.shape[1]
+        flow = build_flow(domain, channels, channels, spec, anchor)
+        flow.load_state_dict(_part(tensors, "flow."))
+        return cls(
+            domain=domain,
+            normals=normals,
+            operator=Mask.from_config(config["operator"]),
+            flow=flow.eval(),
+            spec=spec,
+            noise_std=tensors["noise_std"],
+            units=config["units"],
+            name=config["name"],
+            provenance=config["provenance"],
+        )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,310 @@
+"""What a variable looks like on its own grid: `fit_prior` learns it, `FieldPrior` keeps it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from apsgeo import domains
+from apsgeo.domains.adapters import domain_of, ordered
+from apsgeo.domains.base import Domain
+from apsgeo.errors import InputError, ModelError
+from apsgeo.io import load_folder, save_folder
+from apsgeo.priors.diffusion import DiffusionPrior
+from apsgeo.priors.diffusion_fit import train_diffusion
+from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.gaussian_fit import (
+    HybridScales,
+    contiguous_folds,
+    fit_gaussian,
+    select_scales,
+)
+from apsgeo.priors.matern import MaternField
+from apsgeo.priors.normals import Normals
+
+__all__ = ["FieldPrior", "fit_prior"]
+
+_MONTHS = 12
+
+
+@dataclass
+class FieldPrior:
+    """A prior of one variable on one grid, in the units of the data.
+
+    Attributes:
+        domain: Where the fields live.
+        normals: Climatological mean and spread.
+        gaussian: The Gaussian anchor, on standardized anomalies.
+        scales: Its hybrid covariance's free numbers.
+        rank: Its number of EOFs.
+        diffusion: The diffusion prior, or None if it was not asked for.
+        units, name: Of the variable, or None if unknown.
+        held_out_from: Date from which on the history was held out, or None.
+        provenance: How it was fitted.
+        history: The fields that it was fitted to, if they are at hand; not saved.
+    """
+
+    domain: Domain
+    normals: Normals
+    gaussian: GaussianPrior
+    scales: HybridScales
+    rank: int
+    diffusion: DiffusionPrior | None = None
+    units: str | None = None
+    name: str | None = None
+    held_out_from: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    history: xr.DataArray | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"FieldPrior({self.name!r} [{self.units}] on {self.domain!r}, {self.gaussian!r}, "
+            f"diffusion={self.diffusion is not None})"
+        )
+
+    def season_of(self, history: xr.DataArray) -> Tensor:
+        """Return the season index (time,) of each record."""
+        return _season(history, self.normals.seasons)
+
+    def encode(self, history: xr.DataArray) -> Tensor:
+        """Return standardized anomalies (time, channel, node), float32."""
+        fields = torch.from_numpy(_values(history))
+        standardized = self.normals.standardize(fields, self.season_of(history))
+        return torch.where(self.normals.valid, standardized, 0.0).float()
+
+    def split(self, history: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+        """Return the records to learn from and those held out."""
+        return _split(history, self.held_out_from)
+
+    def fold_anchors(self, fields: Tensor, folds: int) -> list[GaussianPrior]:
+        """Return one anchor a contiguous fold of the fields, fitted without that fold."""
+        fold = contiguous_folds(len(fields), folds)
+        matern = self.gaussian.matern
+        return [
+            fit_gaussian(matern, fields[fold != f], self.scales, rank=self.rank)
+            for f in range(folds)
+        ]
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Save as a folder of JSON and safetensors; the history is not saved."""
+        anchor, state = self.gaussian.to_state()
+        tensors = {f"anchor.{name}": value for name, value in state.items()}
+        tensors |= self.normals.to_tensors()
+        config: dict[str, Any] = {
+            "domain": self.domain.to_config(),
+            "anchor": anchor,
+            "scales": asdict(self.scales),
+            "rank": self.rank,
+            "units": self.units,
+            "name": self.name,
+            "held_out_from": self.held_out_from,
+            "provenance": self.provenance,
+            "diffusion": None,
+        }
+        if self.diffusion is not None:
+            config["diffusion"], state = self.diffusion.to_state()
+            config["diffusion"]["anchored"] = self.diffusion.anchor is not None
+            tensors |= {f"diffusion.{name}": value for name, value in state.items()}
+        return save_folder(path, "prior", config, tensors, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FieldPrior:
+        """Load what `save` wrote.
+
+        Raises:
+            ModelError: If the folder is damaged, altered, newer, or not a prior.
+        """
+        config, tensors = load_folder(path, "prior")
+        try:
+            return cls._from_state(config, tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{path} does not describe a prior that this version can build ({error}); "
+                "fit it again or use the version that wrote it."
+            ) from error
+
+    @classmethod
+    def _from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> FieldPrior:
+        domain = domains.from_config(config["domain"])
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        gaussian = GaussianPrior.from_state(config["anchor"], part("anchor."), domain)
+        diffusion = None
+        if (described := config["diffusion"]) is not None:
+            anchor = gaussian if described.pop("anchored") else None
+            diffusion = DiffusionPrior.from_state(described, part("diffusion."), anchor=anchor)
+        return cls(
+            domain=domain,
+            normals=Normals.from_tensors(tensors),
+            gaussian=gaussian,
+            scales=HybridScales(**config["scales"]),
+            rank=config["rank"],
+            diffusion=diffusion,
+            units=config["units"],
+            name=config["name"],
+            held_out_from=config["held_out_from"],
+            provenance=config["provenance"],
+        )
+
+
+def fit_prior(
+    history: xr.DataArray,
+    *,
+    baseline: tuple[str, str] | None = None,
+    held_out_from: str | None = None,
+    scales: HybridScales | None = None,
+    rank: int = 200,
+    skip: Literal["gaussian", "none"] = "gaussian",
+    steps: int = 1500,
+    folds: int = 4,
+    seed: int = 0,
+    progress: bool = True,
+) -> FieldPrior:
+    """Learn what a variable looks like from complete fields.
+
+    Monthly normals (if there is a time axis that covers all months), a Gaussian prior whose
+    scales are chosen by held-out likelihood, and a diffusion prior on top of it.
+
+    Args:
+        history: Complete fields, dims (time, lat, lon) in any order; nodes that are NaN at every
+            time are taken for land.
+        baseline: First and last date of the climatological mean, such as ("1961", "2000"); the
+            whole history by default.
+        held_out_from: Date from which on records only decide when to stop; the last tenth of the
+            history by default.
+        scales: Of the hybrid covariance, if already known; spares the search.
+        rank: Number of EOFs.
+        skip: "gaussian" gives the denoiser the Gaussian prior as skip connection, "none" is the
+            paper's plain form.
+        steps: Training steps of the diffusion prior; 0 for none.
+        folds: Contiguous blocks of the history for cross-fitting.
+        seed: Of masks, noise and weights.
+        progress: Show progress bars.
+
+    Raises:
+        InputError: If the history is too short or has gaps that change with time.
+        GridError: If its coordinates are not a grid.
+    """
+    history = _ordered(history)
+    if held_out_from is None and history.sizes["time"] >= 10:
+        held_out_from = str(history["time"].values[-(history.sizes["time"] // 10)])
+    learned, _ = _split(history, held_out_from)
+    domain = domain_of(history)
+    seasons = _seasons(learned)
+    season = _season(learned, seasons)
+    within = None if baseline is None else _within(learned, baseline)
+    normals = Normals.fit(torch.from_numpy(_values(learned)), season, seasons, within)
+    prior = FieldPrior(
+        domain=domain,
+        normals=normals,
+        gaussian=None,  # type: ignore[arg-type]  # set below: `encode` needs the normals only
+        scales=scales or HybridScales(),
+        rank=rank,
+        units=history.attrs.get("units"),
+        name=None if history.name is None else str(history.name),
+        held_out_from=held_out_from,
+        history=history,
+    )
+    fields = prior.encode(learned)
+    if scales is None:
+        prior.scales = select_scales(
+            domain, fields, folds=folds, rank=rank, seed=seed, progress=progress
+        )
+    matern = MaternField(domain, prior.scales.range_km)
+    prior.gaussian = fit_gaussian(matern, fields, prior.scales, rank=rank)
+    prior.rank = prior.gaussian.rank
+    prior.provenance = {
+        "learned_from": [str(learned["time"].values[0]), str(learned["time"].values[-1])],
+        "records": len(fields),
+        "baseline": baseline,
+        "seed": seed,
+        "steps": steps,
+        "skip": skip,
+    }
+    if steps:
+        _fit_diffusion(prior, fields, skip, steps=steps, folds=folds, seed=seed, progress=progress)
+    return prior
+
+
+def _fit_diffusion(
+    prior: FieldPrior,
+    fields: Tensor,
+    skip: str,
+    *,
+    steps: int,
+    folds: int,
+    seed: int,
+    progress: bool,
+) -> None:
+    """Train the diffusion prior in place, cross-fitted where it has an anchor."""
+    assert prior.history is not None
+    held = prior.encode(prior.split(prior.history)[1])
+    torch.manual_seed(seed)
+    anchor = prior.gaussian if skip == "gaussian" else None
+    prior.diffusion = DiffusionPrior(prior.domain, fields.shape[1], anchor=anchor)
+    crossfit = None
+    if anchor is not None:
+        fold = contiguous_folds(len(fields), folds)
+        anchors = prior.fold_anchors(fields, folds)
+        crossfit = [(a, (fold == f).nonzero()[:, 0]) for f, a in enumerate(anchors)]
+    log = train_diffusion(
+        prior.diffusion,
+        fields,
+        held if len(held) else fields,
+        steps=steps,
+        seed=seed,
+        progress=progress,
+        crossfit=crossfit,
+    )
+    prior.provenance["denoising"] = [record for record in log if "level" in record]
+
+
+def _ordered(history: xr.DataArray) -> xr.DataArray:
+    if "time" not in history.dims:
+        raise InputError(
+            f"the history has dims {history.dims}; a prior is fitted to many fields along 'time'."
+        )
+    return ordered(history)
+
+
+def _values(history: xr.DataArray) -> np.ndarray:
+    """Return (time, 1, node), float64."""
+    values = np.asarray(history.values, dtype=np.float64)
+    return values.reshape(len(values), 1, -1)
+
+
+def _seasons(history: xr.DataArray) -> int:
+    """Return 12 if every month is there at least twice, else 1."""
+    try:
+        months = history["time"].dt.month.values
+    except (AttributeError, KeyError, TypeError):
+        return 1
+    counts = np.bincount(months, minlength=_MONTHS + 1)[1:]
+    return _MONTHS if counts.min() >= 2 else 1
+
+
+def _season(history: xr.DataArray, seasons: int) -> Tensor:
+    if seasons == 1:
+        return torch.zeros(history.sizes.get("time", 1), dtype=torch.long)
+    return torch.from_numpy(np.atleast_1d(history["time"].dt.month.values) - 1).long()
+
+
+def _within(history: xr.DataArray, span: tuple[str, str]) -> Tensor:
+    chosen = history["time"].sel(time=slice(*span))
+    return torch.from_numpy(np.isin(history["time"].values, chosen.values))
+
+
+def _split(history: xr.DataArray, held_out_from: str | None) -> tuple[xr.DataArray, xr.DataArray]:
+    if held_out_from is None:
+        return history, history.isel(time=slice(0, 0))
+    later = history["time"].values >= np.datetime64(held_out_from)
+    return history.isel(time=~later), history.isel(time=later)

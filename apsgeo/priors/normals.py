@@ -1,0 +1,102 @@
+"""Climatological normals: the mean and spread by season that turn a field into standardized anomalies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from apsgeo.errors import InputError
+
+__all__ = ["Normals"]
+
+
+@dataclass(frozen=True)
+class Normals:
+    """Mean and standard deviation of a field by season, in the units of the data.
+
+    Attributes:
+        mean: (season, channel, node).
+        std: (season, channel, node), positive.
+        valid: (node,) false where the history never has a value (land of an ocean variable).
+    """
+
+    mean: Tensor
+    std: Tensor
+    valid: Tensor
+
+    @classmethod
+    def fit(
+        cls, fields: Tensor, season: Tensor, seasons: int, baseline: Tensor | None = None
+    ) -> Normals:
+        """Fit normals to a history.
+
+        The mean is that of the baseline records; the variance is about that mean over all
+        records, smoothed over neighbouring seasons with weights 1/4, 1/2, 1/4.
+
+        Args:
+            fields: (time, channel, node); nodes that are NaN at every time are not valid.
+            season: (time,) index of each record's season.
+            seasons: number of seasons (12 for months, 1 for none).
+            baseline: (time,) true for the records that define the mean; all by default.
+
+        Raises:
+            InputError: If values are missing at some times only, or a season has fewer than
+                two records in the baseline.
+        """
+        missing = ~torch.isfinite(fields)
+        if bool((missing.any(0) & ~missing.all(0)).any()):
+            raise InputError(
+                f"the history has {int(missing.sum())} missing or infinite values that change with "
+                "time; a prior is fitted to complete fields (constant gaps such as land are fine)."
+            )
+        fields = torch.where(missing, 0.0, fields.double())
+        chosen = torch.ones(len(fields), dtype=torch.bool) if baseline is None else baseline
+        counts = torch.bincount(season[chosen], minlength=seasons)
+        if int(counts.min()) < 2:
+            raise InputError(
+                f"season {int(counts.argmin())} has {int(counts.min())} records in the baseline, "
+                "at least two are needed; give a longer history or another baseline."
+            )
+        mean = torch.stack([fields[chosen & (season == s)].mean(0) for s in range(seasons)])
+        anomalies = fields - mean[season]
+        var = torch.stack([(anomalies[season == s] ** 2).mean(0) for s in range(seasons)])
+        if seasons > 2:
+            var = (var.roll(1, 0) + 2 * var + var.roll(-1, 0)) / 4
+        valid = ~missing.any(0).any(0)
+        floor = 1e-3 * var[..., valid].mean().sqrt()
+        if not bool(floor > 0):
+            raise InputError("the history does not vary; there is nothing to learn from it.")
+        std = torch.where(valid, var.sqrt().clamp(min=float(floor)), 1.0)
+        return cls(mean.float(), std.float(), valid)
+
+    @property
+    def seasons(self) -> int:
+        """Number of seasons."""
+        return len(self.mean)
+
+    def standardize(self, fields: Tensor, season: Tensor) -> Tensor:
+        """Return (fields - mean) / std for fields (batch, channel, node) and season (batch,)."""
+        mean, std = self.mean.to(fields)[season], self.std.to(fields)[season]
+        return (fields - mean) / std
+
+    def restore(self, fields: Tensor, season: Tensor) -> Tensor:
+        """Undo `standardize` for (..., batch, channel, node), NaN where not valid."""
+        mean, std = self.mean.to(fields)[season], self.std.to(fields)[season]
+        out = fields * std + mean
+        return torch.where(self.valid.to(out.device), out, torch.nan)
+
+    def covariates(self, season: Tensor) -> Tensor:
+        """Return known fields for networks: the log of the spread, centred, (batch, channel, node)."""
+        logs = self.std.log()
+        return (logs - logs.mean())[season]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the attributes by name, for saving."""
+        return {f"normals.{name}": getattr(self, name) for name in ("mean", "std", "valid")}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Normals:
+        """Rebuild from `to_tensors`."""
+        return cls(*(tensors[f"normals.{name}"] for name in ("mean", "std", "valid")))

@@ -1,0 +1,114 @@
+"""What a conditional flow is trained to lower: the amortized KL divergences, and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.training.pairs import Batch
+
+__all__ = ["CRPS", "ForwardKL", "LogDensity", "Objective", "ReverseKL", "WeightedSum", "fair_crps"]
+
+LogDensity = Callable[[Tensor, Batch, torch.Generator], Tensor]
+"""Estimate of log p(x), (batch,), of standardized fields (batch, channel, node); differentiable."""
+
+
+class Objective(Protocol):
+    """A loss of a flow on a batch of pairs, in nats (or units of the data) a node."""
+
+    def __call__(
+        self, flow: ConditionalFlow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return a scalar."""
+        ...
+
+
+def _nodes(batch: Batch) -> int:
+    return batch.truth[0].numel()
+
+
+class ForwardKL:
+    """-log q(x | y) of the true field: maximum likelihood on pairs, mass-covering."""
+
+    def __call__(
+        self, flow: ConditionalFlow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the loss up to the base's normalizing constant, which has no parameters."""
+        deviation, log_det = flow.pull(batch.truth[None], given)
+        precise = batch.base.posterior(batch.measurement).precision_apply
+        energy = 0.5 * (deviation[0] * precise(deviation[0])).flatten(1).sum(1)
+        return (energy + log_det[0]).mean() / _nodes(batch)
+
+
+class ReverseKL:
+    r"""The paper's amortized objective, E_z [ |y - A G|^2 / 2 r^2 - log p(G) - log |det dG/dz| ].
+
+    `log_density` estimates log p_theta of a batch of fields: the evidence lower bound of a
+    diffusion prior, or its anchored estimate (arXiv 2407.17907; DESIGN section 4 and 5).
+    """
+
+    def __init__(self, log_density: LogDensity) -> None:
+        self.log_density = log_density
+
+    def __call__(
+        self, flow: ConditionalFlow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the loss over one member a field."""
+        which = int(torch.randint(len(batch.deviations), (), generator=generator))
+        fields, log_det = flow.push(batch.deviations[which : which + 1], given)
+        likelihood = batch.measurement.log_likelihood(fields[0])
+        loss = -likelihood - self.log_density(fields[0], batch, generator) - log_det[0]
+        return loss.mean() / _nodes(batch)
+
+
+def fair_crps(members: Tensor, truth: Tensor) -> Tensor:
+    """Return the fair CRPS of members (member, ...) against truth (...), elementwise.
+
+    mean |x - t| - sum_{i<j} |x_i - x_j| / (m (m - 1)), unbiased in the number of members
+    (Ferro 2014, https://doi.org/10.1002/qj.2270).
+    """
+    count = len(members)
+    error = (members - truth).abs().mean(0)
+    spread = torch.zeros_like(truth)
+    for lag in range(1, count):
+        spread = spread + (members[lag:] - members[:-lag]).abs().sum(0)
+    return error - spread / (count * (count - 1))
+
+
+class CRPS:
+    """The continuous ranked probability score over the nodes, in the units of the data.
+
+    Args:
+        weights: (season, channel, node): area times the spread that restores the data's units.
+    """
+
+    members = 4
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights / weights.mean()
+
+    def __call__(
+        self, flow: ConditionalFlow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the weighted mean score of the flow's members."""
+        fields, _ = flow.push(batch.deviations[: self.members], given)
+        score = fair_crps(fields, batch.truth)
+        return (score * self.weights[batch.season].to(score)).mean()
+
+
+class WeightedSum:
+    """A weighted sum of objectives, such as the mixed divergence."""
+
+    def __init__(self, terms: Mapping[Objective, float]) -> None:
+        self.terms = dict(terms)
+
+    def __call__(
+        self, flow: ConditionalFlow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the sum."""
+        parts = [w * term(flow, batch, given, generator) for term, w in self.terms.items()]
+        return torch.stack(parts).sum()
