@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -246,33 +246,49 @@ def squared_modes(anchor: DenseGaussian, x: Tensor) -> Tensor:
     return (x.flatten(1) @ anchor.vectors) ** 2
 
 
-def test_elbo_of_a_gaussian_is_its_closed_form_and_a_tight_bound() -> None:
+def precise_elbo(prior: DiffusionPrior, x: Tensor, generator: torch.Generator) -> Estimate:
+    """Average many copies of each record, which share the times of a pass, over many passes."""
+    copies = x.repeat_interleave(200, 0)
+    with torch.no_grad():
+        passes = [prior.elbo(copies, generator=generator).value for _ in range(30)]
+    means = torch.stack(passes).reshape(30, len(x), 200).mean(2)
+    return Estimate(means.mean(0), means.std(0) / math.sqrt(30))
+
+
+# The short schedule ends while much signal is left, so that the terms of x_T matter.
+@pytest.mark.parametrize("schedule", [VPSchedule(), VPSchedule(beta_max=2.0)])
+def test_elbo_of_a_gaussian_is_its_closed_form(schedule: VPSchedule) -> None:
     anchor = gaussian()
-    prior = anchored(anchor)
+    prior = anchored(anchor, schedule=schedule)
     x = anchor.sample(6, seeded(1)).reshape(-1, *SHAPE)
     bound = closed_form_elbo(prior, anchor, squared_modes(anchor, x))
-    interpolation = 1e-4 * DIMS  # excess error between levels, at most 4.3e-5 nats a dimension
-    estimate = prior.elbo(x, samples=150, generator=seeded(2))
-    assert within(estimate, bound, extra=interpolation)
-    assert float(estimate.standard_error.max()) < 0.6
+    estimate = precise_elbo(prior, x, seeded(2))
+    assert within(estimate, bound)
+    assert float(estimate.standard_error.max()) < 0.15
 
-    # It bounds its own model's density; below the anchor's it is on average over the anchor.
-    average = closed_form_elbo(prior, anchor, anchor.eigenvalues[None])
+
+def test_elbo_of_a_gaussian_is_a_tight_bound_on_average() -> None:
+    # At one x it bounds its own model's density, which is only nearly the anchor's.
+    anchor = gaussian()
     entropy = 0.5 * torch.log(2.0 * math.pi * math.e * anchor.eigenvalues).sum()
-    assert 0.0 <= float(-entropy - average) < 1e-4
+    gaps = []
+    for schedule in (VPSchedule(), VPSchedule(beta_max=2.0)):
+        prior = anchored(anchor, schedule=schedule)
+        bound = closed_form_elbo(prior, anchor, anchor.eigenvalues[None])
+        gaps.append(float(-entropy - bound))
+    assert 0.0 <= gaps[0] < 1e-4
+    assert gaps[1] > 0.1
 
 
-def test_both_time_densities_agree_and_importance_varies_less() -> None:
+@pytest.mark.parametrize("times", ["importance", "uniform"])
+def test_both_densities_of_time_give_the_bound(times: Literal["importance", "uniform"]) -> None:
     anchor = gaussian()
     prior = anchored(anchor)
     x = anchor.sample(4, seeded(1)).reshape(-1, *SHAPE)
     bound = closed_form_elbo(prior, anchor, squared_modes(anchor, x))
-    errors = {}
-    for times in ("importance", "uniform"):
-        estimate = prior.elbo(x, samples=100, times=times, generator=seeded(3))
-        assert within(estimate, bound, extra=1e-3)
-        errors[times] = estimate.standard_error.mean()
-    assert 3.0 * errors["importance"] < errors["uniform"]
+    estimate = prior.elbo(x, samples=100, times=times, generator=seeded(3))
+    assert within(estimate, bound)
+    assert float(estimate.standard_error.max()) < 0.6
 
 
 def test_standard_errors_are_the_spread_of_the_estimates() -> None:
@@ -332,15 +348,13 @@ def test_anchored_log_prob_is_the_mixtures() -> None:
     assert within(few, truth, extra=10.0 * tails)
 
 
-def test_elbo_of_the_exact_denoiser_is_close_below_the_mixture() -> None:
+def test_elbo_of_the_exact_denoiser_is_the_mixtures_to_noise() -> None:
     mixture = Mixture()
     prior = anchored(mixture.matched(), ExactPrior, schedule=WIDE, levels=60)
     x = mixture.sample(6, seeded(5))
-    estimate = prior.elbo(x, samples=150, generator=seeded(8))
-    gap = mixture.log_prob(x) - estimate.value
-    assert bool((gap >= -4.0 * estimate.standard_error).all())
-    assert bool((gap <= 4.0 * estimate.standard_error).all())
-    assert float(estimate.standard_error.max()) < 0.6
+    estimate = precise_elbo(prior, x, seeded(8))
+    assert within(estimate, mixture.log_prob(x))
+    assert float(estimate.standard_error.max()) < 0.1
 
 
 @pytest.mark.parametrize("method", ["anchored_log_prob", "elbo"])
@@ -507,7 +521,7 @@ def test_stands_on_the_real_gaussian_prior() -> None:
         torch.full((1, GRID.num_nodes), 0.7),
         torch.full((1, GRID.num_nodes), 0.3),
     )
-    prior = DiffusionPrior(GRID, 1, anchor=anchor)
+    prior = DiffusionPrior(GRID, 1, anchor=anchor, levels=20)
     x = anchor.sample(2, generator).requires_grad_()
     truth = anchor.log_prob(x).double()
     assert torch.equal(prior.anchored_log_prob(x, points=3).value, truth)

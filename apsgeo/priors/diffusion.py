@@ -59,7 +59,8 @@ class DiffusionPrior(AnchoredDenoiser):
         (tau does not depend on the network, so that a perfect network may leave a gap here.)
 
         One pass takes ``points`` systematic times with one random offset, shared by the batch,
-        and fresh noise at each, plus one denoising for the reconstruction.
+        and fresh noise at each, plus one denoising for the reconstruction. The error that the
+        anchor makes on its own draws is integrated exactly; only the difference is sampled.
 
         Args:
             x0: signals (batch, channel, node).
@@ -81,10 +82,11 @@ class DiffusionPrior(AnchoredDenoiser):
         """
         self._check(x0)
         low, high = self.log_snr[0], self.log_snr[-1]
-        tau2 = float(self.residual_std[-1]) ** 2
-        dims = x0[0].numel()
-        log_var_t = float(logsigmoid(-low))
-        constant = 0.5 * dims * (log_var_t - math.expm1(log_var_t) - _LOG_2PI - math.log(tau2))
+        dims, log_var_t = x0[0].numel(), float(logsigmoid(-low))
+        log_tau2 = 2.0 * math.log(float(self.residual_std[-1]))
+        # The reconstruction's d/2 is gone against the reference error d tau^2 / (2 tau^2).
+        constant = log_var_t - math.exp(log_var_t) - _LOG_2PI - log_tau2 - self._kept_integral()
+        constant *= 0.5 * dims
         energy = 0.5 * float(torch.sigmoid(low)) * _sum(x0 * x0)
         passes = []
         for _ in range(_at_least_one("samples", samples)):
@@ -97,10 +99,10 @@ class DiffusionPrior(AnchoredDenoiser):
                     rate = self.schedule.beta(t) / self.schedule.sigma(t) ** 2
                     density = 1.0 / float(rate * (self.schedule.T - self.schedule.eps))
                     log_snr = self.schedule.log_snr(t)
-                mse = self._scaled_mse(x0, log_snr, generator, differentiate_network)
-                value = value - mse / (2.0 * density * points)
-            mse = self._scaled_mse(x0, high, generator, differentiate_network)
-            passes.append(value - mse / (2.0 * tau2 * math.exp(float(high))))
+                excess = self._excess_error(x0, log_snr, generator, differentiate_network)
+                value = value - excess / (2.0 * density * points)
+            excess = self._excess_error(x0, high, generator, differentiate_network)
+            passes.append(value - excess / (2.0 * self._kept(high)))
         return _estimate(passes)
 
     def anchored_log_prob(
@@ -195,22 +197,34 @@ class DiffusionPrior(AnchoredDenoiser):
             change = self.correction(x_t, mean, each)
         return x0 - mean, change, noise
 
-    def _scaled_mse(
+    def _kept(self, log_snr: Tensor) -> float:
+        """Return r = gamma c_out^2, the share of its input that the anchor keeps, in (0, 1)."""
+        return math.exp(float(log_snr)) * float(self.output_std(log_snr[None])) ** 2
+
+    def _kept_integral(self) -> float:
+        """Return the integral of r over log gamma; between levels log r is linear."""
+        log_kept = self.log_snr + 2.0 * torch.log(self.residual_std.cpu())
+        rise = log_kept.diff()
+        ratio = torch.where(rise.abs() < 1e-6, 1.0 + 0.5 * rise, torch.expm1(rise) / rise)
+        return self.spacing * float((torch.exp(log_kept[:-1]) * ratio).sum())
+
+    def _excess_error(
         self,
         x0: Tensor,
         log_snr: Tensor,
         generator: torch.Generator | None,
         differentiate_network: bool,
     ) -> Tensor:
-        """Estimate gamma E|x0 - D|^2 (batch,) without bias.
+        """Estimate gamma E|x0 - D|^2 - d r (batch,) without bias.
 
-        |n|^2 - d, of mean zero, is the control variate: a linear denoiser that keeps the share
-        r = gamma c_out^2 of its input errs by r n / sqrt(gamma), which is nearly all at high SNR.
+        d r is the anchor's error on its own draws: taking it out spares the estimate the noise of
+        the random times. |n|^2 - d, of mean zero, is a control variate: a linear denoiser that
+        keeps the share r of its input errs by r n / sqrt(gamma), nearly all of it at high SNR.
         """
         error, change, noise = self._errors(x0, log_snr, generator, differentiate_network)
-        gamma = math.exp(float(log_snr))
-        kept = gamma * float(self.output_std(log_snr[None])) ** 2
-        return gamma * _sum((error - change) ** 2) - kept**2 * (_sum(noise**2) - noise[0].numel())
+        dims, kept = noise[0].numel(), self._kept(log_snr)
+        scaled = math.exp(float(log_snr)) * _sum((error - change) ** 2)
+        return scaled - kept**2 * (_sum(noise**2) - dims) - kept * dims
 
 
 def _sum(x: Tensor) -> Tensor:
