@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
 from apsgeo.nn import ConvNet, FourierEmbedding, UNet
-from apsgeo.nn.unet import _Modulation
+from apsgeo.nn.unet import _Modulation, _ResidualBlock
 
 GLOBAL = LatLonDomain(np.linspace(90, -90, 13), np.arange(0, 360, 15.0))
 REGIONAL = LatLonDomain(np.arange(30.0, 60.0, 3.0), np.arange(0.0, 36.0, 3.0))
@@ -32,7 +32,7 @@ def scrambled(network: nn.Module) -> nn.Module:
 def test_unet_starts_at_zero_and_is_rebuilt_from_its_config(
     domain: LatLonDomain, cond_dim: int
 ) -> None:
-    unet = UNet(domain, 2, 3, width=8, depth=2, cond_dim=cond_dim)
+    unet = UNet(domain, 2, 3, width=8, depth=1, cond_dim=cond_dim)
     x = noise(4, 2, domain.num_nodes)
     cond = noise(4, cond_dim) if cond_dim else None
     assert torch.equal(unet(x, cond), torch.zeros(4, 3, domain.num_nodes))
@@ -44,8 +44,11 @@ def test_unet_starts_at_zero_and_is_rebuilt_from_its_config(
     torch.testing.assert_close(again(x, cond), unet(x, cond), atol=0, rtol=0)
 
 
-def test_unet_without_zero_init_does_not_start_at_zero() -> None:
-    assert UNet(GLOBAL, 1, 1, width=8, zero_init=False)(noise(1, 1, GLOBAL.num_nodes)).std() > 0.01
+def test_unet_without_zero_init_starts_elsewhere_but_regardless_of_the_condition() -> None:
+    unet = UNet(GLOBAL, 1, 1, width=8, cond_dim=2, zero_init=False)
+    x, cond = noise(2, 1, GLOBAL.num_nodes), noise(2, 2)
+    assert unet(x, cond).std() > 0.01
+    torch.testing.assert_close(unet(x, cond), unet(x, 0 * cond), atol=0, rtol=0)
 
 
 def test_unet_treats_the_records_of_a_batch_independently() -> None:
@@ -72,6 +75,14 @@ def test_modulation_is_group_norm_then_scale_and_shift_by_record() -> None:
     torch.testing.assert_close(modulation(x, cond), expected)
 
 
+def test_a_residual_block_without_weights_is_the_identity() -> None:
+    block = _ResidualBlock(GLOBAL, 8, 0)
+    for parameter in block.conv.parameters():
+        nn.init.zeros_(parameter)
+    x = noise(2, 8, GLOBAL.num_nodes)
+    torch.testing.assert_close(block(x, None), x, atol=0, rtol=0)
+
+
 def test_unet_uses_the_whole_pyramid() -> None:
     """One node's value reaches every node, and every parameter has a gradient."""
     unet = scrambled(UNet(GLOBAL, 1, 1, width=8, depth=2, cond_dim=2))
@@ -96,9 +107,11 @@ def test_unet_commutes_with_rotation_in_longitude_but_for_the_features() -> None
     torch.testing.assert_close(unet(roll(x)), roll(unet(x)), atol=1e-12, rtol=1e-12)
 
 
-def test_unet_stops_where_the_domain_cannot_be_coarsened() -> None:
-    deep, deeper = (UNet(REGIONAL, 1, 1, width=8, depth=depth) for depth in (2, 9))
-    assert [p.shape for p in deep.parameters()] == [p.shape for p in deeper.parameters()]
+def test_unet_coarsens_so_many_times_or_as_often_as_the_domain_can() -> None:
+    """10 x 12 cells, 5 x 6, 3 x 3: each level but the finest has four blocks."""
+    for depth, blocks in ((0, 2), (1, 6), (2, 10), (9, 10)):
+        unet = UNet(REGIONAL, 1, 1, width=8, depth=depth)
+        assert sum(isinstance(m, _ResidualBlock) for m in unet.modules()) == blocks
 
 
 def test_training_lowers_the_loss() -> None:
