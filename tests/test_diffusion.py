@@ -255,8 +255,12 @@ def precise_elbo(prior: DiffusionPrior, x: Tensor, generator: torch.Generator) -
     return Estimate(means.mean(0), means.std(0) / math.sqrt(30))
 
 
-# The short schedule ends while much signal is left, so that the terms of x_T matter.
-@pytest.mark.parametrize("schedule", [VPSchedule(), VPSchedule(beta_max=2.0)])
+# The short schedule begins with much noise and ends with much signal, so that the terms of
+# x_eps and x_T matter.
+SHORT = VPSchedule(beta_max=2.0, eps=0.2)
+
+
+@pytest.mark.parametrize("schedule", [VPSchedule(), SHORT])
 def test_elbo_of_a_gaussian_is_its_closed_form(schedule: VPSchedule) -> None:
     anchor = gaussian()
     prior = anchored(anchor, schedule=schedule)
@@ -272,12 +276,20 @@ def test_elbo_of_a_gaussian_is_a_tight_bound_on_average() -> None:
     anchor = gaussian()
     entropy = 0.5 * torch.log(2.0 * math.pi * math.e * anchor.eigenvalues).sum()
     gaps = []
-    for schedule in (VPSchedule(), VPSchedule(beta_max=2.0)):
+    for schedule in (VPSchedule(), SHORT):
         prior = anchored(anchor, schedule=schedule)
         bound = closed_form_elbo(prior, anchor, anchor.eigenvalues[None])
         gaps.append(float(-entropy - bound))
     assert 0.0 <= gaps[0] < 1e-4
     assert gaps[1] > 0.1
+
+
+def test_reference_error_is_integrated_exactly() -> None:
+    prior = anchored(gaussian(), levels=6)
+    grid = torch.linspace(float(prior.log_snr[0]), float(prior.log_snr[-1]), 20001).double()
+    kept = grid.exp() * prior.output_std(grid) ** 2
+    # The trapezoidal rule errs by about (spacing of this grid)^2 / 12, relative.
+    assert prior._kept_integral() == pytest.approx(float(torch.trapezoid(kept, grid)), rel=1e-6)
 
 
 @pytest.mark.parametrize("times", ["importance", "uniform"])
