@@ -164,6 +164,7 @@ def test_what_stands_under_the_mask_changes_no_bit(case: Case, junk: float) -> N
         values=np.where(seen.mask, seen.values, junk),
         noise_std=np.where(seen.mask, seen.noise_std, junk),
     )
+    np.testing.assert_array_equal(other.values, seen.values)
     first, second = (moments(method.predict(o)) for o in (seen, other))
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])

@@ -69,6 +69,9 @@ def test_a_globe_is_drawn_whole_whatever_its_first_longitude() -> None:
         mesh = figure.axes[0].collections[0]
         pictures.append(np.asarray(mesh.get_array()))
     np.testing.assert_array_equal(pictures[0], pictures[1])
+    date_line = fields(lat, lon)[0].isel(time=0).sel(lon=180)
+    for edge in (0, -1):  # the column across the date line is cut in two
+        np.testing.assert_array_equal(pictures[0].reshape(19, 37)[:, edge], date_line)
 
 
 def test_coastlines_are_the_world_s() -> None:

@@ -15,6 +15,7 @@ from apsgeo.priors.normals import Normals
 __all__ = ["Kriging"]
 
 _TINY_NOISE_VAR = 1e-4  # of the complete history, in standardized units, for conditioning
+_BLOCK = 512  # nodes predicted at once, to keep the temporary arrays small
 
 
 class Kriging(LinearBaseline):
@@ -85,8 +86,9 @@ class Kriging(LinearBaseline):
         )
         if mask.any():
             process.fit(self.positions[mask], values[mask])
-        mean, std = process.predict(self.positions, return_std=True)
-        return mean, std
+        starts = range(0, len(self.positions), _BLOCK)
+        parts = [process.predict(self.positions[s : s + _BLOCK], return_std=True) for s in starts]
+        return np.concatenate([m for m, _ in parts]), np.concatenate([s for _, s in parts])
 
 
 def default_kernel() -> Any:
