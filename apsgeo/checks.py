@@ -1,0 +1,342 @@
+"""What `apsgeo.impute` demands of its arguments, each with an error that says what to do."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from apsgeo.errors import GridError, InputError, NothingObservedWarning, UnitsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from apsgeo.domains import Domain, LatLonDomain
+
+__all__ = [
+    "check_floating",
+    "check_units",
+    "check_values",
+    "integer",
+    "latitude_flipped",
+    "node_noise",
+    "record_table",
+]
+
+_SPELLINGS = {
+    "K": ("k", "kelvin", "kelvins", "degk", "deg_k", "degree_kelvin"),
+    "degC": ("c", "degc", "deg_c", "deg c", "°c", "celsius", "degree_celsius", "degrees_celsius"),
+    "Pa": ("pa", "pascal", "pascals"),
+    "hPa": ("hpa", "mbar", "mb", "millibar", "millibars", "hectopascal"),
+}
+_CONVERSIONS = {
+    ("K", "degC"): "obs - 273.15",
+    ("degC", "K"): "obs + 273.15",
+    ("Pa", "hPa"): "obs / 100",
+    ("hPa", "Pa"): "obs * 100",
+}
+_SHOWN = 3  # of a long list, in a message
+
+
+def integer(value: Any, name: str, *, least: int) -> int:
+    """Return an argument as an int.
+
+    Raises:
+        InputError: If it is not a whole number, or below ``least``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < least:
+        raise InputError(f"{name}={value!r} given; expected a whole number of at least {least}")
+    return number
+
+
+def check_floating(obs: xr.DataArray) -> None:
+    """Check that the dtype can hold NaN.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    if obs.dtype.kind != "f":
+        raise InputError(
+            f"obs has dtype {obs.dtype}, in which no value can be missing; expected floating point "
+            "with NaN where nothing was observed: use obs.astype('float32').where(observed)"
+        )
+
+
+def check_units(obs: xr.DataArray, units: str | None) -> None:
+    """Check the attribute ``units`` against the model's, where both are known.
+
+    Raises:
+        UnitsError: If they differ; it tells the conversion, if it is a common one.
+    """
+    given = obs.attrs.get("units")
+    if given is None or units is None or _unit(given) == _unit(units):
+        return
+    conversion = _CONVERSIONS.get((_unit(given), _unit(units)), "converted")
+    raise UnitsError(
+        f"obs has units {given!r}, and the model's are {units!r}; "
+        f"use ({conversion}).assign_attrs(obs.attrs, units={units!r})"
+    )
+
+
+def _unit(units: Any) -> str:
+    text = " ".join(str(units).split())
+    for name, spellings in _SPELLINGS.items():
+        if text.lower() in spellings:
+            return name
+    return text
+
+
+def latitude_flipped(obs: xr.DataArray, domain: Domain) -> bool:
+    """Check that obs (..., lat, lon) is on the model's grid; latitude may run either way.
+
+    Returns:
+        Whether it runs against the model's.
+
+    Raises:
+        GridError: If the coordinates are no grid, or another one.
+    """
+    from apsgeo.domains import LatLonDomain
+    from apsgeo.domains.adapters import domain_of
+
+    given = domain_of(obs)
+    if not isinstance(domain, LatLonDomain):
+        raise GridError(f"obs has latitudes and longitudes, and the model is for {domain!r}")
+    same_lon = _same(given.lon, domain.lon)
+    if same_lon and _same(given.lat, domain.lat):
+        return False
+    if same_lon and _same(given.lat[::-1], domain.lat):
+        return True
+    raise GridError(
+        f"obs is on {given!r}, and the model on {domain!r}; "
+        f"{_advice(given, domain, str(obs.dims[-1]))}"
+    )
+
+
+def _advice(given: LatLonDomain, wanted: LatLonDomain, lon: str) -> str:
+    same_lon = _same(given.lon, wanted.lon)
+    if same_lon or not _same(np.sort(given.lon % 360), np.sort(wanted.lon % 360)):
+        return "interpolate obs to the model's grid, or fit a model on this one"
+    low = np.floor(wanted.lon[0])
+    return (
+        "the longitudes are the same, counted from elsewhere: use "
+        f"obs.assign_coords({lon}=(obs[{lon!r}] - ({low:g})) % 360 + ({low:g})).sortby({lon!r})"
+    )
+
+
+def _same(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
+    from apsgeo.domains.latlon import SAME_DEGREES
+
+    return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=SAME_DEGREES)
+
+
+def node_noise(
+    noise_std: float | ArrayLike | xr.DataArray | None,
+    obs: xr.DataArray,
+    valid: NDArray[np.bool_],
+    flipped: bool,
+) -> Tensor | None:
+    """Return the noise as a tensor, a number () or one a node (node,) in the model's order.
+
+    Args:
+        noise_std: None (returned as it is), a number, or one a cell of obs, (lat, lon) or flat.
+        obs: (..., lat, lon).
+        valid: (lat, lon) in the order of obs; elsewhere noise does not matter.
+        flipped: whether the latitude of obs runs against the model's.
+
+    Raises:
+        InputError: If the shape is another, or a number is not finite and above zero.
+        GridError: If it is labelled with other coordinates than obs.
+    """
+    import torch
+
+    if noise_std is None:
+        return None
+    if isinstance(noise_std, xr.DataArray):
+        noise_std = _like(noise_std, obs)
+    try:
+        noise = np.asarray(noise_std, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"noise_std={noise_std!r} given; expected numbers") from error
+    if noise.shape == (valid.size,):
+        noise = noise.reshape(valid.shape)
+    if noise.shape not in ((), valid.shape):
+        raise InputError(
+            f"noise_std has shape {noise.shape}; expected a number, or one a cell: (lat, lon) = "
+            f"{valid.shape} or flat ({valid.size},)"
+        )
+    used = np.broadcast_to(noise, valid.shape)[valid]
+    if bad := int((~(np.isfinite(used) & (used > 0))).sum()):
+        which = f"={noise:g}" if noise.ndim == 0 else f" has {bad} such values"
+        raise InputError(
+            "noise_std must be finite and above zero, in the units of obs, and noise_std"
+            f"{which}; for nearly perfect observations give a small number"
+        )
+    if noise.ndim:
+        noise = np.where(valid, noise, 1.0)
+        noise = (noise[::-1] if flipped else noise).ravel()
+    return torch.tensor(noise, dtype=torch.float32)
+
+
+def _like(noise: xr.DataArray, obs: xr.DataArray) -> NDArray[Any]:
+    """Return labelled noise in the order of obs's (lat, lon)."""
+    lat, lon = obs.dims[-2:]
+    if noise.ndim == 0:
+        return noise.values
+    if set(noise.dims) != {lat, lon}:
+        raise InputError(
+            f"noise_std has dims {noise.dims}; expected {(lat, lon)}: a number a cell that holds "
+            "for all times"
+        )
+    noise = noise.transpose(lat, lon)
+    if lat in noise.coords and noise.sizes[lat] == obs.sizes[lat] > 1:
+        given, own = np.asarray(noise[lat].values), np.asarray(obs[lat].values)
+        if _same(given[::-1], own):
+            noise = noise.isel({lat: slice(None, None, -1)})
+    for dim in (lat, lon):
+        if dim in noise.coords and not _same(noise[dim].values, obs[dim].values):
+            raise GridError(
+                f"noise_std has other coordinates {dim!r} than obs; select it on the grid of obs"
+            )
+    return noise.values
+
+
+def record_table(obs: xr.DataArray, seasons: int) -> NDArray[np.void]:
+    """Describe the records of obs (time, lat, lon) or (lat, lon), one if it has no time.
+
+    Returns:
+        (record,) with the fields ``key``, an int64 that names the record for its random draws: its
+        time in ns since 1970, or its index if it has no time; ``season``, its month from 0 to 11,
+        or 0 where the model has no ``seasons``; and ``name`` for messages.
+
+    Raises:
+        GridError: If times are missing, repeated or not in order.
+        InputError: If the model knows months and obs has no dates.
+    """
+    count = obs.shape[0] if obs.ndim == 3 else 1
+    if count == 0:
+        raise InputError("obs has no record; select at least one time")
+    table = np.zeros(count, dtype=[("key", "i8"), ("season", "i8"), ("name", "U40")])
+    labels = _labels(obs)
+    if labels is None:
+        table["key"] = np.arange(count)
+        table["name"] = [f"record {index}" for index in range(count)]
+    else:
+        values = np.atleast_1d(labels.values)
+        table["key"] = _keys(values, str(labels.name))
+        table["name"] = [str(value).removesuffix("T00:00:00.000000000") for value in values]
+    if seasons > 1:
+        table["season"] = _months(labels, seasons)
+    return table
+
+
+def _labels(obs: xr.DataArray) -> xr.DataArray | None:
+    """Return the coordinate of numbers or dates that tells the records apart, if there is one."""
+    for name in ("time", *obs.dims[:-2]):
+        if name in obs.coords and obs[name].dims == obs.dims[:-2]:
+            return obs[name] if obs[name].dtype.kind in "Mmiuf" or _is_cftime(obs[name]) else None
+    return None
+
+
+def _is_cftime(labels: xr.DataArray) -> bool:
+    return labels.dtype.kind == "O" and all(hasattr(x, "calendar") for x in labels.values.flat)
+
+
+def _keys(values: NDArray[Any], name: str) -> NDArray[np.int64]:
+    missing = np.zeros(len(values), dtype=bool)
+    kind = values.dtype.kind
+    if kind in "Mm":
+        missing = np.isnat(values)
+        ticks = values.astype(f"{kind}8[us]").astype(np.int64)
+        keys = 1000 * ticks  # wraps around far from 1970, which an identifier may
+    elif kind == "O":
+        import cftime
+
+        ticks = cftime.date2num(values, "microseconds since 1970-01-01", values[0].calendar)
+        keys = 1000 * ticks.astype(np.int64)
+    elif kind == "f":
+        missing = ~np.isfinite(values)
+        ticks, keys = values, values.astype(np.float64).view(np.int64)
+    else:
+        ticks = keys = values.astype(np.int64)
+    if missing.any():
+        raise GridError(f"{name!r} is missing or infinite in {missing.sum()} records; drop them")
+    _check_order(ticks, values, name)
+    return keys
+
+
+def _check_order(ticks: NDArray[Any], values: NDArray[Any], name: str) -> None:
+    if (ticks[1:] > ticks[:-1]).all() or (ticks[1:] < ticks[:-1]).all():
+        return
+    _, first, counts = np.unique(ticks, return_index=True, return_counts=True)
+    if counts.max() > 1:
+        again = values[first[counts.argmax()]]
+        raise GridError(
+            f"{name!r} holds {again} {counts.max()} times; keep one: obs.drop_duplicates({name!r})"
+        )
+    raise GridError(f"{name!r} neither ascends nor descends; use obs.sortby({name!r})")
+
+
+def _months(labels: xr.DataArray | None, seasons: int) -> NDArray[np.int64]:
+    try:
+        if labels is None:
+            raise TypeError
+        months = labels.dt.month.values
+    except (AttributeError, TypeError) as error:
+        raise InputError(
+            f"the model knows {seasons} seasons, and obs has no dates; give it a coordinate 'time' "
+            "of dates: obs.assign_coords(time=...)"
+        ) from error
+    return np.atleast_1d(months).astype(np.int64) - 1
+
+
+def check_values(
+    values: NDArray[Any], valid: NDArray[np.bool_], names: NDArray[np.str_], *, whole: bool
+) -> None:
+    """Check the values of some records.
+
+    Args:
+        values: (record, lat, lon), NaN where not observed.
+        valid: (lat, lon), false where the model has no values.
+        names: (record,), for messages.
+        whole: whether these are all records, so that there must be a gap among them.
+
+    Raises:
+        InputError: If a value is infinite, or all is observed although ``whole``.
+
+    Warns:
+        NothingObservedWarning: If a record has no observation.
+    """
+    infinite = np.isinf(values)
+    if infinite.any():
+        where = infinite.any(axis=(1, 2))
+        raise InputError(
+            f"obs has {infinite.sum()} infinite values, in {_some(names[where])}; set them to NaN: "
+            "obs.where(np.isfinite(obs))"
+        )
+    observed = ~np.isnan(values) & valid
+    if whole and observed[:, valid].all():
+        raise InputError(
+            "obs has no NaN, so there is no gap to fill; mark what was not observed as NaN: "
+            "obs.where(observed)"
+        )
+    empty = ~observed.any(axis=(1, 2))
+    if empty.any():
+        warnings.warn(
+            f"nothing was observed in {_some(names[empty])}: the members there are draws of the "
+            "prior",
+            NothingObservedWarning,
+            stacklevel=3,
+        )
+
+
+def _some(names: NDArray[np.str_]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN].tolist()) + more

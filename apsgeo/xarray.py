@@ -1,0 +1,246 @@
+"""Labelled data in, a lazy labelled ensemble out: `impute`, and the accessor ``.aps``."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+import apsgeo
+from apsgeo.checks import (
+    check_floating,
+    check_units,
+    check_values,
+    integer,
+    latitude_flipped,
+    node_noise,
+    record_table,
+)
+from apsgeo.errors import InputError
+
+if TYPE_CHECKING:
+    import dask.array
+    from torch import Tensor
+
+    from apsgeo.posterior import Posterior
+
+__all__ = ["ApsAccessor", "impute"]
+
+_BLOCK_BYTES = 2**24  # of members in one block; drawing them takes some ten times as much
+_LAYOUT = ("chunksizes", "contiguous", "original_shape", "preferred_chunks", "source")
+_PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+
+
+def impute(
+    obs: xr.DataArray,
+    posterior: Posterior,
+    members: int = 64,
+    seed: int = 0,
+    noise_std: float | ArrayLike | xr.DataArray | None = None,
+) -> xr.DataArray:
+    """Fill the gaps of observed fields with an ensemble; one network evaluation a field.
+
+    Nothing is sampled before values are asked for, and then block by block in time. Member k of
+    a record depends on ``seed``, the record's time (its index, if it has no time coordinate) and
+    k alone: not on the other records, their chunks, or how many members are asked for.
+
+    Name, attributes, coordinates and encoding are those of ``obs``, but for what a larger array
+    cannot keep: its layout in a file, and the packing to integers, whose range members may leave.
+
+    Args:
+        obs: Observed fields, dims (time, lat, lon) in any order or without time, NaN where not
+            observed; latitude may run either way. With dask, values are checked block by block as
+            they are computed.
+        posterior: The model, from `apsgeo.load` or `apsgeo.distill`.
+        members: Size of the ensemble.
+        seed: Not negative.
+        noise_std: Standard deviation of the observations' noise in the units of ``obs``: a number,
+            or one a cell, (lat, lon) or flat, as ``obs`` has them; by default the posterior's.
+
+    Returns:
+        Members (member, time, lat, lon), dask, in the dtype of ``obs``; NaN where the model's
+        variable has no values (land).
+
+    Raises:
+        GridError: If the coordinates are invalid or are not the model's grid.
+        UnitsError: If both units are known and differ.
+        InputError: If ``obs`` has infinite values or no gap, or another argument cannot be used.
+
+    Warns:
+        NothingObservedWarning: If a record has no observation; it gets draws of the prior.
+
+    Examples:
+        >>> ensemble = apsgeo.impute(obs, apsgeo.load("ncep-air"), members=64)  # doctest: +SKIP
+        >>> ensemble.quantile([0.05, 0.95], "member").compute()  # doctest: +SKIP
+    """
+    from apsgeo.domains.adapters import ordered  # brings in torch
+
+    _check_types(obs, posterior)
+    members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
+    check_floating(obs)
+    check_units(obs, posterior.units)
+    obs = ordered(obs)
+    flipped = latitude_flipped(obs, posterior.domain)
+    valid = posterior.normals.valid.numpy().reshape(obs.shape[-2:])
+    valid = valid[::-1] if flipped else valid
+    sampler = _Sampler(
+        posterior=posterior,
+        members=members,
+        seed=seed,
+        noise_std=node_noise(noise_std, obs, valid, flipped),
+        flipped=flipped,
+        dtype=obs.dtype,
+    )
+    table = record_table(obs, posterior.normals.seasons)
+    checked = _checked_blocks(obs, valid, table, members)
+    drawn = _over_records(sampler, checked, table, members)
+    return _labelled(drawn if obs.ndim == 3 else drawn[:, 0], obs, sampler)
+
+
+@xr.register_dataarray_accessor("aps")
+class ApsAccessor:
+    """What apsgeo does with a DataArray, as ``array.aps``."""
+
+    def __init__(self, obs: xr.DataArray) -> None:
+        self._obs = obs
+
+    def impute(
+        self,
+        posterior: Posterior,
+        members: int = 64,
+        seed: int = 0,
+        noise_std: float | ArrayLike | xr.DataArray | None = None,
+    ) -> xr.DataArray:
+        """Fill the gaps with an ensemble: see `apsgeo.impute`."""
+        return impute(self._obs, posterior, members=members, seed=seed, noise_std=noise_std)
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    """Draws the members of a block of records.
+
+    Attributes:
+        noise_std: a number or (node,) in the model's order; None for the posterior's own.
+        flipped: whether the records' latitude runs against the model's.
+    """
+
+    posterior: Posterior
+    members: int
+    seed: int
+    noise_std: Tensor | None
+    flipped: bool
+    dtype: np.dtype[Any]
+
+    def __call__(self, values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
+        """Return members (member, record, lat, lon) of values (record, lat, lon)."""
+        import torch
+
+        nodes = values[:, ::-1] if self.flipped else values
+        nodes = np.array(nodes, dtype=np.float32).reshape(len(values), 1, -1)
+        drawn = self.posterior.sample_members(
+            torch.from_numpy(nodes),
+            torch.from_numpy(records["season"].copy()),
+            records["key"],
+            self.members,
+            self.seed,
+            noise_std=self.noise_std,
+        )
+        members = drawn.cpu().numpy().reshape(self.members, *values.shape)
+        return (members[:, :, ::-1] if self.flipped else members).astype(self.dtype)
+
+
+def _check_types(obs: Any, posterior: Any) -> None:
+    if isinstance(obs, xr.Dataset):
+        raise InputError(
+            f"obs is a Dataset; give one of its variables ({', '.join(map(str, obs.data_vars))})"
+        )
+    if not isinstance(obs, xr.DataArray):
+        raise InputError(f"obs is a {type(obs).__name__}; expected an xarray.DataArray")
+    if not hasattr(posterior, "sample_members"):
+        raise InputError(
+            f"posterior is a {type(posterior).__name__}; expected a Posterior: open a saved one "
+            "with apsgeo.load, or make one of a prior with apsgeo.distill"
+        )
+
+
+def _checked_blocks(
+    obs: xr.DataArray, valid: NDArray[np.bool_], table: NDArray[np.void], members: int
+) -> dask.array.Array:
+    """Return (record, lat, lon) in blocks of a few records, checked now or when computed."""
+    import dask.array as da
+
+    data = obs.data if obs.ndim == 3 else obs.data[None]
+    most = max(1, _BLOCK_BYTES // (members * valid.size * obs.dtype.itemsize))
+    if not isinstance(data, da.Array):
+        data = np.asarray(data)
+        check_values(data, valid, table["name"], whole=True)
+        return da.from_array(data, chunks=(most, -1, -1), name=False)
+    whole = data.numblocks[0] == 1
+
+    def check(values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
+        check_values(values, valid, records["name"], whole=whole)
+        return values
+
+    data = data.rechunk((data.chunks[0], -1, -1))
+    checked = _over_records(check, data, table)
+    pieces = [min(most, size - start) for size in data.chunks[0] for start in range(0, size, most)]
+    return checked.rechunk((tuple(pieces), -1, -1))
+
+
+def _over_records(
+    func: Callable[[NDArray[Any], NDArray[np.void]], NDArray[Any]],
+    data: dask.array.Array,
+    table: NDArray[np.void],
+    members: int | None = None,
+) -> dask.array.Array:
+    """Call ``func`` on the blocks of data (record, lat, lon) and the same records of the table.
+
+    With ``members``, it adds a first axis of that size.
+    """
+    import dask.array as da
+
+    return da.blockwise(
+        func,
+        "tyx" if members is None else "mtyx",
+        data,
+        "tyx",
+        da.from_array(table, chunks=data.chunks[:1], name=False),
+        "t",
+        new_axes=None if members is None else {"m": members},
+        concatenate=True,
+        # A name of its own spares dask from hashing the model.
+        name=f"impute-{uuid.uuid4().hex}",
+        meta=np.empty((0,) * (3 if members is None else 4), dtype=data.dtype),
+    )
+
+
+def _labelled(members: dask.array.Array, obs: xr.DataArray, sampler: _Sampler) -> xr.DataArray:
+    """Give (member, ...) the labels of obs, and say how it was made."""
+    noise = sampler.posterior.noise_std if sampler.noise_std is None else sampler.noise_std
+    least, most = float(noise.min()), float(noise.max())
+    member = xr.Variable(
+        "member",
+        np.arange(sampler.members),
+        {"standard_name": "realization", "long_name": "ensemble member"},
+    )
+    attrs = {
+        "apsgeo_version": apsgeo.__version__,
+        "noise_std": least if least == most else f"{least:g} to {most:g}",
+        "seed": sampler.seed,
+    }
+    ensemble = xr.DataArray(
+        members,
+        dims=("member", *obs.dims),
+        coords={**obs.coords, "member": member},
+        name=obs.name,
+        attrs={**obs.attrs, **attrs},
+    )
+    packed = np.dtype(obs.encoding.get("dtype", obs.dtype)).kind != "f"
+    dropped = _LAYOUT + (_PACKING if packed else ())
+    ensemble.encoding = {k: v for k, v in obs.encoding.items() if k not in dropped}
+    return ensemble
