@@ -221,6 +221,8 @@ def test_uneven_columns_close_round_the_globe() -> None:
     # across the seam the nodes of a row are 60 degrees apart, elsewhere 100
     conductance = -domain.stiffness.toarray()[0, [1, 3]]
     assert conductance[1] / conductance[0] == pytest.approx(100 / 60)
+    wide_seam = LatLonDomain([-30.0, 30.0], [0.0, 60.0, 160.0, 260.0])
+    assert wide_seam.lon_bounds.tolist() == [-50, 30, 110, 210, 310]
 
 
 def test_grids_are_equal_up_to_single_precision() -> None:
