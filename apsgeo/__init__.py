@@ -1,6 +1,7 @@
 """Amortized posterior sampling on geophysical fields: gap-filled ensembles in one evaluation.
 
-The public names below are imported on first use, so that ``import apsgeo`` stays quick.
+Importing it registers the accessor ``.aps`` of `xarray.DataArray`. The other public names are
+imported on first use, so that ``import apsgeo`` stays quick.
 """
 
 from importlib import import_module
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apsgeo import datasets, errors
+    from apsgeo.distill import distill
     from apsgeo.domains import LatLonDomain
+    from apsgeo.models import load
     from apsgeo.operators import Mask
     from apsgeo.posterior import Posterior
-    from apsgeo.priors.diffusion import DiffusionPrior
     from apsgeo.prior import FieldPrior, fit_prior
+    from apsgeo.priors.diffusion import DiffusionPrior
     from apsgeo.priors.gaussian import GaussianPrior
-    from apsgeo.distill import distill
     from apsgeo.xarray import impute
 
 try:
@@ -64,3 +66,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+import_module("apsgeo.xarray")

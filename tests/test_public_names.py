@@ -1,0 +1,43 @@
+"""The names that `import apsgeo` promises."""
+
+import inspect
+import pkgutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import apsgeo
+from apsgeo.errors import ModelError
+
+MODULES = {"datasets", "errors"}
+
+
+def test_every_public_name_is_what_it_should_be_whatever_was_imported_before() -> None:
+    for module in pkgutil.walk_packages(apsgeo.__path__, "apsgeo."):
+        import_module(module.name)
+    for name in apsgeo.__all__:
+        value = getattr(apsgeo, name)
+        assert inspect.ismodule(value) == (name in MODULES), name
+    assert set(apsgeo.__all__) <= set(dir(apsgeo))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = apsgeo.nonsense
+
+
+def test_importing_apsgeo_registers_the_accessor_and_leaves_torch_for_later() -> None:
+    code = "import sys, xarray, apsgeo; xarray.DataArray.aps; print('torch' in sys.modules)"
+    root = Path(apsgeo.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_what_is_neither_a_folder_nor_a_shipped_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="neither a model folder nor a shipped model"):
+        apsgeo.load("nonsense")
