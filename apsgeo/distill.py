@@ -70,7 +70,9 @@ def distill(
         spec: Architecture of the flow.
         score_weight: Weight of the CRPS of the members in the objective, where pairs are used
             (not in "reverse"): likelihood alone spends itself on the finest scales.
-        steps, batch, lr: Of the optimizer.
+        steps: Of the optimizer.
+        batch: Pairs in a step.
+        lr: Peak learning rate.
         folds: Blocks of the history; measurements of a block meet an anchor fitted without it.
         rounds: Measurements simulated of each field.
         seed: Of masks, noise and weights.
@@ -202,11 +204,12 @@ def _pairs(
         drawn = prior.gaussian.sample(_PRIOR_DRAWS, generator)
         season = torch.arange(len(drawn)) % prior.normals.seasons
         cut = len(drawn) * 9 // 10
-        parts = (drawn[:cut], season[:cut]), (drawn[cut:], season[cut:])
+        fields, later = drawn[:cut], drawn[cut:]
+        season, later_season = season[:cut], season[cut:]
     else:
-        learned, held = prior.split(ordered(history))
-        parts = tuple((prior.encode(part), prior.season_of(part)) for part in (learned, held))
-    (fields, season), (later, later_season) = parts
+        learned, kept_back = prior.split(ordered(history))
+        fields, later = prior.encode(learned), prior.encode(kept_back)
+        season, later_season = prior.season_of(learned), prior.season_of(kept_back)
     if len(fields) < folds or len(later) == 0:
         raise InputError(
             f"{len(fields)} fields to learn from and {len(later)} held out from "

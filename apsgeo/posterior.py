@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class FieldDistribution(Distribution):
     once, when this was made; draws and densities cost only the light transforms.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = True
 
     def __init__(self, posterior: Posterior, measurement: Measurement, season: Tensor) -> None:
@@ -70,7 +70,7 @@ class FieldDistribution(Distribution):
         fields, _ = self._posterior.flow.push(deviations, self._given)
         return self._posterior.normals.restore(fields, self._season)
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draw (*sample_shape, batch, channel, node) with torch's global generator."""
         members = int(np.prod(sample_shape, dtype=int))
         noise = torch.randn(members, *self.batch_shape, self._posterior.flow.base.noise_dim)

@@ -110,7 +110,6 @@ class FieldPrior:
         }
         if self.diffusion is not None:
             config["diffusion"], state = self.diffusion.to_state()
-            config["diffusion"]["anchored"] = self.diffusion.anchor is not None
             tensors |= {f"diffusion.{name}": value for name, value in state.items()}
         return save_folder(path, "prior", config, tensors, overwrite=overwrite)
 
@@ -140,8 +139,8 @@ class FieldPrior:
         gaussian = GaussianPrior.from_state(config["anchor"], part("anchor."), domain)
         diffusion = None
         if (described := config["diffusion"]) is not None:
-            anchor = gaussian if described.pop("anchored") else None
-            diffusion = DiffusionPrior.from_state(described, part("diffusion."), anchor=anchor)
+            anchor = gaussian if described["anchored"] else None
+            diffusion = DiffusionPrior.from_state(described, part("diffusion."), domain, anchor)
         return cls(
             domain=domain,
             normals=Normals.from_tensors(tensors),

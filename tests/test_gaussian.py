@@ -197,14 +197,14 @@ def test_eofs_diagonalize_the_sample_covariance(domain: LatLonDomain) -> None:
     sample = (fields[:, 0].double().T @ fields[:, 0].double()) / 20
     full = empirical_orthogonal_functions(domain, fields, 20)[0]
     missing = sample - full @ full.T  # the twentieth pattern, which rank < times leaves out
-    assert float(torch.linalg.matrix_norm(missing, 2)) <= float(
-        torch.linalg.matrix_norm(sample, 2)
-    )
+    assert float(torch.linalg.matrix_norm(missing, 2)) <= float(torch.linalg.matrix_norm(sample, 2))
 
 
 def test_fitted_prior_has_the_data_variance(domain: LatLonDomain) -> None:
     scale = torch.linspace(0.5, 2.0, domain.num_nodes)
-    fields = scale * torch.randn(40, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0))
+    fields = scale * torch.randn(
+        40, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0)
+    )
     fitted = fit_gaussian(MaternField(domain, 5000.0), fields, HybridScales(), rank=10)
     torch.testing.assert_close(fitted.variance, (fields.double() ** 2).mean(0), rtol=2e-3, atol=0.0)
 

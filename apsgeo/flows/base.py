@@ -27,7 +27,7 @@ class BasePosterior(Protocol):
         ...
 
     def deviations(self, noise: Tensor) -> Tensor:
-        """Map noise (member, batch, noise_dim) to draws minus mean (member, batch, channel, node)."""
+        """Map noise (member, batch, noise_dim) to draws minus the mean, each of its shape."""
         ...
 
     def precision_apply(self, signal: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The conditional normalizing flow q(x | y): one context evaluation a field, any number of members."""
+"""The conditional normalizing flow q(x | y): its context is evaluated once a field."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ class ConditionalFlow(nn.Module):
 
         Args:
             measurement: The batch of measurements.
-            mean, std: Moments of the base posterior, (batch, channel, node).
+            mean: Of the base posterior, (batch, channel, node).
+            std: Its marginal standard deviation, likewise.
             covariates: (batch, feature, node) known fields such as the seasonal spread.
         """
         mask = measurement.mask.to(mean)
@@ -90,6 +91,6 @@ class ConditionalFlow(nn.Module):
         r = (fields - given.mean) / given.std
         total = fields.new_zeros(fields.shape[:2])
         for transform in reversed(self.transforms):
-            r, log_det = transform.inverse(r, given.context)
+            r, log_det = transform.inverse(r, given.context)  # type: ignore[operator]
             total = total + log_det
         return given.std * r, total

@@ -1,0 +1,1 @@
+"""What signals look like before measuring."""

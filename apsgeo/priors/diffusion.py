@@ -145,15 +145,33 @@ class DiffusionPrior(AnchoredDenoiser):
             InputError: a shape does not fit, ``samples`` is below 1, or ``points`` is not between
                 1 and ``levels``.
         """
+        gain = self.anchored_gain(
+            x0,
+            generator=generator,
+            samples=samples,
+            points=points,
+            differentiate_network=differentiate_network,
+        )
+        return Estimate(self._base_log_prob(x0) + gain.value, gain.standard_error)
+
+    def anchored_gain(
+        self,
+        x0: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        samples: int = 1,
+        points: int | None = None,
+        differentiate_network: bool = True,
+    ) -> Estimate:
+        """Estimate log p(x0) - log p_G(x0) alone; arguments are those of `anchored_log_prob`."""
         self._check(x0)
         points = self.levels if points is None else points
         if not 1 <= points <= self.levels:
             raise InputError(f"points={points}; give 1 to {self.levels}, the number of levels")
-        base = self._base_log_prob(x0)
         weights = (0.5 * self.quadrature * torch.exp(self.log_snr)).tolist()
         passes = []
         for _ in range(_at_least_one("samples", samples)):
-            value = base
+            value = x0.new_zeros(len(x0), dtype=torch.float64)
             for place in _systematic(points, generator):
                 level = min(int(place * self.levels), self.levels - 1)
                 error, change, _ = self._errors(

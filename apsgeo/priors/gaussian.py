@@ -210,7 +210,7 @@ class GaussianPrior:
         return -self.precision_apply(signal)
 
     def denoise(self, signal: Tensor, noise_std: float) -> Tensor:
-        r"""Return E[x | x + noise_std n = signal] = s - sigma^2 (C + sigma^2)^{-1} s; differentiable."""
+        """Return E[x | x + noise_std n = signal], differentiable; one solve a field."""
         system = self._level(noise_std)
         return _symmetric(signal, lambda s: _signal(system.update(_columns(s)), s))
 

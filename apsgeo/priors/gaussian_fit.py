@@ -1,4 +1,4 @@
-"""Fit the hybrid covariance of a `GaussianPrior`: EOFs from history, scales by held-out likelihood."""
+"""Fit the hybrid covariance: EOFs from history, scales by held-out likelihood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Climatological normals: the mean and spread by season that turn a field into standardized anomalies."""
+"""Climatological normals: mean and spread by season, between data and standardized anomalies."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Normals:
         return torch.where(self.valid.to(out.device), out, torch.nan)
 
     def covariates(self, season: Tensor) -> Tensor:
-        """Return known fields for networks: the log of the spread, centred, (batch, channel, node)."""
+        """Return the log of the seasonal spread, centred, (batch, channel, node)."""
         logs = self.std.log()
         return (logs - logs.mean())[season]
 

@@ -161,13 +161,15 @@ def simulate_pairs(
 
     Args:
         fields: (time, channel, node) standardized anomalies, float32.
-        season, fold: (time,) indices.
+        season: (time,) index of the season.
+        fold: (time,) index of the fold.
         bases: One base a fold, fitted without the fields of that fold.
         normals: The normals behind `fields`; they turn the noise into standardized units.
         masks: Boolean (node,) masks, taken in turn by the groups.
         noise_std: (node,) in the units of the data.
         members: Base deviations kept for each group.
         seed: Seeds the noise.
+        progress: Show a progress bar.
     """
     jobs = []
     supply = iter(masks)
