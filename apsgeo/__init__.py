@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apsgeo import datasets, errors
-    from apsgeo.distill import distill
+    from apsgeo.distillation import distill
     from apsgeo.domains import LatLonDomain
     from apsgeo.models import load
     from apsgeo.operators import Mask
@@ -48,7 +48,7 @@ _HOME_OF = {
     "LatLonDomain": "apsgeo.domains",
     "Mask": "apsgeo.operators",
     "Posterior": "apsgeo.posterior",
-    "distill": "apsgeo.distill",
+    "distill": "apsgeo.distillation",
     "fit_prior": "apsgeo.prior",
     "impute": "apsgeo.xarray",
     "load": "apsgeo.models",

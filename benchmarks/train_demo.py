@@ -13,7 +13,7 @@ from pathlib import Path
 
 import apsgeo
 from apsgeo import datasets
-from apsgeo.distill import distill
+from apsgeo.distillation import distill
 from apsgeo.flows.build import FlowSpec
 from apsgeo.metrics import Scoreboard
 from apsgeo.operators import Mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -128,7 +129,7 @@ def distill(
             "folds": folds,
             "rounds": rounds,
             "seed": seed,
-            "log": log,
+            "log": [{k: v for k, v in row.items() if math.isfinite(v)} for row in log],
         },
     )
 

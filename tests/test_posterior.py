@@ -1,0 +1,245 @@
+"""The product end to end on a small synthetic history: fit, distill, sample, save."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from torch import Tensor
+
+import apsgeo
+from apsgeo.distillation import distill
+from apsgeo.errors import InputError, ModelError
+from apsgeo.flows.build import FlowSpec
+from apsgeo.operators import Mask
+from apsgeo.posterior import Posterior, member_noise
+from apsgeo.prior import FieldPrior, fit_prior
+from apsgeo.priors.gaussian_fit import HybridScales
+
+SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+NOISE = 0.3
+
+
+def history(years: int = 12) -> xr.DataArray:
+    """Smooth fields in degC with a seasonal cycle, mean and spread."""
+    lat, lon = np.linspace(75, -75, 6), np.arange(0, 360, 36.0)
+    time = pd.date_range("1990-01-01", periods=12 * years, freq="MS")
+    month = time.month.values
+    rng = np.random.default_rng(0)
+    waves = np.stack([np.cos(np.deg2rad(k * lon)) * np.cos(np.deg2rad(lat))[:, None] for k in (1, 2)])
+    amplitude = rng.standard_normal((len(time), 2)) * (1.5 + np.cos(month * np.pi / 6))[:, None]
+    season = 10 * np.cos(month * np.pi / 6)
+    values = 15 + season[:, None, None] + np.einsum("tk,kij->tij", amplitude, waves)
+    values = values + 0.3 * rng.standard_normal(values.shape)
+    return xr.DataArray(
+        values.astype("float32"),
+        dims=("time", "lat", "lon"),
+        coords={"time": time, "lat": lat, "lon": lon},
+        name="air",
+        attrs={"units": "degC"},
+    )
+
+
+@pytest.fixture(scope="module")
+def prior() -> FieldPrior:
+    return fit_prior(
+        history(), scales=HybridScales(0.5, 5000.0, 0.01), rank=5, steps=6, progress=False
+    )
+
+
+def distilled(prior: FieldPrior, **options: Any) -> Posterior:
+    settings: dict[str, Any] = {"spec": SPEC, "steps": 12, "rounds": 1, "batch": 4}
+    return distill(prior, Mask(), NOISE, progress=False, **(settings | options))
+
+
+@pytest.fixture(scope="module")
+def posterior(prior: FieldPrior) -> Posterior:
+    made = distilled(prior)
+    torch.manual_seed(0)
+    for parameter in made.flow.parameters():  # away from the identity, whatever training found
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return made
+
+
+def gappy(records: int = 3) -> tuple[Tensor, Tensor]:
+    fields = torch.from_numpy(history().values[:records]).reshape(records, 1, -1).clone()
+    fields[torch.rand(fields.shape, generator=torch.Generator().manual_seed(0)) > 0.3] = torch.nan
+    return fields, torch.arange(records)
+
+
+@pytest.mark.parametrize("members", [1, 64])
+def test_one_network_evaluation_a_field_for_any_number_of_members(
+    posterior: Posterior, members: int
+) -> None:
+    evaluated: list[int] = []
+    hook = posterior.flow.context.register_forward_hook(
+        lambda _module, inputs, _output: evaluated.append(len(inputs[0]))
+    )
+    y, season = gappy()
+    drawn = posterior.sample_members(y, season, np.arange(3), members, seed=0)
+    hook.remove()
+    assert drawn.shape == (members, 3, 1, 60)
+    assert evaluated == [3]  # one call, three fields
+
+
+def test_untrained_flow_is_the_exact_gaussian_posterior(prior: FieldPrior) -> None:
+    untrained = distilled(prior, steps=0)
+    y, season = gappy()
+    distribution = untrained(y, season=season)
+    measurement, _ = untrained.measure(y, season)
+    exact = prior.gaussian.posterior(measurement)
+    value = torch.from_numpy(history().values[:3]).reshape(3, 1, -1)
+    standardized = prior.normals.standardize(value, season)
+    jacobian = prior.normals.std[season].log().flatten(1).sum(1)
+    torch.testing.assert_close(
+        distribution.log_prob(value).detach(),
+        exact.log_prob(standardized) - jacobian,
+        rtol=1e-4,
+        atol=1e-2,
+    )
+    mean = prior.normals.restore(exact.mean, season)
+    spread = prior.normals.std[season] * exact.std()
+    # 128 draws: the mean's standard error is spread / sqrt(128).
+    assert bool(((distribution.mean - mean).abs() < 5 * spread / 128**0.5).all())
+
+
+def test_log_prob_is_the_density_of_the_draws(posterior: Posterior) -> None:
+    """exp(log p - log q) averages to one over draws of q, for the Gaussian posterior p.
+
+    The flow is near its base, so that the ratio has a finite variance.
+    """
+    y, season = gappy(1)
+    distribution = posterior(y, season=season)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        draws = distribution.rsample((4000,))
+        log_q = distribution.log_prob(draws)[:, 0].double()
+    measurement, _ = posterior.measure(y, season)
+    base = posterior.flow.base.posterior(measurement)
+    standardized = posterior.normals.standardize(draws[:, 0], season.expand(len(draws)))
+    deviations = standardized - base.mean
+    energy = (deviations * base.precision_apply(deviations)).flatten(1).sum(1)
+    log_p = base.peak_log_prob() - 0.5 * energy
+    log_p = log_p - posterior.normals.std[season].log().sum()
+    ratio = (log_p.double() - log_q).exp()
+    error = float(ratio.std()) / len(ratio) ** 0.5
+    assert abs(float(ratio.mean()) - 1) < 4 * error
+    assert error < 0.2
+
+
+def test_members_depend_on_seed_record_and_number_alone(posterior: Posterior) -> None:
+    y, season = gappy()
+    keys = np.array([10, -20, 30])
+    together = posterior.sample_members(y, season, keys, 8, seed=5)
+    spread = together.std(0).clamp(min=1e-3)
+    for index in range(3):
+        part = slice(index, index + 1)
+        alone = posterior.sample_members(y[part], season[part], keys[part], 3, seed=5)
+        error = (alone - together[:3, part]).abs() / spread[part]
+        assert float(error.max()) < 1e-5 * 100  # values near 20 degC, in float32
+    assert torch.equal(together, posterior.sample_members(y, season, keys, 8, seed=5))
+    other = posterior.sample_members(y, season, keys, 8, seed=6)
+    assert float((other - together).abs().mean()) > 0.01
+
+
+def test_noise_of_a_member_is_the_same_bits_however_many_are_asked_for() -> None:
+    few, many = member_noise(3, -7, 2, 1000), member_noise(3, -7, 50, 1000)
+    assert np.array_equal(few, many[:2])
+    assert not np.array_equal(few[0], member_noise(3, 7, 1, 1000)[0])
+    assert abs(many.std() - 1) < 5 / (2 * many.size) ** 0.5
+
+
+def test_values_under_the_mask_and_nothing_else_are_ignored(posterior: Posterior) -> None:
+    y, season = gappy()
+    measured, _ = posterior.measure(y, season)
+    assert torch.equal(measured.mask, ~torch.isnan(y))
+    draws = posterior.sample_members(y, season, np.arange(3), 4, seed=0)
+    assert bool(torch.isfinite(draws).all())
+
+
+def test_saved_posterior_draws_the_same(posterior: Posterior, tmp_path: Path) -> None:
+    posterior.save(tmp_path / "model")
+    again = apsgeo.load(tmp_path / "model")
+    assert isinstance(again, Posterior)
+    assert repr(again) == repr(posterior)
+    y, season = gappy()
+    first = posterior.sample_members(y, season, np.arange(3), 4, seed=0)
+    second = again.sample_members(y, season, np.arange(3), 4, seed=0)
+    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("skip", ["gaussian", "none"])
+def test_saved_prior_is_the_same(prior: FieldPrior, skip: Any, tmp_path: Path) -> None:
+    fitted = fit_prior(
+        history(), scales=HybridScales(0.5, 5000.0, 0.01), rank=5, skip=skip, steps=2, progress=False
+    )
+    fitted.save(tmp_path / "prior")
+    again = apsgeo.load(tmp_path / "prior")
+    assert isinstance(again, FieldPrior)
+    fields = fitted.encode(history()[:2])
+    torch.testing.assert_close(
+        again.gaussian.log_prob(fields), fitted.gaussian.log_prob(fields), rtol=1e-5, atol=0.0
+    )
+    assert again.diffusion is not None
+    assert fitted.diffusion is not None
+    torch.testing.assert_close(
+        again.diffusion.denoise(fields, 0.3), fitted.diffusion.denoise(fields, 0.3)
+    )
+
+
+@pytest.mark.parametrize("objective", ["reverse", "forward", "mixed"])
+@pytest.mark.parametrize("base", ["gaussian", "normal"])
+def test_training_never_ends_worse_on_held_out_months(
+    prior: FieldPrior, objective: Any, base: Any
+) -> None:
+    spec = FlowSpec(base=base, width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+    made = distilled(prior, objective=objective, spec=spec, steps=10)
+    scores = [row["validation"] for row in made.provenance["log"]]
+    assert min(scores) <= 1.0 + 1e-6
+    assert np.isfinite(scores).all()
+
+
+def test_distill_without_history_uses_prior_draws(prior: FieldPrior, tmp_path: Path) -> None:
+    loaded = FieldPrior.load(prior.save(tmp_path / "prior"))
+    assert loaded.history is None
+    made = distilled(loaded, steps=2)
+    y, season = gappy(1)
+    assert made.sample_members(y, season, np.arange(1), 2, seed=0).shape == (2, 1, 1, 60)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, [1.0, 2.0]])
+def test_unusable_noise_is_refused(prior: FieldPrior, posterior: Posterior, bad: Any) -> None:
+    y, season = gappy(1)
+    with pytest.raises(InputError, match="noise_std"):
+        posterior(y, season=season, noise_std=torch.as_tensor(bad))
+    with pytest.raises(InputError, match="noise_std"):
+        distill(prior, Mask(), torch.as_tensor(bad), progress=False)
+
+
+def test_history_with_changing_gaps_is_refused() -> None:
+    broken = history()
+    broken[3, 2, 2] = np.nan
+    with pytest.raises(InputError, match="change with time"):
+        fit_prior(broken, scales=HybridScales(), progress=False)
+
+
+def test_land_stays_missing() -> None:
+    masked = history()
+    masked[:, 2, 3] = np.nan
+    fitted = fit_prior(masked, scales=HybridScales(0.5, 5000.0, 0.01), rank=5, steps=0)
+    made = distilled(fitted, steps=1)
+    y, season = gappy(1)
+    draws = made.sample_members(y, season, np.arange(1), 2, seed=0)
+    assert bool(torch.isnan(draws[..., 2 * 10 + 3]).all())
+    assert int(torch.isnan(draws).sum()) == 2
+
+
+def test_a_model_of_other_weights_is_refused(posterior: Posterior, tmp_path: Path) -> None:
+    folder = posterior.save(tmp_path / "model")
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError):
+        apsgeo.load(folder)
