@@ -70,18 +70,26 @@ def check_floating(obs: xr.DataArray) -> None:
         )
 
 
-def check_units(obs: xr.DataArray, units: str | None) -> None:
-    """Check the attribute ``units`` against the model's, where both are known.
+def check_units(
+    obs: xr.DataArray, units: str | None, *, given: str = "obs", wanted: str = "the model"
+) -> None:
+    """Check the attribute ``units`` against those wanted, where both are known.
+
+    Args:
+        obs: The data.
+        units: What is wanted, or None.
+        given: What messages call the data.
+        wanted: What messages call that which they are checked against.
 
     Raises:
         UnitsError: If they differ; it tells the conversion, if it is a common one.
     """
-    given = obs.attrs.get("units")
-    if given is None or units is None or _unit(given) == _unit(units):
+    own = obs.attrs.get("units")
+    if own is None or units is None or _unit(own) == _unit(units):
         return
-    conversion = _CONVERSIONS.get((_unit(given), _unit(units)), "converted")
+    conversion = _CONVERSIONS.get((_unit(own), _unit(units)), "converted")
     raise UnitsError(
-        f"obs has units {given!r}, and the model's are {units!r}; "
+        f"{given} has units {own!r}, and {wanted} has {units!r}; "
         f"use ({conversion}).assign_attrs(obs.attrs, units={units!r})"
     )
 
@@ -94,11 +102,19 @@ def _unit(units: Any) -> str:
     return text
 
 
-def latitude_flipped(obs: xr.DataArray, domain: Domain) -> bool:
-    """Check that obs (..., lat, lon) is on the model's grid; latitude may run either way.
+def latitude_flipped(
+    obs: xr.DataArray, domain: Domain, *, given: str = "obs", wanted: str = "the model"
+) -> bool:
+    """Check that obs (..., lat, lon) is on the domain's grid; latitude may run either way.
+
+    Args:
+        obs: The data.
+        domain: What is wanted.
+        given: What messages call the data.
+        wanted: What messages call that which they are checked against.
 
     Returns:
-        Whether it runs against the model's.
+        Whether latitude runs against the domain's.
 
     Raises:
         GridError: If the coordinates are no grid, or another one.
@@ -106,24 +122,24 @@ def latitude_flipped(obs: xr.DataArray, domain: Domain) -> bool:
     from apsgeo.domains import LatLonDomain
     from apsgeo.domains.adapters import domain_of
 
-    given = domain_of(obs)
+    own = domain_of(obs)
     if not isinstance(domain, LatLonDomain):
-        raise GridError(f"obs has latitudes and longitudes, and the model is for {domain!r}")
-    same_lon = _same(given.lon, domain.lon)
-    if same_lon and _same(given.lat, domain.lat):
+        raise GridError(f"{given} has latitudes and longitudes, and {wanted} is for {domain!r}")
+    same_lon = _same(own.lon, domain.lon)
+    if same_lon and _same(own.lat, domain.lat):
         return False
-    if same_lon and _same(given.lat[::-1], domain.lat):
+    if same_lon and _same(own.lat[::-1], domain.lat):
         return True
     raise GridError(
-        f"obs is on {given!r}, and the model on {domain!r}; "
-        f"{_advice(given, domain, str(obs.dims[-1]))}"
+        f"{given} is on {own!r}, and {wanted} on {domain!r}; "
+        f"{_advice(own, domain, str(obs.dims[-1]))}"
     )
 
 
 def _advice(given: LatLonDomain, wanted: LatLonDomain, lon: str) -> str:
     same_lon = _same(given.lon, wanted.lon)
     if same_lon or not _same(np.sort(given.lon % 360), np.sort(wanted.lon % 360)):
-        return "interpolate obs to the model's grid, or fit a model on this one"
+        return "interpolate one to the other's grid, or fit a model on this grid"
     low = np.floor(wanted.lon[0])
     return (
         "the longitudes are the same, counted from elsewhere: use "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,10 +32,13 @@ if TYPE_CHECKING:
 
     from apsgeo.posterior import Posterior
 
-__all__ = ["ApsAccessor", "impute"]
+__all__ = ["ApsAccessor", "impute", "write_ensemble"]
+
+CONVENTIONS = "CF-1.10"
 
 _BLOCK_BYTES = 2**24  # of members in one block; drawing them takes some ten times as much
 _LAYOUT = ("chunksizes", "contiguous", "original_shape", "preferred_chunks", "source")
+_COMPRESSIONS = ("zlib", "zstd", "szip", "bzip2", "blosc", "compression")
 _PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 
 
@@ -100,6 +106,53 @@ def impute(
     checked = _checked_blocks(obs, valid, table, members)
     drawn = _over_records(sampler, checked, table, members)
     return _labelled(drawn if obs.ndim == 3 else drawn[:, 0], obs, sampler)
+
+
+def write_ensemble(
+    ensemble: xr.DataArray,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    attrs: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write an ensemble as CF netCDF, compressed and atomically, drawing it block by block.
+
+    The same ensemble gives the same bytes. There is a progress bar if it takes long.
+
+    Args:
+        ensemble: (member, ...), from `impute`.
+        path: The file to make.
+        overwrite: Replace a file that is already there.
+        attrs: Of the file as a whole, such as ``title``.
+
+    Raises:
+        OutputExistsError: If something is at ``path`` and ``overwrite`` is false.
+        InputError: If the ensemble has no name, or its values cannot be used (with dask).
+    """
+    from dask.diagnostics.progress import ProgressBar
+
+    from apsgeo.io import write_netcdf
+
+    dataset = ensemble.to_dataset(name=_name(ensemble))
+    dataset.attrs = {"Conventions": CONVENTIONS, "source": f"apsgeo {apsgeo.__version__}"}
+    dataset.attrs |= attrs or {}
+    for coordinate in dataset.coords.values():
+        if coordinate.attrs.get("bounds", "") not in {"", *dataset.variables}:
+            del coordinate.attrs["bounds"]  # CF demands what it names, which is not here
+    field = (1,) * (ensemble.ndim - 2) + ensemble.shape[-2:]
+    encoding = {**ensemble.encoding, "chunksizes": field}
+    if not any(encoding.get(name) for name in _COMPRESSIONS):
+        encoding |= {"zlib": True, "complevel": 4, "shuffle": True}
+    with ProgressBar(minimum=2.0, out=sys.stderr):
+        return write_netcdf(dataset, path, overwrite, {_name(ensemble): encoding})
+
+
+def _name(ensemble: xr.DataArray) -> str:
+    if ensemble.name is None:
+        raise InputError(
+            "the ensemble has no name for its variable; use .rename('air') or the like"
+        )
+    return str(ensemble.name)
 
 
 @xr.register_dataarray_accessor("aps")

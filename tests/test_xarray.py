@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -305,7 +305,7 @@ class CountingScheduler:
     def __init__(self) -> None:
         self.runs = 0
 
-    def __call__(self, dsk: Mapping[Any, Any], keys: Hashable, **options: Any) -> Any:
+    def __call__(self, dsk: Mapping[Any, Any], keys: Any, **options: Any) -> Any:
         self.runs += 1
         return dask.get(dsk, keys, **options)
 
@@ -400,7 +400,7 @@ def test_months_with_observations_make_no_warning(obs: xr.DataArray, posterior: 
 
 
 def test_another_grid_is_refused(obs: xr.DataArray, posterior: Posterior) -> None:
-    refused(GridError, "interpolate obs to the model's grid", obs.isel(lon=slice(4)), posterior)
+    refused(GridError, "interpolate one to the other's grid", obs.isel(lon=slice(4)), posterior)
     refused(GridError, "interpolate", obs.assign_coords(lat=LAT + 1.0), posterior)
     refused(GridError, "interpolate", obs.assign_coords(lon=LON + 1.0), posterior)
     refused(GridError, "no single longitude", obs.rename(lon="x"), posterior)
@@ -462,7 +462,7 @@ def test_other_units_are_refused_with_the_conversion(
     obs: xr.DataArray, posterior: Posterior
 ) -> None:
     kelvin = (obs + 273.15).assign_attrs(obs.attrs, units="kelvin")
-    with pytest.raises(UnitsError, match="units 'kelvin', and the model's are 'degC'") as caught:
+    with pytest.raises(UnitsError, match="units 'kelvin', and the model has 'degC'") as caught:
         run(kelvin, posterior)
     advice = str(caught.value).split("use ")[1]
     mended = eval(advice, {"obs": kelvin})
@@ -506,7 +506,7 @@ def test_members_must_be_a_whole_number_above_zero(
     refused(InputError, "members=.*at least 1", obs, posterior, members=bad)
     if bad != 0:
         refused(InputError, "seed=.*at least 0", obs, posterior, seed=bad)
-    assert run(obs, posterior, members=np.int64(2)).sizes["member"] == 2
+    assert run(obs, posterior, members=cast(int, np.int64(2))).sizes["member"] == 2
 
 
 def test_arguments_of_other_types_are_refused(obs: xr.DataArray, posterior: Posterior) -> None:

@@ -1,0 +1,341 @@
+"""The command ``apsgeo``; each verb imports what it needs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from apsgeo.errors import ApsgeoError, InputError, NothingObservedWarning, OutputExistsError
+
+if TYPE_CHECKING:
+    from apsgeo.metrics import Scores
+    from apsgeo.posterior import Posterior
+    from apsgeo.prior import FieldPrior
+
+__all__ = ["app"]
+
+
+class _Commands(TyperGroup):
+    """Commands whose expected errors are one line on stderr and the exit status 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line(warnings.showwarning)
+            try:
+                return super().invoke(ctx)
+            except (ApsgeoError, OSError) as error:
+                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+                raise typer.Exit(2) from error
+
+
+def _one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
+        if issubclass(category, NothingObservedWarning):
+            typer.echo(f"warning: {message}", err=True)
+        else:
+            otherwise(message, category, *rest, **options)
+
+    return show
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Fill the gaps of geophysical fields with ensembles, in one network evaluation a field.",
+    epilog="Example: apsgeo impute gappy.nc ncep-air filled.nc --members 64",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Variable = Annotated[
+    str | None,
+    typer.Option(help="The variable to use, where a file holds several.", show_default=False),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Seed = Annotated[int, typer.Option(help="Of all random draws; the same seed, the same result.")]
+
+
+class Skip(StrEnum):
+    """The skip connection of the denoiser."""
+
+    gaussian = "gaussian"
+    none = "none"
+
+
+class Objective(StrEnum):
+    """What a flow is trained on."""
+
+    mixed = "mixed"
+    reverse = "reverse"
+    forward = "forward"
+
+
+class Base(StrEnum):
+    """What a flow starts from."""
+
+    gaussian = "gaussian"
+    normal = "normal"
+
+
+_ARCHITECTURE: dict[Base, dict[str, int]] = {
+    Base.gaussian: {},
+    Base.normal: {"local": 8, "patterns": 0},  # the paper's: affine couplings only
+}
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Show the version, if asked for."""
+    if version:
+        import apsgeo
+
+        typer.echo(f"apsgeo {apsgeo.__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: apsgeo fit air.nc air-prior --baseline 1961 2000")
+def fit(
+    history: Annotated[
+        Path, typer.Argument(metavar="HISTORY.nc", help="Complete fields (time, lat, lon).")
+    ],
+    prior: Annotated[Path, typer.Argument(metavar="PRIOR", help="The model folder to make.")],
+    variable: Variable = None,
+    baseline: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="FIRST LAST",
+            help="Dates between which the climatological mean is taken; all by default.",
+            show_default=False,
+        ),
+    ] = None,
+    held_out_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE",
+            help="From then on, records only decide when to stop; the last tenth by default.",
+            show_default=False,
+        ),
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, help="Number of EOFs.")] = 200,
+    skip: Annotated[
+        Skip, typer.Option(help="The denoiser's skip connection; none is the paper's form.")
+    ] = Skip.gaussian,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Training steps of the diffusion prior.")
+    ] = 1500,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Learn from complete fields what a variable looks like."""
+    _refuse_existing(prior, overwrite)
+    from apsgeo.io import read_field
+    from apsgeo.prior import fit_prior
+
+    fitted = fit_prior(
+        read_field(history, variable),
+        baseline=baseline,
+        held_out_from=held_out_from,
+        rank=rank,
+        skip=skip.value,
+        steps=steps,
+        seed=seed,
+    )
+    fitted.save(prior, overwrite=overwrite)
+    typer.echo(f"{prior}: {fitted!r}")
+
+
+@app.command(epilog="Example: apsgeo distill air-prior air-model --history air.nc --noise-std 0.25")
+def distill(
+    prior: Annotated[Path, typer.Argument(metavar="PRIOR", help="A folder made by apsgeo fit.")],
+    posterior: Annotated[Path, typer.Argument(metavar="POSTERIOR", help="The folder to make.")],
+    noise_std: Annotated[
+        float,
+        typer.Option(
+            help="Of the observations' noise, in the units of the data.", show_default=False
+        ),
+    ],
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HISTORY.nc",
+            help="Complete fields to simulate observations of; by default draws of the prior.",
+            show_default=False,
+        ),
+    ] = None,
+    variable: Variable = None,
+    density: Annotated[
+        tuple[float, float],
+        typer.Option(metavar="LEAST MOST", help="Observed fractions of the area to train for."),
+    ] = (0.005, 0.5),
+    objective: Annotated[Objective, typer.Option(help="reverse is the paper's.")] = Objective.mixed,
+    base: Annotated[
+        Base, typer.Option(help="What the flow starts from; normal is the paper's.")
+    ] = Base.gaussian,
+    steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 2000,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a model that samples the posterior of any observations in one evaluation."""
+    _refuse_existing(posterior, overwrite)
+    from apsgeo.distillation import distill as train
+    from apsgeo.flows.build import FlowSpec
+    from apsgeo.io import read_field
+    from apsgeo.operators import Mask
+
+    trained = train(
+        _open_prior(prior),
+        Mask(*density),
+        noise_std,
+        history=None if history is None else read_field(history, variable),
+        objective=objective.value,
+        spec=FlowSpec(base=base.value, **_ARCHITECTURE[base]),
+        steps=steps,
+        seed=seed,
+    )
+    trained.save(posterior, overwrite=overwrite)
+    typer.echo(f"{posterior}: {trained!r}")
+
+
+@app.command(epilog="Example: apsgeo impute gappy.nc ncep-air filled.nc --members 64")
+def impute(
+    obs: Annotated[
+        Path, typer.Argument(metavar="OBS.nc", help="Observed fields, NaN where not observed.")
+    ],
+    posterior: Annotated[
+        str,
+        typer.Argument(metavar="POSTERIOR", help="A folder made by apsgeo distill, or ncep-air."),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT.nc", help="The file to make.")],
+    variable: Variable = None,
+    members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 64,
+    noise_std: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the observations' noise, in their units; by default the posterior's.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fill the gaps of observed fields with an ensemble."""
+    _refuse_existing(output, overwrite)
+    from apsgeo.io import read_field
+    from apsgeo.xarray import impute as fill
+    from apsgeo.xarray import write_ensemble
+
+    model = _open_posterior(posterior)
+    field = read_field(obs, variable)
+    ensemble = fill(field, model, members=members, seed=seed, noise_std=noise_std)
+    title = f"{field.attrs.get('long_name', field.name)}, gaps filled"
+    write_ensemble(ensemble, output, overwrite=overwrite, attrs={"title": title})
+    typer.echo(f"{output}: {dict(ensemble.sizes)}")
+
+
+@app.command(epilog="Example: apsgeo evaluate truth.nc filled.nc --observed gappy.nc")
+def evaluate(
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH.nc", help="Complete fields.")],
+    ensemble: Annotated[
+        Path, typer.Argument(metavar="ENSEMBLE.nc", help="A file made by apsgeo impute.")
+    ],
+    observed: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OBS.nc",
+            help="What was observed: only the other cells count.",
+            show_default=False,
+        ),
+    ] = None,
+    variable: Variable = None,
+) -> None:
+    """Score an ensemble against the truth, by area."""
+    from apsgeo.evaluation import score_ensemble
+    from apsgeo.io import read_field
+
+    drawn = read_field(ensemble, variable)
+    scores = score_ensemble(
+        drawn,
+        read_field(truth, variable),
+        None if observed is None else read_field(observed, variable),
+    )
+    _print_scores(scores, str(drawn.attrs.get("units", "")))
+
+
+@app.command(epilog="Example: apsgeo demo --output demo --every 6 --members 32 --density 0.05")
+def demo(
+    output: Annotated[
+        Path, typer.Option(help="Folder for ensemble.nc, maps.png and scores.csv, made anew.")
+    ] = Path("demo"),
+    every: Annotated[int, typer.Option(min=1, help="Take every N-th test month.")] = 6,
+    members: Annotated[int, typer.Option(min=2, help="Size of the ensembles.")] = 32,
+    density: Annotated[float, typer.Option(max=1.0, help="Observed fraction of the area.")] = 0.05,
+    seed: Seed = 0,
+) -> None:
+    """Hide most of real temperature fields, fill them, and compare methods."""
+    from apsgeo.demo import run_demo
+
+    run_demo(output, every=every, members=members, density=density, seed=seed)
+
+
+@app.command(epilog="Example: apsgeo data ncep-air")
+def data(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The data set.", show_default=False)
+    ] = None,
+) -> None:
+    """Fetch a data set and print its file's path; without a name, list the data sets."""
+    from apsgeo import datasets
+
+    for line in datasets.names() if name is None else [datasets.path(name)]:
+        typer.echo(line)
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    """Refuse before the work what writing would refuse after it."""
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} exists; give another name, or --overwrite to replace it")
+
+
+def _open_prior(path: Path) -> FieldPrior:
+    from apsgeo.models import load
+    from apsgeo.prior import FieldPrior
+
+    model = load(path)
+    if not isinstance(model, FieldPrior):
+        raise InputError(f"{path} is a posterior; give a prior, made by apsgeo fit")
+    return model
+
+
+def _open_posterior(name: str) -> Posterior:
+    from apsgeo.models import load
+    from apsgeo.posterior import Posterior
+
+    model = load(name)
+    if not isinstance(model, Posterior):
+        raise InputError(f"{name} is a prior; make a posterior of it with apsgeo distill")
+    return model
+
+
+def _print_scores(scores: Scores, units: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{scores.records} fields")
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    unit = f" [{units}]" if units else ""
+    table.add_row(f"CRPS{unit}", f"{scores.crps:.4g}")
+    table.add_row(f"RMSE{unit}", f"{scores.rmse:.4g}")
+    table.add_row("spread/skill", f"{scores.spread_skill:.3f}")
+    table.add_row("90 % coverage", f"{100 * scores.coverage90:.1f} %")
+    Console().print(table, markup=False)
