@@ -368,6 +368,12 @@ def test_a_field_without_gaps_is_refused(
             run(array.chunk() if lazy else array, posterior).compute()
 
 
+def test_one_record_without_gaps_is_no_error(obs: xr.DataArray, posterior: Posterior) -> None:
+    obs[3] = 1.0
+    expected = run(obs, posterior).compute()
+    xr.testing.assert_identical(run(obs.chunk(time=1), posterior).compute(), expected)
+
+
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("bad", [np.inf, -np.inf])
 def test_infinite_values_are_refused(
