@@ -1,0 +1,35 @@
+"""Build with ``sphinx-build docs build/docs``, after ``pip install -c constraints.txt -e '.[docs]'``."""
+
+import re
+from typing import Any
+
+import apsgeo
+
+project = "apsgeo"
+author = "the apsgeo developers"
+release = version = apsgeo.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns: list[str] = []
+html_theme = "alabaster"
+
+default_role = "py:obj"  # `name` in a docstring is a name of the API, and a link where it can be
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+
+# What docstrings hold of mathematics, |x|^2 or a * b, is markup to Sphinx unless it is escaped.
+_CODE_OR_SIGN = re.compile(r"(``.*?``|`[^`]*`)|(?<!\\)([|*])")
+
+
+def _escape(_app: Any, _kind: str, _name: str, _it: Any, _options: Any, lines: list[str]) -> None:
+    lines[:] = [_CODE_OR_SIGN.sub(lambda m: m[1] or "\\" + m[2], line) for line in lines]
+
+
+def setup(app: Any) -> None:
+    """Have Sphinx call `_escape` on every docstring."""
+    app.connect("autodoc-process-docstring", _escape, priority=100)
