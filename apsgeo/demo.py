@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,6 +121,7 @@ def demonstrate(
     file = write_ensemble(ensemble, output / "ensemble.nc", overwrite=True, attrs={"title": title})
     maps = _draw(protocol, months, observed, read_field(file), title)
     save_figure(maps, output / "maps.png", overwrite=True)
+    console.print("Fitting the baselines, and scoring all methods on the same months.")
     board = _compare(protocol, anchored, paper, months, density, members)
     board.write_csv(output / "scores.csv", overwrite=True)
     console.print(_table(board))
@@ -174,7 +176,8 @@ def _table(board: Scoreboard) -> Table:
     table = Table(title="Over the cells that were hidden", box=box.SIMPLE_HEAD)
     table.add_column(board.headings[first], no_wrap=True)
     for i in numbers:
-        table.add_column(board.headings[i], justify="right")
+        heading = textwrap.fill(board.headings[i], 12)
+        table.add_column(heading, justify="right", no_wrap=True)
     best = min(row.scores.crps for row in board)
     for row in board:
         cells = board.cells(row)
