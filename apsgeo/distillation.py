@@ -13,11 +13,11 @@ from apsgeo.domains.adapters import ordered
 from apsgeo.errors import InputError
 from apsgeo.flows.base import GaussianBase, StandardNormalBase
 from apsgeo.flows.build import FlowSpec, build_flow
+from apsgeo.flows.context import site_features
 from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
-from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.gaussian_fit import contiguous_folds
 from apsgeo.training.loop import fit_loop
 from apsgeo.training.objective import (
@@ -81,7 +81,8 @@ def distill(
 
     Returns:
         The posterior with the weights that score best on held-out fields; the untrained flow
-        competes too.
+        competes too. Its spread is multiplied by one number that makes spread and error of the
+        held-out fields agree.
 
     Raises:
         InputError: If the noise does not fit or the history is not on the prior's grid.
@@ -92,8 +93,14 @@ def distill(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     train, held = _pairs(prior, history, operator, noise, spec, folds, rounds, generator, progress)
-    channels = prior.normals.mean.shape[1]
-    flow = build_flow(prior.domain, channels, channels, spec, prior.gaussian)
+    flow = build_flow(
+        prior.domain,
+        prior.normals.mean.shape[1],
+        prior.normals.covariate_count,
+        site_features(prior.domain, train.fields),
+        spec,
+        prior.anchor,
+    )
     loss = _objective(prior, objective, score_weight)
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
@@ -110,6 +117,7 @@ def distill(
         progress=progress,
         description=f"flow ({objective})",
     )
+    flow.spread.fill_(_held_out_spread(prior, flow, held))
     return Posterior(
         domain=prior.domain,
         normals=prior.normals,
@@ -163,22 +171,17 @@ def _objective(prior: FieldPrior, mode: Mode, score_weight: float) -> Objective:
 
 
 def _log_density(prior: FieldPrior) -> LogDensity:
-    """Return a cheap estimate of the prior's log-density, with the batch's own anchor."""
+    """Return a cheap estimate of the prior's log-density: the diffusion's, or the anchor's."""
     diffusion = prior.diffusion
 
     def estimate(signal: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         if diffusion is None:
-            return _anchor(prior, batch).log_prob(signal)
-        if diffusion.anchor is None:
-            return diffusion.elbo(signal, generator=generator, points=_DENSITY_POINTS).value
-        gain = diffusion.anchored_gain(signal, generator=generator, points=_DENSITY_POINTS)
-        return _anchor(prior, batch).log_prob(signal) + gain.value
+            anchor = batch.base.prior if isinstance(batch.base, GaussianBase) else prior.anchor
+            return anchor.log_prob(signal)
+        bound = diffusion.elbo if diffusion.anchor is None else diffusion.anchored_log_prob
+        return bound(signal, generator=generator, points=_DENSITY_POINTS).value
 
     return estimate
-
-
-def _anchor(prior: FieldPrior, batch: Batch) -> GaussianPrior:
-    return batch.base.prior if isinstance(batch.base, GaussianBase) else prior.gaussian
 
 
 def _bases(
@@ -236,7 +239,7 @@ def _pairs(
         for _ in range(seasons)
     ]
     last = (
-        GaussianBase(prior.gaussian)
+        GaussianBase(prior.anchor)
         if spec.base == "gaussian"
         else StandardNormalBase(fields.shape[1], prior.domain.num_nodes)
     )
@@ -267,3 +270,18 @@ def _held_out_score(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> 
         base = (weights * fair_crps(batch.mean + batch.deviations, batch.truth)).sum()
         ratios.append(float(score / base))
     return sum(ratios) / len(ratios)
+
+
+@torch.no_grad()
+def _held_out_spread(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> float:
+    """Return the factor by which held-out error exceeds the members' spread (geometric mean)."""
+    area = prior.domain.areas.float() * prior.normals.valid
+    logs = []
+    for index in range(len(held.groups)):
+        batch = held.group(index)
+        weights = area * prior.normals.std[batch.season] ** 2 * ~batch.measurement.mask
+        fields, _ = flow.push(batch.deviations, _given(prior, flow, batch))
+        error = (weights * (fields.mean(0) - batch.truth) ** 2).sum()
+        spread = (weights * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))
+        logs.append(0.5 * float((error / spread).log()))
+    return math.exp(sum(logs) / len(logs))

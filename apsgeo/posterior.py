@@ -20,8 +20,8 @@ from apsgeo.flows.build import FlowSpec, build_flow
 from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.io import load_folder, save_folder
 from apsgeo.operators import Mask, Measurement
-from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.normals import Normals
+from apsgeo.priors.registry import gaussian_from_state
 
 __all__ = ["FieldDistribution", "Posterior", "member_noise"]
 
@@ -268,10 +268,12 @@ class Posterior:
         anchor = None
         if config["anchor"] is not None:
             state = _part(tensors, "anchor.")
-            anchor = GaussianPrior.from_state(config["anchor"], state, domain)
-        channels = normals.mean.shape[1]
-        flow = build_flow(domain, channels, channels, spec, anchor)
-        flow.load_state_dict(_part(tensors, "flow."))
+            anchor = gaussian_from_state(config["anchor"], state, domain)
+        weights = _part(tensors, "flow.")
+        sites = weights["context.sites"]
+        channels, known = normals.mean.shape[1], normals.covariate_count
+        flow = build_flow(domain, channels, known, sites, spec, anchor)
+        flow.load_state_dict(weights)
         return cls(
             domain=domain,
             normals=normals,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,21 +17,29 @@ from apsgeo.domains.adapters import domain_of, ordered
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.io import load_folder, save_folder
+from apsgeo.nn import UNet
+from apsgeo.priors.denoiser import COND_DIM
 from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.diffusion_fit import train_diffusion
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.gaussian_fit import (
     HybridScales,
+    LocalisedScales,
+    Scales,
     contiguous_folds,
     fit_gaussian,
     select_scales,
 )
-from apsgeo.priors.matern import MaternField
+from apsgeo.priors.hybrid import HybridPrior
+from apsgeo.priors.localised import MOST_VALUES
 from apsgeo.priors.normals import Normals
+from apsgeo.priors.registry import gaussian_from_state
 
 __all__ = ["FieldPrior", "fit_prior"]
 
 _MONTHS = 12
+_WIDTH, _DEPTH = 16, 4  # of the denoising U-Net
+_LEVELS = 20  # each caches a factorization of the anchor
 
 
 @dataclass
@@ -41,9 +49,13 @@ class FieldPrior:
     Attributes:
         domain: Where the fields live.
         normals: Climatological mean and spread.
-        gaussian: The Gaussian anchor, on standardized anomalies.
-        scales: Its hybrid covariance's free numbers.
-        rank: Its number of EOFs.
+        gaussian: The hybrid Gaussian prior, on standardized anomalies; the anchor of the
+            diffusion prior.
+        anchor: The Gaussian prior whose posterior flows start from: localised where its size
+            allows, else the hybrid itself.
+        scales: Free numbers of the hybrid covariance.
+        anchor_scales: Those of the anchor's.
+        rank: Number of EOFs of both.
         diffusion: The diffusion prior, or None if it was not asked for.
         units, name: Of the variable, or None if unknown.
         held_out_from: Date from which on the history was held out, or None.
@@ -53,8 +65,10 @@ class FieldPrior:
 
     domain: Domain
     normals: Normals
-    gaussian: GaussianPrior
+    gaussian: HybridPrior
+    anchor: GaussianPrior
     scales: HybridScales
+    anchor_scales: Scales
     rank: int
     diffusion: DiffusionPrior | None = None
     units: str | None = None
@@ -65,7 +79,7 @@ class FieldPrior:
 
     def __repr__(self) -> str:
         return (
-            f"FieldPrior({self.name!r} [{self.units}] on {self.domain!r}, {self.gaussian!r}, "
+            f"FieldPrior({self.name!r} [{self.units}] on {self.domain!r}, {self.anchor!r}, "
             f"diffusion={self.diffusion is not None})"
         )
 
@@ -85,22 +99,25 @@ class FieldPrior:
 
     def fold_anchors(self, fields: Tensor, folds: int) -> list[GaussianPrior]:
         """Return one anchor a contiguous fold of the fields, fitted without that fold."""
-        fold = contiguous_folds(len(fields), folds)
-        matern = self.gaussian.matern
-        return [
-            fit_gaussian(matern, fields[fold != f], self.scales, rank=self.rank)
-            for f in range(folds)
-        ]
+        if self.anchor is self.gaussian:
+            return self.fold_gaussians(fields, folds)
+        return _fold_priors(self.domain, fields, self.anchor_scales, folds, self.rank)
+
+    def fold_gaussians(self, fields: Tensor, folds: int) -> list[GaussianPrior]:
+        """Return one hybrid prior a contiguous fold, fitted without that fold."""
+        return _fold_priors(self.gaussian.matern, fields, self.scales, folds, self.rank)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save as a folder of JSON and safetensors; the history is not saved."""
-        anchor, state = self.gaussian.to_state()
-        tensors = {f"anchor.{name}": value for name, value in state.items()}
+        gaussian, state = self.gaussian.to_state()
+        tensors = {f"gaussian.{name}": value for name, value in state.items()}
         tensors |= self.normals.to_tensors()
         config: dict[str, Any] = {
             "domain": self.domain.to_config(),
-            "anchor": anchor,
-            "scales": asdict(self.scales),
+            "gaussian": gaussian,
+            "anchor": None,
+            "scales": vars(self.scales),
+            "anchor_scales": vars(self.anchor_scales),
             "rank": self.rank,
             "units": self.units,
             "name": self.name,
@@ -108,6 +125,9 @@ class FieldPrior:
             "provenance": self.provenance,
             "diffusion": None,
         }
+        if self.anchor is not self.gaussian:
+            config["anchor"], state = self.anchor.to_state()
+            tensors |= {f"anchor.{name}": value for name, value in state.items()}
         if self.diffusion is not None:
             config["diffusion"], state = self.diffusion.to_state()
             tensors |= {f"diffusion.{name}": value for name, value in state.items()}
@@ -136,16 +156,23 @@ class FieldPrior:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
-        gaussian = GaussianPrior.from_state(config["anchor"], part("anchor."), domain)
+        gaussian = HybridPrior.from_state(config["gaussian"], part("gaussian."), domain)
+        anchor: GaussianPrior = gaussian
+        anchor_scales: Scales = HybridScales(**config["scales"])
+        if config["anchor"] is not None:
+            anchor = gaussian_from_state(config["anchor"], part("anchor."), domain)
+            anchor_scales = LocalisedScales(**config["anchor_scales"])
         diffusion = None
         if (described := config["diffusion"]) is not None:
-            anchor = gaussian if described["anchored"] else None
-            diffusion = DiffusionPrior.from_state(described, part("diffusion."), domain, anchor)
+            skip = gaussian if described["anchored"] else None
+            diffusion = DiffusionPrior.from_state(described, part("diffusion."), domain, skip)
         return cls(
             domain=domain,
             normals=Normals.from_tensors(tensors),
             gaussian=gaussian,
+            anchor=anchor,
             scales=HybridScales(**config["scales"]),
+            anchor_scales=anchor_scales,
             rank=config["rank"],
             diffusion=diffusion,
             units=config["units"],
@@ -161,6 +188,7 @@ def fit_prior(
     baseline: tuple[str, str] | None = None,
     held_out_from: str | None = None,
     scales: HybridScales | None = None,
+    anchor_scales: Scales | None = None,
     rank: int = 200,
     skip: Literal["gaussian", "none"] = "gaussian",
     steps: int = 1500,
@@ -181,6 +209,8 @@ def fit_prior(
         held_out_from: Date from which on records only decide when to stop; the last tenth of the
             history by default.
         scales: Of the hybrid covariance, if already known; spares the search.
+        anchor_scales: Of the anchor's covariance, likewise; `HybridScales` for a hybrid anchor.
+            By default the anchor is localised if the field has at most 20 000 values.
         rank: Number of EOFs.
         skip: "gaussian" gives the denoiser the Gaussian prior as skip connection, "none" is the
             paper's plain form.
@@ -206,7 +236,9 @@ def fit_prior(
         domain=domain,
         normals=normals,
         gaussian=None,  # type: ignore[arg-type]  # set below: `encode` needs the normals only
+        anchor=None,  # type: ignore[arg-type]
         scales=scales or HybridScales(),
+        anchor_scales=anchor_scales or LocalisedScales(),
         rank=rank,
         units=history.attrs.get("units"),
         name=None if history.name is None else str(history.name),
@@ -214,16 +246,18 @@ def fit_prior(
         history=history,
     )
     fields = prior.encode(learned)
+    search: dict[str, Any] = {"folds": folds, "rank": rank, "seed": seed, "progress": progress}
     if scales is None:
-        prior.scales = select_scales(
-            domain, fields, folds=folds, rank=rank, seed=seed, progress=progress
-        )
-    matern = MaternField(domain, prior.scales.range_km)
+        prior.scales = select_scales(domain, fields, HybridScales(), **search)
+    matern = prior.scales.field(domain)
     prior.gaussian = fit_gaussian(matern, fields, prior.scales, rank=rank)
     prior.rank = prior.gaussian.rank
+    _fit_anchor(prior, fields, anchor_scales, **search)
     prior.provenance = {
         "learned_from": [str(learned["time"].values[0]), str(learned["time"].values[-1])],
         "records": len(fields),
+        "scales": vars(prior.scales),
+        "anchor_scales": vars(prior.anchor_scales),
         "baseline": baseline,
         "seed": seed,
         "steps": steps,
@@ -232,6 +266,24 @@ def fit_prior(
     if steps:
         _fit_diffusion(prior, fields, skip, steps=steps, folds=folds, seed=seed, progress=progress)
     return prior
+
+
+def _fit_anchor(prior: FieldPrior, fields: Tensor, scales: Scales | None, **search: Any) -> None:
+    """Choose and fit the prior that flows start from, in place."""
+    if isinstance(scales, HybridScales) or fields[0].numel() > MOST_VALUES:
+        prior.anchor, prior.anchor_scales = prior.gaussian, prior.scales
+        return
+    if scales is None:
+        scales = select_scales(prior.domain, fields, LocalisedScales(), **search)
+    prior.anchor_scales = scales
+    prior.anchor = fit_gaussian(scales.field(prior.domain), fields, scales, rank=prior.rank)
+
+
+def _fold_priors(
+    field: Any, fields: Tensor, scales: Scales, folds: int, rank: int
+) -> list[GaussianPrior]:
+    fold = contiguous_folds(len(fields), folds)
+    return [fit_gaussian(field, fields[fold != f], scales, rank=rank) for f in range(folds)]
 
 
 def _fit_diffusion(
@@ -249,11 +301,25 @@ def _fit_diffusion(
     held = prior.encode(prior.split(prior.history)[1])
     torch.manual_seed(seed)
     anchor = prior.gaussian if skip == "gaussian" else None
-    prior.diffusion = DiffusionPrior(prior.domain, fields.shape[1], anchor=anchor)
+    channels = fields.shape[1]
+    prior.diffusion = DiffusionPrior(
+        prior.domain,
+        channels,
+        UNet(
+            prior.domain,
+            channels if anchor is None else 2 * channels,
+            channels,
+            width=_WIDTH,
+            depth=_DEPTH,
+            cond_dim=COND_DIM,
+        ),
+        anchor=anchor,
+        levels=_LEVELS,
+    )
     crossfit = None
     if anchor is not None:
         fold = contiguous_folds(len(fields), folds)
-        anchors = prior.fold_anchors(fields, folds)
+        anchors = prior.fold_gaussians(fields, folds)
         crossfit = [(a, (fold == f).nonzero()[:, 0]) for f, a in enumerate(anchors)]
     log = train_diffusion(
         prior.diffusion,

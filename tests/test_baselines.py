@@ -22,7 +22,7 @@ from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
 from apsgeo.metrics import EnsemblePrediction
 from apsgeo.metrics.predictions import Prediction
-from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.normals import Normals
 
@@ -40,7 +40,7 @@ MEMBERS = 3000
 
 
 def hybrid(members: int = MEMBERS) -> HybridGaussian:
-    prior = GaussianPrior(
+    prior = HybridPrior(
         MaternField(DOMAIN, RANGE_KM),
         torch.tensor(LOADINGS)[None],
         torch.tensor(SCALE)[None],

@@ -15,7 +15,7 @@ from apsgeo.errors import InputError, ModelError
 from apsgeo.nn import UNet
 from apsgeo.priors.diffusion import DiffusionPrior, Estimate
 from apsgeo.priors.diffusion_fit import train_diffusion
-from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.schedule import VPSchedule
 
@@ -527,7 +527,7 @@ def test_state_round_trip(with_anchor: bool) -> None:
 
 def test_stands_on_the_real_gaussian_prior() -> None:
     generator = seeded(11)
-    anchor = GaussianPrior(
+    anchor = HybridPrior(
         MaternField(GRID, 3000.0),
         0.3 * torch.randn(1, GRID.num_nodes, 3, generator=generator),
         torch.full((1, GRID.num_nodes), 0.7),

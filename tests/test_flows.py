@@ -107,7 +107,7 @@ def test_flow_is_inverted_to_float_precision(
     base: str, domain: LatLonDomain, anchor: GaussianPrior
 ) -> None:
     spec = FlowSpec(base=base, width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)  # type: ignore[arg-type]
-    flow = build_flow(domain, CHANNELS, 1, spec, anchor)
+    flow = build_flow(domain, CHANNELS, 1, torch.zeros(3, domain.num_nodes), spec, anchor)
     torch.manual_seed(0)
     for parameter in flow.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal, norm
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
 from apsgeo.operators import Mask, Measurement
-from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior
+from apsgeo.priors.gaussian import GaussianPosterior
 from apsgeo.priors.gaussian_fit import (
     HybridScales,
     contiguous_folds,
@@ -18,6 +18,7 @@ from apsgeo.priors.gaussian_fit import (
     fit_gaussian,
     select_scales,
 )
+from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.matern import MaternField
 
 DRAWS = 4000
@@ -29,16 +30,16 @@ def domain() -> LatLonDomain:
 
 
 @pytest.fixture(scope="module")
-def prior(domain: LatLonDomain) -> GaussianPrior:
+def prior(domain: LatLonDomain) -> HybridPrior:
     rng = np.random.default_rng(0)
     nodes = domain.num_nodes
     loadings = torch.from_numpy(0.4 * rng.standard_normal((2, nodes, 5)))
     local = torch.from_numpy(rng.uniform(0.4, 1.0, (2, nodes)))
     nugget = torch.full((2, nodes), 0.1, dtype=torch.float64)
-    return GaussianPrior(MaternField(domain, 6000.0), loadings, local, nugget)
+    return HybridPrior(MaternField(domain, 6000.0), loadings, local, nugget)
 
 
-def dense(prior: GaussianPrior) -> np.ndarray:
+def dense(prior: HybridPrior) -> np.ndarray:
     """The covariance, from the definition."""
     loadings = prior.loadings.flatten(0, 1).numpy()
     local = np.linalg.inv(prior.matern.precision.toarray())
@@ -49,7 +50,7 @@ def dense(prior: GaussianPrior) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def measured(prior: GaussianPrior) -> Measurement:
+def measured(prior: HybridPrior) -> Measurement:
     rng = np.random.default_rng(1)
     shape = (3, prior.channels, prior.domain.num_nodes)
     values = torch.from_numpy(rng.standard_normal(shape))
@@ -57,7 +58,7 @@ def measured(prior: GaussianPrior) -> Measurement:
     return Measurement(values, mask, torch.from_numpy(rng.uniform(0.2, 0.5, shape)))
 
 
-def exact(prior: GaussianPrior, measured: Measurement, index: int) -> tuple[np.ndarray, ...]:
+def exact(prior: HybridPrior, measured: Measurement, index: int) -> tuple[np.ndarray, ...]:
     """Mean, covariance and log evidence by dense algebra."""
     covariance = dense(prior)
     seen = measured.mask[index].flatten().numpy()
@@ -87,7 +88,7 @@ def test_matern_correlation_follows_the_closed_form() -> None:
     np.testing.assert_allclose(column[1:] / column[0], distance * k1(distance), atol=0.012)
 
 
-def test_log_prob_and_score(prior: GaussianPrior) -> None:
+def test_log_prob_and_score(prior: HybridPrior) -> None:
     rng = np.random.default_rng(2)
     x = torch.from_numpy(rng.standard_normal((4, 2, prior.domain.num_nodes))).requires_grad_()
     covariance = dense(prior)
@@ -102,7 +103,7 @@ def test_log_prob_and_score(prior: GaussianPrior) -> None:
     np.testing.assert_allclose(prior.score(x).detach().flatten(1).numpy(), solved, rtol=1e-7)
 
 
-def test_denoiser_is_the_posterior_mean_and_its_own_adjoint(prior: GaussianPrior) -> None:
+def test_denoiser_is_the_posterior_mean_and_its_own_adjoint(prior: HybridPrior) -> None:
     rng = np.random.default_rng(3)
     x = torch.from_numpy(rng.standard_normal((2, 2, prior.domain.num_nodes))).requires_grad_()
     covariance = dense(prior)
@@ -121,7 +122,7 @@ def test_denoiser_is_the_posterior_mean_and_its_own_adjoint(prior: GaussianPrior
 
 
 @pytest.mark.parametrize("index", [0, 2])
-def test_posterior_is_exact(prior: GaussianPrior, measured: Measurement, index: int) -> None:
+def test_posterior_is_exact(prior: HybridPrior, measured: Measurement, index: int) -> None:
     mean, covariance, evidence = exact(prior, measured, index)
     posterior = prior.posterior(measured)
     np.testing.assert_allclose(posterior.mean[index].flatten().numpy(), mean, atol=1e-10)
@@ -132,7 +133,7 @@ def test_posterior_is_exact(prior: GaussianPrior, measured: Measurement, index: 
 
 
 def test_posterior_draws_have_the_exact_covariance(
-    prior: GaussianPrior, measured: Measurement
+    prior: HybridPrior, measured: Measurement
 ) -> None:
     one = Measurement(measured.values[:1], measured.mask[:1], measured.noise_std[:1])
     _, covariance, _ = exact(prior, measured, 0)
@@ -148,7 +149,7 @@ def test_posterior_draws_have_the_exact_covariance(
     assert (np.abs(ratio - 1) < 0.5).all()
 
 
-def test_nothing_observed_returns_the_prior(prior: GaussianPrior) -> None:
+def test_nothing_observed_returns_the_prior(prior: HybridPrior) -> None:
     shape = (1, 2, prior.domain.num_nodes)
     nothing = Measurement(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool), torch.ones(()))
     posterior = prior.posterior(nothing)
@@ -157,13 +158,13 @@ def test_nothing_observed_returns_the_prior(prior: GaussianPrior) -> None:
     torch.testing.assert_close(posterior.std()[0], prior.variance.sqrt().float())
 
 
-def test_values_under_the_mask_never_matter(prior: GaussianPrior, measured: Measurement) -> None:
+def test_values_under_the_mask_never_matter(prior: HybridPrior, measured: Measurement) -> None:
     dirty = torch.where(measured.mask, measured.values, torch.nan)
     again = Measurement(dirty, measured.mask, measured.noise_std)
     assert torch.equal(prior.posterior(measured).mean, prior.posterior(again).mean)
 
 
-def test_batch_does_not_matter(prior: GaussianPrior, measured: Measurement) -> None:
+def test_batch_does_not_matter(prior: HybridPrior, measured: Measurement) -> None:
     noise = torch.randn(4, 3, prior.noise_dim, generator=torch.Generator().manual_seed(0))
     together = prior.posterior(measured).deviations(noise)
     for index in range(3):
@@ -173,7 +174,7 @@ def test_batch_does_not_matter(prior: GaussianPrior, measured: Measurement) -> N
         torch.testing.assert_close(together[:, part], alone, rtol=1e-9, atol=1e-9)
 
 
-def test_measurement_on_another_domain_is_refused(prior: GaussianPrior) -> None:
+def test_measurement_on_another_domain_is_refused(prior: HybridPrior) -> None:
     values = torch.zeros(1, 2, 5)
     with pytest.raises(InputError, match="own domain"):
         GaussianPosterior(prior, Measurement(values, values == 0, torch.ones(())))
@@ -182,7 +183,8 @@ def test_measurement_on_another_domain_is_refused(prior: GaussianPrior) -> None:
 def test_saved_prior_is_the_same(domain: LatLonDomain) -> None:
     fields = torch.randn(30, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0))
     fitted = fit_gaussian(MaternField(domain, 5000.0), fields, HybridScales(), rank=10)
-    again = GaussianPrior.from_state(*fitted.to_state(), domain)
+    config, tensors = fitted.to_state()
+    again = HybridPrior.from_state(config, tensors, domain)
     torch.testing.assert_close(again.log_prob(fields), fitted.log_prob(fields), rtol=1e-5, atol=0.0)
 
 
@@ -214,7 +216,9 @@ def test_select_scales_finds_the_range_that_made_the_fields() -> None:
     truth = MaternField(domain, 5000.0)
     white = np.random.default_rng(0).standard_normal((domain.num_nodes, 60))
     fields = torch.from_numpy(truth.sample(white).T[:, None] / np.sqrt(truth.variance))
-    found = select_scales(domain, fields, folds=2, rank=5, max_evaluations=20, progress=False)
+    found = select_scales(
+        domain, fields, HybridScales(), folds=2, rank=5, max_evaluations=20, progress=False
+    )
     # The search starts at 2250 km; 24 held-out fields pin the range to a fifth or so.
     assert 4000 < found.range_km < 6500
     assert found.eof_weight < 0.5

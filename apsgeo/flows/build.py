@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
 from apsgeo.flows.base import GaussianBase, StandardNormalBase
+from apsgeo.flows.context import SiteContext
 from apsgeo.flows.coupling import ElementwiseAffine, GlobalCoupling, LocalCoupling
 from apsgeo.flows.flow import ConditionalFlow
-from apsgeo.nn import UNet
 from apsgeo.priors.gaussian import GaussianPrior
 
 __all__ = ["FlowSpec", "build_flow", "large_scale_patterns"]
@@ -26,6 +26,7 @@ class FlowSpec:
         base: "gaussian", the anchor's posterior, or "normal", the paper's N(0, I).
         width, depth: Of the context U-Net.
         context: Features that it hands to the transforms.
+        embedding: Features of each node that it learns.
         local: Local couplings, alternating between the two colours.
         patterns: Large-scale patterns of the global couplings; 0 for none.
         coupling_width: Hidden channels of a local coupling.
@@ -35,6 +36,7 @@ class FlowSpec:
     width: int = 32
     depth: int = 4
     context: int = 16
+    embedding: int = 8
     local: int = 2
     patterns: int = 32
     coupling_width: int = 8
@@ -56,7 +58,12 @@ def large_scale_patterns(prior: GaussianPrior, count: int) -> tuple[Tensor, Tens
 
 
 def build_flow(
-    domain: Domain, channels: int, covariates: int, spec: FlowSpec, anchor: GaussianPrior | None
+    domain: Domain,
+    channels: int,
+    covariates: int,
+    sites: Tensor,
+    spec: FlowSpec,
+    anchor: GaussianPrior | None,
 ) -> ConditionalFlow:
     """Return an untrained flow: the identity on its base.
 
@@ -64,6 +71,7 @@ def build_flow(
         domain: Where the signals live.
         channels: Their channels.
         covariates: Number of known fields that the context network sees.
+        sites: Fixed features of the nodes, (feature, node).
         spec: The architecture.
         anchor: The Gaussian prior; needed by the base "gaussian" and by global couplings.
     """
@@ -74,8 +82,14 @@ def build_flow(
     else:
         base = StandardNormalBase(channels, domain.num_nodes)
     inputs = ConditionalFlow.inputs(channels, covariates)
-    context = UNet(
-        domain, inputs, spec.context, width=spec.width, depth=spec.depth, zero_init=False
+    context = SiteContext(
+        domain,
+        inputs,
+        spec.context,
+        sites,
+        embedding=spec.embedding,
+        width=spec.width,
+        depth=spec.depth,
     )
     transforms: list[nn.Module] = []
     if spec.patterns and anchor is not None:

@@ -33,8 +33,9 @@ class Conditioning:
 
 
 class ConditionalFlow(nn.Module):
-    r"""x = mean + std T(r; context(y)), with r the base's standardized deviation.
+    r"""x = mean + std T(c r; context(y)), with r the base's standardized deviation.
 
+    c is one number, `spread`, set after training so that held-out spread matches error.
     `context` is evaluated once a measurement; the transforms T are light and are evaluated
     for all members together.
 
@@ -43,6 +44,8 @@ class ConditionalFlow(nn.Module):
         context: Network from `inputs` features to context features.
         transforms: Invertible maps in the order of sampling.
     """
+
+    spread: Tensor
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class ConditionalFlow(nn.Module):
         self.base = base
         self.context = context
         self.transforms = nn.ModuleList(transforms)
+        self.register_buffer("spread", torch.ones(()))
 
     @staticmethod
     def inputs(channels: int, covariates: int) -> int:
@@ -79,8 +83,8 @@ class ConditionalFlow(nn.Module):
 
     def push(self, deviation: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
         """Map base deviations (member, batch, channel, node) to fields and log |det|."""
-        r = deviation / given.std
-        total = deviation.new_zeros(deviation.shape[:2])
+        r = self.spread * deviation / given.std
+        total = self._log_spread(deviation)
         for transform in self.transforms:
             r, log_det = transform(r, given.context)
             total = total + log_det
@@ -89,8 +93,12 @@ class ConditionalFlow(nn.Module):
     def pull(self, fields: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
         """Map fields back to base deviations; also log |det| of `push` there."""
         r = (fields - given.mean) / given.std
-        total = fields.new_zeros(fields.shape[:2])
+        total = self._log_spread(fields)
         for transform in reversed(self.transforms):
             r, log_det = transform.inverse(r, given.context)  # type: ignore[operator]
             total = total + log_det
-        return given.std * r, total
+        return given.std * r / self.spread, total
+
+    def _log_spread(self, fields: Tensor) -> Tensor:
+        """Return the log-determinant (member, batch) of the multiplication by `spread`."""
+        return fields[0, 0].numel() * self.spread.log().expand(fields.shape[:2])

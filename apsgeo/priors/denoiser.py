@@ -14,9 +14,9 @@ from apsgeo.nn import FourierEmbedding, UNet
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.schedule import VPSchedule
 
-__all__ = ["AnchoredDenoiser"]
+__all__ = ["COND_DIM", "AnchoredDenoiser"]
 
-_COND_DIM = 64
+COND_DIM = 64
 
 
 class AnchoredDenoiser(nn.Module):
@@ -72,9 +72,9 @@ class AnchoredDenoiser(nn.Module):
         self.schedule = VPSchedule() if schedule is None else schedule
         if network is None:
             inputs = channels if anchor is None else 2 * channels
-            network = UNet(domain, inputs, channels, cond_dim=_COND_DIM)
+            network = UNet(domain, inputs, channels, cond_dim=COND_DIM)
         self.network = network
-        self.embedding = FourierEmbedding(_COND_DIM)
+        self.embedding = FourierEmbedding(COND_DIM)
         ends = torch.tensor([self.schedule.T, self.schedule.eps])
         first, last = self.schedule.log_snr(ends).tolist()
         self.log_snr = torch.linspace(first, last, levels, dtype=torch.float64)

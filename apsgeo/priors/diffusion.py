@@ -44,7 +44,7 @@ class DiffusionPrior(AnchoredDenoiser):
     ) -> Estimate:
         r"""Estimate the evidence lower bound b(x0) <= log p(x0), without bias; differentiable.
 
-        From DESIGN section 4 by denoising score matching (Song et al. 2021, arXiv 2101.09258,
+        The bound of docs/method.md by denoising score matching (Song et al. 2021, arXiv 2101.09258,
         theorem 3): with f = -beta x / 2, so that -(2 / g^2) div f = d, with E|grad log p(x_t|x0)|^2
         = d / sigma^2 and s - grad log p(x_t|x0) = alpha (D - x0) / sigma^2, and since
         d gamma / dt = -beta alpha^2 / sigma^4, the integral from eps to T is

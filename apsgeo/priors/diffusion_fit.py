@@ -72,7 +72,7 @@ def train_diffusion(
         progress: show a progress bar.
         crossfit: (anchor, records) pairs: each anchor was fitted without those records (int64
             indices into ``fields``) and stands in for the prior's own on them. An anchor that has
-            seen a field denoises it too well for a network to learn from (DESIGN section 6).
+            seen a field denoises it too well for a network to learn from (docs/method.md).
 
     Returns:
         The records of `fit_loop`, then one record per level: ``level``, ``log_snr``,

@@ -1,25 +1,22 @@
-"""The Gaussian prior of a signal: EOF loadings plus a Matern residual, and its exact posterior."""
+"""Gaussian priors of a signal, and their exact posterior."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import scipy.sparse as sp
 import torch
-from scipy.linalg import cho_solve
 from torch import Tensor
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.operators.measurement import Measurement
-from apsgeo.priors.matern import MaternField, factorize, log_determinant
 
-__all__ = ["GaussianPosterior", "GaussianPrior"]
+__all__ = ["GaussianPosterior", "GaussianPrior", "System"]
 
-_LOG_2PI = float(np.log(2.0 * np.pi))
 _KEPT_SYSTEMS = 4  # the same measurement is often asked for its mean, spread and draws
 _PROBES = 48  # draws behind the posterior's marginal standard deviation
 _PROBE_SEED = 20240717
@@ -53,145 +50,85 @@ def _signal(columns: np.ndarray, like: Tensor) -> Tensor:
     return flat.reshape(-1, *like.shape[-2:]).to(like.device, like.dtype)
 
 
-class _System:
-    r"""(A C A^T + R)^{-1} for one observed set and one noise, without forming C.
+class System(ABC):
+    """(A C A^T + R)^{-1} for one observed set and one noise; the work is done once, when made."""
 
-    With x = U a + v + d e (a, e white; v of sparse precision Q), what is observed has
-    E = U a + v + noise of variance R = d^2 + r^2, so that the latent (a, v) has a sparse plus
-    low-rank posterior precision: one sparse factorization and a capacitance matrix of the
-    number of EOFs serve every right-hand side (Woodbury).
-    """
-
-    def __init__(self, prior: GaussianPrior, observed: np.ndarray, noise_var: np.ndarray) -> None:
-        self._loadings = prior._loadings
-        total = prior._nugget_var + noise_var
-        self.weights = np.where(observed, 1.0 / total, 0.0)
-        self._factor = factorize(prior._precision + sp.diags(self.weights))
-        weighted = self.weights[:, None] * self._loadings
-        inner = weighted.T @ (self._loadings - self._factor.solve(weighted))
-        self._capacitance = np.linalg.cholesky(np.eye(inner.shape[0]) + (inner + inner.T) / 2)
-        self._prior = prior
-        self._log_total = float(np.log(total[observed]).sum())
-        self._count = int(observed.sum())
-
-    def _latent(self, data: np.ndarray) -> np.ndarray:
-        """Return the posterior mean of L a + v given data = A (L a + v) + noise, (nodes, m)."""
-        rhs = self.weights[:, None] * data
-        local = self._factor.solve(rhs)
-        projected = self._loadings.T @ (rhs - self.weights[:, None] * local)
-        loads = self._loadings @ cho_solve((self._capacitance, True), projected)
-        return loads + local - self._factor.solve(self.weights[:, None] * loads)
-
+    @abstractmethod
     def solve(self, data: np.ndarray) -> np.ndarray:
         """Return A^T (A C A^T + R)^{-1} A data, (nodes, m); zero where nothing is observed."""
-        return self.weights[:, None] * (data - self._latent(data))
 
+    @abstractmethod
     def update(self, data: np.ndarray) -> np.ndarray:
         """Return the posterior mean C A^T (A C A^T + R)^{-1} A data, (nodes, m)."""
-        latent = self._latent(data)
-        nugget = (self._prior._nugget_var * self.weights)[:, None]
-        return latent + nugget * (data - latent)
 
-    def log_evidence(self, data: np.ndarray, solved: np.ndarray) -> np.ndarray:
-        """Return log N(A data; 0, A C A^T + R), (m,), given `solved` = solve(data)."""
-        determinant = (
-            self._log_total
-            + log_determinant(self._factor)
-            - self._prior._log_det_precision
-            + 2.0 * float(np.log(np.diag(self._capacitance)).sum())
-        )
-        return -0.5 * ((data * solved).sum(0) + determinant + self._count * _LOG_2PI)
+    @abstractmethod
+    def log_evidence(self, data: np.ndarray) -> np.ndarray:
+        """Return log N(A data; 0, A C A^T + R), (m,)."""
 
 
-class GaussianPrior:
-    r"""A zero-mean Gaussian prior with the hybrid covariance of EOFs and a Matern residual.
+class GaussianPrior(ABC):
+    """A zero-mean Gaussian prior of signals (channel, node), known by its covariance C.
 
-    C = L L^T + S C_local S + diag(d^2): loadings L (`rank` leading EOFs, shrunk), a Matern
-    field scaled at each node by S so that the variance that the EOFs leave is local rather
-    than white, and a small nugget d. A hybrid covariance in the sense of Hamill & Snyder (2000,
-    https://doi.org/10.1175/1520-0493(2000)128<2905:AHEKFV>2.0.CO;2).
-
-    Args:
-        matern: The Matern field of the residual, on the domain of the signal.
-        loadings: (channel, node, rank), in the units of the signal.
-        local_scale: (channel, node), multiplies the Matern field.
-        nugget_std: (channel, node), positive.
+    Attributes:
+        domain: Where the signal lives.
+        channels: Channels of the signal.
+        draw_dim: Length of the standard normal vector behind one prior draw.
+        loadings: (channel, node, rank) leading patterns of the covariance.
     """
 
-    def __init__(
-        self,
-        matern: MaternField,
-        loadings: Tensor,
-        local_scale: Tensor,
-        nugget_std: Tensor,
-    ) -> None:
-        self.domain = matern.domain
-        self.channels = int(loadings.shape[0])
-        self.loadings, self.local_scale, self.nugget_std = loadings, local_scale, nugget_std
-        self.range_km = matern.range_km
-        self._loadings = loadings.double().reshape(-1, loadings.shape[-1]).numpy()
-        self._scale = local_scale.double().reshape(-1).numpy()
-        self._nugget_var = nugget_std.double().reshape(-1).numpy() ** 2
-        self.matern = matern
-        inverse = sp.diags(1.0 / self._scale)
-        blocks = sp.block_diag([self.matern.precision] * self.channels)
-        self._precision = (inverse @ blocks @ inverse).tocsc()
-        self._log_det_precision = log_determinant(factorize(self._precision))
-        self._levels: dict[float, _System] = {}
-        self.system = lru_cache(_KEPT_SYSTEMS)(self._make_system)
+    kind: ClassVar[str]
+    domain: Domain
+    channels: int
+    draw_dim: int
+    loadings: Tensor
 
-    def __repr__(self) -> str:
-        return (
-            f"GaussianPrior({self.domain!r}, channels={self.channels}, rank={self.rank}, "
-            f"range_km={self.range_km:.0f})"
-        )
+    def __init__(self) -> None:
+        self._levels: dict[float, System] = {}
+        self.system = lru_cache(_KEPT_SYSTEMS)(self._system_of_bytes)
 
     @property
-    def rank(self) -> int:
-        """Number of EOFs."""
-        return self._loadings.shape[1]
+    def size(self) -> int:
+        """Number of values of a signal, channels times nodes."""
+        return self.channels * self.domain.num_nodes
 
     @property
     def noise_dim(self) -> int:
-        """Length of the standard normal vector behind one prior or posterior draw."""
-        return self.rank + 3 * len(self._scale)
+        """Length of the standard normal vector behind one posterior draw."""
+        return self.draw_dim + self.size
 
     @property
+    @abstractmethod
     def variance(self) -> Tensor:
         """Marginal variance (channel, node)."""
-        unit = np.tile(self.matern.variance, self.channels)
-        total = (self._loadings**2).sum(1) + unit * self._scale**2 + self._nugget_var
-        return torch.from_numpy(total).reshape(self.channels, -1)
 
-    def _draw(self, noise: np.ndarray) -> np.ndarray:
-        """Map noise (rank + 2 nodes.., m) to prior draws (nodes, m)."""
-        nodes = len(self._scale)
-        first, white, nugget = np.split(noise, [self.rank, self.rank + nodes])
-        per_channel = white.reshape(self.channels, -1, noise.shape[1])
-        local = np.concatenate([self.matern.sample(block) for block in per_channel])
-        return (
-            self._loadings @ first
-            + self._scale[:, None] * local
-            + np.sqrt(self._nugget_var)[:, None] * nugget
-        )
+    @abstractmethod
+    def draw(self, noise: np.ndarray) -> np.ndarray:
+        """Map noise (draw_dim, m) to prior draws (nodes, m)."""
 
-    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (count, channel, node) fields, float32."""
-        nodes = len(self._scale)
-        noise = torch.randn(self.rank + 2 * nodes, count, generator=generator, dtype=torch.float64)
-        like = torch.empty(count, self.channels, nodes // self.channels)
-        return _signal(self._draw(noise.numpy()), like)
+    @abstractmethod
+    def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:
+        """Return the system of an observed set (nodes,) with noise variance (nodes,)."""
 
-    def _make_system(self, observed: bytes, noise_var: bytes) -> _System:
-        return _System(self, np.frombuffer(observed, dtype=bool), np.frombuffer(noise_var))
+    @abstractmethod
+    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return a JSON-able configuration and the tensors."""
 
-    def _level(self, noise_std: float) -> _System:
+    def _system_of_bytes(self, observed: bytes, noise_var: bytes) -> System:
+        return self.make_system(np.frombuffer(observed, dtype=bool), np.frombuffer(noise_var))
+
+    def _level(self, noise_std: float) -> System:
         """Return the cached system in which every node is observed with one noise."""
         key = float(noise_std)
         if key not in self._levels:
-            everywhere = np.ones(len(self._scale), dtype=bool)
-            self._levels[key] = _System(self, everywhere, np.full(len(self._scale), key**2))
+            everywhere = np.ones(self.size, dtype=bool)
+            self._levels[key] = self.make_system(everywhere, np.full(self.size, key**2))
         return self._levels[key]
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (count, channel, node) fields, float32."""
+        noise = torch.randn(self.draw_dim, count, generator=generator, dtype=torch.float64)
+        like = torch.empty(count, self.channels, self.domain.num_nodes)
+        return _signal(self.draw(noise.numpy()), like)
 
     def precision_apply(self, signal: Tensor) -> Tensor:
         """Return C^{-1} x for x (batch, channel, node); differentiable."""
@@ -200,8 +137,7 @@ class GaussianPrior:
 
     def log_prob(self, signal: Tensor) -> Tensor:
         """Return the exact log density (batch,) of signals (batch, channel, node)."""
-        zero = np.zeros((len(self._scale), 1))
-        constant = self._level(0.0).log_evidence(zero, zero)[0]
+        constant = self._level(0.0).log_evidence(np.zeros((self.size, 1)))[0]
         quadratic = (signal * self.precision_apply(signal)).flatten(1).sum(1)
         return float(constant) - 0.5 * quadratic
 
@@ -219,7 +155,7 @@ class GaussianPrior:
         if noise_std == 0.0:
             return 0.0
         rng = np.random.default_rng(_PROBE_SEED)
-        signs = rng.choice([-1.0, 1.0], size=(len(self._scale), 16))
+        signs = rng.choice([-1.0, 1.0], size=(self.size, 16))
         # Posterior covariance of x under white noise is sigma^2 - sigma^4 (C + sigma^2)^{-1}.
         inverse_trace = (signs * self._level(noise_std).solve(signs)).mean()
         var = noise_std**2
@@ -228,26 +164,6 @@ class GaussianPrior:
     def posterior(self, measurement: Measurement) -> GaussianPosterior:
         """Return the exact posterior of the field behind a measurement."""
         return GaussianPosterior(self, measurement)
-
-    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return a JSON-able configuration and the tensors (loadings as float16)."""
-        tensors = {
-            "loadings": self.loadings.half(),
-            "local_scale": self.local_scale.float(),
-            "matern_variance": torch.from_numpy(self.matern.variance).float(),
-            "nugget_std": self.nugget_std.float(),
-        }
-        return {"range_km": self.range_km}, tensors
-
-    @classmethod
-    def from_state(
-        cls, config: dict[str, Any], tensors: dict[str, Tensor], domain: Domain
-    ) -> GaussianPrior:
-        """Rebuild a prior from `to_state`."""
-        names = ("loadings", "local_scale", "nugget_std")
-        parts = [tensors[name].float() for name in names]
-        variance = tensors["matern_variance"].double().numpy()
-        return cls(MaternField(domain, float(config["range_km"]), variance), *parts)
 
 
 class GaussianPosterior:
@@ -269,13 +185,13 @@ class GaussianPosterior:
         self._groups = list(_groups(measurement))
 
     @cached_property
-    def _systems(self) -> list[_System]:
+    def _systems(self) -> list[System]:
         return [
             self.prior.system(observed.tobytes(), noise_var.tobytes())
             for observed, noise_var, _ in self._groups
         ]
 
-    def _each(self, apply: Callable[[_System, np.ndarray], np.ndarray], signal: Tensor) -> Tensor:
+    def _each(self, apply: Callable[[System, np.ndarray], np.ndarray], signal: Tensor) -> Tensor:
         """Apply a map of each field's own system to (batch, channel, node)."""
         out = torch.empty_like(signal)
         for system, (_, _, index) in zip(self._systems, self._groups, strict=True):
@@ -286,7 +202,7 @@ class GaussianPosterior:
     @cached_property
     def mean(self) -> Tensor:
         """Posterior mean (batch, channel, node)."""
-        return self._each(_System.update, self.measurement.values)
+        return self._each(lambda system, data: system.update(data), self.measurement.values)
 
     def deviations(self, noise: Tensor) -> Tensor:
         """Map standard normal noise (members, batch, noise_dim) to draws minus the mean.
@@ -304,11 +220,11 @@ class GaussianPosterior:
         return out
 
     def _conditioned(
-        self, system: _System, noise_var: np.ndarray, columns: np.ndarray
+        self, system: System, noise_var: np.ndarray, columns: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return posterior draws minus the mean and the prior draws that they came from."""
         split = len(columns) - len(noise_var)
-        prior_draw = self.prior._draw(columns[:split])
+        prior_draw = self.prior.draw(columns[:split])
         data = prior_draw + np.sqrt(noise_var)[:, None] * columns[split:]
         return prior_draw - system.update(data), prior_draw
 
@@ -341,8 +257,7 @@ class GaussianPosterior:
         values = self.measurement.values
         out = torch.empty(len(values), dtype=torch.float64)
         for system, (_, _, index) in zip(self._systems, self._groups, strict=True):
-            data = _columns(values[index])
-            out[index] = torch.from_numpy(system.log_evidence(data, system.solve(data)))
+            out[index] = torch.from_numpy(system.log_evidence(_columns(values[index])))
         return out
 
     def peak_log_prob(self) -> Tensor:

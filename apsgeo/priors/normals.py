@@ -87,10 +87,23 @@ class Normals:
         out = fields * std + mean
         return torch.where(self.valid.to(out.device), out, torch.nan)
 
+    @property
+    def covariate_count(self) -> int:
+        """Number of fields that `covariates` returns."""
+        return 4 * self.mean.shape[1]
+
     def covariates(self, season: Tensor) -> Tensor:
-        """Return the log of the seasonal spread, centred, (batch, channel, node)."""
-        logs = self.std.log()
-        return (logs - logs.mean())[season]
+        """Return known fields for networks, (batch, 4 channel, node), each of order one.
+
+        Log of the seasonal spread; the mean's departure from its annual mean; the annual mean;
+        and the size of its annual cycle: they tell season, land, sea and mountains.
+        """
+        spread = self.std.log()
+        annual, cycle = self.mean.mean(0), self.mean.std(0, correction=0)
+        departure = (self.mean - annual) / cycle.mean().clamp(min=1e-6)
+        fixed = torch.stack([_centred(annual), _centred(cycle)]).flatten(0, 1)
+        known = fixed.expand(len(season), -1, -1)
+        return torch.cat([(spread - spread.mean())[season], departure[season], known], dim=1)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the attributes by name, for saving."""
@@ -100,3 +113,9 @@ class Normals:
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Normals:
         """Rebuild from `to_tensors`."""
         return cls(*(tensors[f"normals.{name}"] for name in ("mean", "std", "valid")))
+
+
+def _centred(field: Tensor) -> Tensor:
+    """Return (channel, node) with mean zero and variance one over the nodes."""
+    centred = field - field.mean(-1, keepdim=True)
+    return centred / centred.std(-1, keepdim=True).clamp(min=1e-6)
