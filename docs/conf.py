@@ -1,4 +1,4 @@
-"""Build with ``sphinx-build docs build/docs``, after ``pip install -c constraints.txt -e '.[docs]'``."""
+"""Settings of the build ``sphinx-build docs build/docs``, which needs the extra ``docs``."""
 
 import re
 from typing import Any

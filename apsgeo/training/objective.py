@@ -48,7 +48,7 @@ class ReverseKL:
     r"""The paper's amortized objective, E_z [ |y - A G|^2 / 2 r^2 - log p(G) - log |det dG/dz| ].
 
     `log_density` estimates log p_theta of a batch of fields: the evidence lower bound of a
-    diffusion prior, or its anchored estimate (arXiv 2407.17907; DESIGN section 4 and 5).
+    diffusion prior, or its anchored estimate (arXiv 2407.17907; see docs/method.md).
     """
 
     def __init__(self, log_density: LogDensity) -> None:
