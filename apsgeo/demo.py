@@ -176,7 +176,7 @@ def _table(board: Scoreboard) -> Table:
     table = Table(title="Over the cells that were hidden", box=box.SIMPLE_HEAD)
     table.add_column(board.headings[first], no_wrap=True)
     for i in numbers:
-        heading = textwrap.fill(board.headings[i], 12)
+        heading = textwrap.fill(board.headings[i], 8, break_long_words=False)
         table.add_column(heading, justify="right", no_wrap=True)
     best = min(row.scores.crps for row in board)
     for row in board:
