@@ -174,7 +174,7 @@ def _table(board: Scoreboard) -> Table:
     """Return the table for the screen, the least CRPS in bold."""
     first, *numbers = (i for i, name in enumerate(board.headings) if name != "observed")
     table = Table(title="Over the cells that were hidden", box=box.SIMPLE_HEAD)
-    table.add_column(board.headings[first], no_wrap=True)
+    table.add_column(board.headings[first])
     for i in numbers:
         heading = textwrap.fill(board.headings[i], 8, break_long_words=False)
         table.add_column(heading, justify="right", no_wrap=True)
