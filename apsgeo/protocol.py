@@ -35,6 +35,8 @@ from apsgeo.flows.base import GaussianBase
 from apsgeo.metrics import EnsemblePrediction, Scores
 from apsgeo.metrics.scoreboard import Tally
 from apsgeo.posterior import Posterior
+from apsgeo.priors.gaussian_fit import HybridScales, fit_gaussian
+from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.normals import Normals
 
 __all__ = ["DENSITIES", "NOISE_STD", "AmortizedPosterior", "NcepProtocol", "compared_methods"]
@@ -194,6 +196,13 @@ class NcepProtocol:
             cases.append((seen, self.truth(months), self.score_weights(seen)))
         return fitted.truncated(select_rank(fitted, cases, ranks, progress))
 
+    def hybrid(self, scales: HybridScales) -> HybridPrior:
+        """Fit the hybrid Gaussian prior to the standardized months for fitting."""
+        season = torch.from_numpy(self.season[self.fit])
+        fields = self.normals.standardize(self.history.double(), season)
+        prior: HybridPrior = fit_gaussian(scales.field(self.domain), fields, scales)
+        return prior
+
     def kriging(self) -> Kriging:
         """Fit the covariance function of kriging."""
         season = torch.from_numpy(self.season[self.fit])
@@ -242,7 +251,7 @@ def compared_methods(
 
     Args:
         protocol: whose months for fitting the baselines are fitted to.
-        anchored: a posterior that starts from a Gaussian anchor, which is the hybrid baseline.
+        anchored: a posterior that starts from a Gaussian anchor; its base, untrained, is a row.
         paper: a posterior in the paper's form.
         members: of the ensembles.
         seed: of the ensembles.
@@ -253,12 +262,15 @@ def compared_methods(
     """
     base = anchored.flow.base
     if not isinstance(base, GaussianBase):
-        raise InputError(f"{anchored!r} has no Gaussian anchor, which the hybrid baseline is")
+        raise InputError(f"{anchored!r} has no Gaussian anchor to compare it with")
+    hybrid = protocol.hybrid(HybridScales(**anchored.provenance["prior"]["scales"]))
+    untrained = f"{base.prior.kind} Gaussian (base of APS)"
     return [
         protocol.climatology(),
         protocol.eof_interpolation(progress=progress),
         protocol.kriging(),
-        HybridGaussian(anchored.normals, base.prior, members=members, seed=seed),
+        HybridGaussian(protocol.normals, hybrid, members=members, seed=seed),
+        HybridGaussian(anchored.normals, base.prior, members=members, seed=seed, name=untrained),
         AmortizedPosterior(paper, "APS, paper's form", members, seed),
         AmortizedPosterior(anchored, "APS, anchored", members, seed),
     ]

@@ -6,10 +6,12 @@ python -m benchmarks.train_demo      an hour on 2 cores; writes apsgeo/models/
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
@@ -21,7 +23,7 @@ from apsgeo.metrics import Scoreboard
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
-from apsgeo.priors.gaussian_fit import HybridScales
+from apsgeo.priors.gaussian_fit import HybridScales, LocalisedScales
 from apsgeo.protocol import (
     DENSITIES,
     NOISE_STD,
@@ -30,6 +32,7 @@ from apsgeo.protocol import (
 )
 
 MODELS = Path(apsgeo.__file__).parent / "models"
+SCALES = Path(__file__).parent / "results" / "ncep_scales.json"
 HISTORY = slice(None, "2009")
 HELD_OUT_FROM = "2005-01-01"
 BASELINE = ("1961", "2000")
@@ -43,16 +46,35 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=sorted(TRAINERS), default=sorted(TRAINERS))
     parser.add_argument("--prior-steps", type=int, default=300, help="of the diffusion prior")
     parser.add_argument("--flow-steps", type=int, default=1800, help="of each flow")
+    parser.add_argument("--scales", type=Path, default=SCALES, help="chosen anew if absent")
     parser.add_argument("--rounds", type=int, default=8, help="measurements of each month")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=MODELS, help="folder of the model folders")
     return parser.parse_args(arguments)
 
 
+def scales(history: xr.DataArray, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the scales of both Gaussian priors, chosen by held-out likelihood or kept from it."""
+    kinds = {"scales": HybridScales, "anchor_scales": LocalisedScales}
+    if not options.scales.exists():
+        prior = fit_prior(
+            history, baseline=BASELINE, held_out_from=HELD_OUT_FROM, steps=0, seed=options.seed
+        )
+        chosen = {name: vars(getattr(prior, name)) for name in kinds}
+        options.scales.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
+    stored = json.loads(options.scales.read_text(encoding="utf-8"))
+    return {name: kind(**stored[name]) for name, kind in kinds.items()}
+
+
 def anchored(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
     """The flow on the localised Gaussian posterior, by maximum likelihood and CRPS on pairs."""
     prior = fit_prior(
-        history, baseline=BASELINE, held_out_from=HELD_OUT_FROM, steps=0, seed=options.seed
+        history,
+        baseline=BASELINE,
+        held_out_from=HELD_OUT_FROM,
+        steps=0,
+        seed=options.seed,
+        **scales(history, options),
     )
     return distill(
         prior,

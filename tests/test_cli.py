@@ -22,7 +22,7 @@ from apsgeo.io import read_field, write_netcdf
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
-from apsgeo.priors.gaussian_fit import HybridScales
+from apsgeo.priors.gaussian_fit import HybridScales, LocalisedScales
 from apsgeo.protocol import NcepProtocol
 
 COMMANDS = ("fit", "distill", "impute", "evaluate", "demo", "data")
@@ -66,7 +66,14 @@ def field() -> xr.DataArray:
 @pytest.fixture(scope="module")
 def prior(field: xr.DataArray) -> FieldPrior:
     history = field.sel(time=slice(None, "2009"))
-    return fit_prior(history, rank=4, scales=HybridScales(), steps=0, progress=False)
+    return fit_prior(
+        history,
+        rank=4,
+        scales=HybridScales(),
+        anchor_scales=LocalisedScales(),
+        steps=0,
+        progress=False,
+    )
 
 
 def untrained(prior: FieldPrior, base: Any) -> Posterior:
@@ -439,6 +446,7 @@ def test_the_demo_leaves_what_it_promises(field: xr.DataArray, tmp_path: Path) -
         "EOF interpolation",
         "kriging",
         "hybrid Gaussian",
+        "localised Gaussian (base of APS)",
         "APS, paper's form",
         "APS, anchored",
     ]

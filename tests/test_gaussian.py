@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse.linalg import spsolve
+from scipy.spatial.distance import cdist
 from scipy.special import k1
 from scipy.stats import multivariate_normal, norm
 
@@ -13,15 +14,22 @@ from apsgeo.operators import Mask, Measurement
 from apsgeo.priors.gaussian import GaussianPosterior
 from apsgeo.priors.gaussian_fit import (
     HybridScales,
+    LocalisedScales,
+    Scales,
     contiguous_folds,
     empirical_orthogonal_functions,
     fit_gaussian,
     select_scales,
 )
 from apsgeo.priors.hybrid import HybridPrior
+from apsgeo.priors.localised import LocalisedPrior, gaspari_cohn, matern_correlation
 from apsgeo.priors.matern import MaternField
+from apsgeo.priors.registry import gaussian_from_state
 
 DRAWS = 4000
+# The localised covariance is interpolated in a table, to about (step of the table)^2 = 6e-8.
+RELATIVE = {HybridPrior: 1e-9, LocalisedPrior: 1e-6}
+Prior = HybridPrior | LocalisedPrior
 
 
 @pytest.fixture(scope="module")
@@ -29,28 +37,46 @@ def domain() -> LatLonDomain:
     return LatLonDomain(np.linspace(90, -90, 9), np.arange(0, 360, 30.0))
 
 
-@pytest.fixture(scope="module")
-def prior(domain: LatLonDomain) -> HybridPrior:
+@pytest.fixture(scope="module", params=[HybridPrior, LocalisedPrior])
+def prior(domain: LatLonDomain, request: pytest.FixtureRequest) -> Prior:
     rng = np.random.default_rng(0)
     nodes = domain.num_nodes
     loadings = torch.from_numpy(0.4 * rng.standard_normal((2, nodes, 5)))
     local = torch.from_numpy(rng.uniform(0.4, 1.0, (2, nodes)))
     nugget = torch.full((2, nodes), 0.1, dtype=torch.float64)
-    return HybridPrior(MaternField(domain, 6000.0), loadings, local, nugget)
+    if request.param is HybridPrior:
+        return HybridPrior(MaternField(domain, 6000.0), loadings, local, nugget)
+    return LocalisedPrior(
+        domain,
+        loadings,
+        local,
+        nugget,
+        global_weight=0.3,
+        tapered_weight=0.5,
+        taper_km=4000.0,
+        range_km=6000.0,
+    )
 
 
-def dense(prior: HybridPrior) -> np.ndarray:
+def dense(prior: Prior) -> np.ndarray:
     """The covariance, from the definition."""
     loadings = prior.loadings.flatten(0, 1).numpy()
-    local = np.linalg.inv(prior.matern.precision.toarray())
-    scale = prior.local_scale.flatten().numpy()
+    eofs, scale = loadings @ loadings.T, prior.local_scale.flatten().numpy()
+    if isinstance(prior, HybridPrior):
+        local = np.linalg.inv(prior.matern.precision.toarray())
+    else:
+        chord = cdist(prior.domain.positions.numpy(), prior.domain.positions.numpy())
+        km = 6371.0 * chord
+        taper = np.kron(np.ones((2, 2)), gaspari_cohn(km / 4000.0))
+        eofs = eofs * (0.3 + 0.5 * taper)
+        local = matern_correlation(km / 6000.0)
     blocks = np.kron(np.eye(prior.channels), local)
     nugget = np.diag(prior.nugget_std.flatten().numpy() ** 2)
-    return loadings @ loadings.T + scale[:, None] * blocks * scale + nugget
+    return eofs + scale[:, None] * blocks * scale + nugget
 
 
 @pytest.fixture(scope="module")
-def measured(prior: HybridPrior) -> Measurement:
+def measured(prior: Prior) -> Measurement:
     rng = np.random.default_rng(1)
     shape = (3, prior.channels, prior.domain.num_nodes)
     values = torch.from_numpy(rng.standard_normal(shape))
@@ -58,7 +84,7 @@ def measured(prior: HybridPrior) -> Measurement:
     return Measurement(values, mask, torch.from_numpy(rng.uniform(0.2, 0.5, shape)))
 
 
-def exact(prior: HybridPrior, measured: Measurement, index: int) -> tuple[np.ndarray, ...]:
+def exact(prior: Prior, measured: Measurement, index: int) -> tuple[np.ndarray, ...]:
     """Mean, covariance and log evidence by dense algebra."""
     covariance = dense(prior)
     seen = measured.mask[index].flatten().numpy()
@@ -88,7 +114,7 @@ def test_matern_correlation_follows_the_closed_form() -> None:
     np.testing.assert_allclose(column[1:] / column[0], distance * k1(distance), atol=0.012)
 
 
-def test_log_prob_and_score(prior: HybridPrior) -> None:
+def test_log_prob_and_score(prior: Prior) -> None:
     rng = np.random.default_rng(2)
     x = torch.from_numpy(rng.standard_normal((4, 2, prior.domain.num_nodes))).requires_grad_()
     covariance = dense(prior)
@@ -96,45 +122,58 @@ def test_log_prob_and_score(prior: HybridPrior) -> None:
         x.detach().flatten(1).numpy()
     )
     value = prior.log_prob(x)
-    np.testing.assert_allclose(value.detach().numpy(), expected, rtol=1e-10)
+    np.testing.assert_allclose(value.detach().numpy(), expected, rtol=RELATIVE[type(prior)])
     (gradient,) = torch.autograd.grad(value.sum(), x)
     solved = -np.linalg.solve(covariance, x.detach().flatten(1).numpy().T).T
-    np.testing.assert_allclose(gradient.flatten(1).numpy(), solved, rtol=1e-7)
-    np.testing.assert_allclose(prior.score(x).detach().flatten(1).numpy(), solved, rtol=1e-7)
+    np.testing.assert_allclose(
+        gradient.flatten(1).numpy(), solved, rtol=100 * RELATIVE[type(prior)], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        prior.score(x).detach().flatten(1).numpy(),
+        solved,
+        rtol=100 * RELATIVE[type(prior)],
+        atol=1e-5,
+    )
 
 
-def test_denoiser_is_the_posterior_mean_and_its_own_adjoint(prior: HybridPrior) -> None:
+def test_denoiser_is_the_posterior_mean_and_its_own_adjoint(prior: Prior) -> None:
     rng = np.random.default_rng(3)
     x = torch.from_numpy(rng.standard_normal((2, 2, prior.domain.num_nodes))).requires_grad_()
     covariance = dense(prior)
     shrunk = covariance @ np.linalg.inv(covariance + 0.25 * np.eye(len(covariance)))
     out = prior.denoise(x, 0.5)
     np.testing.assert_allclose(
-        out.detach().flatten(1).numpy(), x.detach().flatten(1).numpy() @ shrunk.T, atol=1e-10
+        out.detach().flatten(1).numpy(),
+        x.detach().flatten(1).numpy() @ shrunk.T,
+        atol=RELATIVE[type(prior)],
     )
     weight = torch.from_numpy(rng.standard_normal(out.shape))
     (gradient,) = torch.autograd.grad((out * weight).sum(), x)
     np.testing.assert_allclose(
-        gradient.flatten(1).numpy(), weight.flatten(1).numpy() @ shrunk, atol=1e-10
+        gradient.flatten(1).numpy(), weight.flatten(1).numpy() @ shrunk, atol=RELATIVE[type(prior)]
     )
     spread = np.sqrt(np.trace(covariance - shrunk @ covariance) / len(covariance))
     assert prior.denoise_std(0.5) == pytest.approx(spread, rel=0.05)
 
 
 @pytest.mark.parametrize("index", [0, 2])
-def test_posterior_is_exact(prior: HybridPrior, measured: Measurement, index: int) -> None:
+def test_posterior_is_exact(prior: Prior, measured: Measurement, index: int) -> None:
     mean, covariance, evidence = exact(prior, measured, index)
     posterior = prior.posterior(measured)
-    np.testing.assert_allclose(posterior.mean[index].flatten().numpy(), mean, atol=1e-10)
-    assert float(posterior.log_evidence()[index]) == pytest.approx(evidence, rel=1e-10)
+    np.testing.assert_allclose(
+        posterior.mean[index].flatten().numpy(), mean, atol=RELATIVE[type(prior)]
+    )
+    assert float(posterior.log_evidence()[index]) == pytest.approx(
+        evidence, rel=RELATIVE[type(prior)]
+    )
     x = measured.values + 0.3
     expected = multivariate_normal(mean, covariance).logpdf(x[index].flatten().numpy())
-    assert float(posterior.log_prob(x)[index]) == pytest.approx(expected, rel=1e-8)
+    assert float(posterior.log_prob(x)[index]) == pytest.approx(
+        expected, rel=10 * RELATIVE[type(prior)]
+    )
 
 
-def test_posterior_draws_have_the_exact_covariance(
-    prior: HybridPrior, measured: Measurement
-) -> None:
+def test_posterior_draws_have_the_exact_covariance(prior: Prior, measured: Measurement) -> None:
     one = Measurement(measured.values[:1], measured.mask[:1], measured.noise_std[:1])
     _, covariance, _ = exact(prior, measured, 0)
     noise = torch.randn(DRAWS, 1, prior.noise_dim, generator=torch.Generator().manual_seed(0))
@@ -149,7 +188,7 @@ def test_posterior_draws_have_the_exact_covariance(
     assert (np.abs(ratio - 1) < 0.5).all()
 
 
-def test_nothing_observed_returns_the_prior(prior: HybridPrior) -> None:
+def test_nothing_observed_returns_the_prior(prior: Prior) -> None:
     shape = (1, 2, prior.domain.num_nodes)
     nothing = Measurement(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool), torch.ones(()))
     posterior = prior.posterior(nothing)
@@ -158,13 +197,13 @@ def test_nothing_observed_returns_the_prior(prior: HybridPrior) -> None:
     torch.testing.assert_close(posterior.std()[0], prior.variance.sqrt().float())
 
 
-def test_values_under_the_mask_never_matter(prior: HybridPrior, measured: Measurement) -> None:
+def test_values_under_the_mask_never_matter(prior: Prior, measured: Measurement) -> None:
     dirty = torch.where(measured.mask, measured.values, torch.nan)
     again = Measurement(dirty, measured.mask, measured.noise_std)
     assert torch.equal(prior.posterior(measured).mean, prior.posterior(again).mean)
 
 
-def test_batch_does_not_matter(prior: HybridPrior, measured: Measurement) -> None:
+def test_batch_does_not_matter(prior: Prior, measured: Measurement) -> None:
     noise = torch.randn(4, 3, prior.noise_dim, generator=torch.Generator().manual_seed(0))
     together = prior.posterior(measured).deviations(noise)
     for index in range(3):
@@ -174,17 +213,18 @@ def test_batch_does_not_matter(prior: HybridPrior, measured: Measurement) -> Non
         torch.testing.assert_close(together[:, part], alone, rtol=1e-9, atol=1e-9)
 
 
-def test_measurement_on_another_domain_is_refused(prior: HybridPrior) -> None:
+def test_measurement_on_another_domain_is_refused(prior: Prior) -> None:
     values = torch.zeros(1, 2, 5)
     with pytest.raises(InputError, match="own domain"):
         GaussianPosterior(prior, Measurement(values, values == 0, torch.ones(())))
 
 
-def test_saved_prior_is_the_same(domain: LatLonDomain) -> None:
+@pytest.mark.parametrize("scales", [HybridScales(), LocalisedScales()])
+def test_saved_prior_is_the_same(domain: LatLonDomain, scales: Scales) -> None:
     fields = torch.randn(30, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0))
-    fitted = fit_gaussian(MaternField(domain, 5000.0), fields, HybridScales(), rank=10)
+    fitted = fit_gaussian(scales.field(domain), fields, scales, rank=10)
     config, tensors = fitted.to_state()
-    again = HybridPrior.from_state(config, tensors, domain)
+    again = gaussian_from_state(config, tensors, domain)
     torch.testing.assert_close(again.log_prob(fields), fitted.log_prob(fields), rtol=1e-5, atol=0.0)
 
 
@@ -202,12 +242,13 @@ def test_eofs_diagonalize_the_sample_covariance(domain: LatLonDomain) -> None:
     assert float(torch.linalg.matrix_norm(missing, 2)) <= float(torch.linalg.matrix_norm(sample, 2))
 
 
-def test_fitted_prior_has_the_data_variance(domain: LatLonDomain) -> None:
+@pytest.mark.parametrize("scales", [HybridScales(), LocalisedScales()])
+def test_fitted_prior_has_the_data_variance(domain: LatLonDomain, scales: Scales) -> None:
     scale = torch.linspace(0.5, 2.0, domain.num_nodes)
     fields = scale * torch.randn(
         40, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0)
     )
-    fitted = fit_gaussian(MaternField(domain, 5000.0), fields, HybridScales(), rank=10)
+    fitted = fit_gaussian(scales.field(domain), fields, scales, rank=10)
     torch.testing.assert_close(fitted.variance, (fields.double() ** 2).mean(0), rtol=2e-3, atol=0.0)
 
 
@@ -246,3 +287,16 @@ def test_masks_observe_in_proportion_to_area(domain: LatLonDomain) -> None:
     assert bool(((draws.double().mean(0) - share).abs() <= limit * error).all())
     with pytest.raises(InputError, match="0 < least <= most <= 1"):
         Mask(least=0.5, most=0.1)
+
+
+def test_taper_is_the_published_one() -> None:
+    """Values of Gaspari & Cohn's function: one at zero, 5/24 at one, zero from two on."""
+    np.testing.assert_allclose(
+        gaspari_cohn(np.array([0.0, 1.0, 2.0, 3.0])), [1.0, 5 / 24, 0.0, 0.0], atol=1e-12
+    )
+
+
+def test_scales_are_decoded_as_encoded() -> None:
+    for scales in (HybridScales(0.4, 1800.0, 2e-3), LocalisedScales(0.8, 0.3, 3000.0, 900.0, 1e-3)):
+        again = type(scales).decode(scales.encode())
+        np.testing.assert_allclose(list(vars(again).values()), list(vars(scales).values()))

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -17,16 +16,18 @@ from apsgeo.flows.build import FlowSpec
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior, member_noise
 from apsgeo.prior import FieldPrior, fit_prior
-from apsgeo.priors.gaussian_fit import HybridScales
+from apsgeo.priors.gaussian_fit import HybridScales, LocalisedScales
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 NOISE = 0.3
+SCALES = HybridScales(0.5, 5000.0, 0.01)
+ANCHOR = LocalisedScales(0.8, 0.6, 6000.0, 5000.0, 0.01)
 
 
 def history(years: int = 12) -> xr.DataArray:
     """Smooth fields in degC with a seasonal cycle, mean and spread."""
     lat, lon = np.linspace(75, -75, 6), np.arange(0, 360, 36.0)
-    time = pd.date_range("1990-01-01", periods=12 * years, freq="MS")
+    time = xr.date_range("1990-01-01", periods=12 * years, freq="MS")
     month = time.month.values
     rng = np.random.default_rng(0)
     waves = np.stack(
@@ -48,7 +49,7 @@ def history(years: int = 12) -> xr.DataArray:
 @pytest.fixture(scope="module")
 def prior() -> FieldPrior:
     return fit_prior(
-        history(), scales=HybridScales(0.5, 5000.0, 0.01), rank=5, steps=6, progress=False
+        history(), scales=SCALES, anchor_scales=ANCHOR, rank=5, steps=6, progress=False
     )
 
 
@@ -178,7 +179,8 @@ def test_saved_posterior_draws_the_same(posterior: Posterior, tmp_path: Path) ->
 def test_saved_prior_is_the_same(prior: FieldPrior, skip: Any, tmp_path: Path) -> None:
     fitted = fit_prior(
         history(),
-        scales=HybridScales(0.5, 5000.0, 0.01),
+        scales=SCALES,
+        anchor_scales=ANCHOR,
         rank=5,
         skip=skip,
         steps=2,
@@ -231,13 +233,13 @@ def test_history_with_changing_gaps_is_refused() -> None:
     broken = history()
     broken[3, 2, 2] = np.nan
     with pytest.raises(InputError, match="change with time"):
-        fit_prior(broken, scales=HybridScales(), progress=False)
+        fit_prior(broken, scales=SCALES, anchor_scales=ANCHOR, progress=False)
 
 
 def test_land_stays_missing() -> None:
     masked = history()
     masked[:, 2, 3] = np.nan
-    fitted = fit_prior(masked, scales=HybridScales(0.5, 5000.0, 0.01), rank=5, steps=0)
+    fitted = fit_prior(masked, scales=SCALES, anchor_scales=ANCHOR, rank=5, steps=0)
     made = distilled(fitted, steps=1)
     y, season = gappy(1)
     draws = made.sample_members(y, season, np.arange(1), 2, seed=0)

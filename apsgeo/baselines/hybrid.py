@@ -1,8 +1,6 @@
-"""The hybrid Gaussian: optimal interpolation with EOF and local covariance together."""
+"""Optimal interpolation by a Gaussian prior, such as the hybrid of EOFs and a local field."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,13 +22,19 @@ class HybridGaussian:
         prior: of the standardized anomalies, one channel.
         members: how many draws.
         seed: member k of a record depends on (seed, the record's key, k) alone.
+        name: in tables.
     """
 
-    name: ClassVar[str] = "hybrid Gaussian"
-
     def __init__(
-        self, normals: Normals, prior: GaussianPrior, *, members: int = 32, seed: int = 0
+        self,
+        normals: Normals,
+        prior: GaussianPrior,
+        *,
+        members: int = 32,
+        seed: int = 0,
+        name: str = "hybrid Gaussian",
     ) -> None:
+        self.name = name
         self.normals, self.prior, self.members, self.seed = normals, prior, members, seed
 
     def predict(self, observations: Observations) -> EnsemblePrediction:

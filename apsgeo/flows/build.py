@@ -28,7 +28,7 @@ class FlowSpec:
         context: Features that it hands to the transforms.
         embedding: Features of each node that it learns.
         local: Local couplings, alternating between the two colours.
-        patterns: Large-scale patterns of the global couplings; 0 for none.
+        patterns: Large-scale patterns of the global couplings, of the base "gaussian" only.
         coupling_width: Hidden channels of a local coupling.
     """
 
@@ -73,7 +73,7 @@ def build_flow(
         covariates: Number of known fields that the context network sees.
         sites: Fixed features of the nodes, (feature, node).
         spec: The architecture.
-        anchor: The Gaussian prior; needed by the base "gaussian" and by global couplings.
+        anchor: The Gaussian prior; needed by the base "gaussian".
     """
     base: GaussianBase | StandardNormalBase
     if spec.base == "gaussian":
@@ -92,7 +92,7 @@ def build_flow(
         depth=spec.depth,
     )
     transforms: list[nn.Module] = []
-    if spec.patterns and anchor is not None:
+    if spec.patterns and spec.base == "gaussian" and anchor is not None:
         basis, weights = large_scale_patterns(anchor, spec.patterns)
         for parity in (True, False):
             transforms.append(GlobalCoupling(basis, weights, spec.context, parity=parity))
