@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from apsgeo.device import choose_device
 from apsgeo.domains.adapters import ordered
 from apsgeo.errors import InputError
 from apsgeo.flows.base import GaussianBase, StandardNormalBase
@@ -56,6 +57,7 @@ def distill(
     folds: int = 4,
     rounds: int = 8,
     seed: int = 0,
+    device: str = "auto",
     progress: bool = True,
 ) -> Posterior:
     """Train a conditional flow once to sample the posterior of any measurement of a family.
@@ -77,6 +79,8 @@ def distill(
         folds: Blocks of the history; measurements of a block meet an anchor fitted without it.
         rounds: Measurements simulated of each field.
         seed: Of masks, noise and weights.
+        device: Where the networks are trained: "auto", "cpu" or "cuda". The posterior comes back
+            on the CPU; see `Posterior.to`.
         progress: Show progress bars.
 
     Returns:
@@ -90,6 +94,7 @@ def distill(
     spec = spec or FlowSpec()
     noise = _noise(prior, noise_std)
     history = prior.history if history is None else history
+    place = choose_device(device)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     train, held = _pairs(prior, history, operator, noise, spec, folds, rounds, generator, progress)
@@ -101,10 +106,13 @@ def distill(
         spec,
         prior.anchor,
     )
+    flow.to(place)
+    if prior.diffusion is not None:
+        prior.diffusion.to(place)
     loss = _objective(prior, objective, score_weight)
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
-        drawn = train.draw(batch, CRPS.members, generator)
+        drawn = train.draw(batch, CRPS.members, generator).to(place)
         return loss(flow, drawn, _given(prior, flow, drawn), generator)
 
     log = fit_loop(
@@ -122,7 +130,7 @@ def distill(
         domain=prior.domain,
         normals=prior.normals,
         operator=operator,
-        flow=flow.eval(),
+        flow=flow.eval().cpu(),
         spec=spec,
         noise_std=noise,
         units=prior.units,
@@ -155,7 +163,7 @@ def _noise(prior: FieldPrior, noise_std: float | Tensor) -> Tensor:
 
 
 def _given(prior: FieldPrior, flow: ConditionalFlow, batch: Batch) -> Any:
-    known = prior.normals.covariates(batch.season)
+    known = prior.normals.covariates(batch.season).to(batch.mean)
     return flow.condition(batch.measurement, batch.mean, batch.std, known)
 
 
@@ -260,11 +268,11 @@ def _pairs(
 
 def _held_out_score(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> float:
     """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks."""
-    area = prior.domain.areas.float() * prior.normals.valid
+    area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
     ratios = []
     for index in range(len(held.groups)):
-        batch = held.group(index)
-        weights = area * prior.normals.std[batch.season] * ~batch.measurement.mask
+        batch = held.group(index).to(flow.device)
+        weights = area * prior.normals.std[batch.season].to(area) * ~batch.measurement.mask
         fields, _ = flow.push(batch.deviations, _given(prior, flow, batch))
         score = (weights * fair_crps(fields, batch.truth)).sum()
         base = (weights * fair_crps(batch.mean + batch.deviations, batch.truth)).sum()
@@ -275,11 +283,11 @@ def _held_out_score(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> 
 @torch.no_grad()
 def _held_out_spread(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> float:
     """Return the factor by which held-out error exceeds the members' spread (geometric mean)."""
-    area = prior.domain.areas.float() * prior.normals.valid
+    area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
     logs = []
     for index in range(len(held.groups)):
-        batch = held.group(index)
-        weights = area * prior.normals.std[batch.season] ** 2 * ~batch.measurement.mask
+        batch = held.group(index).to(flow.device)
+        weights = area * prior.normals.std[batch.season].to(area) ** 2 * ~batch.measurement.mask
         fields, _ = flow.push(batch.deviations, _given(prior, flow, batch))
         error = (weights * (fields.mean(0) - batch.truth) ** 2).sum()
         spread = (weights * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from apsgeo import domains
+from apsgeo.device import choose_device
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.flows.base import BasePosterior, GaussianBase
@@ -53,8 +54,12 @@ class FieldDistribution(Distribution):
         self._posterior, self._season = posterior, season
         flow, normals = posterior.flow, posterior.normals
         self._base: BasePosterior = flow.base.posterior(measurement)
+        place = flow.device  # the base is solved on the CPU
         self._given = flow.condition(
-            measurement, self._base.mean, self._base.std(), normals.covariates(season)
+            measurement.to(place),
+            self._base.mean.to(place),
+            self._base.std().to(place),
+            normals.covariates(season).to(place),
         )
         shape = measurement.values.shape
         super().__init__(shape[:1], shape[1:], validate_args=False)
@@ -93,8 +98,9 @@ class FieldDistribution(Distribution):
             (d * self._base.precision_apply(d)).flatten(1).sum(1)
             for d in flat.unflatten(0, deviations.shape[:2])
         ]
-        jacobian = log_det + normals.std[self._season].log().flatten(1).sum(1)
-        result = self._base.peak_log_prob() - 0.5 * torch.stack(each) - jacobian
+        spread = normals.std[self._season].log().flatten(1).sum(1)
+        jacobian = log_det + spread.to(log_det)
+        result = self._base.peak_log_prob().to(jacobian) - 0.5 * torch.stack(each) - jacobian
         return result.reshape(*lead, *self.batch_shape)
 
     def _moment_draws(self) -> Tensor:
@@ -150,6 +156,11 @@ class Posterior:
             f"Posterior({self.name!r} [{self.units}] on {self.domain!r}, {self.operator!r}, "
             f"base={self.spec.base!r})"
         )
+
+    def to(self, device: str) -> Posterior:
+        """Move the networks to "cpu", "cuda" or what "auto" finds, and return the posterior."""
+        self.flow.to(choose_device(device))
+        return self
 
     def measure(
         self, y: Tensor, season: Tensor | None = None, noise_std: float | Tensor | None = None
@@ -223,7 +234,8 @@ class Posterior:
             [member_noise(seed, int(key), members, self.flow.base.noise_dim) for key in keys],
             axis=1,
         )
-        return self(y, season=season, noise_std=noise_std).from_noise(torch.from_numpy(noise))
+        distribution = self(y, season=season, noise_std=noise_std)
+        return distribution.from_noise(torch.from_numpy(noise)).cpu()
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save as a folder of JSON and safetensors; see `apsgeo.io.save_folder`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from apsgeo import domains
 from apsgeo.domains.adapters import domain_of, ordered
 from apsgeo.domains.base import Domain
-from apsgeo.errors import InputError, ModelError
+from apsgeo.errors import GridError, InputError, ModelError
 from apsgeo.io import load_folder, save_folder
 from apsgeo.nn import UNet
 from apsgeo.priors.denoiser import COND_DIM
@@ -338,6 +338,13 @@ def _ordered(history: xr.DataArray) -> xr.DataArray:
         raise InputError(
             f"the history has dims {history.dims}; a prior is fitted to many fields along 'time'."
         )
+    if "time" not in history.coords or history["time"].dtype.kind != "M":
+        raise InputError(
+            "the history's 'time' holds no datetime64 dates, which tell the seasons and what is "
+            "held out; assign them, or convert cftime dates: history.convert_calendar('standard')."
+        )
+    if not (np.diff(history["time"].values) > np.timedelta64(0)).all():
+        raise GridError("the history's times must ascend, each once; use history.sortby('time').")
     return ordered(history)
 
 

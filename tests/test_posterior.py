@@ -1,5 +1,6 @@
 """The product end to end on a small synthetic history: fit, distill, sample, save."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 import apsgeo
 from apsgeo.distillation import distill
-from apsgeo.errors import InputError, ModelError
+from apsgeo.errors import GridError, InputError, ModelError
 from apsgeo.flows.build import FlowSpec
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior, member_noise
@@ -253,3 +254,33 @@ def test_a_model_of_other_weights_is_refused(posterior: Posterior, tmp_path: Pat
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelError):
         apsgeo.load(folder)
+
+
+def test_history_without_dates_is_refused() -> None:
+    undated = history().assign_coords(time=np.arange(144))
+    with pytest.raises(InputError, match="no datetime64 dates"):
+        fit_prior(undated, scales=SCALES, anchor_scales=ANCHOR, progress=False)
+    backwards = history().isel(time=slice(None, None, -1))
+    with pytest.raises(GridError, match="must ascend"):
+        fit_prior(backwards, scales=SCALES, anchor_scales=ANCHOR, progress=False)
+
+
+def test_paper_form_is_saved_whatever_its_patterns(prior: FieldPrior, tmp_path: Path) -> None:
+    spec = FlowSpec(base="normal", width=8, depth=1, context=4, local=2, coupling_width=4)
+    made = distilled(prior, spec=spec, objective="reverse", steps=1)
+    assert isinstance(apsgeo.load(made.save(tmp_path / "model")), Posterior)
+
+
+def test_a_posterior_can_be_sent_to_another_process(posterior: Posterior) -> None:
+    again = pickle.loads(pickle.dumps(posterior))
+    y, season = gappy(1)
+    first = posterior.sample_members(y, season, np.arange(1), 2, seed=0)
+    second = again.sample_members(y, season, np.arange(1), 2, seed=0)
+    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-5)
+
+
+def test_an_absent_device_is_refused(posterior: Posterior) -> None:
+    with pytest.raises(InputError, match="cannot be used here"):
+        posterior.to("cuda:99")
+    assert posterior.to("auto").flow.device.type in ("cpu", "cuda")
+    posterior.to("cpu")

@@ -59,6 +59,11 @@ class ConditionalFlow(nn.Module):
         self.transforms = nn.ModuleList(transforms)
         self.register_buffer("spread", torch.ones(()))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.spread.device
+
     @staticmethod
     def inputs(channels: int, covariates: int) -> int:
         """Number of features that `condition` gives to the context network."""

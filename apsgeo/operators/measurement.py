@@ -49,6 +49,10 @@ class Measurement:
     def __len__(self) -> int:
         return len(self.values)
 
+    def to(self, device: torch.device) -> Measurement:
+        """Return the measurement on a device."""
+        return Measurement(self.values.to(device), self.mask.to(device), self.noise_std.to(device))
+
     def log_likelihood(self, signal: Tensor) -> Tensor:
         """Return log N(y; A x, R) for signals (batch, channel, node), as (batch,)."""
         standardized = (self.values - signal) / self.noise_std

@@ -113,6 +113,17 @@ class GaussianPrior(ABC):
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return a JSON-able configuration and the tensors."""
 
+    @classmethod
+    @abstractmethod
+    def from_state(
+        cls, config: dict[str, Any], tensors: dict[str, Tensor], domain: Domain
+    ) -> GaussianPrior:
+        """Rebuild a prior from `to_state`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and send a prior by its state: factorizations cannot be."""
+        return type(self).from_state, (*self.to_state(), self.domain)
+
     def _system_of_bytes(self, observed: bytes, noise_var: bytes) -> System:
         return self.make_system(np.frombuffer(observed, dtype=bool), np.frombuffer(noise_var))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,17 @@ class Batch:
     deviations: Tensor
     season: Tensor
     base: GaussianBase | StandardNormalBase
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device; the season, an index, stays."""
+        return replace(
+            self,
+            truth=self.truth.to(device),
+            measurement=self.measurement.to(device),
+            mean=self.mean.to(device),
+            std=self.std.to(device),
+            deviations=self.deviations.to(device),
+        )
 
 
 @dataclass
