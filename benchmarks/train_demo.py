@@ -82,6 +82,7 @@ def anchored(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
         NOISE_STD,
         spec=ANCHORED,
         objective="forward",
+        score_weight=4.0,
         steps=options.flow_steps,
         rounds=options.rounds,
         seed=options.seed,
