@@ -124,6 +124,13 @@ class GaussianPrior(ABC):
         """Copy and send a prior by its state: factorizations cannot be."""
         return type(self).from_state, (*self.to_state(), self.domain)
 
+    @cached_property
+    def probes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Fixed prior draws (size, 48) and noise of their measurements, for marginal spreads."""
+        rng = np.random.default_rng(_PROBE_SEED)
+        draws = self.draw(rng.standard_normal((self.draw_dim, _PROBES)))
+        return draws, rng.standard_normal((self.size, _PROBES))
+
     def _system_of_bytes(self, observed: bytes, noise_var: bytes) -> System:
         return self.make_system(np.frombuffer(observed, dtype=bool), np.frombuffer(noise_var))
 
@@ -226,18 +233,11 @@ class GaussianPosterior:
         for system, (_, noise_var, index) in zip(self._systems, self._groups, strict=True):
             part = noise[:, index]
             columns = part.double().reshape(-1, part.shape[-1]).numpy().T
-            fields, _ = self._conditioned(system, noise_var, columns)
+            prior_draw = self.prior.draw(columns[: self.prior.draw_dim])
+            noisy = prior_draw + np.sqrt(noise_var)[:, None] * columns[self.prior.draw_dim :]
+            fields = prior_draw - system.update(noisy)
             out[:, index] = _signal(fields, like[:1]).reshape(members, len(index), *like.shape[1:])
         return out
-
-    def _conditioned(
-        self, system: System, noise_var: np.ndarray, columns: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return posterior draws minus the mean and the prior draws that they came from."""
-        split = len(columns) - len(noise_var)
-        prior_draw = self.prior.draw(columns[:split])
-        data = prior_draw + np.sqrt(noise_var)[:, None] * columns[split:]
-        return prior_draw - system.update(data), prior_draw
 
     def std(self) -> Tensor:
         """Return the marginal standard deviation (batch, channel, node).
@@ -247,10 +247,10 @@ class GaussianPosterior:
         """
         like = self.measurement.values
         out = torch.empty_like(like)
-        noise = np.random.default_rng(_PROBE_SEED).standard_normal((self.prior.noise_dim, _PROBES))
+        before, noise = self.prior.probes
         truth = self.prior.variance.reshape(-1).numpy()
         for system, (_, noise_var, index) in zip(self._systems, self._groups, strict=True):
-            after, before = self._conditioned(system, noise_var, noise)
+            after = before - system.update(before + np.sqrt(noise_var)[:, None] * noise)
             var_after, var_before = (after**2).mean(1), (before**2).mean(1)
             shared = (after * before).mean(1) ** 2 / (var_after * var_before)
             scale = shared * truth / var_before + (1.0 - shared)
