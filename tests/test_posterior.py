@@ -201,7 +201,7 @@ def test_saved_prior_is_the_same(prior: FieldPrior, skip: Any, tmp_path: Path) -
     )
 
 
-@pytest.mark.parametrize("objective", ["reverse", "forward", "mixed"])
+@pytest.mark.parametrize("objective", ["forward", "mixed"])
 @pytest.mark.parametrize("base", ["gaussian", "normal"])
 def test_training_never_ends_worse_on_held_out_months(
     prior: FieldPrior, objective: Any, base: Any
@@ -284,3 +284,10 @@ def test_an_absent_device_is_refused(posterior: Posterior) -> None:
         posterior.to("cuda:99")
     assert posterior.to("auto").flow.device.type in ("cpu", "cuda")
     posterior.to("cpu")
+
+
+def test_reverse_returns_what_training_left(prior: FieldPrior) -> None:
+    """Unsupervised: no held-out score picks the weights, so they have moved."""
+    first = distilled(prior, objective="reverse", steps=0).flow.state_dict()
+    last = distilled(prior, objective="reverse", steps=3).flow.state_dict()
+    assert any(not torch.equal(first[name], last[name]) for name in first if name != "spread")
