@@ -116,8 +116,11 @@ def paper(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
 TRAINERS = {"ncep-air": anchored, "ncep-air-paper": paper}
 
 
-def card(name: str, posterior: Posterior, arguments: list[str], seconds: float) -> str:
+def card(name: str, posterior: Posterior, options: argparse.Namespace, seconds: float) -> str:
     """Return the model's card: data, command, seed, and scores on the months held out."""
+    arguments = ["--models", name]
+    for option in ("prior_steps", "flow_steps", "rounds", "seed"):
+        arguments += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
     protocol = NcepProtocol(datasets.load("ncep-air"))
     board = Scoreboard()
     method = AmortizedPosterior(posterior, name=name)
@@ -141,15 +144,14 @@ def card(name: str, posterior: Posterior, arguments: list[str], seconds: float) 
 
 def main() -> None:
     """Train, score, save."""
-    arguments = sys.argv[1:]
-    options = parse(arguments)
+    options = parse(sys.argv[1:])
     history = datasets.load("ncep-air").sel(time=HISTORY)
     for name in options.models:
         begun = time.perf_counter()
         posterior = TRAINERS[name](history, options)
         seconds = time.perf_counter() - begun
         folder = posterior.save(options.output / name, overwrite=True)
-        (folder / "README.md").write_text(card(name, posterior, arguments, seconds), "utf-8")
+        (folder / "README.md").write_text(card(name, posterior, options, seconds), "utf-8")
 
 
 if __name__ == "__main__":
