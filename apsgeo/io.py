@@ -8,9 +8,9 @@ a folder that holds any other file is refused.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
 import safetensors.torch
@@ -24,11 +24,15 @@ from apsgeo.errors import InputError, ModelError
 __all__ = [
     "SCHEMA_VERSION",
     "load_folder",
+    "load_model",
+    "part",
     "read_field",
     "read_kind",
     "save_folder",
     "write_netcdf",
 ]
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -117,6 +121,32 @@ def load_folder(
     if _describe(tensors) != expected["tensors"]:
         raise ModelError(f"the tensors in {path / WEIGHTS_FILE} are not those of {CONFIG_FILE}")
     return header["config"], tensors
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    kind: str,
+    build: Callable[[dict[str, Any], dict[str, Tensor]], T],
+) -> T:
+    """Load a model folder and build the model from its configuration and tensors.
+
+    Raises:
+        ModelError: If the folder is damaged, altered, newer, of another kind, or describes
+            something that cannot be built.
+    """
+    config, tensors = load_folder(path, kind)
+    try:
+        return build(config, tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{path} does not describe a {kind} that this version can build ({error}); "
+            "make it again or use the version that wrote it."
+        ) from error
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with a prefix, by the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def read_kind(path: str | os.PathLike[str]) -> str:

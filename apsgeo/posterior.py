@@ -15,11 +15,11 @@ from torch.distributions import Distribution, constraints
 from apsgeo import domains
 from apsgeo.device import choose_device
 from apsgeo.domains.base import Domain
-from apsgeo.errors import InputError, ModelError
+from apsgeo.errors import InputError
 from apsgeo.flows.base import BasePosterior, GaussianBase
 from apsgeo.flows.build import FlowSpec, build_flow
 from apsgeo.flows.flow import ConditionalFlow
-from apsgeo.io import load_folder, save_folder
+from apsgeo.io import load_model, part, save_folder
 from apsgeo.operators import Mask, Measurement
 from apsgeo.priors.normals import Normals
 from apsgeo.priors.registry import gaussian_from_state
@@ -263,14 +263,7 @@ class Posterior:
         Raises:
             ModelError: If the folder is damaged, altered, newer, or not a posterior.
         """
-        config, tensors = load_folder(path, "posterior")
-        try:
-            return cls._from_state(config, tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{path} does not describe a posterior that this version can build ({error}); "
-                "train it again or use the version that wrote it."
-            ) from error
+        return load_model(path, "posterior", cls._from_state)
 
     @classmethod
     def _from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Posterior:
@@ -279,9 +272,9 @@ class Posterior:
         spec = FlowSpec(**config["spec"])
         anchor = None
         if config["anchor"] is not None:
-            state = _part(tensors, "anchor.")
+            state = part(tensors, "anchor.")
             anchor = gaussian_from_state(config["anchor"], state, domain)
-        weights = _part(tensors, "flow.")
+        weights = part(tensors, "flow.")
         sites = weights["context.sites"]
         channels, known = normals.mean.shape[1], normals.covariate_count
         flow = build_flow(domain, channels, known, sites, spec, anchor)
@@ -297,7 +290,3 @@ class Posterior:
             name=config["name"],
             provenance=config["provenance"],
         )
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -15,8 +15,8 @@ from torch import Tensor
 from apsgeo import domains
 from apsgeo.domains.adapters import domain_of, ordered
 from apsgeo.domains.base import Domain
-from apsgeo.errors import GridError, InputError, ModelError
-from apsgeo.io import load_folder, save_folder
+from apsgeo.errors import GridError, InputError
+from apsgeo.io import load_model, part, save_folder
 from apsgeo.nn import UNet
 from apsgeo.priors.denoiser import COND_DIM
 from apsgeo.priors.diffusion import DiffusionPrior
@@ -140,32 +140,23 @@ class FieldPrior:
         Raises:
             ModelError: If the folder is damaged, altered, newer, or not a prior.
         """
-        config, tensors = load_folder(path, "prior")
-        try:
-            return cls._from_state(config, tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{path} does not describe a prior that this version can build ({error}); "
-                "fit it again or use the version that wrote it."
-            ) from error
+        return load_model(path, "prior", cls._from_state)
 
     @classmethod
     def _from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> FieldPrior:
         domain = domains.from_config(config["domain"])
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-        gaussian = HybridPrior.from_state(config["gaussian"], part("gaussian."), domain)
+        gaussian = HybridPrior.from_state(config["gaussian"], part(tensors, "gaussian."), domain)
         anchor: GaussianPrior = gaussian
         anchor_scales: Scales = HybridScales(**config["scales"])
         if config["anchor"] is not None:
-            anchor = gaussian_from_state(config["anchor"], part("anchor."), domain)
+            anchor = gaussian_from_state(config["anchor"], part(tensors, "anchor."), domain)
             anchor_scales = LocalisedScales(**config["anchor_scales"])
         diffusion = None
         if (described := config["diffusion"]) is not None:
             skip = gaussian if described["anchored"] else None
-            diffusion = DiffusionPrior.from_state(described, part("diffusion."), domain, skip)
+            diffusion = DiffusionPrior.from_state(
+                described, part(tensors, "diffusion."), domain, skip
+            )
         return cls(
             domain=domain,
             normals=Normals.from_tensors(tensors),
