@@ -74,6 +74,7 @@ class Objective(StrEnum):
     """What a flow is trained on."""
 
     mixed = "mixed"
+    score = "score"
     reverse = "reverse"
     forward = "forward"
 
@@ -177,7 +178,7 @@ def distill(
         tuple[float, float],
         typer.Option(metavar="LEAST MOST", help="Observed fractions of the area to train for."),
     ] = (0.005, 0.5),
-    objective: Annotated[Objective, typer.Option(help="reverse is the paper's.")] = Objective.mixed,
+    objective: Annotated[Objective, typer.Option(help="reverse is the paper's.")] = Objective.score,
     base: Annotated[
         Base, typer.Option(help="What the flow starts from; normal is the paper's.")
     ] = Base.gaussian,

@@ -12,7 +12,7 @@ from torch import Tensor
 from apsgeo.device import choose_device
 from apsgeo.domains.adapters import ordered
 from apsgeo.errors import InputError
-from apsgeo.flows.base import GaussianBase, StandardNormalBase
+from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
 from apsgeo.flows.build import FlowSpec, build_flow
 from apsgeo.flows.context import site_features
 from apsgeo.flows.flow import ConditionalFlow
@@ -34,11 +34,12 @@ from apsgeo.training.pairs import Batch, PairSet, simulate_pairs
 
 __all__ = ["distill"]
 
-Mode = Literal["reverse", "forward", "mixed"]
+Mode = Literal["score", "reverse", "forward", "mixed"]
 
 _VALIDATION_DENSITIES = (0.01, 0.05, 0.3)
 _VALIDATION_MEMBERS = 16
 _PRIOR_DRAWS = 480
+_MOST_DENSE = 3000  # values of a dense anchor whose density can be had in every training step
 _DENSITY_POINTS = 2  # levels or times in one estimate of the prior's log-density in training
 
 
@@ -48,7 +49,7 @@ def distill(
     noise_std: float | Tensor,
     *,
     history: xr.DataArray | None = None,
-    objective: Mode = "mixed",
+    objective: Mode = "score",
     spec: FlowSpec | None = None,
     score_weight: float = 1.0,
     steps: int = 2000,
@@ -68,11 +69,11 @@ def distill(
         noise_std: Standard deviation of their noise, a number or one a node, in the data's units.
         history: Complete fields to simulate measurements of; `prior.history` by default, and
             draws of the Gaussian prior where there is none.
-        objective: "reverse" is the paper's amortized KL, "forward" maximum likelihood on
-            simulated pairs, "mixed" the mean of both.
+        objective: "score" is the CRPS of the members on simulated pairs; "reverse" the paper's
+            amortized KL, "forward" maximum likelihood on the pairs, "mixed" the mean of both.
         spec: Architecture of the flow.
         score_weight: Weight of the CRPS of the members in the objective, where pairs are used
-            (not in "reverse"): likelihood alone spends itself on the finest scales.
+            in "forward" and "mixed": likelihood alone spends itself on the finest scales.
         steps: Of the optimizer.
         batch: Pairs in a step.
         lr: Peak learning rate.
@@ -89,9 +90,11 @@ def distill(
         multiplied by one number that makes spread and error of the held-out fields agree.
 
     Raises:
-        InputError: If the noise does not fit or the history is not on the prior's grid.
+        InputError: If the noise does not fit, the history is not on the prior's grid, or the
+            objective needs the density of an anchor that is dense and large.
     """
     spec = spec or FlowSpec()
+    _check_density(prior, spec, objective)
     noise = _noise(prior, noise_std)
     history = prior.history if history is None else history
     place = choose_device(device)
@@ -172,6 +175,8 @@ def _objective(prior: FieldPrior, mode: Mode, score_weight: float) -> Objective:
     weights = prior.domain.areas.float() * prior.normals.std * prior.normals.valid
     score = CRPS(weights)
     reverse = ReverseKL(_log_density(prior))
+    if mode == "score":
+        return score
     if mode == "reverse":
         return reverse
     if mode == "forward":
@@ -186,19 +191,31 @@ def _log_density(prior: FieldPrior) -> LogDensity:
     def estimate(signal: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         if diffusion is None:
             anchor = batch.base.prior if isinstance(batch.base, GaussianBase) else prior.anchor
-            return anchor.log_prob(signal)
+            return anchor.log_prob(signal, batch.season)
         bound = diffusion.elbo if diffusion.anchor is None else diffusion.anchored_log_prob
         return bound(signal, generator=generator, points=_DENSITY_POINTS).value
 
     return estimate
 
 
+def _check_density(prior: FieldPrior, spec: FlowSpec, mode: Mode) -> None:
+    values = prior.domain.num_nodes * prior.normals.mean.shape[1]
+    dense = spec.base == "gaussian" and prior.anchor.kind == "localised" and values > _MOST_DENSE
+    if dense and mode != "score":
+        raise InputError(
+            f"objective={mode!r} needs the density of the anchor in every step, and a localised "
+            f"anchor of {values} values is too large for that (at most {_MOST_DENSE}); use "
+            "objective='score', or fit_prior(..., anchor_scales=HybridScales())."
+        )
+
+
 def _bases(
-    prior: FieldPrior, fields: Tensor, spec: FlowSpec, folds: int
-) -> list[GaussianBase] | list[StandardNormalBase]:
+    prior: FieldPrior, fields: Tensor, season: Tensor, spec: FlowSpec, folds: int
+) -> list[Base]:
     if spec.base == "normal":
         return [StandardNormalBase(fields.shape[1], prior.domain.num_nodes)] * folds
-    return [GaussianBase(anchor) for anchor in prior.fold_anchors(fields, folds)]
+    anchors = prior.cross_fitted(prior.anchor, fields, season, folds)
+    return [GaussianBase(anchor) for anchor in anchors]
 
 
 def _pairs(
@@ -214,8 +231,8 @@ def _pairs(
 ) -> tuple[PairSet, PairSet]:
     """Simulate measurements to learn from, and others, at fixed densities, to stop by."""
     if history is None:
-        drawn = prior.gaussian.sample(_PRIOR_DRAWS, generator)
-        season = torch.arange(len(drawn)) % prior.normals.seasons
+        season = torch.arange(_PRIOR_DRAWS) % prior.normals.seasons
+        drawn = prior.gaussian.sample(season, generator)
         cut = len(drawn) * 9 // 10
         fields, later = drawn[:cut], drawn[cut:]
         season, later_season = season[:cut], season[cut:]
@@ -234,7 +251,7 @@ def _pairs(
         fields,
         season,
         contiguous_folds(len(fields), folds),
-        _bases(prior, fields, spec, folds),
+        _bases(prior, fields, season, spec, folds),
         prior.normals,
         masks,
         noise,

@@ -22,7 +22,7 @@ from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.operators import Mask, Measurement
 from apsgeo.priors.normals import Normals
-from apsgeo.priors.registry import gaussian_from_state
+from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = ["FieldDistribution", "Posterior", "member_noise"]
 
@@ -53,7 +53,7 @@ class FieldDistribution(Distribution):
     def __init__(self, posterior: Posterior, measurement: Measurement, season: Tensor) -> None:
         self._posterior, self._season = posterior, season
         flow, normals = posterior.flow, posterior.normals
-        self._base: BasePosterior = flow.base.posterior(measurement)
+        self._base: BasePosterior = flow.base.posterior(measurement, season)
         place = flow.device  # the base is solved on the CPU
         self._given = flow.condition(
             measurement.to(place),
@@ -273,7 +273,7 @@ class Posterior:
         anchor = None
         if config["anchor"] is not None:
             state = part(tensors, "anchor.")
-            anchor = gaussian_from_state(config["anchor"], state, domain)
+            anchor = SeasonalPrior.from_state(config["anchor"], state, domain)
         weights = part(tensors, "flow.")
         sites = weights["context.sites"]
         channels, known = normals.mean.shape[1], normals.covariate_count

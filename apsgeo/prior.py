@@ -21,19 +21,11 @@ from apsgeo.nn import UNet
 from apsgeo.priors.denoiser import COND_DIM
 from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.diffusion_fit import train_diffusion
-from apsgeo.priors.gaussian import GaussianPrior
-from apsgeo.priors.gaussian_fit import (
-    HybridScales,
-    LocalisedScales,
-    Scales,
-    contiguous_folds,
-    fit_gaussian,
-    select_scales,
-)
-from apsgeo.priors.hybrid import HybridPrior
+from apsgeo.priors.gaussian_fit import contiguous_folds, fit_gaussian, select_scales
 from apsgeo.priors.localised import MOST_VALUES
 from apsgeo.priors.normals import Normals
-from apsgeo.priors.registry import gaussian_from_state
+from apsgeo.priors.scales import HybridScales, LocalisedScales, Scales
+from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = ["FieldPrior", "fit_prior"]
 
@@ -49,13 +41,10 @@ class FieldPrior:
     Attributes:
         domain: Where the fields live.
         normals: Climatological mean and spread.
-        gaussian: The hybrid Gaussian prior, on standardized anomalies; the anchor of the
-            diffusion prior.
+        gaussian: The hybrid Gaussian prior, on standardized anomalies; its annual form is the
+            anchor of the diffusion prior.
         anchor: The Gaussian prior whose posterior flows start from: localised where its size
             allows, else the hybrid itself.
-        scales: Free numbers of the hybrid covariance.
-        anchor_scales: Those of the anchor's.
-        rank: Number of EOFs of both.
         diffusion: The diffusion prior, or None if it was not asked for.
         units, name: Of the variable, or None if unknown.
         held_out_from: Date from which on the history was held out, or None.
@@ -65,11 +54,8 @@ class FieldPrior:
 
     domain: Domain
     normals: Normals
-    gaussian: HybridPrior
-    anchor: GaussianPrior
-    scales: HybridScales
-    anchor_scales: Scales
-    rank: int
+    gaussian: SeasonalPrior
+    anchor: SeasonalPrior
     diffusion: DiffusionPrior | None = None
     units: str | None = None
     name: str | None = None
@@ -97,15 +83,23 @@ class FieldPrior:
         """Return the records to learn from and those held out."""
         return _split(history, self.held_out_from)
 
-    def fold_anchors(self, fields: Tensor, folds: int) -> list[GaussianPrior]:
-        """Return one anchor a contiguous fold of the fields, fitted without that fold."""
-        if self.anchor is self.gaussian:
-            return self.fold_gaussians(fields, folds)
-        return _fold_priors(self.domain, fields, self.anchor_scales, folds, self.rank)
+    def refit(self, like: SeasonalPrior, fields: Tensor, season: Tensor) -> SeasonalPrior:
+        """Fit a prior of the same scales to other fields, such as all but one fold."""
+        return fit_gaussian(
+            like.field,
+            fields,
+            like.scales,
+            rank=like.eofs.rank,
+            season=season,
+            seasons=self.normals.seasons,
+        )
 
-    def fold_gaussians(self, fields: Tensor, folds: int) -> list[GaussianPrior]:
-        """Return one hybrid prior a contiguous fold, fitted without that fold."""
-        return _fold_priors(self.gaussian.matern, fields, self.scales, folds, self.rank)
+    def cross_fitted(
+        self, like: SeasonalPrior, fields: Tensor, season: Tensor, folds: int
+    ) -> list[SeasonalPrior]:
+        """Return one prior of the same scales a contiguous fold, fitted without that fold."""
+        fold = contiguous_folds(len(fields), folds)
+        return [self.refit(like, fields[fold != f], season[fold != f]) for f in range(folds)]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save as a folder of JSON and safetensors; the history is not saved."""
@@ -116,9 +110,6 @@ class FieldPrior:
             "domain": self.domain.to_config(),
             "gaussian": gaussian,
             "anchor": None,
-            "scales": vars(self.scales),
-            "anchor_scales": vars(self.anchor_scales),
-            "rank": self.rank,
             "units": self.units,
             "name": self.name,
             "held_out_from": self.held_out_from,
@@ -145,15 +136,13 @@ class FieldPrior:
     @classmethod
     def _from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> FieldPrior:
         domain = domains.from_config(config["domain"])
-        gaussian = HybridPrior.from_state(config["gaussian"], part(tensors, "gaussian."), domain)
-        anchor: GaussianPrior = gaussian
-        anchor_scales: Scales = HybridScales(**config["scales"])
+        gaussian = SeasonalPrior.from_state(config["gaussian"], part(tensors, "gaussian."), domain)
+        anchor = gaussian
         if config["anchor"] is not None:
-            anchor = gaussian_from_state(config["anchor"], part(tensors, "anchor."), domain)
-            anchor_scales = LocalisedScales(**config["anchor_scales"])
+            anchor = SeasonalPrior.from_state(config["anchor"], part(tensors, "anchor."), domain)
         diffusion = None
         if (described := config["diffusion"]) is not None:
-            skip = gaussian if described["anchored"] else None
+            skip = gaussian.annual if described["anchored"] else None
             diffusion = DiffusionPrior.from_state(
                 described, part(tensors, "diffusion."), domain, skip
             )
@@ -162,9 +151,6 @@ class FieldPrior:
             normals=Normals.from_tensors(tensors),
             gaussian=gaussian,
             anchor=anchor,
-            scales=HybridScales(**config["scales"]),
-            anchor_scales=anchor_scales,
-            rank=config["rank"],
             diffusion=diffusion,
             units=config["units"],
             name=config["name"],
@@ -180,7 +166,7 @@ def fit_prior(
     held_out_from: str | None = None,
     scales: HybridScales | None = None,
     anchor_scales: Scales | None = None,
-    rank: int = 200,
+    rank: int = 400,
     skip: Literal["gaussian", "none"] = "gaussian",
     steps: int = 1500,
     folds: int = 4,
@@ -190,7 +176,7 @@ def fit_prior(
     """Learn what a variable looks like from complete fields.
 
     Monthly normals (if there is a time axis that covers all months), a Gaussian prior whose
-    scales are chosen by held-out likelihood, and a diffusion prior on top of it.
+    scales are chosen by the score of held-out predictions, and a diffusion prior on top of it.
 
     Args:
         history: Complete fields, dims (time, lat, lon) in any order; nodes that are NaN at every
@@ -228,27 +214,28 @@ def fit_prior(
         normals=normals,
         gaussian=None,  # type: ignore[arg-type]  # set below: `encode` needs the normals only
         anchor=None,  # type: ignore[arg-type]
-        scales=scales or HybridScales(),
-        anchor_scales=anchor_scales or LocalisedScales(),
-        rank=rank,
         units=history.attrs.get("units"),
         name=None if history.name is None else str(history.name),
         held_out_from=held_out_from,
         history=history,
     )
     fields = prior.encode(learned)
-    search: dict[str, Any] = {"folds": folds, "rank": rank, "seed": seed, "progress": progress}
+    fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
+    search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": progress} | fit
     if scales is None:
-        prior.scales = select_scales(domain, fields, HybridScales(), **search)
-    matern = prior.scales.field(domain)
-    prior.gaussian = fit_gaussian(matern, fields, prior.scales, rank=rank)
-    prior.rank = prior.gaussian.rank
-    _fit_anchor(prior, fields, anchor_scales, **search)
+        scales = select_scales(domain, fields, HybridScales(), **search)
+    prior.gaussian = fit_gaussian(scales.field(domain), fields, scales, **fit)
+    prior.anchor = prior.gaussian
+    if not isinstance(anchor_scales, HybridScales) and fields[0].numel() <= MOST_VALUES:
+        if anchor_scales is None:
+            anchor_scales = select_scales(domain, fields, LocalisedScales(), **search)
+        field = anchor_scales.field(domain)
+        prior.anchor = fit_gaussian(field, fields, anchor_scales, **fit)
     prior.provenance = {
         "learned_from": [str(learned["time"].values[0]), str(learned["time"].values[-1])],
         "records": len(fields),
-        "scales": vars(prior.scales),
-        "anchor_scales": vars(prior.anchor_scales),
+        "scales": vars(prior.gaussian.scales),
+        "anchor_scales": vars(prior.anchor.scales),
         "baseline": baseline,
         "seed": seed,
         "steps": steps,
@@ -257,24 +244,6 @@ def fit_prior(
     if steps:
         _fit_diffusion(prior, fields, skip, steps=steps, folds=folds, seed=seed, progress=progress)
     return prior
-
-
-def _fit_anchor(prior: FieldPrior, fields: Tensor, scales: Scales | None, **search: Any) -> None:
-    """Choose and fit the prior that flows start from, in place."""
-    if isinstance(scales, HybridScales) or fields[0].numel() > MOST_VALUES:
-        prior.anchor, prior.anchor_scales = prior.gaussian, prior.scales
-        return
-    if scales is None:
-        scales = select_scales(prior.domain, fields, LocalisedScales(), **search)
-    prior.anchor_scales = scales
-    prior.anchor = fit_gaussian(scales.field(prior.domain), fields, scales, rank=prior.rank)
-
-
-def _fold_priors(
-    field: Any, fields: Tensor, scales: Scales, folds: int, rank: int
-) -> list[GaussianPrior]:
-    fold = contiguous_folds(len(fields), folds)
-    return [fit_gaussian(field, fields[fold != f], scales, rank=rank) for f in range(folds)]
 
 
 def _fit_diffusion(
@@ -291,7 +260,7 @@ def _fit_diffusion(
     assert prior.history is not None
     held = prior.encode(prior.split(prior.history)[1])
     torch.manual_seed(seed)
-    anchor = prior.gaussian if skip == "gaussian" else None
+    anchor = prior.gaussian.annual if skip == "gaussian" else None
     channels = fields.shape[1]
     prior.diffusion = DiffusionPrior(
         prior.domain,
@@ -310,8 +279,9 @@ def _fit_diffusion(
     crossfit = None
     if anchor is not None:
         fold = contiguous_folds(len(fields), folds)
-        anchors = prior.fold_gaussians(fields, folds)
-        crossfit = [(a, (fold == f).nonzero()[:, 0]) for f, a in enumerate(anchors)]
+        season = prior.season_of(prior.split(prior.history)[0])
+        anchors = prior.cross_fitted(prior.gaussian, fields, season, folds)
+        crossfit = [(a.annual, (fold == f).nonzero()[:, 0]) for f, a in enumerate(anchors)]
     log = train_diffusion(
         prior.diffusion,
         fields,

@@ -35,9 +35,10 @@ from apsgeo.flows.base import GaussianBase
 from apsgeo.metrics import EnsemblePrediction, Scores
 from apsgeo.metrics.scoreboard import Tally
 from apsgeo.posterior import Posterior
-from apsgeo.priors.gaussian_fit import HybridScales, fit_gaussian
-from apsgeo.priors.hybrid import HybridPrior
+from apsgeo.priors.gaussian_fit import fit_gaussian
 from apsgeo.priors.normals import Normals
+from apsgeo.priors.scales import HybridScales
+from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = ["DENSITIES", "NOISE_STD", "AmortizedPosterior", "NcepProtocol", "compared_methods"]
 
@@ -196,12 +197,12 @@ class NcepProtocol:
             cases.append((seen, self.truth(months), self.score_weights(seen)))
         return fitted.truncated(select_rank(fitted, cases, ranks, progress))
 
-    def hybrid(self, scales: HybridScales) -> HybridPrior:
+    def hybrid(self, scales: HybridScales) -> SeasonalPrior:
         """Fit the hybrid Gaussian prior to the standardized months for fitting."""
         season = torch.from_numpy(self.season[self.fit])
         fields = self.normals.standardize(self.history.double(), season)
-        prior: HybridPrior = fit_gaussian(scales.field(self.domain), fields, scales)
-        return prior
+        field = scales.field(self.domain)
+        return fit_gaussian(field, fields, scales, season=season, seasons=12)
 
     def kriging(self) -> Kriging:
         """Fit the covariance function of kriging."""
@@ -269,8 +270,8 @@ def compared_methods(
         protocol.climatology(),
         protocol.eof_interpolation(progress=progress),
         protocol.kriging(),
-        HybridGaussian(protocol.normals, hybrid, members=members, seed=seed),
-        HybridGaussian(anchored.normals, base.prior, members=members, seed=seed, name=untrained),
+        HybridGaussian(protocol.normals, GaussianBase(hybrid), members=members, seed=seed),
+        HybridGaussian(anchored.normals, base, members=members, seed=seed, name=untrained),
         AmortizedPosterior(paper, "APS, paper's form", members, seed),
         AmortizedPosterior(anchored, "APS, anchored", members, seed),
     ]

@@ -23,7 +23,7 @@ from apsgeo.metrics import Scoreboard
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
-from apsgeo.priors.gaussian_fit import HybridScales, LocalisedScales
+from apsgeo.priors.scales import HybridScales, LocalisedScales
 from apsgeo.protocol import (
     DENSITIES,
     NOISE_STD,
@@ -36,7 +36,7 @@ SCALES = Path(__file__).parent / "results" / "ncep_scales.json"
 HISTORY = slice(None, "2009")
 HELD_OUT_FROM = "2005-01-01"
 BASELINE = ("1961", "2000")
-ANCHORED = FlowSpec(base="gaussian", width=16, depth=4, context=16, local=2, patterns=32)
+ANCHORED = FlowSpec(base="gaussian", width=16, depth=4, context=16, local=0, patterns=0)
 PAPER = FlowSpec(base="normal", width=16, depth=4, context=16, local=8, patterns=0)
 
 
@@ -54,20 +54,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def scales(history: xr.DataArray, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the scales of both Gaussian priors, chosen by held-out likelihood or kept from it."""
+    """Return the scales of both Gaussian priors, chosen by held-out scores or kept from it."""
     kinds = {"scales": HybridScales, "anchor_scales": LocalisedScales}
     if not options.scales.exists():
         prior = fit_prior(
             history, baseline=BASELINE, held_out_from=HELD_OUT_FROM, steps=0, seed=options.seed
         )
-        chosen = {name: vars(getattr(prior, name)) for name in kinds}
+        chosen = {name: prior.provenance[name] for name in kinds}
         options.scales.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
     stored = json.loads(options.scales.read_text(encoding="utf-8"))
     return {name: kind(**stored[name]) for name, kind in kinds.items()}
 
 
 def anchored(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
-    """The flow on the localised Gaussian posterior, by maximum likelihood and CRPS on pairs."""
+    """The flow on the localised Gaussian posterior, by the score of its members on pairs."""
     prior = fit_prior(
         history,
         baseline=BASELINE,
@@ -81,8 +81,7 @@ def anchored(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
         Mask(),
         NOISE_STD,
         spec=ANCHORED,
-        objective="forward",
-        score_weight=4.0,
+        objective="score",
         steps=options.flow_steps,
         rounds=options.rounds,
         seed=options.seed,

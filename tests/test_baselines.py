@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
+from torch import Tensor
 
 from apsgeo.baselines import (
     BASELINES,
@@ -22,6 +23,8 @@ from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
 from apsgeo.metrics import EnsemblePrediction
 from apsgeo.metrics.predictions import Prediction
+from apsgeo.operators import Measurement
+from apsgeo.priors.gaussian import GaussianPosterior
 from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.normals import Normals
@@ -39,6 +42,20 @@ SCALE, NUGGET, RANGE_KM = RNG.uniform(0.5, 1, NODES), RNG.uniform(0.2, 0.4, NODE
 MEMBERS = 3000
 
 
+@dataclass
+class Fixed:
+    """The same prior in every season."""
+
+    prior: HybridPrior
+
+    @property
+    def noise_dim(self) -> int:
+        return self.prior.noise_dim
+
+    def posterior(self, measurement: Measurement, season: Tensor) -> GaussianPosterior:
+        return self.prior.posterior(measurement)
+
+
 def hybrid(members: int = MEMBERS) -> HybridGaussian:
     prior = HybridPrior(
         MaternField(DOMAIN, RANGE_KM),
@@ -46,7 +63,7 @@ def hybrid(members: int = MEMBERS) -> HybridGaussian:
         torch.tensor(SCALE)[None],
         torch.tensor(NUGGET)[None],
     )
-    return HybridGaussian(NORMALS, prior, members=members, seed=3)
+    return HybridGaussian(NORMALS, Fixed(prior), members=members, seed=3)
 
 
 def hybrid_covariance() -> np.ndarray:

@@ -22,7 +22,7 @@ from apsgeo.io import read_field, write_netcdf
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
-from apsgeo.priors.gaussian_fit import HybridScales, LocalisedScales
+from apsgeo.priors.scales import HybridScales, LocalisedScales
 from apsgeo.protocol import NcepProtocol
 
 COMMANDS = ("fit", "distill", "impute", "evaluate", "demo", "data")

@@ -9,9 +9,10 @@ from apsgeo.domains import LatLonDomain
 from apsgeo.flows import ElementwiseAffine, GlobalCoupling, LocalCoupling
 from apsgeo.flows.build import FlowSpec, build_flow, large_scale_patterns
 from apsgeo.operators import Measurement
-from apsgeo.priors.gaussian import GaussianPrior
-from apsgeo.priors.gaussian_fit import HybridScales, fit_gaussian
+from apsgeo.priors.gaussian_fit import fit_gaussian
 from apsgeo.priors.matern import MaternField
+from apsgeo.priors.scales import HybridScales
+from apsgeo.priors.seasonal import SeasonalPrior
 
 CHANNELS, CONTEXT = 2, 3
 
@@ -22,7 +23,7 @@ def domain() -> LatLonDomain:
 
 
 @pytest.fixture(scope="module")
-def anchor(domain: LatLonDomain) -> GaussianPrior:
+def anchor(domain: LatLonDomain) -> SeasonalPrior:
     generator = torch.Generator().manual_seed(0)
     fields = torch.randn(40, CHANNELS, domain.num_nodes, generator=generator)
     return fit_gaussian(MaternField(domain, 8000.0), fields, HybridScales(), rank=6)
@@ -36,7 +37,7 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.double()
 
 
-def transform(name: str, domain: LatLonDomain, anchor: GaussianPrior) -> nn.Module:
+def transform(name: str, domain: LatLonDomain, anchor: SeasonalPrior) -> nn.Module:
     if name == "elementwise":
         return ElementwiseAffine(domain, CHANNELS, CONTEXT)
     if name.startswith("local"):
@@ -57,7 +58,7 @@ def inputs(domain: LatLonDomain) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transform_starts_as_the_identity(
-    name: str, domain: LatLonDomain, anchor: GaussianPrior
+    name: str, domain: LatLonDomain, anchor: SeasonalPrior
 ) -> None:
     r, context = inputs(domain)
     moved, log_det = transform(name, domain, anchor).double()(r, context)
@@ -66,7 +67,7 @@ def test_transform_starts_as_the_identity(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_transform_is_inverted(name: str, domain: LatLonDomain, anchor: GaussianPrior) -> None:
+def test_transform_is_inverted(name: str, domain: LatLonDomain, anchor: SeasonalPrior) -> None:
     r, context = inputs(domain)
     module = randomize(transform(name, domain, anchor))
     moved, log_det = module(r, context)
@@ -79,7 +80,7 @@ def test_transform_is_inverted(name: str, domain: LatLonDomain, anchor: Gaussian
 
 @pytest.mark.parametrize("name", NAMES)
 def test_log_determinant_is_that_of_autograd(
-    name: str, domain: LatLonDomain, anchor: GaussianPrior
+    name: str, domain: LatLonDomain, anchor: SeasonalPrior
 ) -> None:
     r, context = inputs(domain)
     module = randomize(transform(name, domain, anchor))
@@ -104,7 +105,7 @@ def measurement(domain: LatLonDomain) -> Measurement:
 
 @pytest.mark.parametrize("base", ["gaussian", "normal"])
 def test_flow_is_inverted_to_float_precision(
-    base: str, domain: LatLonDomain, anchor: GaussianPrior
+    base: str, domain: LatLonDomain, anchor: SeasonalPrior
 ) -> None:
     spec = FlowSpec(base=base, width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)  # type: ignore[arg-type]
     flow = build_flow(domain, CHANNELS, 1, torch.zeros(3, domain.num_nodes), spec, anchor)
@@ -112,7 +113,7 @@ def test_flow_is_inverted_to_float_precision(
     for parameter in flow.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     measured = measurement(domain)
-    start = flow.base.posterior(measured)
+    start = flow.base.posterior(measured, torch.zeros(2, dtype=torch.long))
     known = torch.zeros(2, 1, domain.num_nodes)
     given = flow.condition(measured, start.mean, start.std(), known)
     noise = torch.randn(5, 2, flow.base.noise_dim)
@@ -124,7 +125,7 @@ def test_flow_is_inverted_to_float_precision(
     assert float(log_det.detach().abs().min()) > 0.0
 
 
-def test_patterns_are_orthonormal_under_their_weights(anchor: GaussianPrior) -> None:
+def test_patterns_are_orthonormal_under_their_weights(anchor: SeasonalPrior) -> None:
     basis, weights = large_scale_patterns(anchor, 4)
     gram = torch.einsum("cnk,cnl,n->kl", basis, basis, weights)
     torch.testing.assert_close(gram, torch.eye(4, dtype=gram.dtype))

@@ -1,5 +1,8 @@
 """The Gaussian prior and its posterior against dense linear algebra."""
 
+import json
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -11,20 +14,23 @@ from scipy.stats import multivariate_normal, norm
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
 from apsgeo.operators import Mask, Measurement
-from apsgeo.priors.gaussian import GaussianPosterior
+from apsgeo.priors.eofs import EOFs, empirical_orthogonal_functions
 from apsgeo.priors.gaussian_fit import (
-    HybridScales,
-    LocalisedScales,
-    Scales,
     contiguous_folds,
-    empirical_orthogonal_functions,
     fit_gaussian,
+    gaussian_crps,
     select_scales,
 )
 from apsgeo.priors.hybrid import HybridPrior
-from apsgeo.priors.localised import LocalisedPrior, gaspari_cohn, matern_correlation
+from apsgeo.priors.localised import (
+    LocalisedField,
+    LocalisedPrior,
+    gaspari_cohn,
+    matern_correlation,
+)
 from apsgeo.priors.matern import MaternField
-from apsgeo.priors.registry import gaussian_from_state
+from apsgeo.priors.scales import HybridScales, LocalisedScales, Scales
+from apsgeo.priors.seasonal import SeasonalPrior
 
 DRAWS = 4000
 # The localised covariance is interpolated in a table, to about (step of the table)^2 = 6e-8.
@@ -47,14 +53,12 @@ def prior(domain: LatLonDomain, request: pytest.FixtureRequest) -> Prior:
     if request.param is HybridPrior:
         return HybridPrior(MaternField(domain, 6000.0), loadings, local, nugget)
     return LocalisedPrior(
-        domain,
+        LocalisedField(domain, 4000.0, 6000.0),
         loadings,
         local,
         nugget,
         global_weight=0.3,
         tapered_weight=0.5,
-        taper_km=4000.0,
-        range_km=6000.0,
     )
 
 
@@ -66,10 +70,9 @@ def dense(prior: Prior) -> np.ndarray:
         local = np.linalg.inv(prior.matern.precision.toarray())
     else:
         chord = cdist(prior.domain.positions.numpy(), prior.domain.positions.numpy())
-        km = 6371.0 * chord
-        taper = np.kron(np.ones((2, 2)), gaspari_cohn(km / 4000.0))
-        eofs = eofs * (0.3 + 0.5 * taper)
-        local = matern_correlation(km / 6000.0)
+        factor = prior.field.taper
+        eofs = eofs * (0.3 + 0.5 * np.kron(np.ones((2, 2)), factor @ factor.T))
+        local = (1 - 1e-6) * matern_correlation(6371.0 * chord / 6000.0) + 1e-6 * np.eye(len(chord))
     blocks = np.kron(np.eye(prior.channels), local)
     nugget = np.diag(prior.nugget_std.flatten().numpy() ** 2)
     return eofs + scale[:, None] * blocks * scale + nugget
@@ -188,6 +191,17 @@ def test_posterior_draws_have_the_exact_covariance(prior: Prior, measured: Measu
     assert (np.abs(ratio - 1) < 0.5).all()
 
 
+def test_marginals_at_nodes_are_exact(prior: Prior, measured: Measurement) -> None:
+    nodes = np.array([7, 3, prior.size - 1])
+    mean, var = prior.posterior(measured).marginals_at(nodes)
+    for index in range(len(measured.values)):
+        expected, covariance, _ = exact(prior, measured, index)
+        np.testing.assert_allclose(mean[index], expected[nodes], atol=RELATIVE[type(prior)])
+        np.testing.assert_allclose(
+            var[index], np.diag(covariance)[nodes], atol=RELATIVE[type(prior)]
+        )
+
+
 def test_nothing_observed_returns_the_prior(prior: Prior) -> None:
     shape = (1, 2, prior.domain.num_nodes)
     nothing = Measurement(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool), torch.ones(()))
@@ -216,28 +230,33 @@ def test_batch_does_not_matter(prior: Prior, measured: Measurement) -> None:
 def test_measurement_on_another_domain_is_refused(prior: Prior) -> None:
     values = torch.zeros(1, 2, 5)
     with pytest.raises(InputError, match="own domain"):
-        GaussianPosterior(prior, Measurement(values, values == 0, torch.ones(())))
+        prior.posterior(Measurement(values, values == 0, torch.ones(())))
 
 
 @pytest.mark.parametrize("scales", [HybridScales(), LocalisedScales()])
 def test_saved_prior_is_the_same(domain: LatLonDomain, scales: Scales) -> None:
     fields = torch.randn(30, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0))
-    fitted = fit_gaussian(scales.field(domain), fields, scales, rank=10)
+    season = torch.arange(30) % 3
+    fitted = fit_gaussian(scales.field(domain), fields, scales, rank=10, season=season, seasons=3)
     config, tensors = fitted.to_state()
-    again = gaussian_from_state(config, tensors, domain)
-    torch.testing.assert_close(again.log_prob(fields), fitted.log_prob(fields), rtol=1e-5, atol=0.0)
+    again = SeasonalPrior.from_state(json.loads(json.dumps(config)), tensors, domain)
+    sent = pickle.loads(pickle.dumps(fitted))
+    for copied in (again, sent):
+        torch.testing.assert_close(
+            copied.log_prob(fields, season), fitted.log_prob(fields, season), rtol=1e-5, atol=0.0
+        )
 
 
 def test_eofs_diagonalize_the_sample_covariance(domain: LatLonDomain) -> None:
     fields = torch.randn(20, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0))
-    loadings = empirical_orthogonal_functions(domain, fields, 19)[0]
+    loadings = empirical_orthogonal_functions(domain, fields, 19).loadings[0]
     weights = domain.areas / domain.areas.sum()
     gram = loadings.T @ (weights[:, None] * loadings)
     variances = torch.diag(gram)
     torch.testing.assert_close(gram, torch.diag(variances), atol=1e-9, rtol=0.0)
     assert bool((variances.diff() < 0).all())
     sample = (fields[:, 0].double().T @ fields[:, 0].double()) / 20
-    full = empirical_orthogonal_functions(domain, fields, 20)[0]
+    full = empirical_orthogonal_functions(domain, fields, 20).loadings[0]
     missing = sample - full @ full.T  # the twentieth pattern, which rank < times leaves out
     assert float(torch.linalg.matrix_norm(missing, 2)) <= float(torch.linalg.matrix_norm(sample, 2))
 
@@ -249,7 +268,9 @@ def test_fitted_prior_has_the_data_variance(domain: LatLonDomain, scales: Scales
         40, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0)
     )
     fitted = fit_gaussian(scales.field(domain), fields, scales, rank=10)
-    torch.testing.assert_close(fitted.variance, (fields.double() ** 2).mean(0), rtol=2e-3, atol=0.0)
+    torch.testing.assert_close(
+        fitted.annual.variance, (fields.double() ** 2).mean(0), rtol=2e-3, atol=0.0
+    )
 
 
 def test_select_scales_finds_the_range_that_made_the_fields() -> None:
@@ -297,6 +318,91 @@ def test_taper_is_the_published_one() -> None:
 
 
 def test_scales_are_decoded_as_encoded() -> None:
-    for scales in (HybridScales(0.4, 1800.0, 2e-3), LocalisedScales(0.8, 0.3, 3000.0, 900.0, 1e-3)):
+    for scales in (
+        HybridScales(0.4, 1800.0, 2e-3, 0.3),
+        LocalisedScales(0.8, 0.3, 3000.0, 900.0, 1e-3, 0.6),
+    ):
         again = type(scales).decode(scales.encode())
         np.testing.assert_allclose(list(vars(again).values()), list(vars(scales).values()))
+
+
+def test_taper_is_a_correlation_close_to_the_published_one() -> None:
+    domain = LatLonDomain(np.linspace(90, -90, 19), np.arange(0, 360, 10.0))
+    field = LocalisedField(domain, 4000.0, 1500.0)
+    taper = field.taper @ field.taper.T
+    chord = cdist(domain.positions.numpy(), domain.positions.numpy())
+    np.testing.assert_allclose(np.diag(taper), 1.0)
+    # What the factor leaves out is one per cent of the variance on average.
+    assert np.abs(taper - gaspari_cohn(6371.0 * chord / 4000.0)).max() < 0.05
+    assert field.taper.shape[1] < domain.num_nodes / 4
+
+
+def test_gaussian_crps_is_that_of_many_draws() -> None:
+    draws = np.random.default_rng(0).normal(1.0, 2.0, 200_000)
+    expected = np.abs(draws - 2.5).mean() - 0.5 * np.abs(draws[::2] - draws[1::2]).mean()
+    found = gaussian_crps(np.array(1.0), np.array(2.0), np.array(2.5))
+    # The standard error of the two means is 2 / sqrt(200 000) each.
+    assert float(found) == pytest.approx(expected, abs=5 * 2 * 2 / 200_000**0.5)
+
+
+def seasonal_eofs(domain: LatLonDomain) -> tuple[EOFs, torch.Tensor, torch.Tensor]:
+    """A history whose first half of the year varies in one pattern, the second in another."""
+    generator = torch.Generator().manual_seed(0)
+    season = torch.arange(240) % 12
+    patterns = torch.randn(2, domain.num_nodes, generator=generator)
+    amplitude = torch.randn(240, 1, generator=generator)
+    fields = (amplitude * patterns[(season >= 6).long()])[:, None]
+    return empirical_orthogonal_functions(domain, fields, 2, season, 12), fields, season
+
+
+def test_eofs_follow_the_season(domain: LatLonDomain) -> None:
+    eofs, fields, season = seasonal_eofs(domain)
+    for month in (2, 8):  # three months from the change: the kernel reaches one
+        found = eofs.at(month, share=1.0)[0]
+        kernel = torch.exp(
+            -0.5 * torch.minimum((season - month).abs(), 12 - (season - month).abs()).double() ** 2
+        )
+        part = fields[:, 0].double() * kernel.sqrt()[:, None]
+        torch.testing.assert_close(
+            found @ found.T, part.T @ part / kernel.sum(), atol=1e-6, rtol=0.0
+        )
+    every = eofs.loadings[0]
+    annual = eofs.at(2, share=0.0)[0]
+    torch.testing.assert_close(annual @ annual.T, every @ every.T, atol=1e-9, rtol=1e-9)
+    mean = sum(eofs.at(m, share=1.0)[0] @ eofs.at(m, share=1.0)[0].T for m in range(12)) / 12
+    torch.testing.assert_close(mean, every @ every.T, atol=1e-9, rtol=1e-9)
+
+
+def test_rounded_eofs_are_what_is_saved(domain: LatLonDomain) -> None:
+    eofs = seasonal_eofs(domain)[0]
+    once = eofs.rounded()
+    twice = once.rounded()
+    assert torch.equal(once.loadings, twice.loadings)
+    assert torch.equal(once.components, twice.components)
+    step = eofs.loadings.abs().amax((0, 1)) / 127
+    assert bool(((once.loadings - eofs.loadings).abs() <= 0.5001 * step).all())
+
+
+@pytest.mark.parametrize("scales", [HybridScales(), LocalisedScales()])
+def test_each_field_meets_the_prior_of_its_season(domain: LatLonDomain, scales: Scales) -> None:
+    _, fields, season = seasonal_eofs(domain)
+    noisy = fields + 0.3 * torch.randn(fields.shape, generator=torch.Generator().manual_seed(1))
+    prior = fit_gaussian(scales.field(domain), noisy, scales, rank=10, season=season, seasons=12)
+    mask = torch.rand(fields[:3].shape, generator=torch.Generator().manual_seed(2)) < 0.3
+    measured = Measurement(noisy[:3].double(), mask, torch.full_like(mask, 0.3, dtype=torch.double))
+    together = prior.posterior(measured, torch.tensor([7, 1, 7]))
+    noise = torch.randn(2, 3, prior.annual.noise_dim, generator=torch.Generator().manual_seed(3))
+    deviations = together.deviations(noise)
+    for index, month in enumerate((7, 1, 7)):
+        one = Measurement(
+            *(part[index : index + 1] for part in (measured.values, mask, measured.noise_std))
+        )
+        alone = prior.at(month).posterior(one)
+        torch.testing.assert_close(together.mean[index : index + 1], alone.mean)
+        torch.testing.assert_close(together.std()[index : index + 1], alone.std())
+        torch.testing.assert_close(
+            deviations[:, index : index + 1], alone.deviations(noise[:, index : index + 1])
+        )
+        value = together.log_prob(noisy[:3].double())[index : index + 1]
+        torch.testing.assert_close(value, alone.log_prob(noisy[index : index + 1].double()))
+    assert not torch.allclose(prior.at(7).posterior(one).mean, prior.at(1).posterior(one).mean)

@@ -15,7 +15,7 @@ from apsgeo.baselines.base import Array, LinearBaseline, Observations
 from apsgeo.domains import Domain
 from apsgeo.errors import InputError
 from apsgeo.metrics.scores import weighted_mean
-from apsgeo.priors.gaussian_fit import empirical_orthogonal_functions
+from apsgeo.priors.eofs import empirical_orthogonal_functions
 from apsgeo.priors.normals import Normals
 
 __all__ = ["EofInterpolation", "select_rank"]
@@ -48,8 +48,8 @@ class EofInterpolation(LinearBaseline):
     ) -> EofInterpolation:
         """Fit to a history (time, 1, node) in the unit of the data, with season (time,)."""
         anomalies = normals.standardize(fields.double(), season)
-        loadings = empirical_orthogonal_functions(domain, anomalies, rank)
-        return cls(normals, loadings[0].numpy())
+        eofs = empirical_orthogonal_functions(domain, anomalies, rank)
+        return cls(normals, eofs.loadings[0].numpy())
 
     @property
     def rank(self) -> int:

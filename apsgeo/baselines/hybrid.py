@@ -6,20 +6,20 @@ import numpy as np
 import torch
 
 from apsgeo.baselines.base import Observations
+from apsgeo.flows.base import Base
 from apsgeo.metrics.predictions import EnsemblePrediction
 from apsgeo.posterior import member_noise
-from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.normals import Normals
 
 __all__ = ["HybridGaussian"]
 
 
 class HybridGaussian:
-    """Draw from the exact posterior of a `GaussianPrior` on standardized anomalies.
+    """Draw from the exact posterior of a Gaussian prior on standardized anomalies.
 
     Args:
         normals: turn data into standardized anomalies and back.
-        prior: of the standardized anomalies, one channel.
+        base: the posterior of standardized anomalies, one channel.
         members: how many draws.
         seed: member k of a record depends on (seed, the record's key, k) alone.
         name: in tables.
@@ -28,20 +28,20 @@ class HybridGaussian:
     def __init__(
         self,
         normals: Normals,
-        prior: GaussianPrior,
+        base: Base,
         *,
         members: int = 32,
         seed: int = 0,
         name: str = "hybrid Gaussian",
     ) -> None:
         self.name = name
-        self.normals, self.prior, self.members, self.seed = normals, prior, members, seed
+        self.normals, self.base, self.members, self.seed = normals, base, members, seed
 
     def predict(self, observations: Observations) -> EnsemblePrediction:
         """Return the ensemble (K, T, N) of each record, in the unit of the data."""
-        posterior = self.prior.posterior(observations.standardized(self.normals))
-        size = self.prior.noise_dim
+        season = torch.from_numpy(observations.season)
+        posterior = self.base.posterior(observations.standardized(self.normals), season)
+        size = self.base.noise_dim
         noise = [member_noise(self.seed, int(key), self.members, size) for key in observations.key]
         members = posterior.mean + posterior.deviations(torch.from_numpy(np.stack(noise, axis=1)))
-        season = torch.from_numpy(observations.season)
         return EnsemblePrediction(self.normals.restore(members, season)[:, :, 0].numpy())

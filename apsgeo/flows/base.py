@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from apsgeo.operators.measurement import Measurement
-from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior
+from apsgeo.priors.gaussian import GaussianPosterior
+from apsgeo.priors.seasonal import SeasonalPrior
 
-__all__ = ["BasePosterior", "GaussianBase", "StandardNormalBase"]
+__all__ = ["Base", "BasePosterior", "GaussianBase", "StandardNormalBase"]
 
 
 class BasePosterior(Protocol):
@@ -30,12 +31,32 @@ class BasePosterior(Protocol):
         """Map noise (member, batch, noise_dim) to draws minus the mean, each of its shape."""
         ...
 
+    def shared_deviations(self, noise: Tensor) -> Tensor:
+        """Map noise (member, noise_dim) to deviations (member, channel, node) of any field.
+
+        The fields must share their mask, noise and season.
+        """
+        ...
+
     def precision_apply(self, signal: Tensor) -> Tensor:
         """Inverse covariance times (batch, channel, node); differentiable."""
         ...
 
     def peak_log_prob(self) -> Tensor:
         """Log density at the mean, (batch,)."""
+        ...
+
+
+class Base(Protocol):
+    """A family of Gaussians, one for each measurement."""
+
+    @property
+    def noise_dim(self) -> int:
+        """Length of the standard normal vector behind one draw."""
+        ...
+
+    def posterior(self, measurement: Measurement, season: Tensor) -> BasePosterior:
+        """Return the Gaussians of a batch of measurements, taken in seasons (batch,)."""
         ...
 
 
@@ -53,6 +74,9 @@ class _StandardNormal:
     def deviations(self, noise: Tensor) -> Tensor:
         return noise.to(self._like).reshape(-1, *self._like.shape)
 
+    def shared_deviations(self, noise: Tensor) -> Tensor:
+        return noise.to(self._like).reshape(-1, *self._like.shape[1:])
+
     def precision_apply(self, signal: Tensor) -> Tensor:
         return signal
 
@@ -69,7 +93,7 @@ class StandardNormalBase:
     def __init__(self, channels: int, nodes: int) -> None:
         self.noise_dim = channels * nodes
 
-    def posterior(self, measurement: Measurement) -> BasePosterior:
+    def posterior(self, measurement: Measurement, season: Tensor) -> BasePosterior:
         """Return N(0, I) of the measurement's shape."""
         return _StandardNormal(measurement)
 
@@ -79,10 +103,14 @@ class GaussianBase:
 
     kind = "gaussian"
 
-    def __init__(self, prior: GaussianPrior) -> None:
+    def __init__(self, prior: SeasonalPrior) -> None:
         self.prior = prior
-        self.noise_dim = prior.noise_dim
 
-    def posterior(self, measurement: Measurement) -> GaussianPosterior:
-        """Return the posterior of the Gaussian prior given the measurement."""
-        return self.prior.posterior(measurement)
+    @property
+    def noise_dim(self) -> int:
+        """Length of the standard normal vector behind one draw."""
+        return self.prior.annual.noise_dim
+
+    def posterior(self, measurement: Measurement, season: Tensor) -> GaussianPosterior:
+        """Return the posterior of the Gaussian prior of each field's season (batch,)."""
+        return self.prior.posterior(measurement, season)

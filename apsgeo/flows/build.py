@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
-from apsgeo.flows.base import GaussianBase, StandardNormalBase
+from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
 from apsgeo.flows.context import SiteContext
 from apsgeo.flows.coupling import ElementwiseAffine, GlobalCoupling, LocalCoupling
 from apsgeo.flows.flow import ConditionalFlow
-from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = ["FlowSpec", "build_flow", "large_scale_patterns"]
 
@@ -46,13 +46,13 @@ class FlowSpec:
         return asdict(self)
 
 
-def large_scale_patterns(prior: GaussianPrior, count: int) -> tuple[Tensor, Tensor]:
+def large_scale_patterns(prior: SeasonalPrior, count: int) -> tuple[Tensor, Tensor]:
     """Return the leading EOFs as a basis (channel, node, count), and its weights (node,).
 
     The basis is orthonormal under the weights, the nodes' shares of the domain's area.
     """
     weights = prior.domain.areas / prior.domain.areas.sum()
-    scaled = prior.loadings[..., :count].double() * weights.sqrt()[None, :, None]
+    scaled = prior.eofs.loadings[..., :count].double() * weights.sqrt()[None, :, None]
     basis, _ = torch.linalg.qr(scaled.flatten(0, 1))
     return basis.unflatten(0, scaled.shape[:2]) / weights.sqrt()[None, :, None], weights
 
@@ -63,7 +63,7 @@ def build_flow(
     covariates: int,
     sites: Tensor,
     spec: FlowSpec,
-    anchor: GaussianPrior | None,
+    anchor: SeasonalPrior | None,
 ) -> ConditionalFlow:
     """Return an untrained flow: the identity on its base.
 
@@ -75,7 +75,7 @@ def build_flow(
         spec: The architecture.
         anchor: The Gaussian prior; needed by the base "gaussian".
     """
-    base: GaussianBase | StandardNormalBase
+    base: Base
     if spec.base == "gaussian":
         assert anchor is not None
         base = GaussianBase(anchor)

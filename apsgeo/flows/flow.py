@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from apsgeo.flows.base import GaussianBase, StandardNormalBase
+from apsgeo.flows.base import Base
 from apsgeo.operators.measurement import Measurement
 
 __all__ = ["ConditionalFlow", "Conditioning"]
@@ -49,7 +49,7 @@ class ConditionalFlow(nn.Module):
 
     def __init__(
         self,
-        base: GaussianBase | StandardNormalBase,
+        base: Base,
         context: nn.Module,
         transforms: list[nn.Module],
     ) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,6 @@ from apsgeo.operators.measurement import Measurement
 
 __all__ = ["GaussianPosterior", "GaussianPrior", "System"]
 
-_KEPT_SYSTEMS = 4  # the same measurement is often asked for its mean, spread and draws
 _PROBES = 48  # draws behind the posterior's marginal standard deviation
 _PROBE_SEED = 20240717
 
@@ -58,8 +58,8 @@ class System(ABC):
         """Return A^T (A C A^T + R)^{-1} A data, (nodes, m); zero where nothing is observed."""
 
     @abstractmethod
-    def update(self, data: np.ndarray) -> np.ndarray:
-        """Return the posterior mean C A^T (A C A^T + R)^{-1} A data, (nodes, m)."""
+    def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
+        """Return the posterior mean C A^T (A C A^T + R)^{-1} A data at all or some nodes."""
 
     @abstractmethod
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
@@ -84,7 +84,6 @@ class GaussianPrior(ABC):
 
     def __init__(self) -> None:
         self._levels: dict[float, System] = {}
-        self.system = lru_cache(_KEPT_SYSTEMS)(self._system_of_bytes)
 
     @property
     def size(self) -> int:
@@ -95,6 +94,10 @@ class GaussianPrior(ABC):
     def noise_dim(self) -> int:
         """Length of the standard normal vector behind one posterior draw."""
         return self.draw_dim + self.size
+
+    def _as_signal(self, values: np.ndarray) -> Tensor:
+        """Return one value a node as (channel, node)."""
+        return torch.from_numpy(values).reshape(self.channels, -1)
 
     @property
     @abstractmethod
@@ -110,19 +113,8 @@ class GaussianPrior(ABC):
         """Return the system of an observed set (nodes,) with noise variance (nodes,)."""
 
     @abstractmethod
-    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return a JSON-able configuration and the tensors."""
-
-    @classmethod
-    @abstractmethod
-    def from_state(
-        cls, config: dict[str, Any], tensors: dict[str, Tensor], domain: Domain
-    ) -> GaussianPrior:
-        """Rebuild a prior from `to_state`."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and send a prior by its state: factorizations cannot be."""
-        return type(self).from_state, (*self.to_state(), self.domain)
+    def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return the block C[rows, columns] of the covariance, float64."""
 
     @cached_property
     def probes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -130,9 +122,6 @@ class GaussianPrior(ABC):
         rng = np.random.default_rng(_PROBE_SEED)
         draws = self.draw(rng.standard_normal((self.draw_dim, _PROBES)))
         return draws, rng.standard_normal((self.size, _PROBES))
-
-    def _system_of_bytes(self, observed: bytes, noise_var: bytes) -> System:
-        return self.make_system(np.frombuffer(observed, dtype=bool), np.frombuffer(noise_var))
 
     def _level(self, noise_std: float) -> System:
         """Return the cached system in which every node is observed with one noise."""
@@ -181,46 +170,40 @@ class GaussianPrior(ABC):
 
     def posterior(self, measurement: Measurement) -> GaussianPosterior:
         """Return the exact posterior of the field behind a measurement."""
-        return GaussianPosterior(self, measurement)
+        return GaussianPosterior([self] * len(measurement.values), measurement)
 
 
 class GaussianPosterior:
-    r"""The exact posterior of a `GaussianPrior` given point measurements with Gaussian noise.
+    r"""The exact posteriors of Gaussian priors given point measurements with Gaussian noise.
 
-    Fields that share mask and noise share one factorization. Draws are made by pathwise
+    Fields that share prior, mask and noise share one factorization. Draws are made by pathwise
     conditioning (Matheron's rule; Wilson et al. 2020, arXiv 2002.09309).
+
+    Args:
+        priors: The prior of each field of the batch.
+        measurement: What was measured of them.
     """
 
-    def __init__(self, prior: GaussianPrior, measurement: Measurement) -> None:
-        shape = (prior.channels, prior.domain.num_nodes)
+    def __init__(self, priors: Sequence[GaussianPrior], measurement: Measurement) -> None:
+        shape = (priors[0].channels, priors[0].domain.num_nodes)
         if measurement.values.shape[1:] != shape:
             given = tuple(measurement.values.shape[1:])
             raise InputError(
                 f"the measurement has (channel, node) = {given}, the prior {shape}; "
                 "measure on the prior's own domain."
             )
-        self.prior, self.measurement = prior, measurement
-        self._groups = list(_groups(measurement))
-
-    @cached_property
-    def _systems(self) -> list[System]:
-        return [
-            self.prior.system(observed.tobytes(), noise_var.tobytes())
-            for observed, noise_var, _ in self._groups
-        ]
-
-    def _each(self, apply: Callable[[System, np.ndarray], np.ndarray], signal: Tensor) -> Tensor:
-        """Apply a map of each field's own system to (batch, channel, node)."""
-        out = torch.empty_like(signal)
-        for system, (_, _, index) in zip(self._systems, self._groups, strict=True):
-            part = signal[index]
-            out[index] = _signal(apply(system, _columns(part)), part)
-        return out
+        self.measurement = measurement
+        self._groups = list(_groups(priors, measurement))
 
     @cached_property
     def mean(self) -> Tensor:
         """Posterior mean (batch, channel, node)."""
-        return self._each(lambda system, data: system.update(data), self.measurement.values)
+        values = self.measurement.values
+        out = torch.empty_like(values)
+        for group in self._groups:
+            part = values[group.index]
+            out[group.index] = _signal(group.system.update(_columns(part)), part)
+        return out
 
     def deviations(self, noise: Tensor) -> Tensor:
         """Map standard normal noise (members, batch, noise_dim) to draws minus the mean.
@@ -230,14 +213,19 @@ class GaussianPosterior:
         members = len(noise)
         like = self.measurement.values
         out = torch.empty(members, *like.shape, dtype=like.dtype)
-        for system, (_, noise_var, index) in zip(self._systems, self._groups, strict=True):
-            part = noise[:, index]
-            columns = part.double().reshape(-1, part.shape[-1]).numpy().T
-            prior_draw = self.prior.draw(columns[: self.prior.draw_dim])
-            noisy = prior_draw + np.sqrt(noise_var)[:, None] * columns[self.prior.draw_dim :]
-            fields = prior_draw - system.update(noisy)
-            out[:, index] = _signal(fields, like[:1]).reshape(members, len(index), *like.shape[1:])
+        for group in self._groups:
+            part = noise[:, group.index]
+            fields = _signal(group.draw(part.reshape(-1, part.shape[-1])), like[:1])
+            out[:, group.index] = fields.reshape(members, len(group.index), *like.shape[1:])
         return out
+
+    def shared_deviations(self, noise: Tensor) -> Tensor:
+        """Map noise (members, noise_dim) to deviations (members, channel, node) of any field.
+
+        The fields must share prior, mask and noise.
+        """
+        (group,) = self._groups
+        return _signal(group.draw(noise), self.measurement.values[:1])
 
     def std(self) -> Tensor:
         """Return the marginal standard deviation (batch, channel, node).
@@ -247,28 +235,42 @@ class GaussianPosterior:
         """
         like = self.measurement.values
         out = torch.empty_like(like)
-        before, noise = self.prior.probes
-        truth = self.prior.variance.reshape(-1).numpy()
-        for system, (_, noise_var, index) in zip(self._systems, self._groups, strict=True):
-            after = before - system.update(before + np.sqrt(noise_var)[:, None] * noise)
+        for group in self._groups:
+            before, white = group.prior.probes
+            truth = group.prior.variance.reshape(-1).numpy()
+            after = group.deviations(before, white)
             var_after, var_before = (after**2).mean(1), (before**2).mean(1)
             shared = (after * before).mean(1) ** 2 / (var_after * var_before)
             scale = shared * truth / var_before + (1.0 - shared)
-            out[index] = _signal((np.sqrt(var_after * scale))[:, None], like[:1])
+            out[group.index] = _signal((np.sqrt(var_after * scale))[:, None], like[:1])
         return out
+
+    def marginals_at(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the exact mean and variance, each (batch, node), at some flattened nodes."""
+        values = self.measurement.values
+        mean = np.empty((len(values), len(nodes)))
+        var = np.empty_like(mean)
+        each = np.arange(len(nodes))
+        for group in self._groups:
+            columns = group.prior.covariance(np.arange(group.prior.size), nodes)
+            index = group.index.numpy()
+            mean[index] = group.system.update(_columns(values[group.index]), nodes).T
+            var[index] = columns[nodes, each] - group.system.update(columns, nodes)[each, each]
+        return mean, var
 
     def precision_apply(self, signal: Tensor) -> Tensor:
         """Return (C^{-1} + A^T R^{-1} A) x; differentiable."""
         measured = self.measurement
         inverse = torch.where(measured.mask, measured.noise_std.pow(-2), 0.0)
-        return self.prior.precision_apply(signal) + inverse * signal
+        return self._each(lambda prior, x: prior.precision_apply(x), signal) + inverse * signal
 
     def log_evidence(self) -> Tensor:
         """Return log p(y) of each field (batch,)."""
         values = self.measurement.values
         out = torch.empty(len(values), dtype=torch.float64)
-        for system, (_, _, index) in zip(self._systems, self._groups, strict=True):
-            out[index] = torch.from_numpy(system.log_evidence(_columns(values[index])))
+        for group in self._groups:
+            columns = _columns(values[group.index])
+            out[group.index] = torch.from_numpy(group.system.log_evidence(columns))
         return out
 
     def peak_log_prob(self) -> Tensor:
@@ -278,16 +280,53 @@ class GaussianPosterior:
     def log_prob(self, signal: Tensor) -> Tensor:
         """Return log p(x|y) = log p(x) + log N(y; A x, R) - log p(y), exactly, (batch,)."""
         likelihood = self.measurement.log_likelihood(signal)
-        return self.prior.log_prob(signal) + likelihood - self.log_evidence().to(likelihood)
+        prior = self._each(lambda prior, x: prior.log_prob(x), signal)
+        return prior + likelihood - self.log_evidence().to(likelihood)
+
+    def _each(self, apply: Callable[[GaussianPrior, Tensor], Tensor], signal: Tensor) -> Tensor:
+        """Apply a map of each field's own prior to (batch, channel, node); differentiable."""
+        if len(signal) != len(self.measurement.values):
+            raise InputError(
+                f"{len(signal)} fields were given to the posterior of "
+                f"{len(self.measurement.values)} measurements; give one a measurement."
+            )
+        parts = [apply(group.prior, signal[group.index]) for group in self._groups]
+        order = torch.cat([group.index for group in self._groups]).argsort()
+        return torch.cat(parts)[order.to(signal.device)]
 
 
-def _groups(measurement: Measurement) -> Iterable[tuple[np.ndarray, np.ndarray, Tensor]]:
-    """Yield (observed, noise variance, field indices) for each distinct mask and noise."""
+@dataclass(frozen=True)
+class _Group:
+    """Fields that share prior, mask and noise."""
+
+    prior: GaussianPrior
+    observed: np.ndarray
+    noise_var: np.ndarray
+    index: Tensor
+
+    @cached_property
+    def system(self) -> System:
+        return self.prior.make_system(self.observed, self.noise_var)
+
+    def draw(self, noise: Tensor) -> np.ndarray:
+        """Turn standard normal noise (m, noise_dim) into deviations from the mean (size, m)."""
+        draws, white = np.split(noise.double().numpy().T, [self.prior.draw_dim])
+        return self.deviations(self.prior.draw(draws), white)
+
+    def deviations(self, draws: np.ndarray, white: np.ndarray) -> np.ndarray:
+        """Turn prior draws and standard normal noise (size, m) into deviations from the mean."""
+        return draws - self.system.update(draws + np.sqrt(self.noise_var)[:, None] * white)
+
+
+def _groups(priors: Sequence[GaussianPrior], measurement: Measurement) -> Iterable[_Group]:
+    """Yield a group for each distinct prior, mask and noise."""
     count = len(measurement.values)
     observed = measurement.mask.reshape(count, -1).cpu().numpy()
     noise = measurement.noise_std.detach().double().reshape(count, -1).cpu().numpy()
-    seen: dict[bytes, list[int]] = {}
-    for index in range(count):
-        seen.setdefault(observed[index].tobytes() + noise[index].tobytes(), []).append(index)
+    seen: dict[tuple[int, bytes, bytes], list[int]] = {}
+    for i in range(count):
+        key = (id(priors[i]), observed[i].tobytes(), noise[i].tobytes())
+        seen.setdefault(key, []).append(i)
     for members in seen.values():
-        yield observed[members[0]], noise[members[0]] ** 2, torch.tensor(members)
+        first = members[0]
+        yield _Group(priors[first], observed[first], noise[first] ** 2, torch.tensor(members))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from scipy.linalg import cho_solve
 from torch import Tensor
 
-from apsgeo.domains.base import Domain
 from apsgeo.priors.gaussian import GaussianPrior, System
 from apsgeo.priors.matern import MaternField, factorize, log_determinant
 
@@ -52,11 +50,12 @@ class _SparseSystem(System):
         """Return A^T (A C A^T + R)^{-1} A data, (nodes, m); zero where nothing is observed."""
         return self.weights[:, None] * (data - self._latent(data))
 
-    def update(self, data: np.ndarray) -> np.ndarray:
-        """Return the posterior mean C A^T (A C A^T + R)^{-1} A data, (nodes, m)."""
+    def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
+        """Return the posterior mean C A^T (A C A^T + R)^{-1} A data at all or some nodes."""
         latent = self._latent(data)
         nugget = (self._prior._nugget_var * self.weights)[:, None]
-        return latent + nugget * (data - latent)
+        mean = latent + nugget * (data - latent)
+        return mean if nodes is None else mean[nodes]
 
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
         """Return log N(A data; 0, A C A^T + R), (m,)."""
@@ -106,13 +105,16 @@ class HybridPrior(GaussianPrior):
         inverse = sp.diags(1.0 / self._scale)
         blocks = sp.block_diag([self.matern.precision] * self.channels)
         self._precision = (inverse @ blocks @ inverse).tocsc()
-        self._log_det_precision = log_determinant(factorize(self._precision))
 
     def __repr__(self) -> str:
         return (
             f"HybridPrior({self.domain!r}, channels={self.channels}, rank={self.rank}, "
             f"range_km={self.range_km:.0f})"
         )
+
+    @cached_property
+    def _log_det_precision(self) -> float:
+        return log_determinant(factorize(self._precision))
 
     @property
     def rank(self) -> int:
@@ -124,7 +126,19 @@ class HybridPrior(GaussianPrior):
         """Marginal variance (channel, node)."""
         unit = np.tile(self.matern.variance, self.channels)
         total = (self._loadings**2).sum(1) + unit * self._scale**2 + self._nugget_var
-        return torch.from_numpy(total).reshape(self.channels, -1)
+        return self._as_signal(total)
+
+    def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return the block C[rows, columns], float64; one solve a column."""
+        nodes = self.domain.num_nodes
+        row, column = np.nonzero(rows[:, None] == columns)
+        local = self.matern.covariance(columns % nodes)[rows % nodes]
+        local *= self._scale[rows][:, None] * self._scale[columns]
+        if self.channels > 1:
+            local *= (rows // nodes)[:, None] == columns // nodes
+        block = self._loadings[rows] @ self._loadings[columns].T + local
+        block[row, column] += self._nugget_var[rows[row]]
+        return block
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
         """Map noise (rank + 2 nodes.., m) to prior draws (nodes, m)."""
@@ -141,23 +155,3 @@ class HybridPrior(GaussianPrior):
     def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:
         """Return the sparse system of an observed set."""
         return _SparseSystem(self, observed, noise_var)
-
-    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return a JSON-able configuration and the tensors (loadings as float16)."""
-        tensors = {
-            "loadings": self.loadings.half(),
-            "local_scale": self.local_scale.float(),
-            "matern_variance": torch.from_numpy(self.matern.variance).float(),
-            "nugget_std": self.nugget_std.float(),
-        }
-        return {"kind": self.kind, "range_km": self.range_km}, tensors
-
-    @classmethod
-    def from_state(
-        cls, config: dict[str, Any], tensors: dict[str, Tensor], domain: Domain
-    ) -> HybridPrior:
-        """Rebuild a prior from `to_state`."""
-        names = ("loadings", "local_scale", "nugget_std")
-        parts = [tensors[name].float() for name in names]
-        variance = tensors["matern_variance"].double().numpy()
-        return cls(MaternField(domain, float(config["range_km"]), variance), *parts)

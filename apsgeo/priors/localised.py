@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.special import k1
@@ -16,7 +14,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.priors.gaussian import GaussianPrior, System
 
-__all__ = ["MOST_VALUES", "LocalisedPrior", "gaspari_cohn", "matern_correlation"]
+__all__ = ["MOST_VALUES", "LocalisedField", "LocalisedPrior", "gaspari_cohn", "matern_correlation"]
 
 MOST_VALUES = 20_000
 """Largest number of values (channels times nodes) of a `LocalisedPrior`; it needs their square."""
@@ -24,6 +22,9 @@ MOST_VALUES = 20_000
 _LOG_2PI = float(np.log(2.0 * np.pi))
 _ROWS = 1024  # of the covariance, computed at once
 _TABLE = 8192  # entries of a tabulated correlation function
+_TAPER_ERROR = 1e-2  # mean variance that the taper's factor may leave out, before it is rescaled
+_JITTER = 1e-6  # white share of the Matern correlation: nodes may coincide, as at the poles
+_DRAWS = 8  # at once
 
 Array = NDArray[np.float64]
 
@@ -47,23 +48,96 @@ def matern_correlation(ratio: Array) -> Array:
     return h * k1(h)
 
 
+class LocalisedField:
+    """What localised priors of the same scales share: the taper, and the Matern field.
+
+    Distances are chords.
+
+    Args:
+        domain: Where the signal lives.
+        taper_km: Half the distance at which the taper reaches zero.
+        range_km: Range of the Matern field, at which its correlation is about 0.14.
+    """
+
+    def __init__(self, domain: Domain, taper_km: float, range_km: float) -> None:
+        self.domain = domain
+        self.taper_km, self.range_km = float(taper_km), float(range_km)
+        self._positions = domain.positions.numpy()
+
+    @cached_property
+    def taper(self) -> Array:
+        """A factor F (node, rank): the taper is F F^T, with ones on its diagonal.
+
+        A pivoted Cholesky factorization of the Gaspari-Cohn taper, stopped early (Harbrecht,
+        Peters & Schneider 2012, https://doi.org/10.1016/j.apnum.2011.10.001), rows rescaled.
+        """
+        share = (self.domain.areas / self.domain.areas.sum()).numpy()
+        left = np.ones(len(share))
+        factor = np.zeros((len(share), 0))
+        while float(share @ left) > _TAPER_ERROR:
+            pivot = int(np.argmax(left))
+            away = self._positions - self._positions[pivot]
+            km = self.domain.radius_km * np.linalg.norm(away, axis=1)
+            column = gaspari_cohn(km / self.taper_km) - factor @ factor[pivot]
+            column /= np.sqrt(left[pivot])
+            factor = np.column_stack([factor, column])
+            left = np.maximum(left - column**2, 0.0)
+        return factor / np.linalg.norm(factor, axis=1, keepdims=True)
+
+    @cached_property
+    def _table(self) -> tuple[float, Array]:
+        """Entries a unit of chord length, and the Matern correlation at each entry."""
+        spread = self._positions.max(0) - self._positions.min(0)
+        chord = np.linspace(0.0, np.linalg.norm(spread), _TABLE)
+        return (_TABLE - 1) / chord[-1], matern_correlation(
+            chord * self.domain.radius_km / self.range_km
+        )
+
+    def matern(self, rows: np.ndarray, columns: np.ndarray) -> Array:
+        """Return the Matern correlation of nodes, (row, column)."""
+        first, second = self._positions[rows], self._positions[columns]
+        square = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2.0 * first @ second.T
+        density, table = self._table
+        place = np.sqrt(np.maximum(square, 0.0)) * density
+        lower = np.minimum(place.astype(np.int32), _TABLE - 2)
+        fraction = place - lower
+        correlation = table[lower] + fraction * (table[lower + 1] - table[lower])
+        same = rows[:, None] == columns
+        return np.where(same, 1.0, (1.0 - _JITTER) * correlation)
+
+    @cached_property
+    def matern_root(self) -> NDArray[np.float32]:
+        """Lower Cholesky factor of the Matern correlation, (node, node)."""
+        every = np.arange(len(self._positions))
+        full = np.empty((len(every), len(every)), order="F")
+        for start in range(0, len(every), _ROWS):
+            full[:, start : start + _ROWS] = self.matern(every, every[start : start + _ROWS])
+        root = cholesky(full, lower=True, overwrite_a=True, check_finite=False)
+        return root.astype(np.float32)
+
+
 class _DenseSystem(System):
     """Cholesky factorization in the space of the observations."""
 
     def __init__(self, prior: LocalisedPrior, observed: np.ndarray, noise_var: np.ndarray) -> None:
         self._prior = prior
         self._index = np.flatnonzero(observed)
-        noise = noise_var[self._index]
-        if len(noise) == prior.size and not noise.any():
-            self._factor = prior.root
-        else:
-            gram = prior.covariance(self._index, self._index)
-            gram[np.diag_indices_from(gram)] += noise
-            self._factor = cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
+        gram = prior.covariance(self._index, self._index)
+        gram[np.diag_indices_from(gram)] += noise_var[self._index]
+        self._factor = cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
+
+    @cached_property
+    def _cross(self) -> np.ndarray:
+        """Covariance of all nodes with the observed ones."""
+        return self._prior.covariance(np.arange(self._prior.size), self._index)
+
+    def _half(self, data: np.ndarray) -> np.ndarray:
+        return solve_triangular(self._factor, data[self._index], lower=True, check_finite=False)
 
     def _weights(self, data: np.ndarray) -> np.ndarray:
-        half = solve_triangular(self._factor, data[self._index], lower=True, check_finite=False)
-        return solve_triangular(self._factor, half, lower=True, trans="T", check_finite=False)
+        return solve_triangular(
+            self._factor, self._half(data), lower=True, trans="T", check_finite=False
+        )
 
     def solve(self, data: np.ndarray) -> np.ndarray:
         """Return A^T (A C A^T + R)^{-1} A data, (nodes, m); zero where nothing is observed."""
@@ -71,15 +145,16 @@ class _DenseSystem(System):
         out[self._index] = self._weights(data)
         return out
 
-    def update(self, data: np.ndarray) -> np.ndarray:
-        """Return the posterior mean C A^T (A C A^T + R)^{-1} A data, (nodes, m)."""
-        return self._prior.full @ self.solve(data)
+    def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
+        """Return the posterior mean C A^T (A C A^T + R)^{-1} A data at all or some nodes."""
+        cross = self._cross if nodes is None else self._prior.covariance(nodes, self._index)
+        return cross @ self._weights(data)
 
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
         """Return log N(A data; 0, A C A^T + R), (m,)."""
-        half = solve_triangular(self._factor, data[self._index], lower=True, check_finite=False)
         determinant = 2.0 * float(np.log(np.diag(self._factor)).sum())
-        return -0.5 * ((half**2).sum(0) + determinant + len(self._index) * _LOG_2PI)
+        constant = determinant + len(self._index) * _LOG_2PI
+        return -0.5 * ((self._half(data) ** 2).sum(0) + constant)
 
 
 class LocalisedPrior(GaussianPrior):
@@ -89,18 +164,17 @@ class LocalisedPrior(GaussianPrior):
     L L^T acts at all distances (teleconnections), a share b only within the taper T, which cuts
     the chance correlations of a short history and so can be larger (Houtekamer & Mitchell 2001,
     https://doi.org/10.1175/1520-0493(2001)129<0123:ASEKFF>2.0.CO;2); the variance that is left is
-    a Matern field M scaled by S, and a nugget d. Distances are chords. Every posterior is solved
-    in the space of its observations; the full covariance is factorized once, for draws.
+    a Matern field M scaled by S, and a nugget d. Every posterior is solved in the space of its
+    observations. A draw of the tapered part is the sum over EOFs of their loadings times
+    independent fields of covariance T.
 
     Args:
-        domain: Where the signal lives.
+        field: The taper and the Matern field, on the domain of the signal.
         loadings: EOFs (channel, node, rank), in the units of the signal, not shrunk.
         local_scale: (channel, node).
         nugget_std: (channel, node), positive.
         global_weight: a.
         tapered_weight: b.
-        taper_km: Half the distance at which the taper reaches zero.
-        range_km: Range of the Matern field, at which its correlation is about 0.14.
 
     Raises:
         InputError: If there are more than `MOST_VALUES` values.
@@ -110,36 +184,34 @@ class LocalisedPrior(GaussianPrior):
 
     def __init__(
         self,
-        domain: Domain,
+        field: LocalisedField,
         loadings: Tensor,
         local_scale: Tensor,
         nugget_std: Tensor,
         *,
         global_weight: float,
         tapered_weight: float,
-        taper_km: float,
-        range_km: float,
     ) -> None:
         super().__init__()
-        self.domain, self.channels = domain, int(loadings.shape[0])
+        self.field = field
+        self.domain, self.channels = field.domain, int(loadings.shape[0])
         if self.size > MOST_VALUES:
             raise InputError(
                 f"a localised prior of {self.size} values needs their square in memory; the most "
                 f"is {MOST_VALUES}. Use the hybrid covariance."
             )
-        self.draw_dim = self.size
         self.loadings, self.local_scale, self.nugget_std = loadings, local_scale, nugget_std
         self.global_weight, self.tapered_weight = float(global_weight), float(tapered_weight)
-        self.taper_km, self.range_km = float(taper_km), float(range_km)
         self._loadings = loadings.double().flatten(0, 1).numpy()
         self._scale = local_scale.double().flatten().numpy()
         self._nugget_var = nugget_std.double().flatten().numpy() ** 2
-        self._positions = domain.positions.numpy()
+        self._taper = np.tile(field.taper, (self.channels, 1))
+        self.draw_dim = self.rank * (1 + self._taper.shape[1]) + 2 * self.size
 
     def __repr__(self) -> str:
         return (
             f"LocalisedPrior({self.domain!r}, channels={self.channels}, rank={self.rank}, "
-            f"taper_km={self.taper_km:.0f}, range_km={self.range_km:.0f})"
+            f"taper_km={self.field.taper_km:.0f}, range_km={self.field.range_km:.0f})"
         )
 
     @property
@@ -152,21 +224,10 @@ class LocalisedPrior(GaussianPrior):
         """Marginal variance (channel, node)."""
         weight = self.global_weight + self.tapered_weight
         total = weight * (self._loadings**2).sum(1) + self._scale**2 + self._nugget_var
-        return torch.from_numpy(total).reshape(self.channels, -1)
-
-    @cached_property
-    def _tables(self) -> tuple[Array, Array, Array]:
-        """Squared chords, and the EOFs' weight and the Matern correlation there."""
-        spread = self._positions.max(0) - self._positions.min(0)
-        chord = np.linspace(0.0, np.linalg.norm(spread), _TABLE)
-        km = chord * self.domain.radius_km
-        weight = self.global_weight + self.tapered_weight * gaspari_cohn(km / self.taper_km)
-        return chord, weight, matern_correlation(km / self.range_km)
+        return self._as_signal(total)
 
     def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the block C[rows, columns], float64."""
-        if "full" in self.__dict__:
-            return self.full[rows[:, None], columns]
         out = np.empty((len(rows), len(columns)))
         for start in range(0, len(rows), _ROWS):
             out[start : start + _ROWS] = self._block(rows[start : start + _ROWS], columns)
@@ -174,61 +235,37 @@ class LocalisedPrior(GaussianPrior):
 
     def _block(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         nodes = self.domain.num_nodes
-        first, second = self._positions[rows % nodes], self._positions[columns % nodes]
-        square = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2.0 * first @ second.T
-        table, weight, matern = self._tables
-        place = np.sqrt(np.maximum(square, 0.0)) * ((_TABLE - 1) / table[-1])
-        lower = np.minimum(place.astype(np.int32), _TABLE - 2)
-        fraction = place - lower
-        block = self._loadings[rows] @ self._loadings[columns].T
-        block *= weight[lower] + fraction * (weight[lower + 1] - weight[lower])
-        local = matern[lower] + fraction * (matern[lower + 1] - matern[lower])
+        block = self._taper[rows] @ self._taper[columns].T
+        block *= self.tapered_weight
+        block += self.global_weight
+        block *= self._loadings[rows] @ self._loadings[columns].T
+        local = self.field.matern(rows % nodes, columns % nodes)
         local *= self._scale[rows][:, None] * self._scale[columns]
         if self.channels > 1:
             local *= (rows // nodes)[:, None] == columns // nodes
-        same = rows[:, None] == columns
-        return block + local + np.where(same, self._nugget_var[rows][:, None], 0.0)
-
-    @cached_property
-    def full(self) -> np.ndarray:
-        """The covariance (nodes, nodes), float64."""
-        every = np.arange(self.size)
-        return self.covariance(every, every)
-
-    @cached_property
-    def root(self) -> np.ndarray:
-        """Lower Cholesky factor of the covariance."""
-        return cholesky(self.full, lower=True, check_finite=False)
+        block += local
+        row, column = np.nonzero(rows[:, None] == columns)
+        block[row, column] += self._nugget_var[rows[row]]
+        return block
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
-        """Map noise (nodes, m) to prior draws (nodes, m)."""
-        return self.root @ noise
+        """Map noise (draw_dim, m) to prior draws (nodes, m), in single precision."""
+        features = self._taper.shape[1]
+        ends = np.cumsum([self.rank, self.rank * features, self.size])
+        first, tapered, local, nugget = np.split(noise.astype(np.float32), ends)
+        loadings, taper = self._loadings.astype(np.float32), self._taper.astype(np.float32)
+        out = np.sqrt(self.global_weight, dtype=np.float32) * (loadings @ first)
+        share = np.sqrt(self.tapered_weight, dtype=np.float32)
+        for start in range(0, noise.shape[1], _DRAWS):
+            part = tapered[:, start : start + _DRAWS].reshape(self.rank, -1)
+            spread = (loadings @ part).reshape(self.size, features, -1)
+            out[:, start : start + _DRAWS] += share * (taper[:, None] @ spread)[:, 0]
+        by_channel = local.reshape(self.channels, -1, noise.shape[1])
+        field = np.concatenate([self.field.matern_root @ white for white in by_channel])
+        out += self._scale.astype(np.float32)[:, None] * field
+        out += np.sqrt(self._nugget_var).astype(np.float32)[:, None] * nugget
+        return out.astype(np.float64)
 
     def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:
         """Return the dense system of an observed set."""
         return _DenseSystem(self, observed, noise_var)
-
-    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return a JSON-able configuration and the tensors (loadings as float16)."""
-        names = ("global_weight", "tapered_weight", "taper_km", "range_km")
-        config = {"kind": self.kind, **{name: getattr(self, name) for name in names}}
-        return config, {
-            "loadings": self.loadings.half(),
-            "local_scale": self.local_scale.float(),
-            "nugget_std": self.nugget_std.float(),
-        }
-
-    @classmethod
-    def from_state(
-        cls, config: dict[str, Any], tensors: dict[str, Tensor], domain: Domain
-    ) -> LocalisedPrior:
-        """Rebuild a prior from `to_state`."""
-        parts = [tensors[name].float() for name in ("loadings", "local_scale", "nugget_std")]
-        return cls(
-            domain,
-            *parts,
-            global_weight=float(config["global_weight"]),
-            tapered_weight=float(config["tapered_weight"]),
-            taper_km=float(config["taper_km"]),
-            range_km=float(config["range_km"]),
-        )

@@ -57,6 +57,13 @@ class MaternField:
         """Map standard normal noise (nodes, m) to fields (nodes, m)."""
         return self._amplitude * self._factor.solve(self._root_areas[:, None] * white)
 
+    def covariance(self, columns: np.ndarray) -> np.ndarray:
+        """Return columns (nodes, m) of the covariance: two solves a column."""
+        unit = np.zeros((len(self._root_areas), len(columns)))
+        unit[columns, np.arange(len(columns))] = 1.0
+        half = self._root_areas[:, None] ** 2 * self._factor.solve(unit)
+        return self._amplitude**2 * self._factor.solve(half)
+
     @property
     def variance(self) -> np.ndarray:
         """Exact variance (node,) of the field: one solve a node, in blocks, computed once."""

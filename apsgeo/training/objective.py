@@ -39,7 +39,7 @@ class ForwardKL:
     ) -> Tensor:
         """Return the loss up to the base's normalizing constant, which has no parameters."""
         deviation, log_det = flow.pull(batch.truth[None], given)
-        precise = batch.base.posterior(batch.measurement).precision_apply
+        precise = batch.base.posterior(batch.measurement, batch.season).precision_apply
         energy = 0.5 * (deviation[0] * precise(deviation[0])).flatten(1).sum(1)
         return (energy + log_det[0]).mean() / _nodes(batch)
 

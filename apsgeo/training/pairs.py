@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from apsgeo.flows.base import GaussianBase, StandardNormalBase
+from apsgeo.flows.base import Base
 from apsgeo.operators import Measurement
 from apsgeo.priors.normals import Normals
 
@@ -36,7 +36,7 @@ class Batch:
     std: Tensor
     deviations: Tensor
     season: Tensor
-    base: GaussianBase | StandardNormalBase
+    base: Base
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device; the season, an index, stays."""
@@ -72,7 +72,7 @@ class PairSet:
         self,
         fields: Tensor,
         groups: list[_Group],
-        bases: Sequence[GaussianBase | StandardNormalBase],
+        bases: Sequence[Base],
     ) -> None:
         self.fields, self.groups, self.bases = fields, groups, bases
         self._by_fold = [
@@ -128,7 +128,7 @@ def _simulate_group(
     times: Tensor,
     mask: Tensor,
     noise_std: Tensor,
-    base: GaussianBase | StandardNormalBase,
+    base: Base,
     members: int,
     seed: tuple[int, int, int],
 ) -> _Group:
@@ -137,9 +137,8 @@ def _simulate_group(
     truth = fields[times]
     noise = noise_std * torch.randn(truth.shape, generator=generator)
     measurement = Measurement(truth + noise, mask.expand_as(truth), noise_std.expand_as(truth))
-    posterior = base.posterior(measurement)
-    one = Measurement(measurement.values[:1], measurement.mask[:1], measurement.noise_std[:1])
-    draws = torch.randn(members, 1, base.noise_dim, generator=generator)
+    posterior = base.posterior(measurement, torch.full((len(times),), season))
+    draws = torch.randn(members, base.noise_dim, generator=generator)
     return _Group(
         times=times,
         mask=measurement.mask[0].clone(),
@@ -147,7 +146,7 @@ def _simulate_group(
         values=measurement.values,
         mean=posterior.mean,
         std=posterior.std()[0],
-        deviations=base.posterior(one).deviations(draws)[:, 0].half(),
+        deviations=posterior.shared_deviations(draws).half(),
         fold=fold,
         season=season,
     )
@@ -157,7 +156,7 @@ def simulate_pairs(
     fields: Tensor,
     season: Tensor,
     fold: Tensor,
-    bases: Sequence[GaussianBase | StandardNormalBase],
+    bases: Sequence[Base],
     normals: Normals,
     masks: Sequence[Tensor],
     noise_std: Tensor,
@@ -182,28 +181,26 @@ def simulate_pairs(
         seed: Seeds the noise.
         progress: Show a progress bar.
     """
-    jobs = []
-    supply = iter(masks)
     cells = [
-        ((fold == f) & (season == s)).nonzero()[:, 0]
+        (f, s, times)
         for f in range(len(bases))
         for s in range(normals.seasons)
+        if len(times := ((fold == f) & (season == s)).nonzero()[:, 0])
     ]
-    rounds = len(masks) // max(1, sum(len(times) > 0 for times in cells))
-    for _ in range(rounds):
-        for times in cells:
-            if len(times):
-                jobs.append((times, next(supply)))
+    rounds = len(masks) // max(1, len(cells))
+    bar = tqdm(total=rounds * len(cells), desc="pairs", disable=not progress)
 
-    def run(number: int) -> _Group:
-        times, mask = jobs[number]
-        f, s = int(fold[times[0]]), int(season[times[0]])
+    def run(number: int) -> list[_Group]:
+        """Simulate all rounds of one cell, whose anchor is then at hand."""
+        f, s, times = cells[number]
         noise = (noise_std / normals.std[s]).float()
-        key = (seed * 1_000_003 + number) % (2**63)
-        return _simulate_group(fields, times, mask, noise, bases[f], members, (f, s, key))
+        groups = []
+        for job in range(number * rounds, (number + 1) * rounds):
+            key = (f, s, (seed * 1_000_003 + job) % (2**63))
+            groups.append(_simulate_group(fields, times, masks[job], noise, bases[f], members, key))
+            bar.update()
+        return groups
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        numbers = tqdm(
-            pool.map(run, range(len(jobs))), total=len(jobs), desc="pairs", disable=not progress
-        )
-        return PairSet(fields, list(numbers), bases)
+    with bar, ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        groups = [group for found in pool.map(run, range(len(cells))) for group in found]
+    return PairSet(fields, groups, bases)

@@ -1,0 +1,100 @@
+"""Empirical orthogonal functions of a history, and their covariance in each season."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apsgeo.domains.base import Domain
+
+__all__ = ["EOFs", "empirical_orthogonal_functions"]
+
+_WINDOW = 1.0  # months: standard deviation of the kernel that pools the months of a season
+_LEVELS = 127  # of a loading that is stored in eight bits
+
+
+@dataclass(frozen=True)
+class EOFs:
+    """Patterns of a history, and when each of them was seen.
+
+    Attributes:
+        loadings: (channel, node, rank), each pattern times its standard deviation.
+        components: (time, rank) principal components of unit variance.
+        season: (time,) index of the season of each record.
+        seasons: Number of seasons.
+    """
+
+    loadings: Tensor
+    components: Tensor
+    season: Tensor
+    seasons: int
+
+    @property
+    def rank(self) -> int:
+        """Number of patterns."""
+        return int(self.loadings.shape[-1])
+
+    def rounded(self) -> EOFs:
+        """Return the EOFs as `to_tensors` stores them: what is fitted is what is saved."""
+        return self.from_tensors(self.to_tensors(), self.seasons)
+
+    def at(self, season: int, share: float) -> Tensor:
+        """Return loadings whose covariance follows the season, (channel, node, rank).
+
+        L K^{1/2} with K the mean of a_t a_t^T over the components a_t, of which a share is
+        weighted by a Gaussian kernel of one month in the distance of the seasons.
+        """
+        distance = (self.season - season).abs()
+        distance = torch.minimum(distance, self.seasons - distance).double()
+        kernel = torch.exp(-0.5 * (distance / _WINDOW) ** 2)
+        weights = share * kernel / kernel.mean() + (1.0 - share)
+        parts = self.components.double() * (weights / len(weights)).sqrt()[:, None]
+        values, vectors = torch.linalg.eigh(parts.T @ parts)
+        return self.loadings.double() @ (vectors * values.clamp(min=0.0).sqrt()).flip(1)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return tensors to save: loadings in eight bits with a scale a pattern."""
+        scale = self.loadings.abs().amax((0, 1)).clamp(min=1e-30).float() / _LEVELS
+        return {
+            "loadings": (self.loadings / scale).round().to(torch.int8),
+            "loadings_scale": scale,
+            "components": self.components.half(),
+            "record_season": self.season.to(torch.uint8),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], seasons: int) -> EOFs:
+        """Rebuild EOFs from `to_tensors`."""
+        return cls(
+            tensors["loadings"].double() * tensors["loadings_scale"].double(),
+            tensors["components"].double(),
+            tensors["record_season"].long(),
+            seasons,
+        )
+
+
+def empirical_orthogonal_functions(
+    domain: Domain, fields: Tensor, rank: int, season: Tensor | None = None, seasons: int = 1
+) -> EOFs:
+    """Return the area-weighted EOFs of anomalies (time, channel, node), at most `rank`.
+
+    The mean is not removed. The time-by-time Gram matrix is diagonalized, since there are fewer
+    times than nodes.
+    """
+    times, channels, _ = fields.shape
+    root = (domain.areas / domain.areas.sum()).sqrt().repeat(channels)
+    weighted = fields.double().reshape(times, -1) * root
+    values, vectors = torch.linalg.eigh(weighted @ weighted.T / times)
+    kept = min(rank, times - 1)
+    values, vectors = values.flip(0)[:kept], vectors.flip(1)[:, :kept]
+    kept = int((values > values[0] * 1e-10).sum())
+    loadings = (weighted.T @ vectors[:, :kept]) / np.sqrt(times) / root[:, None]
+    return EOFs(
+        loadings.reshape(channels, domain.num_nodes, -1),
+        vectors[:, :kept] * np.sqrt(times),
+        torch.zeros(times, dtype=torch.long) if season is None else season,
+        seasons,
+    )

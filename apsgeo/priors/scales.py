@@ -1,0 +1,185 @@
+"""The free numbers of the Gaussian priors' covariances, and how a prior is built from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+from torch import Tensor
+
+from apsgeo.domains.base import Domain
+from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.hybrid import HybridPrior
+from apsgeo.priors.localised import LocalisedField, LocalisedPrior
+from apsgeo.priors.matern import MaternField
+
+__all__ = ["SCALES", "HybridScales", "LocalisedScales", "Scales"]
+
+Array = NDArray[np.float64]
+
+_LEAST_LOCAL = 1e-3  # the least fraction of a node's variance left to the local field
+
+
+class Scales(Protocol):
+    """The free numbers of a covariance, as a point in an unbounded space.
+
+    `build` makes the prior of anomalies whose marginal variance is `variance` (channel, node),
+    from EOFs (channel, node, rank); `field` is what it needs besides, the same for every fold
+    and season.
+    """
+
+    kind: ClassVar[str]
+    steps: ClassVar[tuple[float, ...]]
+
+    @property
+    def seasonal_share(self) -> float:
+        """Share of the EOF covariance that follows the season."""
+        ...
+
+    def encode(self) -> Array:
+        """Return the point."""
+        ...
+
+    @classmethod
+    def decode(cls, point: Array) -> Self:
+        """Undo `encode`."""
+        ...
+
+    def field(self, domain: Domain, *, draft: bool = False) -> Any:
+        """Return the local field; a draft takes its variance for one, which is quicker."""
+        ...
+
+    def field_to_tensors(self, field: Any) -> dict[str, Tensor]:
+        """Return what of the local field is slow to compute, to save."""
+        ...
+
+    def field_from_tensors(self, domain: Domain, tensors: dict[str, Tensor]) -> Any:
+        """Rebuild the local field."""
+        ...
+
+    def build(self, field: Any, loadings: Tensor, variance: Tensor) -> GaussianPrior:
+        """Return the prior."""
+        ...
+
+
+@dataclass(frozen=True)
+class HybridScales:
+    """The free numbers of the hybrid covariance.
+
+    Attributes:
+        eof_weight: Share beta of the EOF covariance that is kept, in (0, 1).
+        range_km: Range of the Matern residual.
+        nugget: Fraction of each node's variance that is white.
+        seasonal_share: Share of the EOF covariance that follows the season, in (0, 1).
+    """
+
+    eof_weight: float = 0.5
+    range_km: float = 2250.0
+    nugget: float = 5e-4
+    seasonal_share: float = 0.7
+    kind: ClassVar[str] = "hybrid"
+    steps: ClassVar[tuple[float, ...]] = (0.8, 0.3, 1.5, 1.0)
+
+    def encode(self) -> Array:
+        """Return the logits of the shares and the logs of the others."""
+        shares = logit([self.eof_weight, self.seasonal_share])
+        return np.array([shares[0], *np.log([self.range_km, self.nugget]), shares[1]])
+
+    @classmethod
+    def decode(cls, point: Array) -> HybridScales:
+        """Undo `encode`."""
+        eof_weight, seasonal_share = expit(point[[0, -1]]).tolist()
+        range_km, nugget = np.exp(point[1:-1]).tolist()
+        return cls(eof_weight, range_km, nugget, seasonal_share)
+
+    def field(self, domain: Domain, *, draft: bool = False) -> MaternField:
+        """Return the Matern field of the residual."""
+        return MaternField(domain, self.range_km, np.ones(domain.num_nodes) if draft else None)
+
+    def field_to_tensors(self, field: MaternField) -> dict[str, Tensor]:
+        """Return the variance of the Matern field."""
+        return {"matern_variance": torch.from_numpy(field.variance).float()}
+
+    def field_from_tensors(self, domain: Domain, tensors: dict[str, Tensor]) -> MaternField:
+        """Rebuild the Matern field."""
+        return MaternField(domain, self.range_km, tensors["matern_variance"].double().numpy())
+
+    def build(self, field: MaternField, loadings: Tensor, variance: Tensor) -> HybridPrior:
+        """Return the prior."""
+        kept = loadings * np.sqrt(self.eof_weight)
+        local = _left(variance, kept, 1.0, self.nugget) / torch.from_numpy(field.variance).sqrt()
+        nugget = (self.nugget * variance).sqrt()
+        return HybridPrior(field, kept, local.float(), nugget.float())
+
+
+@dataclass(frozen=True)
+class LocalisedScales:
+    """The free numbers of the localised covariance.
+
+    Attributes:
+        eof_weight: Share of the EOF covariance that is kept, in (0, 1).
+        tapered_share: Share of that which acts within the taper only, in (0, 1).
+        taper_km: Half the distance at which the taper reaches zero.
+        range_km: Range of the Matern residual.
+        nugget: Fraction of each node's variance that is white.
+        seasonal_share: Share of the EOF covariance that follows the season, in (0, 1).
+    """
+
+    eof_weight: float = 0.93
+    tapered_share: float = 0.7
+    taper_km: float = 3800.0
+    range_km: float = 1500.0
+    nugget: float = 4e-4
+    seasonal_share: float = 0.7
+    kind: ClassVar[str] = "localised"
+    steps: ClassVar[tuple[float, ...]] = (-0.6, -0.8, 0.3, 0.3, 1.0, 1.0)
+
+    def encode(self) -> Array:
+        """Return the logits of the shares and the logs of the others."""
+        shares = logit([self.eof_weight, self.tapered_share, self.seasonal_share])
+        lengths = np.log([self.taper_km, self.range_km, self.nugget])
+        return np.array([*shares[:2], *lengths, shares[2]])
+
+    @classmethod
+    def decode(cls, point: Array) -> LocalisedScales:
+        """Undo `encode`."""
+        eof_weight, tapered_share, seasonal_share = expit(point[[0, 1, -1]]).tolist()
+        taper_km, range_km, nugget = np.exp(point[2:-1]).tolist()
+        return cls(eof_weight, tapered_share, taper_km, range_km, nugget, seasonal_share)
+
+    def field(self, domain: Domain, *, draft: bool = False) -> LocalisedField:
+        """Return the taper and the Matern field."""
+        return LocalisedField(domain, self.taper_km, self.range_km)
+
+    def field_to_tensors(self, field: LocalisedField) -> dict[str, Tensor]:
+        """Return nothing: the field is quickly made anew."""
+        return {}
+
+    def field_from_tensors(self, domain: Domain, tensors: dict[str, Tensor]) -> LocalisedField:
+        """Rebuild the taper and the Matern field."""
+        return self.field(domain)
+
+    def build(self, field: LocalisedField, loadings: Tensor, variance: Tensor) -> LocalisedPrior:
+        """Return the prior."""
+        nugget = (self.nugget * variance).sqrt()
+        return LocalisedPrior(
+            field,
+            loadings,
+            _left(variance, loadings, self.eof_weight, self.nugget).float(),
+            nugget.float(),
+            global_weight=self.eof_weight * (1.0 - self.tapered_share),
+            tapered_weight=self.eof_weight * self.tapered_share,
+        )
+
+
+def _left(variance: Tensor, loadings: Tensor, weight: float, nugget: float) -> Tensor:
+    """Return the standard deviation (channel, node) that EOFs and nugget leave to a local field."""
+    left = (1.0 - nugget) * variance - weight * (loadings**2).sum(-1)
+    return torch.maximum(left, _LEAST_LOCAL * variance).sqrt()
+
+
+SCALES: dict[str, type[Scales]] = {kind.kind: kind for kind in (HybridScales, LocalisedScales)}
