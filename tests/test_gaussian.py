@@ -72,7 +72,7 @@ def dense(prior: Prior) -> np.ndarray:
         chord = cdist(prior.domain.positions.numpy(), prior.domain.positions.numpy())
         factor = prior.field.taper
         eofs = eofs * (0.3 + 0.5 * np.kron(np.ones((2, 2)), factor @ factor.T))
-        local = (1 - 1e-6) * matern_correlation(6371.0 * chord / 6000.0) + 1e-6 * np.eye(len(chord))
+        local = (1 - 2e-5) * matern_correlation(6371.0 * chord / 6000.0) + 2e-5 * np.eye(len(chord))
     blocks = np.kron(np.eye(prior.channels), local)
     nugget = np.diag(prior.nugget_std.flatten().numpy() ** 2)
     return eofs + scale[:, None] * blocks * scale + nugget

@@ -23,7 +23,7 @@ _LOG_2PI = float(np.log(2.0 * np.pi))
 _ROWS = 1024  # of the covariance, computed at once
 _TABLE = 8192  # entries of a tabulated correlation function
 _TAPER_ERROR = 1e-2  # mean variance that the taper's factor may leave out, before it is rescaled
-_JITTER = 1e-6  # white share of the Matern correlation: nodes may coincide, as at the poles
+_JITTER = 2e-5  # white share of the Matern correlation: poles coincide, and it is kept in float32
 _DRAWS = 8  # at once
 
 Array = NDArray[np.float64]
@@ -57,10 +57,13 @@ class LocalisedField:
         domain: Where the signal lives.
         taper_km: Half the distance at which the taper reaches zero.
         range_km: Range of the Matern field, at which its correlation is about 0.14.
+        draft: For a few blocks only: the Matern correlation of all nodes is not kept.
     """
 
-    def __init__(self, domain: Domain, taper_km: float, range_km: float) -> None:
-        self.domain = domain
+    def __init__(
+        self, domain: Domain, taper_km: float, range_km: float, *, draft: bool = False
+    ) -> None:
+        self.domain, self.draft = domain, draft
         self.taper_km, self.range_km = float(taper_km), float(range_km)
         self._positions = domain.positions.numpy()
 
@@ -95,6 +98,11 @@ class LocalisedField:
 
     def matern(self, rows: np.ndarray, columns: np.ndarray) -> Array:
         """Return the Matern correlation of nodes, (row, column)."""
+        if self.draft:
+            return self._matern(rows, columns)
+        return self.matern_full[rows[:, None], columns].astype(np.float64)
+
+    def _matern(self, rows: np.ndarray, columns: np.ndarray) -> Array:
         first, second = self._positions[rows], self._positions[columns]
         square = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2.0 * first @ second.T
         density, table = self._table
@@ -106,12 +114,18 @@ class LocalisedField:
         return np.where(same, 1.0, (1.0 - _JITTER) * correlation)
 
     @cached_property
+    def matern_full(self) -> NDArray[np.float32]:
+        """The Matern correlation of all nodes, (node, node)."""
+        every = np.arange(len(self._positions))
+        full = np.empty((len(every), len(every)), dtype=np.float32)
+        for start in range(0, len(every), _ROWS):
+            full[start : start + _ROWS] = self._matern(every[start : start + _ROWS], every)
+        return full
+
+    @cached_property
     def matern_root(self) -> NDArray[np.float32]:
         """Lower Cholesky factor of the Matern correlation, (node, node)."""
-        every = np.arange(len(self._positions))
-        full = np.empty((len(every), len(every)), order="F")
-        for start in range(0, len(every), _ROWS):
-            full[:, start : start + _ROWS] = self.matern(every, every[start : start + _ROWS])
+        full = self.matern_full.astype(np.float64).T
         root = cholesky(full, lower=True, overwrite_a=True, check_finite=False)
         return root.astype(np.float32)
 

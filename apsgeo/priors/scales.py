@@ -153,7 +153,7 @@ class LocalisedScales:
 
     def field(self, domain: Domain, *, draft: bool = False) -> LocalisedField:
         """Return the taper and the Matern field."""
-        return LocalisedField(domain, self.taper_km, self.range_km)
+        return LocalisedField(domain, self.taper_km, self.range_km, draft=draft)
 
     def field_to_tensors(self, field: LocalisedField) -> dict[str, Tensor]:
         """Return nothing: the field is quickly made anew."""
