@@ -33,8 +33,9 @@ from apsgeo.priors.scales import HybridScales, LocalisedScales, Scales
 from apsgeo.priors.seasonal import SeasonalPrior
 
 DRAWS = 4000
-# The localised covariance is interpolated in a table, to about (step of the table)^2 = 6e-8.
-RELATIVE = {HybridPrior: 1e-9, LocalisedPrior: 1e-6}
+# The localised prior's Matern correlation is interpolated in a table, to about (step of the
+# table)^2 = 6e-8, and kept in single precision, to 6e-8; the inverse multiplies both.
+RELATIVE = {HybridPrior: 1e-9, LocalisedPrior: 4e-6}
 Prior = HybridPrior | LocalisedPrior
 
 
