@@ -3,12 +3,13 @@
 from typing import Any
 
 from apsgeo.domains.base import Domain
+from apsgeo.domains.image import ImageDomain
 from apsgeo.domains.latlon import LatLonDomain
 from apsgeo.errors import ModelError
 
-__all__ = ["DOMAINS", "Domain", "LatLonDomain", "from_config"]
+__all__ = ["DOMAINS", "Domain", "ImageDomain", "LatLonDomain", "from_config"]
 
-DOMAINS: list[type[Domain]] = [LatLonDomain]
+DOMAINS: list[type[Domain]] = [LatLonDomain, ImageDomain]
 
 
 def from_config(config: dict[str, Any]) -> Domain:
