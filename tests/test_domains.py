@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from apsgeo import domains
-from apsgeo.domains import Domain, ImageDomain, LatLonDomain
+from apsgeo.domains import Domain, HEALPixDomain, ImageDomain, LatLonDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.nn import UNet
 
@@ -33,6 +33,9 @@ def box_area(south: float, north: float, width: float) -> float:
     return math.radians(width) * (math.sin(math.radians(north)) - math.sin(math.radians(south)))
 
 
+# connected nested pixels of nside 8, in no order
+PART = np.random.default_rng(0).permutation(np.arange(40, 240))
+
 # every domain of the shared suite, with its exact area
 CASES: dict[str, tuple[Domain, float]] = {
     "poles": (global_grid(13, 24), SPHERE),
@@ -49,13 +52,18 @@ CASES: dict[str, tuple[Domain, float]] = {
     ),
     "image": (ImageDomain(12, 15), 180.0),
     "image-uneven": (ImageDomain(6, 5, [0, 1, 3, 4, 6, 7, 9], [-1, 0, 0.5, 1, 4, 5]), 54.0),
+    "healpix": (HEALPixDomain(4), SPHERE),
+    "healpix-ring": (HEALPixDomain(4, nest=False), SPHERE),
+    "healpix-part": (HEALPixDomain(8, True, PART), SPHERE * 200 / 768),
+    "healpix-part-ring": (HEALPixDomain(8, False, np.arange(144)), SPHERE * 144 / 768),
 }
 
 # those whose nodes are unit vectors and whose lengths are arcs
 SPHERES = {"poles", "no-poles", "gaussian-ascending", "odd-columns", "regional", "polar-cap"}
+SPHERES |= {"healpix", "healpix-ring", "healpix-part", "healpix-part-ring"}
 
 # those whose eigenbasis is that of the continuous Laplacian
-CONTINUOUS: set[str] = set()
+CONTINUOUS = {"healpix", "healpix-ring"}
 
 
 @pytest.fixture(params=CASES)

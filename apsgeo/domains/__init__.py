@@ -3,13 +3,14 @@
 from typing import Any
 
 from apsgeo.domains.base import Domain
+from apsgeo.domains.healpix import HEALPixDomain
 from apsgeo.domains.image import ImageDomain
 from apsgeo.domains.latlon import LatLonDomain
 from apsgeo.errors import ModelError
 
-__all__ = ["DOMAINS", "Domain", "ImageDomain", "LatLonDomain", "from_config"]
+__all__ = ["DOMAINS", "Domain", "HEALPixDomain", "ImageDomain", "LatLonDomain", "from_config"]
 
-DOMAINS: list[type[Domain]] = [LatLonDomain, ImageDomain]
+DOMAINS: list[type[Domain]] = [LatLonDomain, ImageDomain, HEALPixDomain]
 
 
 def from_config(config: dict[str, Any]) -> Domain:
