@@ -12,7 +12,14 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from apsgeo import domains
-from apsgeo.domains import Domain, HEALPixDomain, ImageDomain, LatLonDomain
+from apsgeo.domains import (
+    Domain,
+    GraphDomain,
+    HEALPixDomain,
+    ImageDomain,
+    LatLonDomain,
+    MeshDomain,
+)
 from apsgeo.errors import InputError, ModelError
 from apsgeo.nn import UNet
 
@@ -31,6 +38,60 @@ def gaussian_grid(rows: int, columns: int) -> LatLonDomain:
 
 def box_area(south: float, north: float, width: float) -> float:
     return math.radians(width) * (math.sin(math.radians(north)) - math.sin(math.radians(south)))
+
+
+def sheet(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces of a plane sheet of squares of side one, each halved."""
+    index = np.arange((rows + 1) * (columns + 1)).reshape(rows + 1, columns + 1)
+    a, b, c, d = (index[i : rows + i, j : columns + j].ravel() for i in (0, 1) for j in (0, 1))
+    faces = np.concatenate([np.stack([a, b, c], 1), np.stack([b, d, c], 1)])
+    return np.argwhere(index >= 0).astype(float), faces
+
+
+def two_sheets() -> MeshDomain:
+    (first, faces), (second, more) = sheet(5, 6), sheet(4, 3)
+    second += [0.3, 20.0]
+    return MeshDomain(np.concatenate([first, second]), np.concatenate([faces, more + len(first)]))
+
+
+def bent_sheet() -> MeshDomain:
+    """A sheet wound round a cylinder's quarter, as a polygon: each strip keeps its area."""
+    vertices, faces = sheet(6, 7)
+    angle = vertices[:, 0] * math.pi / 12
+    radius = 0.5 / math.sin(math.pi / 24)  # the chords are of length one
+    wound = np.stack([radius * np.cos(angle), radius * np.sin(angle), vertices[:, 1]], 1)
+    return MeshDomain(wound, faces, radius_km=2.0)
+
+
+def octahedron() -> MeshDomain:
+    """The sides halved twice: 66 vertices, on eight planes of area √3 / 2 each."""
+    vertices = np.concatenate([np.eye(3), -np.eye(3)])
+    faces = np.array([[x, y, z] for x in (0, 3) for y in (1, 4) for z in (2, 5)])
+    for _ in range(2):
+        vertices, faces = halved(vertices, faces)
+    return MeshDomain(vertices, faces)
+
+
+def halved(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split each triangle into four at the middles of its sides."""
+    sides = np.sort(np.stack([faces, np.roll(faces, -1, axis=1)], -1), axis=-1).reshape(-1, 2)
+    unique, which = np.unique(sides, axis=0, return_inverse=True)
+    middle = (len(vertices) + which.ravel()).reshape(-1, 3)
+    (a, b, c), (ab, bc, ca) = faces.T, middle.T
+    parts = [[a, ab, ca], [ab, b, bc], [ca, bc, c], [ab, bc, ca]]
+    split = np.concatenate([np.stack(part, 1) for part in parts])
+    return np.concatenate([vertices, vertices[unique].mean(1)]), split
+
+
+def cloud() -> GraphDomain:
+    rng = np.random.default_rng(3)
+    return GraphDomain(rng.random((60, 2)), k=4, areas=np.linspace(0.5, 1.5, 60))
+
+
+def stations() -> GraphDomain:
+    rng = np.random.default_rng(4)
+    lat = np.rad2deg(np.arcsin(rng.uniform(-1, 1, 80)))
+    return GraphDomain.from_latlon(lat, rng.uniform(-180, 180, 80), areas=np.full(80, SPHERE / 80))
 
 
 # connected nested pixels of nside 8, in no order
@@ -56,11 +117,16 @@ CASES: dict[str, tuple[Domain, float]] = {
     "healpix-ring": (HEALPixDomain(4, nest=False), SPHERE),
     "healpix-part": (HEALPixDomain(8, True, PART), SPHERE * 200 / 768),
     "healpix-part-ring": (HEALPixDomain(8, False, np.arange(144)), SPHERE * 144 / 768),
+    "mesh-closed": (octahedron(), 4 * math.sqrt(3)),
+    "mesh-open": (bent_sheet(), 42.0),
+    "mesh-of-two": (two_sheets(), 42.0),
+    "graph": (cloud(), 60.0),
+    "stations": (stations(), SPHERE),
 }
 
 # those whose nodes are unit vectors and whose lengths are arcs
 SPHERES = {"poles", "no-poles", "gaussian-ascending", "odd-columns", "regional", "polar-cap"}
-SPHERES |= {"healpix", "healpix-ring", "healpix-part", "healpix-part-ring"}
+SPHERES |= {"healpix", "healpix-ring", "healpix-part", "healpix-part-ring", "stations"}
 
 # those whose eigenbasis is that of the continuous Laplacian
 CONTINUOUS = {"healpix", "healpix-ring"}

@@ -195,8 +195,10 @@ class Domain(ABC):
             values, vectors = scipy.linalg.eigh(symmetric.toarray(), subset_by_index=(0, k - 1))
         else:
             start = np.random.default_rng(0).standard_normal(self.num_nodes)
-            # the shift is below the spectrum, so that the matrix to factor is definite
-            values, vectors = scipy.sparse.linalg.eigsh(symmetric, k, sigma=-0.1, v0=start)
+            # the shift is below the spectrum, so that the matrix to factor is definite, and of its
+            # scale whatever the unit of length: -0.1 on the unit sphere
+            shift = -0.4 * np.pi / self.areas.sum().item()
+            values, vectors = scipy.sparse.linalg.eigsh(symmetric, k, sigma=shift, v0=start)
         order = np.argsort(values)
         vectors = with_sign(vectors[:, order] / root[:, None])
         return torch.from_numpy(values[order].clip(min=0)), torch.from_numpy(vectors)
