@@ -32,6 +32,13 @@ def test_estimates_on_a_square_lattice() -> None:
     assert set(dense.ravel().tolist()) == {4.0, -1.0, 0.0}
 
 
+def test_estimates_on_a_path_by_hand() -> None:
+    """The ends have one neighbour, the middle two: 2 / 1 + 2 / 2 = 3, and 3 d² / 4 at an end."""
+    domain = GraphDomain([[0.0, 0.0], [1.0, 0.0], [1.0, 2.0]], [[0, 1], [1, 2]])
+    assert domain.stiffness.toarray().tolist() == [[3, -3, 0], [-3, 6, -3], [0, -3, 3]]
+    assert domain.areas.tolist() == [0.75, 3.75, 3.0]
+
+
 def test_the_laplacian_of_the_squared_distance_is_that_of_a_plane() -> None:
     domain = GraphDomain(np.random.default_rng(0).random((50, 2)), k=5)
     for node in (0, 17):
@@ -100,6 +107,15 @@ def test_a_graph_of_two_colours_gets_them() -> None:
 def test_nodes_without_edges_are_coloured_in_turn() -> None:
     none = np.zeros(0, dtype=np.int64)
     assert two_colours(none, none, 6).sum() == 3
+
+
+def test_merging_prefers_what_is_near() -> None:
+    domain = GraphDomain(np.random.default_rng(0).random((400, 2)))
+    low, high, length, _ = domain._edges
+    # equal areas, small ones, so that lengths alone decide which pairs are made
+    parent = aggregate(low, high, length, np.full(400, 1e-6))
+    within = parent[low] == parent[high]
+    assert length[within].mean() < 0.7 * length[~within].mean()
 
 
 def test_merging_pairs_the_nearest_first_and_leaves_none_alone() -> None:

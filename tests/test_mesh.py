@@ -157,6 +157,20 @@ def test_conv_reaches_one_or_two_edges_far() -> None:
             assert torch.equal(gradient[0, 0] != 0, reach[node])
 
 
+def test_conv_over_two_edges_has_the_second_chebyshev_polynomial_of_the_mean() -> None:
+    mesh = icosphere(1)
+    x = noise(1, 1, mesh.num_nodes)
+    mean = np.zeros((mesh.num_nodes, mesh.num_nodes))
+    mean[tuple(mesh.edge_index.numpy())] = 1 / mesh.edge_length
+    mean /= mean.sum(1, keepdims=True)
+    conv = mesh.conv(1, 1, 5).double()
+    weight = torch.zeros(1, 6, 1).double()
+    weight[0, 5] = 1
+    conv.load_state_dict({"mix.weight": weight, "mix.bias": torch.zeros(1)})
+    expected = 2 * torch.from_numpy(mean @ mean) @ x[0, 0] - x[0, 0]
+    torch.testing.assert_close(conv(x)[0, 0], expected, atol=1e-6, rtol=0)
+
+
 def test_conv_knows_directions() -> None:
     """Means over neighbours alone could not tell east from west."""
     index, faces = grid(5, 5, periodic=False)
