@@ -1,5 +1,6 @@
 """What every domain promises."""
 
+import copy
 import itertools
 import json
 import math
@@ -273,6 +274,8 @@ def test_layers_keep_nothing_but_weights_in_their_state(domain: Domain) -> None:
     state = conv.state_dict()
     assert set(state) == {name for name, _ in conv.named_parameters()}
     domain.coarse().conv(2, 3).load_state_dict(state)
+    x = noise(1, 2, domain.num_nodes).float()
+    torch.testing.assert_close(copy.deepcopy(conv)(x), conv(x), atol=0, rtol=0)
     assert not domain.pool().state_dict()
     assert not domain.unpool().state_dict()
 

@@ -62,7 +62,9 @@ class GraphConv(nn.Module):
         operators: what `graph_operators` returned.
     """
 
-    operators: Tensor
+    starts: Tensor
+    columns: Tensor
+    values: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, hops: int, operators: Tensor) -> None:
         super().__init__()
@@ -73,7 +75,10 @@ class GraphConv(nn.Module):
         self.gather = SimpleConv(aggr="sum")
         stack = 1 if not hops else operators.shape[0] // self.num_nodes + hops
         self.mix = nn.Conv1d(stack * in_channels, out_channels, 1)
-        self.register_buffer("operators", operators, persistent=False)
+        # a sparse tensor cannot be deep-copied, its parts can
+        self.register_buffer("starts", operators.crow_indices(), persistent=False)
+        self.register_buffer("columns", operators.col_indices(), persistent=False)
+        self.register_buffer("values", operators.values(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
@@ -81,7 +86,11 @@ class GraphConv(nn.Module):
             return self.mix(x)
         batch, channels, nodes = x.shape
         rows = x.permute(2, 0, 1).reshape(nodes, batch * channels)
-        operators = self.operators.to(x.dtype)
+        shape = (len(self.starts) - 1, nodes)
+        values = self.values.to(x.dtype)
+        operators = torch.sparse_csr_tensor(
+            self.starts, self.columns, values, shape, check_invariants=False
+        )
         stack = [rows, *self.gather((rows, None), operators).split(nodes)]
         before, last = stack[:2]
         for _ in range(self.hops - 1):
