@@ -132,6 +132,20 @@ class HEALPixDomain(Domain):
         """The areas `(N,)` in steradians, float64: those of the pixels times the coverage."""
         return torch.from_numpy(4 * math.pi / self._whole * self.coverage)
 
+    def node_at(self, points: Array) -> Index:
+        """Return the nodes `(M,)` of the pixels that hold unit vectors `(M, 3)`; -1 for none."""
+        import healpy
+
+        return self._nodes(healpy.vec2pix(self.nside, *points.T, nest=True))
+
+    def interpolation(self, points: Array) -> tuple[Index, Array]:
+        """Return four nodes and weights `(4, M)` for unit vectors `(M, 3)`; -1 is no node."""
+        import healpy
+
+        theta, phi = healpy.vec2ang(points)
+        pixels, weights = healpy.get_interp_weights(self.nside, theta, phi, nest=True)
+        return self._nodes(pixels), weights
+
     @cached_property
     def _conductances(self) -> tuple[Index, Index, Array]:
         pixels, points, triangles = pixel_triangles(self.nside, self._by_number[0])
