@@ -78,6 +78,12 @@ def test_healpy_maps_go_there_and_back(dtype: type) -> None:
     assert from_healpix_map(healpy.ma(values))[1].isnan().sum() == 2
 
 
+def test_maps_with_swapped_bytes_or_of_integers_are_read() -> None:
+    expected = torch.arange(48.0)[None]
+    assert torch.equal(from_healpix_map(np.arange(48, dtype=">f4"))[1], expected)
+    assert torch.equal(from_healpix_map(np.arange(48))[1], expected.double())
+
+
 def test_a_part_of_the_sky_is_unseen_elsewhere() -> None:
     domain = HEALPixDomain(2, True, [7, 3])
     full = to_healpix_map(domain, torch.tensor([1.0, math.nan]))

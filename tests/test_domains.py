@@ -1,9 +1,11 @@
 """What every domain promises."""
 
 import copy
+import doctest
 import itertools
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -294,8 +296,15 @@ def test_cases_differ_from_each_other() -> None:
         assert a.coarse() != a
 
 
+@pytest.mark.parametrize("domain_class", domains.DOMAINS)
+def test_examples_in_the_docstrings(domain_class: type[Domain]) -> None:
+    failed, attempted = doctest.testmod(sys.modules[domain_class.__module__])
+    assert not failed
+    assert attempted
+
+
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ModelError, match="'moebius'.*knows: latlon"):
+    with pytest.raises(ModelError, match="'moebius'.*knows: latlon, image, healpix, mesh, graph"):
         domains.from_config({"kind": "moebius"})
 
 

@@ -97,6 +97,22 @@ def test_bilinear_from_a_grid_is_exact_for_fields_linear_in_latitude_or_longitud
     torch.testing.assert_close(regridder.apply(columns), expected)
 
 
+@pytest.mark.parametrize("name", ["no-poles", "ascending"])
+def test_beyond_the_last_row_at_a_pole_stands_its_mean(name: str) -> None:
+    source = SOURCES[name]
+    assert isinstance(source, LatLonDomain)
+    signal = noise(source.num_nodes)
+    south_row, north_row = signal.unflatten(-1, source.shape)[[0, -1]]
+    if source.lat[0] > source.lat[-1]:
+        south_row, north_row = north_row, south_row
+    between = (90 + source.lat.max()) / 2
+    points = GraphDomain.from_latlon([-90, 90, between], [0, 0, source.lon[3]], k=1).positions
+    south, north, near = bilinear(source, points).apply(signal)
+    torch.testing.assert_close(south, south_row.mean())
+    torch.testing.assert_close(north, north_row.mean())
+    torch.testing.assert_close(near, (north_row.mean() + north_row[3]) / 2)
+
+
 def test_beyond_a_region_there_is_nothing() -> None:
     source = LatLonDomain([10.0, 20], [0.0, 10])
     points = GraphDomain.from_latlon([15, 4.9, 15, 24, 5.1], [5, 5, 16, -4, 14.9], k=1).positions

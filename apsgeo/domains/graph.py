@@ -181,7 +181,7 @@ class GraphDomain(NodeDomain):
     Example:
         >>> domain = GraphDomain.from_latlon([52.5, 48.9, 51.5, 40.4], [13.4, 2.4, -0.1, -3.7], k=2)
         >>> domain
-        GraphDomain(4 nodes in 3 dimensions, 4 edges, spherical)
+        GraphDomain(4 nodes in 3 dimensions, 5 edges, spherical)
     """
 
     kind: ClassVar[str] = "graph"
