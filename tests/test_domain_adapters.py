@@ -143,6 +143,8 @@ def test_labels_survive_a_file(tmp_path: Path, domain: HEALPixDomain) -> None:
         assert healpix_dim(labelled) == "cells"
         assert healpix_domain_of(labelled) == domain
     assert again.crs.attrs["refinement_level"] == domain.level
+    # xdggs takes these alone, and refuses any other
+    assert set(again.cell_ids.attrs) == {"grid_name", "level", "indexing_scheme"}
 
 
 def test_the_ways_to_say_scheme_and_resolution() -> None:
@@ -152,6 +154,12 @@ def test_the_ways_to_say_scheme_and_resolution() -> None:
     scheme = {"grid_mapping_name": "healpix", "indexing_scheme": "ring"}
     assert healpix_domain_of(bare.assign_coords(crs=((), 0, scheme))) == HEALPixDomain(2, False)
     ids = {"grid_name": "healpix", "nside": 4, "indexing_scheme": "nested"}
+    synonyms = {"grid_name": "healpix", "depth": 1, "nest": 0}
+    zones = bare.assign_coords(zone=("cell", np.arange(48), synonyms))
+    assert healpix_domain_of(zones) == HEALPixDomain(2, False)
+    cf = {"standard_name": "healpix_index"}
+    mapped = bare.assign_coords(crs=((), 0, scheme), zone=("cell", np.arange(48)[::-1], cf))
+    assert healpix_domain_of(mapped) == HEALPixDomain(2, False, np.arange(48)[::-1])
     part = bare.isel(cell=slice(3)).assign_coords(zone=("cell", [4, 5, 190], ids))
     assert healpix_domain_of(part) == HEALPixDomain(4, True, [4, 5, 190])
 

@@ -363,6 +363,18 @@ def test_conv_refuses_kernels_without_a_middle(domain: Domain, size: int) -> Non
         domain.conv(1, 1, size)
 
 
+def test_colours_are_balanced_and_touch_each_other(domain: Domain) -> None:
+    """Either colour has half of the nodes, give or take a tenth, and tells of the other's."""
+    colouring = domain.colouring
+    assert colouring.dtype == torch.bool
+    assert abs(colouring.double().mean().item() - 0.5) < 0.1
+    start, end = domain.edge_index
+    unlike = torch.zeros(domain.num_nodes).index_add_(
+        0, start, (colouring[start] != colouring[end]).float()
+    )
+    assert (unlike > 0).all()
+
+
 def test_features_are_of_order_one(domain: Domain) -> None:
     assert domain.features.dtype == torch.float32
     assert domain.features.shape[1] == domain.num_nodes

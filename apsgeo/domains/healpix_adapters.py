@@ -161,9 +161,9 @@ def healpix_domain_of(array: xr.DataArray) -> HEALPixDomain:
     """Return the domain of an array of HEALPix cells.
 
     Scheme and resolution are those that the attributes of the coordinate of cell ids say, or
-    those of the grid mapping: `indexing_scheme` and `level` or `nside` (xdggs), `indexing_scheme`
-    and `refinement_level` (CF), `healpix_order` and `healpix_nside`. Without cell ids the array is
-    the full sky.
+    those of the grid mapping: `indexing_scheme` and `level` or their synonyms (xdggs),
+    `indexing_scheme` and `refinement_level` (CF), `healpix_order` and `healpix_nside`. Without
+    cell ids the array is the full sky.
 
     Raises:
         GridError: the scheme is not said, or is neither nested nor ring; the resolution is not
@@ -172,6 +172,8 @@ def healpix_domain_of(array: xr.DataArray) -> HEALPixDomain:
     dim = healpix_dim(array)
     coordinate, marks = _marks(array)
     scheme = str(marks.get("indexing_scheme", marks.get("healpix_order", "unknown"))).lower()
+    if "nest" in marks:
+        scheme = "nested" if marks["nest"] else "ring"
     if scheme not in _SCHEMES:
         raise GridError(
             f"the indexing scheme is {scheme!r}; the attribute indexing_scheme must be 'nested' or "
@@ -196,7 +198,7 @@ def healpix_domain_of(array: xr.DataArray) -> HEALPixDomain:
 
 
 def _nside(marks: Mapping[str, Any]) -> int | None:
-    for name in ("level", "refinement_level", "resolution"):
+    for name in ("level", "refinement_level", "resolution", "order", "depth"):
         if name in marks:
             return 2 ** int(marks[name])
     for name in ("nside", "healpix_nside"):
@@ -225,12 +227,8 @@ def label_healpix(
     ids = xr.Variable(
         dims[-1],
         domain.pixels,
-        {
-            "standard_name": "healpix_index",
-            "grid_name": "healpix",
-            "level": domain.level,
-            "indexing_scheme": scheme,
-        },
+        # no standard_name: xdggs refuses attributes that it does not know
+        {"grid_name": "healpix", "level": domain.level, "indexing_scheme": scheme},
     )
     mapping = xr.Variable(
         (),
