@@ -49,6 +49,13 @@ def test_two_by_four_grid_by_hand() -> None:
     assert domain.radius_km == 6371.0
 
 
+def test_edges_are_the_couples_that_the_stiffness_joins() -> None:
+    for domain in GRIDS.values():
+        edges = set(map(tuple, domain.edge_index.T.tolist()))
+        row, column = (index.tolist() for index in domain.stiffness.nonzero())
+        assert edges == {(i, j) for i, j in zip(row, column, strict=True) if i != j}
+
+
 def test_laplacian_eigenvalues_converge_to_those_of_the_sphere() -> None:
     """They are l (l + 1), 2 l + 1 times each; the error falls with the square of the spacing."""
     exact = torch.tensor([l * (l + 1) for l in range(4) for _ in range(2 * l + 1)]).double()

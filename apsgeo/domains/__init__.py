@@ -3,12 +3,25 @@
 from typing import Any
 
 from apsgeo.domains.base import Domain
+from apsgeo.domains.graph import GraphDomain
+from apsgeo.domains.healpix import HEALPixDomain
+from apsgeo.domains.image import ImageDomain
 from apsgeo.domains.latlon import LatLonDomain
+from apsgeo.domains.mesh import MeshDomain
 from apsgeo.errors import ModelError
 
-__all__ = ["DOMAINS", "Domain", "LatLonDomain", "from_config"]
+__all__ = [
+    "DOMAINS",
+    "Domain",
+    "GraphDomain",
+    "HEALPixDomain",
+    "ImageDomain",
+    "LatLonDomain",
+    "MeshDomain",
+    "from_config",
+]
 
-DOMAINS: list[type[Domain]] = [LatLonDomain]
+DOMAINS: list[type[Domain]] = [LatLonDomain, ImageDomain, HEALPixDomain, MeshDomain, GraphDomain]
 
 
 def from_config(config: dict[str, Any]) -> Domain:

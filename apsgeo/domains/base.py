@@ -9,16 +9,53 @@ import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from apsgeo.errors import InputError
 
 if TYPE_CHECKING:
-    from torch_geometric.data import Data
+    from torch_geometric.data import Batch, Data
 
-__all__ = ["Domain"]
+__all__ = ["EARTH_RADIUS_KM", "Domain", "arcs", "check_kernel_size", "laplacian_of", "with_sign"]
 
 EARTH_RADIUS_KM = 6371.0
+
+
+def check_kernel_size(kernel_size: int) -> None:
+    """Refuse kernels that have no middle.
+
+    Raises:
+        InputError: `kernel_size` is even or not positive.
+    """
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise InputError(f"conv: kernel_size {kernel_size} must be odd and positive.")
+
+
+def with_sign(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Make each column's entry of largest magnitude positive."""
+    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
+    return vectors * np.sign(largest)
+
+
+def arcs(positions: Tensor, edge_index: Tensor) -> Tensor:
+    """Return the great-circle lengths `(E,)` in radians of edges between unit vectors `(N, 3)`."""
+    start, end = positions[edge_index]
+    return 2 * torch.asin(((end - start).norm(dim=1) / 2).clamp(max=1.0))
+
+
+def laplacian_of(
+    conductance: NDArray[np.float64],
+    start: NDArray[np.int64],
+    end: NDArray[np.int64],
+    num_nodes: int,
+) -> scipy.sparse.csc_array:
+    """Return the stiffness of edges that each stand once, with their conductances `(E,)`."""
+    shape = (num_nodes, num_nodes)
+    half = scipy.sparse.coo_array((conductance, (start, end)), shape=shape).tocsr()
+    weights = half + half.T
+    weights.eliminate_zeros()
+    return (scipy.sparse.diags_array(weights.sum(axis=1)) - weights).tocsc()
 
 
 class Domain(ABC):
@@ -130,7 +167,8 @@ class Domain(ABC):
     def eigenbasis(self, k: int) -> tuple[Tensor, Tensor]:
         r"""Compute the `k` smoothest eigenfunctions of :math:`-\Delta`, once for each `k`.
 
-        They solve :math:`S v = \lambda \, \mathrm{diag}(a) \, v` and are orthonormal by area:
+        They solve :math:`S v = \lambda \, \mathrm{diag}(a) \, v`, or are those of the continuous
+        Laplacian where the domain says so, and are orthonormal by area:
         :math:`V^T \mathrm{diag}(a) V = I`. The sign is such that an eigenfunction's entry of
         largest magnitude is positive.
 
@@ -157,12 +195,12 @@ class Domain(ABC):
             values, vectors = scipy.linalg.eigh(symmetric.toarray(), subset_by_index=(0, k - 1))
         else:
             start = np.random.default_rng(0).standard_normal(self.num_nodes)
-            # the shift is below the spectrum, so that the matrix to factor is definite
-            values, vectors = scipy.sparse.linalg.eigsh(symmetric, k, sigma=-0.1, v0=start)
+            # the shift is below the spectrum, so that the matrix to factor is definite, and of its
+            # scale whatever the unit of length: -0.1 on the unit sphere
+            shift = -0.4 * np.pi / self.areas.sum().item()
+            values, vectors = scipy.sparse.linalg.eigsh(symmetric, k, sigma=shift, v0=start)
         order = np.argsort(values)
-        vectors = vectors[:, order] / root[:, None]
-        largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(k)]
-        vectors = vectors * np.sign(largest)
+        vectors = with_sign(vectors[:, order] / root[:, None])
         return torch.from_numpy(values[order].clip(min=0)), torch.from_numpy(vectors)
 
     def to_data(self, signal: Tensor) -> "Data":
@@ -205,3 +243,18 @@ class Domain(ABC):
                 "was expected; pass a graph made by this domain's to_data."
             )
         return x.T
+
+    def from_batch(self, batch: "Batch") -> Tensor:
+        """Return the signals `(B, C, N)` of a batch that PyG's `DataLoader` made of such graphs.
+
+        Raises:
+            InputError: the batch's `x` has not one row for each node of each of its graphs.
+        """
+        count, x = batch.num_graphs, batch.x
+        if x is None or x.ndim != 2 or x.shape[0] != count * self.num_nodes:
+            given = "no x" if x is None else f"x of shape {tuple(x.shape)}"
+            raise InputError(
+                f"from_batch: the batch of {count} graphs has {given}, but ({count} x "
+                f"{self.num_nodes}, C) was expected; batch graphs made by this domain's to_data."
+            )
+        return x.unflatten(0, (count, self.num_nodes)).transpose(1, 2)

@@ -1,0 +1,141 @@
+"""The layers that a HEALPix sphere lends to networks."""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["HEALPixFaceConv", "HEALPixPatchConv", "HEALPixPool", "HEALPixUnpool"]
+
+
+def _pick(x: Tensor, index: Tensor) -> Tensor:
+    """Take `x[..., index]`, whose gradient by `gather` is faster than that of indexing."""
+    return x.gather(-1, index.expand(*x.shape[:-1], -1))
+
+
+def _extend(x: Tensor, pairs: Tensor) -> Tensor:
+    """Append the means of pairs of nodes to the nodes."""
+    if not pairs.numel():
+        return x
+    return torch.cat([x, (_pick(x, pairs[0]) + _pick(x, pairs[1])) / 2], -1)
+
+
+class _HEALPixConv(nn.Module):
+    """Hold the weights of a square kernel and the table of what it meets.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: odd width of the kernel in pixels.
+        table: flat indices of nodes, or from N on of `pairs`.
+        pairs: nodes `(2, P)` whose means stand beyond the corners where three base pixels meet.
+    """
+
+    table: Tensor
+    pairs: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, table: Tensor, pairs: Tensor
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size)
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("pairs", pairs, persistent=False)
+
+
+class HEALPixFaceConv(_HEALPixConv):
+    """Convolve the full sphere, as twelve images extended beyond their sides.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: odd width of the kernel in pixels.
+        table: the nodes `(12, S, S)` on the extended base pixels, flat, or from N on `pairs`.
+        pairs: nodes `(2, P)` whose means stand beyond the corners where three base pixels meet.
+        place: for each node its place `(N,)` in base pixels stacked above each other, of which
+            each but the last is followed by `kernel_size - 1` rows of no meaning.
+    """
+
+    place: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        table: Tensor,
+        pairs: Tensor,
+        place: Tensor,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, table, pairs)
+        self.side = round((len(table) / 12) ** 0.5)
+        self.register_buffer("place", place, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
+        faces = _pick(_extend(x, self.pairs), self.table)
+        # one tall image costs less than twelve: what straddles two base pixels is left out
+        image = faces.unflatten(-1, (12 * self.side, self.side))
+        return _pick(self.conv(image).flatten(2), self.place)
+
+
+class HEALPixPatchConv(_HEALPixConv):
+    """Convolve a part of the sphere, patch by patch; its border's pixels are repeated beyond it.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: odd width of the kernel in pixels.
+        table: the nodes `(kernel_size ** 2, N)` of the patches, flat, or from N on `pairs`.
+        pairs: nodes `(2, P)` whose means stand beyond the corners where three base pixels meet.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
+        weight, bias = self.conv.weight, self.conv.bias
+        assert bias is not None
+        patches = _pick(_extend(x, self.pairs), self.table)
+        return (
+            weight.flatten(1) @ patches.unflatten(-1, (-1, x.shape[-1])).flatten(1, 2)
+            + bias[:, None]
+        )
+
+
+class HEALPixPool(nn.Module):
+    """Take the area-weighted mean of the four pixels in each coarse pixel.
+
+    Args:
+        fours: nodes `(coarse N, 4)`; any node stands for one that is absent.
+        share: their shares `(coarse N, 4)` in the coarse pixel, 0 for one that is absent.
+    """
+
+    fours: Tensor
+    share: Tensor
+
+    def __init__(self, fours: Tensor, share: Tensor) -> None:
+        super().__init__()
+        flat = fours.flatten()
+        self.in_order = torch.equal(flat, torch.arange(len(flat)))
+        self.register_buffer("fours", flat, persistent=False)
+        self.register_buffer("share", share, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, C, N)` to `(B, C, coarse N)`."""
+        grouped = x if self.in_order else _pick(x, self.fours)
+        return (grouped.unflatten(-1, (-1, 4)) * self.share.to(x.dtype)).sum(-1)
+
+
+class HEALPixUnpool(nn.Module):
+    """Give each pixel the value of the coarse pixel that holds it.
+
+    Args:
+        parent: the coarse node `(N,)` of each node.
+    """
+
+    parent: Tensor
+
+    def __init__(self, parent: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("parent", parent, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, C, coarse N)` to `(B, C, N)`."""
+        return _pick(x, self.parent)

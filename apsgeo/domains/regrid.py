@@ -1,0 +1,281 @@
+"""From one domain to another: sparse matrices that interpolate, or that keep the integral."""
+
+from dataclasses import dataclass
+from functools import singledispatch
+
+import numpy as np
+import scipy.sparse
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apsgeo.domains.base import Domain
+from apsgeo.domains.healpix import HEALPixDomain
+from apsgeo.domains.latlon import LatLonDomain
+from apsgeo.errors import InputError
+
+__all__ = ["Regridder", "bilinear", "conservative"]
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+_SAMPLES = 12  # small cells along the side of a HEALPix pixel
+
+
+@dataclass(frozen=True)
+class Regridder:
+    """Map signals from one domain to another by a sparse matrix.
+
+    Args:
+        matrix: weights `(target N, source N)`, float64; a row sums to one, or to zero where the
+            source does not reach.
+    """
+
+    matrix: scipy.sparse.csr_array
+
+    def apply(self, signal: Tensor, min_weight: float = 0.5) -> Tensor:
+        """Map a signal `(..., source N)` to `(..., target N)`, in its own precision.
+
+        NaN in the source is left out: the other weights of a target node are scaled up to one.
+
+        Args:
+            signal: values, NaN where they are missing.
+            min_weight: the least share of weights on values that are there; below it, and where
+                the source does not reach, the result is NaN.
+
+        Raises:
+            InputError: the last axis is not that of the source.
+        """
+        targets, sources = self.matrix.shape
+        if not signal.ndim or signal.shape[-1] != sources:
+            raise InputError(
+                f"the signal has shape {tuple(signal.shape)}, but {sources} source nodes were "
+                "expected along the last axis."
+            )
+        rows = signal.detach().cpu().double().reshape(-1, sources).numpy()
+        there = ~np.isnan(rows)
+        total = (self.matrix @ np.where(there, rows, 0.0).T).T
+        weight = (self.matrix @ there.T.astype(np.float64)).T
+        out = np.full_like(total, np.nan)
+        np.divide(total, weight, out=out, where=weight >= max(min_weight, 1e-12))
+        result = torch.from_numpy(out).reshape(*signal.shape[:-1], targets)
+        return result.to(signal.dtype).to(signal.device)
+
+
+def bilinear(source: Domain, target: Domain | Tensor) -> Regridder:
+    """Interpolate linearly between the four nearest nodes on a latitude-longitude or HEALPix grid.
+
+    From HEALPix, between the pixels of the two nearest rings (healpy's `get_interp_weights`); from
+    latitudes and longitudes, between rows and columns. Beyond the last row at a pole stands the
+    mean of that row. It is exact for fields linear in latitude and longitude between nodes, and
+    errs by the square of the spacing on smooth ones.
+
+    Args:
+        source: where signals live.
+        target: a domain whose positions are points `(N, 3)` about the centre of the sphere, such
+            as a mesh, or such points; they are brought to the unit sphere.
+
+    Raises:
+        InputError: the source is of another kind; the target's positions are not `(N, 3)`, or one
+            is the centre.
+    """
+    points = _on_sphere(target.positions if isinstance(target, Domain) else target)
+    return Regridder(_interpolation(source, points))
+
+
+def _on_sphere(positions: Tensor) -> Array:
+    points = positions.detach().cpu().double().numpy()
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise InputError(
+            f"the target's positions have shape {points.shape}; points (N, 3) about the centre of "
+            "the sphere are needed."
+        )
+    norm = np.linalg.norm(points, axis=1, keepdims=True)
+    if not (norm > 0).all():
+        raise InputError("a target position is the sphere's centre; it has no direction.")
+    return points / norm
+
+
+@singledispatch
+def _interpolation(source: Domain, points: Array) -> scipy.sparse.csr_array:
+    raise InputError(
+        f"bilinear interpolation from {source!r} is not known; the source must be a LatLonDomain "
+        "or a HEALPixDomain."
+    )
+
+
+@_interpolation.register
+def _(source: HEALPixDomain, points: Array) -> scipy.sparse.csr_array:
+    nodes, weights = source.interpolation(points)
+    return _from_table(nodes, weights, source.num_nodes)
+
+
+@_interpolation.register
+def _(source: LatLonDomain, points: Array) -> scipy.sparse.csr_array:
+    """Interpolate between rows, then between columns."""
+    lat = np.rad2deg(np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1])))
+    lon = np.rad2deg(np.arctan2(points[:, 1], points[:, 0]))
+    rows, columns = source.shape
+    lower, upper, share = _between_rows(source, lat)
+    west, east, part = _between_columns(source, lon)
+    # a row beyond the last one at a pole is told by -1 or by `rows`
+    parts: list[tuple[Index, Index, Array]] = []
+    outside = np.isnan(share) | np.isnan(part)
+    for row, across in ((lower, 1 - share), (upper, share)):
+        inside = np.flatnonzero((row >= 0) & (row < rows) & ~outside)
+        for column, along in ((west, 1 - part), (east, part)):
+            node = row[inside] * columns + column[inside]
+            parts.append((inside, node, (across * along)[inside]))
+        pole = np.flatnonzero(((row < 0) | (row >= rows)) & ~outside)
+        node = row[pole].clip(0, rows - 1)[:, None] * columns + np.arange(columns)
+        mean = np.repeat(across[pole] / columns, columns)
+        parts.append((np.repeat(pole, columns), node.ravel(), mean))
+    target, node, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
+    shape = (len(points), source.num_nodes)
+    return scipy.sparse.coo_array((weight, (target, node)), shape=shape).tocsr()
+
+
+def _between_rows(source: LatLonDomain, lat: Array) -> tuple[Index, Index, Array]:
+    """Return the rows on either side of latitudes, and the share of the second.
+
+    Between the last row and its cell's edge the last row stands alone, unless the edge is a pole:
+    its value there is the mean of that row, the number of which is -1 or that of rows.
+    """
+    ascending = source.lat[-1] > source.lat[0]
+    order = source.lat if ascending else source.lat[::-1]
+    low, high = sorted((source.lat_bounds[0], source.lat_bounds[-1]))
+    # the edges are rows of their own: those at a pole have its mean, others the row next to them
+    grid = np.concatenate([[low], order, [high]])
+    number = np.arange(-1, len(order) + 1)
+    number[0] = -1 if low <= -90 + 1e-4 else 0
+    number[-1] = len(order) if high >= 90 - 1e-4 else len(order) - 1
+    place = np.searchsorted(grid, lat.clip(low, high), side="right").clip(1, len(grid) - 1)
+    gap = grid[place] - grid[place - 1]
+    share = np.where(gap > 0, (lat - grid[place - 1]) / np.where(gap > 0, gap, 1.0), 0.0)
+    share = np.where((lat < low - 1e-9) | (lat > high + 1e-9), np.nan, share)
+    lower, upper = number[place - 1], number[place]
+    if not ascending:
+        lower, upper = len(order) - 1 - lower, len(order) - 1 - upper
+    return lower, upper, share
+
+
+def _between_columns(source: LatLonDomain, lon: Array) -> tuple[Index, Index, Array]:
+    """Return the columns on either side of longitudes, and the share of the second."""
+    first, columns = source.lon[0], len(source.lon)
+    if source.is_global:
+        grid = np.append(source.lon, first + 360)
+        turned = first + (lon - first) % 360
+        place = np.searchsorted(grid, turned, side="right").clip(1, columns)
+        share = (turned - grid[place - 1]) / (grid[place] - grid[place - 1])
+        return place - 1, place % columns, share
+    low, high = source.lon_bounds[0], source.lon_bounds[-1]
+    turned = low + (lon - low + 1e-9) % 360 - 1e-9
+    grid = np.concatenate([[low], source.lon, [high]])
+    number = np.concatenate([[0], np.arange(columns), [columns - 1]])
+    place = np.searchsorted(grid, turned, side="right").clip(1, columns + 1)
+    gap = grid[place] - grid[place - 1]
+    share = np.where(gap > 0, (turned - grid[place - 1]) / np.where(gap > 0, gap, 1.0), 0.0)
+    share = np.where(turned > high + 1e-9, np.nan, share)
+    return number[place - 1], number[place], share
+
+
+def _from_table(nodes: Index, weights: Array, count: int) -> scipy.sparse.csr_array:
+    """Make a matrix of the source nodes `(4, M)` of each target; -1 is off the source."""
+    there = nodes >= 0
+    target = np.broadcast_to(np.arange(nodes.shape[1]), nodes.shape)
+    entries = (weights[there], (target[there], nodes[there]))
+    matrix = scipy.sparse.coo_array(entries, shape=(nodes.shape[1], count)).tocsr()
+    return _rows_to_one(matrix, min_sum=0.5)
+
+
+def _rows_to_one(matrix: scipy.sparse.csr_array, min_sum: float = 0.0) -> scipy.sparse.csr_array:
+    """Scale rows to the sum one; those of a lesser sum than `min_sum` become zero."""
+    total = matrix.sum(axis=1)
+    scale = np.zeros_like(total)
+    np.divide(1.0, total, out=scale, where=(total > min_sum) & (total > 0))
+    scaled = (scipy.sparse.diags_array(scale) @ matrix).tocsr()
+    scaled.eliminate_zeros()
+    return scaled
+
+
+def conservative(source: Domain, target: Domain) -> Regridder:
+    """Average over the area that each target cell shares with the source cells.
+
+    Overlaps come from dividing latitude-longitude cells into small ones of equal area, each of
+    which is given to the HEALPix pixel that holds its centre. For two global domains they are then
+    scaled so that they add up to the areas of either (Deming & Stephan 1940), by which each node's
+    share in the integral is kept to 1e-4, and constants to rounding. Against exact overlaps, white
+    noise comes out with an error of less than 3 % of its standard deviation, a smooth field of
+    less than 0.3 %.
+
+    Args:
+        source: a latitude-longitude grid or HEALPix pixels.
+        target: the other of the two.
+
+    Raises:
+        InputError: the domains are not one of each.
+    """
+    if isinstance(source, LatLonDomain) and isinstance(target, HEALPixDomain):
+        overlap = _overlap(source, target).T.tocsr()
+    elif isinstance(source, HEALPixDomain) and isinstance(target, LatLonDomain):
+        overlap = _overlap(target, source)
+    else:
+        raise InputError(
+            f"conservative regridding from {source!r} to {target!r} is not known; one must be a "
+            "LatLonDomain and the other a HEALPixDomain."
+        )
+    # of a target cell less than half covered nothing is said
+    share = overlap.sum(axis=1) / target.areas.numpy()
+    kept = scipy.sparse.diags_array((share >= 0.5).astype(np.float64))
+    return Regridder(_rows_to_one((kept @ overlap).tocsr()))
+
+
+def _overlap(grid: LatLonDomain, sphere: HEALPixDomain) -> scipy.sparse.csr_array:
+    """Return the areas `(grid N, sphere N)` that cells share, in steradians."""
+    sub = np.deg2rad(58.6) / sphere.nside / _SAMPLES
+    south = np.sort(np.deg2rad(np.stack([grid.lat_bounds[:-1], grid.lat_bounds[1:]])), axis=0)
+    west = np.deg2rad(grid.lon_bounds)
+    along = max(8, int(np.ceil(np.diff(west).max() / sub)))
+    across = max(8, int(np.ceil((south[1] - south[0]).max() / sub)))
+    # equal areas: equal steps of longitude and of the sine of latitude
+    steps_lon, steps_lat = ((np.arange(n) + 0.5) / n for n in (along, across))
+    lon = west[:-1, None] + np.diff(west)[:, None] * steps_lon
+    sine = np.sin(south[0])[:, None] + (np.sin(south[1]) - np.sin(south[0]))[:, None] * steps_lat
+    rows, columns = grid.shape
+    parts = []
+    for row in range(rows):
+        z = sine[row][:, None, None]
+        circle = np.sqrt(1 - z**2)
+        xyz = [
+            np.broadcast_to(a, (across, columns, along)).ravel()
+            for a in (circle * np.cos(lon), circle * np.sin(lon), z)
+        ]
+        node = sphere.node_at(np.stack(xyz, 1)).reshape(across, columns, along)
+        cell = np.broadcast_to((row * columns + np.arange(columns))[:, None], node.shape)
+        key = cell.astype(np.int64) * (sphere.num_nodes + 1) + node + 1
+        keys, counts = np.unique(key, return_counts=True)
+        parts.append((keys, counts))
+    keys, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    cell, node = keys // (sphere.num_nodes + 1), keys % (sphere.num_nodes + 1) - 1
+    area = counts * grid.areas.numpy()[cell] / (along * across)
+    here = node >= 0
+    shape = (grid.num_nodes, sphere.num_nodes)
+    matrix = scipy.sparse.coo_array((area[here], (cell[here], node[here])), shape=shape).tocsr()
+    whole = sphere.is_global and np.isclose(grid.areas.sum().item(), sphere.areas.sum().item())
+    return _fitted(matrix, grid.areas.numpy(), sphere.areas.numpy()) if whole else matrix
+
+
+def _fitted(matrix: scipy.sparse.csr_array, rows: Array, columns: Array) -> scipy.sparse.csr_array:
+    """Scale rows and columns in turn until both sum to what they should, or 500 times.
+
+    Where the small cells have missed a sliver there may be no factors that do it exactly.
+    """
+    entries = matrix.tocoo()
+    row, column, value = entries.row, entries.col, entries.data
+    for _ in range(500):
+        value = value * (columns / np.bincount(column, value, len(columns)))[column]
+        ratio = rows / np.bincount(row, value, len(rows))
+        value = value * ratio[row]
+        if np.abs(ratio - 1).max() < 1e-12:
+            break
+    return scipy.sparse.coo_array((value, (row, column)), shape=matrix.shape).tocsr()
