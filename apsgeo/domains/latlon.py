@@ -204,14 +204,14 @@ class LatLonDomain(Domain):
 
     @property
     def can_coarsen(self) -> bool:
-        """Whether both sides of the grid have at least four cells."""
-        return min(self.shape) >= 4
+        """Whether both sides have five cells, so that three are left for convolutions."""
+        return min(self.shape) >= 5
 
     @cached_property
     def _groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The coarse row of each row, and the coarse column of each column."""
         if not self.can_coarsen:
-            raise InputError(f"{self!r} cannot be coarsened: it needs at least 4 x 4 cells.")
+            raise InputError(f"{self!r} cannot be coarsened: it needs at least 5 x 5 cells.")
         return _symmetric_pairs(len(self.lat)), _symmetric_pairs(len(self.lon))
 
     @cached_property
