@@ -2,6 +2,7 @@
 
 Each has a folder here with a card (what it is, from where, under which licence) and a recipe that
 builds an analysis-ready CF netCDF file. The first use needs the network, later ones do not.
+For ERA5, `apsgeo.datasets.era5.open_era5` takes the files or the store that users have.
 
 Examples:
     >>> import apsgeo.datasets
@@ -108,4 +109,7 @@ def _recipe(name: str) -> Recipe:
     for recipe in RECIPES:
         if recipe.name == name:
             return recipe
-    raise DatasetError(f"there is no data set {name!r}; there are: {', '.join(names())}")
+    raise DatasetError(
+        f"there is no data set {name!r}; there are: {', '.join(names())}. "
+        "For ERA5 of your own use apsgeo.datasets.era5.open_era5, or the command apsgeo era5"
+    )

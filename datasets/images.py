@@ -37,11 +37,13 @@ def read_idx(path: Path) -> Bytes:
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise DatasetError(f"{path.name} is no IDX file of unsigned bytes")
     start = 4 + 4 * content[3]
-    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
-    if len(shape) != content[3] or len(content) - start != math.prod(shape):
+    shape = tuple(
+        int.from_bytes(content[offset : offset + 4], "big") for offset in range(4, start, 4)
+    )
+    if len(content) != start + math.prod(shape):
         raise DatasetError(
-            f"{path.name} holds {max(len(content) - start, 0)} values, where its header says "
-            f"{shape}; it is truncated or damaged"
+            f"{path.name} has {len(content)} bytes, where {start + math.prod(shape)} are expected "
+            f"for values of shape {shape}; it is truncated or damaged"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
