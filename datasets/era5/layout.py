@@ -60,10 +60,8 @@ def standardize(dataset: xr.Dataset, origin: str) -> xr.Dataset:
             f"{origin} has both time and valid_time as dimensions: it holds forecasts by start and "
             "step; give a file of the reanalysis"
         )
-    if "valid_time" in dataset.dims and "time" in names:
-        dataset = dataset.drop_vars("time")
-    elif "valid_time" in names and "valid_time" not in dataset.dims:
-        dataset = dataset.drop_vars("valid_time")
+    if {"time", "valid_time"} <= names:
+        dataset = dataset.drop_vars("time" if "valid_time" in dataset.dims else "valid_time")
     found = {*dataset.dims, *dataset.variables}
     dataset = dataset.rename({old: new for old, new in _RENAMES.items() if old in found})
     dataset = dataset.rename({n: SHORT_NAMES[n] for n in map(str, dataset) if n in SHORT_NAMES})

@@ -11,7 +11,7 @@ from apsgeo.errors import InputError
 
 __all__ = ["coarsen", "healpix_weights", "latitude_edges", "to_healpix"]
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 LEAST_SHARE = 0.5
 
@@ -58,7 +58,7 @@ def to_healpix(dataset: xr.Dataset, level: int) -> xr.Dataset:
     """Average onto HEALPix pixels of equal area, in nested order.
 
     The fields are interpolated linearly between the grid's points, at points that divide each
-    pixel evenly and are at least as dense as the grid, and averaged over the pixel. Missing values
+    pixel evenly and are twice as dense as the grid, and averaged over the pixel. Missing values
     are left out; a pixel is missing where less than half of it has values.
 
     Args:
@@ -121,7 +121,7 @@ def healpix_weights(lat: Array, lon: Array, level: int) -> scipy.sparse.csr_matr
     from healpy import nside2resol, pix2ang
 
     finer = 0
-    while np.degrees(nside2resol(2 ** (level + finer))) > step and finer < 8:
+    while np.degrees(nside2resol(2 ** (level + finer))) > step / 2 and finer < 8:
         finer += 1
     points = 4**finer
     east, north = pix2ang(2 ** (level + finer), np.arange(12 * 4**level * points), True, True)
