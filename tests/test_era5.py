@@ -39,7 +39,8 @@ def old_layout(field: xr.DataArray, path: Path, expver: bool = False) -> Path:
     dataset = field.rename(lat="latitude", lon="longitude").to_dataset()
     if expver:
         known = dataset["time"] < dataset["time"][-3]
-        versions = [dataset.where(known), dataset.where(~known)]
+        # The preliminary version stays in the file, and differs, where the final one is there.
+        versions = [dataset.where(known), dataset.where(~known, dataset + 1)]
         dataset = xr.concat(versions, xr.Variable("expver", np.array([1, 5], "i4")))
         dataset = dataset.transpose("time", "expver", ...)
     packed = {"dtype": "i2", "scale_factor": 0.25, "add_offset": 270.0, "_FillValue": -32767}
