@@ -2,6 +2,7 @@
 
 Each has a folder here with a card (what it is, from where, under which licence) and a recipe that
 builds an analysis-ready CF netCDF file. The first use needs the network, later ones do not.
+For ERA5, `apsgeo.datasets.era5.open_era5` takes the files or the store that users have.
 
 Examples:
     >>> import apsgeo.datasets
@@ -10,18 +11,56 @@ Examples:
     ('time', 'lat', 'lon')
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import xarray as xr
 
+from apsgeo.datasets.bunny.recipe import BUNNY
+from apsgeo.datasets.coads.recipe import COADS
+from apsgeo.datasets.ebsd.recipe import EBSD
+from apsgeo.datasets.era5_quarter_degree.recipe import ERA5_D2M, ERA5_TP
+from apsgeo.datasets.etopo.recipe import ETOPO, ETOPO_PATCHES
+from apsgeo.datasets.faces.recipe import FACES_CBCL, FACES_ORL
+from apsgeo.datasets.fashion_mnist.recipe import FASHION_MNIST
+from apsgeo.datasets.mnist.recipe import MNIST
+from apsgeo.datasets.navy_winds.recipe import NAVY_WINDS
 from apsgeo.datasets.ncep_air.recipe import NCEP_AIR
+from apsgeo.datasets.nrcan.recipe import NRCAN
+from apsgeo.datasets.ocean_mesh.recipe import OCEAN_MESH
+from apsgeo.datasets.oisst.recipe import OISST
+from apsgeo.datasets.pressure_levels.recipe import V200, Z200, Z500
 from apsgeo.datasets.recipe import Recipe, cache_dir
 from apsgeo.errors import DatasetError
 from apsgeo.io import read_field
 
-__all__ = ["RECIPES", "cache_dir", "load", "names", "path"]
+__all__ = ["RECIPES", "cache_dir", "load", "load_dataset", "names", "path"]
 
-RECIPES: tuple[Recipe, ...] = (NCEP_AIR,)
+RECIPES: tuple[Recipe, ...] = (
+    # on the sphere
+    NCEP_AIR,
+    Z500,
+    Z200,
+    V200,
+    OISST,
+    NAVY_WINDS,
+    COADS,
+    ERA5_D2M,
+    ERA5_TP,
+    ETOPO,
+    # on a region
+    NRCAN,
+    EBSD,
+    # images
+    ETOPO_PATCHES,
+    MNIST,
+    FASHION_MNIST,
+    FACES_ORL,
+    FACES_CBCL,
+    # meshes
+    BUNNY,
+    OCEAN_MESH,
+)
 
 
 def names() -> list[str]:
@@ -29,27 +68,48 @@ def names() -> list[str]:
     return [recipe.name for recipe in RECIPES]
 
 
-def path(name: str) -> Path:
+def path(name: str, report: Callable[[str], None] = lambda line: None) -> Path:
     """Return the path of a data set's netCDF file, building it if it is not in the cache.
 
+    Args:
+        name: The data set's name.
+        report: Is told, in a line each, what is done.
+
     Raises:
         DatasetError: If there is no such data set, or it cannot be fetched, verified or unpacked.
     """
-    return _recipe(name).path()
+    return _recipe(name).path(report)
 
 
-def load(name: str) -> xr.DataArray:
+def load(name: str, variable: str | None = None) -> xr.DataArray:
     """Open a data set's field; values are read when they are used.
 
+    Args:
+        name: The data set's name.
+        variable: One of the file's variables; by default the main field.
+
+    Raises:
+        DatasetError: If there is no such data set, or it cannot be fetched, verified or unpacked.
+        InputError: If it has no such variable.
+    """
+    recipe = _recipe(name)
+    return read_field(recipe.path(), variable or recipe.variable)
+
+
+def load_dataset(name: str) -> xr.Dataset:
+    """Open all that a data set's file holds, such as a mesh's faces beside its fields.
+
     Raises:
         DatasetError: If there is no such data set, or it cannot be fetched, verified or unpacked.
     """
-    recipe = _recipe(name)
-    return read_field(recipe.path(), recipe.variable)
+    return xr.open_dataset(path(name), engine="netcdf4")
 
 
 def _recipe(name: str) -> Recipe:
     for recipe in RECIPES:
         if recipe.name == name:
             return recipe
-    raise DatasetError(f"there is no data set {name!r}; there are: {', '.join(names())}")
+    raise DatasetError(
+        f"there is no data set {name!r}; there are: {', '.join(names())}. "
+        "For ERA5 of your own use apsgeo.datasets.era5.open_era5, or the command apsgeo era5"
+    )

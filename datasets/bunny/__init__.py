@@ -1,0 +1,1 @@
+"""bunny: the Stanford bunny, a closed triangle mesh."""

@@ -1,0 +1,1 @@
+"""coads: climatology of marine observations, with the gaps it has."""

@@ -1,0 +1,1 @@
+"""ebsd: a map of crystal orientations with real gaps."""

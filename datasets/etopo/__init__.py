@@ -1,0 +1,1 @@
+"""etopo and etopo-patches: the relief of the Earth."""

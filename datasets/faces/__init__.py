@@ -1,0 +1,1 @@
+"""faces-orl and faces-cbcl: photographs of faces."""

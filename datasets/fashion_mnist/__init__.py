@@ -1,0 +1,1 @@
+"""fashion-mnist: images of clothes."""

@@ -1,0 +1,1 @@
+"""navy-winds: monthly surface winds over the oceans and land."""

@@ -1,0 +1,1 @@
+"""nrcan: daily precipitation and temperature over eastern Canada, 1990."""

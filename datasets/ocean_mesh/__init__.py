@@ -1,0 +1,1 @@
+"""ocean-mesh: an ocean model's state on its triangle mesh."""

@@ -1,0 +1,1 @@
+"""oisst: NOAA Optimum Interpolation sea surface temperature, monthly means."""
