@@ -179,8 +179,8 @@ class LocalisedPrior(GaussianPrior):
     the chance correlations of a short history and so can be larger (Houtekamer & Mitchell 2001,
     https://doi.org/10.1175/1520-0493(2001)129<0123:ASEKFF>2.0.CO;2); the variance that is left is
     a Matern field M scaled by S, and a nugget d. Every posterior is solved in the space of its
-    observations. A draw of the tapered part is the sum over EOFs of their loadings times
-    independent fields of covariance T.
+    observations. A draw of the EOF part is the sum over EOFs of their loadings times independent
+    fields of covariance a + b T.
 
     Args:
         field: The taper and the Matern field, on the domain of the signal.
@@ -219,8 +219,11 @@ class LocalisedPrior(GaussianPrior):
         self._loadings = loadings.double().flatten(0, 1).numpy()
         self._scale = local_scale.double().flatten().numpy()
         self._nugget_var = nugget_std.double().flatten().numpy() ** 2
-        self._taper = np.tile(field.taper, (self.channels, 1))
-        self.draw_dim = self.rank * (1 + self._taper.shape[1]) + 2 * self.size
+        # a + b T = W W^T: the taper's factor, and a constant column for what acts everywhere.
+        everywhere = np.full((self.domain.num_nodes, 1), np.sqrt(self.global_weight))
+        weights = np.hstack([np.sqrt(self.tapered_weight) * field.taper, everywhere])
+        self._weights = np.tile(weights, (self.channels, 1))
+        self.draw_dim = self.rank * self._weights.shape[1] + 2 * self.size
 
     def __repr__(self) -> str:
         return (
@@ -249,12 +252,11 @@ class LocalisedPrior(GaussianPrior):
 
     def _block(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         nodes = self.domain.num_nodes
-        block = self._taper[rows] @ self._taper[columns].T
-        block *= self.tapered_weight
-        block += self.global_weight
+        block = self._weights[rows] @ self._weights[columns].T
         block *= self._loadings[rows] @ self._loadings[columns].T
         local = self.field.matern(rows % nodes, columns % nodes)
-        local *= self._scale[rows][:, None] * self._scale[columns]
+        local *= self._scale[rows][:, None]
+        local *= self._scale[columns]
         if self.channels > 1:
             local *= (rows // nodes)[:, None] == columns // nodes
         block += local
@@ -264,16 +266,15 @@ class LocalisedPrior(GaussianPrior):
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
         """Map noise (draw_dim, m) to prior draws (nodes, m), in single precision."""
-        features = self._taper.shape[1]
-        ends = np.cumsum([self.rank, self.rank * features, self.size])
-        first, tapered, local, nugget = np.split(noise.astype(np.float32), ends)
-        loadings, taper = self._loadings.astype(np.float32), self._taper.astype(np.float32)
-        out = np.sqrt(self.global_weight, dtype=np.float32) * (loadings @ first)
-        share = np.sqrt(self.tapered_weight, dtype=np.float32)
+        features = self._weights.shape[1]
+        ends = np.cumsum([self.rank * features, self.size])
+        amplitudes, local, nugget = np.split(noise.astype(np.float32), ends)
+        loadings, weights = self._loadings.astype(np.float32), self._weights.astype(np.float32)
+        out = np.empty((self.size, noise.shape[1]), dtype=np.float32)
         for start in range(0, noise.shape[1], _DRAWS):
-            part = tapered[:, start : start + _DRAWS].reshape(self.rank, -1)
+            part = amplitudes[:, start : start + _DRAWS].reshape(self.rank, -1)
             spread = (loadings @ part).reshape(self.size, features, -1)
-            out[:, start : start + _DRAWS] += share * (taper[:, None] @ spread)[:, 0]
+            out[:, start : start + _DRAWS] = (weights[:, None] @ spread)[:, 0]
         by_channel = local.reshape(self.channels, -1, noise.shape[1])
         field = np.concatenate([self.field.matern_root @ white for white in by_channel])
         out += self._scale.astype(np.float32)[:, None] * field
