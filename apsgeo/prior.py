@@ -223,12 +223,12 @@ def fit_prior(
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
     search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": progress} | fit
     if scales is None:
-        scales = select_scales(domain, fields, HybridScales(), **search)
+        scales = select_scales(domain, fields, HybridScales.start(domain), **search)
     prior.gaussian = fit_gaussian(scales.field(domain), fields, scales, **fit)
     prior.anchor = prior.gaussian
     if not isinstance(anchor_scales, HybridScales) and fields[0].numel() <= MOST_VALUES:
         if anchor_scales is None:
-            anchor_scales = select_scales(domain, fields, LocalisedScales(), **search)
+            anchor_scales = select_scales(domain, fields, LocalisedScales.start(domain), **search)
         field = anchor_scales.field(domain)
         prior.anchor = fit_gaussian(field, fields, anchor_scales, **fit)
     prior.provenance = {

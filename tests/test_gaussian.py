@@ -407,3 +407,15 @@ def test_each_field_meets_the_prior_of_its_season(domain: LatLonDomain, scales: 
         value = together.log_prob(noisy[:3].double())[index : index + 1]
         torch.testing.assert_close(value, alone.log_prob(noisy[index : index + 1].double()))
     assert not torch.allclose(prior.at(7).posterior(one).mean, prior.at(1).posterior(one).mean)
+
+
+@pytest.mark.parametrize("kind", [HybridScales, LocalisedScales])
+def test_scales_start_in_proportion_to_the_domain(
+    domain: LatLonDomain, kind: type[HybridScales] | type[LocalisedScales]
+) -> None:
+    lat, lon = np.linspace(40.5, 49.5, 10), np.linspace(0.5, 9.5, 10)
+    region = LatLonDomain(lat, lon)
+    sphere, small = kind.start(domain), kind.start(region)
+    assert sphere.range_km == pytest.approx(kind().range_km, rel=0.1)
+    share = float(region.areas.sum() / domain.areas.sum())
+    assert small.range_km / sphere.range_km == pytest.approx(share**0.5)

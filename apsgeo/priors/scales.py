@@ -40,6 +40,11 @@ class Scales(Protocol):
         """Share of the EOF covariance that follows the season."""
         ...
 
+    @classmethod
+    def start(cls, domain: Domain) -> Self:
+        """Return a guess, with lengths in proportion to the domain."""
+        ...
+
     def encode(self) -> Array:
         """Return the point."""
         ...
@@ -83,6 +88,11 @@ class HybridScales:
     seasonal_share: float = 0.7
     kind: ClassVar[str] = "hybrid"
     steps: ClassVar[tuple[float, ...]] = (0.8, 0.3, 1.5, 1.0)
+
+    @classmethod
+    def start(cls, domain: Domain) -> HybridScales:
+        """Return a guess; the range is that of the defaults where the domain is a whole sphere."""
+        return cls(range_km=0.1 * _extent_km(domain))
 
     def encode(self) -> Array:
         """Return the logits of the shares and the logs of the others."""
@@ -138,6 +148,12 @@ class LocalisedScales:
     kind: ClassVar[str] = "localised"
     steps: ClassVar[tuple[float, ...]] = (-0.6, -0.8, 0.3, 0.3, 1.0, 1.0)
 
+    @classmethod
+    def start(cls, domain: Domain) -> LocalisedScales:
+        """Return a guess; the lengths are about the defaults where the domain is a sphere."""
+        extent = _extent_km(domain)
+        return cls(taper_km=0.17 * extent, range_km=0.07 * extent)
+
     def encode(self) -> Array:
         """Return the logits of the shares and the logs of the others."""
         shares = logit([self.eof_weight, self.tapered_share, self.seasonal_share])
@@ -174,6 +190,11 @@ class LocalisedScales:
             global_weight=self.eof_weight * (1.0 - self.tapered_share),
             tapered_weight=self.eof_weight * self.tapered_share,
         )
+
+
+def _extent_km(domain: Domain) -> float:
+    """Return the square root of the domain's area, in km."""
+    return float(domain.areas.sum()) ** 0.5 * domain.radius_km
 
 
 def _left(variance: Tensor, loadings: Tensor, weight: float, nugget: float) -> Tensor:
