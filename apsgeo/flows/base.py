@@ -62,7 +62,7 @@ class Base(Protocol):
 
 class _StandardNormal:
     def __init__(self, measurement: Measurement) -> None:
-        self._like = measurement.values
+        self._like = measurement.values.new_empty(measurement.shape)
 
     @property
     def mean(self) -> Tensor:
