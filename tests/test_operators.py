@@ -43,7 +43,7 @@ from apsgeo.operators import (
     Stack,
     Swath,
 )
-from apsgeo.operators.blur import HEAT_TOLERANCE
+from apsgeo.operators.blur import HEAT_TOLERANCE, HeatMap
 from apsgeo.operators.linear import StackedMap
 from apsgeo.operators.physics import from_physics, to_physics
 from apsgeo.priors import hybrid
@@ -353,6 +353,25 @@ def test_conjugate_gradients_agree_with_the_factorization(kind: str) -> None:
     np.testing.assert_allclose(alone, iterative.update(data)[:, 1:2], rtol=0.0, atol=bound)
     with pytest.raises(InputError, match="needs a factorization"):
         iterative.log_evidence(data)
+
+
+def test_the_preconditioner_saves_most_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = HEALPixDomain(8)
+    prior = prior_on(domain, 1000.0)
+    linear = GaussianBlur(700.0).on(domain)
+    y = Measurement.of(draw(1, CHANNELS, domain.num_nodes), 0.03, linear)
+    steps = []
+    for factor in (1.0, 0.0):
+        monkeypatch.setattr(linear, "response", lambda e, f=factor: f * HeatMap.response(linear, e))
+        system = IterativeSystem(
+            prior, linear, y.mask[0].flatten().numpy(), y.noise_std[0].flatten().numpy() ** 2
+        )
+        calls: list[int] = []
+        inner = system._apply
+        monkeypatch.setattr(system, "_apply", lambda c, i=inner, n=calls: (n.append(1), i(c))[1])
+        system.solve(y.values[0].flatten()[:, None].numpy())
+        steps.append(len(calls))
+    assert steps[0] < steps[1] / 4, steps
 
 
 def test_a_large_system_is_iterative_only_where_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import scipy.sparse as sp
-from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
-from scipy.sparse.linalg import splu
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.operators.base import Operator
+from apsgeo.operators.laplacian import LaplacianFunction, series_of
 from apsgeo.operators.linear import LinearMap
 
 __all__ = ["HEAT_TOLERANCE", "GaussianBlur", "HeatMap"]
@@ -23,8 +22,6 @@ Array = NDArray[np.float64]
 
 HEAT_TOLERANCE = 1e-8
 """Largest error of the approximation of exp(-z), at any z >= 0, hence of any eigenvalue."""
-
-_FINE = 400  # degree at which the coefficients are sampled
 
 
 @dataclass(frozen=True)
@@ -47,62 +44,48 @@ class GaussianBlur(Operator):
         if not 0.0 < self.length_km < np.inf:
             raise InputError(f"GaussianBlur(length_km={self.length_km}): give a positive length.")
 
-    def on(self, domain: Domain) -> LinearMap:
+    def on(self, domain: Domain) -> HeatMap:
         """Return the heat kernel; one sparse factorization."""
         return HeatMap(domain, 0.5 * (self.length_km / domain.radius_km) ** 2)
 
 
 @lru_cache(maxsize=1)
-def _coefficients() -> tuple[float, Array]:
-    r"""Return a pole and Chebyshev coefficients of exp(-z) in w = (z - pole) / (z + pole).
+def _heat_series() -> tuple[float, Array]:
+    r"""Return a pole, and the series of exp(-z) in (z - pole) / (z + pole).
 
     The least degree n whose error is below `HEAT_TOLERANCE` for all z >= 0, with the pole n / √2,
     for which it falls by about 1 + √2 a degree (Andersson 1981, *Approximation of e^{-x} by
     rational functions with concentrated negative poles*).
     """
-    for degree in range(4, _FINE // 2):
-        pole = degree / np.sqrt(2.0)
-
-        def heat(w: Any, pole: float = pole) -> Any:
-            return np.exp(-pole * (1 + w) / np.maximum(1 - w, 1e-300))
-
-        all_of_them = chebyshev.chebinterpolate(heat, _FINE)
-        kept = all_of_them[: degree + 1]
-        if np.abs(all_of_them[degree + 1 :]).sum() < HEAT_TOLERANCE / 4:
-            return pole, kept / chebyshev.chebval(-1.0, kept)  # constants are kept exactly
+    for degree in range(4, 100):
+        pole = degree / math.sqrt(2.0)
+        series = series_of(lambda z: np.exp(-z), pole, HEAT_TOLERANCE)
+        if series is not None and len(series) <= degree + 1:
+            return pole, series
     raise AssertionError("exp(-z) is not approximated")  # not reached: a fact about exp
 
 
 class HeatMap(LinearMap):
-    r"""exp(-t M^{-1} S) with the areas M and the stiffness S, self-adjoint under the areas.
+    """exp(-t M^{-1} S) with the areas M and the stiffness S; see `LaplacianFunction`.
 
-    A Chebyshev series in the Cayley transform of t M^{-1} S: stable, uniform over the spectrum
-    however fine the grid (that of a latitude-longitude grid at the poles is), with one sparse
-    factorization of t S + pole M and a solve a degree. Eigenvalues are exact to `HEAT_TOLERANCE`.
+    Eigenvalues are exact to `HEAT_TOLERANCE`.
     """
 
     def __init__(self, domain: Domain, time: float) -> None:
         super().__init__(domain.num_nodes, domain.num_nodes, domain)
-        self._areas = domain.areas.numpy()[:, None]
-        self._pole, self._series = _coefficients()
-        shifted = time * domain.stiffness + self._pole * sp.diags_array(self._areas[:, 0])
-        self._factor = splu(
-            sp.csc_matrix(shifted),
-            permc_spec="MMD_AT_PLUS_A",
-            options={"SymmetricMode": True, "DiagPivotThresh": 0.0},
-        )
-
-    def _cayley(self, columns: Array) -> Array:
-        return columns - 2.0 * self._pole * self._factor.solve(self._areas * columns)
+        self._time = time
+        pole, series = _heat_series()
+        self._kernel = LaplacianFunction(domain, series, pole / time)
 
     def _forward(self, signal: Array) -> Array:
-        """Sum the series by Clenshaw's recurrence, for all columns at once."""
-        columns = np.ascontiguousarray(signal.transpose(1, 0, 2)).reshape(self.num_nodes, -1)
-        last, before = np.zeros_like(columns), np.zeros_like(columns)
-        for c in self._series[:0:-1]:
-            last, before = c * columns + 2.0 * self._cayley(last) - before, last
-        out = self._series[0] * columns + self._cayley(last) - before
+        columns = signal.transpose(1, 0, 2).reshape(self.num_nodes, -1)
+        out = self._kernel(columns)
         return out.reshape(self.num_nodes, signal.shape[0], -1).transpose(1, 0, 2)
 
     def _backward(self, values: Array) -> Array:
-        return self._areas * self._forward(values / self._areas)
+        areas = self._kernel.areas
+        return areas * self._forward(values / areas)
+
+    def response(self, eigenvalues: Array) -> Array:
+        """Return exp(-t λ)."""
+        return np.exp(-self._time * eigenvalues)

@@ -85,6 +85,13 @@ class LinearMap(ABC):
         """Return A (channel * observation, channel * node), or None where it is not sparse."""
         return None
 
+    def response(self, eigenvalues: Array) -> Array:
+        """Return about by what A multiplies eigenfunctions of `codomain`, given their eigenvalues.
+
+        It speeds up conjugate gradients and need not be exact; zero where it is not known.
+        """
+        return np.zeros_like(eigenvalues)
+
     def forward(self, columns: Array) -> Array:
         """Map flattened signals (channel * node, m) to (channel * observation, m), float64."""
         parts = columns.reshape(-1, self.num_nodes, columns.shape[1])
@@ -184,6 +191,10 @@ class IdentityMap(LinearMap):
         """Return the values themselves."""
         return values
 
+    def response(self, eigenvalues: Array) -> Array:
+        """Return one."""
+        return np.ones_like(eigenvalues)
+
     def to_matrix(self, channels: int = 1) -> sp.csr_array:
         """Return the identity."""
         return sp.eye_array(channels * self.num_nodes, format="csr")
@@ -202,6 +213,10 @@ class SparseMap(LinearMap):
 
     def _backward(self, values: Array) -> Array:
         return np.stack([self._transpose @ part for part in values])
+
+    def response(self, eigenvalues: Array) -> Array:
+        """Return one where the observations are averages over a domain's cells, else zero."""
+        return np.full_like(eigenvalues, float(self.codomain is not None))
 
     def to_matrix(self, channels: int = 1) -> sp.csr_array:
         """Return the matrix, once for each channel."""
@@ -248,6 +263,10 @@ class ScaledMap(LinearMap):
     def _backward(self, values: Array) -> Array:
         return self.inner._backward(values) * self._scale
 
+    def response(self, eigenvalues: Array) -> Array:
+        """Return that of the inner map times the mean scale."""
+        return self.inner.response(eigenvalues) * np.sqrt(np.mean(self._scale**2))
+
     def to_matrix(self, channels: int = 1) -> sp.csr_array | None:
         """Return the inner matrix with scaled columns."""
         inner = self.inner.to_matrix(channels)
@@ -273,6 +292,10 @@ class ComposedMap(LinearMap):
         for part in reversed(self.maps):
             values = part._backward(values)
         return values
+
+    def response(self, eigenvalues: Array) -> Array:
+        """Return the product."""
+        return np.prod([part.response(eigenvalues) for part in self.maps], axis=0)
 
     def to_matrix(self, channels: int = 1) -> sp.csr_array | None:
         """Return the product, where all are sparse."""

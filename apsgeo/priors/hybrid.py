@@ -213,6 +213,12 @@ class HybridPrior(GaussianPrior):
             + self._nugget_var[:, None] * columns
         )
 
+    def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
+        """Return that of the Matern field and the nugget with their mean variances."""
+        area = float(self.domain.areas.mean())
+        local = float((self._scale**2).mean()) * self.matern.spectrum(eigenvalues)
+        return local + area * float(self._nugget_var.mean())
+
     def draw(self, noise: np.ndarray) -> np.ndarray:
         """Map noise (rank + 2 nodes.., m) to prior draws (nodes, m)."""
         nodes = len(self._scale)

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from apsgeo.errors import InputError
+from apsgeo.operators.laplacian import LaplacianFunction, series_of
 from apsgeo.operators.linear import LinearMap
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ TOLERANCE = 1e-9
 
 _MOST_STEPS = 2000
 _BLOCK = 256  # columns at once
+_SHIFTS = 10.0 ** np.arange(-1.5, 1.6, 0.25)  # of the middle, to choose the best from
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
@@ -118,11 +120,12 @@ class DirectSystem(_Observed):
 
 
 class IterativeSystem(_Observed):
-    """Conjugate gradients on A C A^T + R, preconditioned by the loadings' part of it.
+    """Conjugate gradients on A C A^T + R, with a preconditioner made of what is known of C and A.
 
     Every right-hand side is solved until its residual is `TOLERANCE` of itself, all at once. The
-    preconditioner A L L^T A^T + R takes the few large eigenvalues of the EOFs away. There is no
-    factorization, hence no log-evidence.
+    preconditioner A L L^T A^T + N has the loadings L, and for N the covariance that the rest of the
+    signal and the noise would have if they were the same everywhere: a function of the Laplacian
+    (see `_Stationary`), or else R. There is no factorization, hence no log-evidence.
     """
 
     def __init__(
@@ -133,18 +136,27 @@ class IterativeSystem(_Observed):
         noise_var: np.ndarray,
     ) -> None:
         super().__init__(prior, operator, observed, noise_var)
+        self._stationary = _Stationary.of(prior, operator, float(self._noise_var.mean()))
         loadings = self._there(prior.loadings.detach().double().flatten(0, 1).numpy())
-        self._scaled = loadings / self._noise_var[:, None]
+        self._scaled = self._rest(loadings)
         inner = np.eye(loadings.shape[1]) + loadings.T @ self._scaled
-        self._capacitance = cholesky(inner, lower=True)
+        self._capacitance = cholesky((inner + inner.T) / 2, lower=True)
 
     def _apply(self, columns: np.ndarray) -> np.ndarray:
         seen = self._there(self._prior.covariance_apply(self._back(columns)))
         return seen + self._noise_var[:, None] * columns
 
+    def _rest(self, columns: np.ndarray) -> np.ndarray:
+        """Return N^{-1} columns, (observed, m)."""
+        if self._stationary is None:
+            return columns / self._noise_var[:, None]
+        full = np.zeros((self._count, columns.shape[1]))
+        full[self._index] = columns
+        return self._stationary.solve(full)[self._index]
+
     def _precondition(self, columns: np.ndarray) -> np.ndarray:
         inner = cho_solve((self._capacitance, True), self._scaled.T @ columns)
-        return columns / self._noise_var[:, None] - self._scaled @ inner
+        return self._rest(columns) - self._scaled @ inner
 
     def _weights(self, data: np.ndarray) -> np.ndarray:
         parts = [
@@ -168,6 +180,45 @@ class IterativeSystem(_Observed):
         )
 
 
+class _Stationary:
+    """The inverse of a covariance M^{-1/2} q(M^{-1/2} S M^{-1/2}) M^{-1/2}, to about a tenth.
+
+    The square root of 1 / q is applied twice, so that it is positive definite whatever its error.
+    """
+
+    def __init__(self, root: LaplacianFunction) -> None:
+        self._root = root
+
+    @classmethod
+    def of(cls, prior: GaussianPrior, operator: LinearMap, noise_var: float) -> _Stationary | None:
+        """Return that of an operator's values on its codomain; None where little is known."""
+        if operator.codomain is None:
+            return None
+        noise = noise_var * float(operator.codomain.areas.mean())
+
+        def root(eigenvalues: np.ndarray) -> np.ndarray:
+            signal = operator.response(eigenvalues) ** 2 * prior.spectrum(eigenvalues)
+            return np.sqrt(noise / (signal + noise))
+
+        least = float(root(np.zeros(1))[0])
+        if least > 0.5:  # noise prevails
+            return None
+        grid = np.logspace(-6, 6, 400) / float(operator.codomain.areas.sum())
+        middle = grid[np.argmin(np.abs(root(grid) - np.sqrt(least)))]
+        found = [(series_of(root, middle * f, 0.1 * least), middle * f) for f in _SHIFTS]
+        usable = [(series, shift) for series, shift in found if series is not None]
+        if not usable:
+            return None
+        series, shift = min(usable, key=lambda pair: len(pair[0]))
+        return cls(LaplacianFunction(operator.codomain, series / np.sqrt(noise), float(shift)))
+
+    def solve(self, columns: np.ndarray) -> np.ndarray:
+        """Return about the inverse times columns (channel * node, m)."""
+        parts = columns.reshape(-1, len(self._root.areas), columns.shape[1])
+        solved = [self._root.areas * self._root(self._root(part)) for part in parts]
+        return np.concatenate(solved)
+
+
 def conjugate_gradients(
     apply: Callable[[np.ndarray], np.ndarray],
     precondition: Callable[[np.ndarray], np.ndarray],
@@ -184,18 +235,20 @@ def conjugate_gradients(
     limit = TOLERANCE * np.linalg.norm(right, axis=0)
     out = np.zeros_like(right)
     todo = np.flatnonzero(limit > 0)
+    if not len(todo):
+        return out
     residual = right[:, todo]
     better = precondition(residual)
     direction, product = better, (residual * better).sum(0)
     for _ in range(_MOST_STEPS):
-        if not len(todo):
-            return out
         image = apply(direction)
         step = product / (direction * image).sum(0)
         out[:, todo] += step * direction
         residual = residual - step * image
         going = np.linalg.norm(residual, axis=0) > limit[todo]
         todo, residual = todo[going], residual[:, going]
+        if not len(todo):
+            return out
         better = precondition(residual)
         last, product = product[going], (residual * better).sum(0)
         direction = better + product / last * direction[:, going]
