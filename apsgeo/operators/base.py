@@ -37,6 +37,10 @@ class Operator(ABC):
         """Draw which observations are made, (observation,), bool: all, unless overridden."""
         return torch.ones(self.on(domain).num_observations, dtype=torch.bool)
 
+    def at_density(self, domain: Domain, density: float, generator: torch.Generator) -> Tensor:
+        """Draw which observations are made, at a density that masks obey and others ignore."""
+        return self.simulate(domain, generator)
+
     def to_config(self) -> dict[str, Any]:
         """Return a JSON-able description."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]

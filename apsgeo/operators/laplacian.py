@@ -54,6 +54,7 @@ class LaplacianFunction:
     """
 
     def __init__(self, domain: Domain, series: Array, shift: float) -> None:
+        self._domain = domain
         self.areas = domain.areas.numpy()[:, None]
         self._series, self._shift = series, shift
         shifted = domain.stiffness + shift * sp.diags_array(self.areas[:, 0])
@@ -62,6 +63,10 @@ class LaplacianFunction:
             permc_spec="MMD_AT_PLUS_A",
             options={"SymmetricMode": True, "DiagPivotThresh": 0.0},
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and send without the factorization, which cannot be."""
+        return type(self), (self._domain, self._series, self._shift)
 
     def _cayley(self, columns: Array) -> Array:
         return columns - 2.0 * self._shift * self._factor.solve(self.areas * columns)

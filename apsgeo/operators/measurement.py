@@ -25,12 +25,15 @@ class Measurement:
             of the values; replaced by one where nothing is observed. A number, or one for each
             observation or each measurement, is broadcast.
         operator: A. By default the observations are the nodes themselves.
+        scale: (batch, channel, node), if y = A (scale x) + n: x are then standardized anomalies
+            and y in the units of the data.
     """
 
     values: Tensor
     mask: Tensor
     noise_std: Tensor
     operator: LinearMap = field(default=None, kw_only=True)  # type: ignore[assignment]
+    scale: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.values.shape != self.mask.shape or self.values.ndim != 3:
@@ -44,6 +47,11 @@ class Measurement:
             raise InputError(
                 f"values have shape {tuple(self.values.shape)}; (batch, channel, observation) with "
                 f"{self.operator.num_observations} observations was expected for {self.operator!r}."
+            )
+        if self.scale is not None and self.scale.shape != self.shape:
+            raise InputError(
+                f"scale has shape {tuple(self.scale.shape)}; (batch, channel, node) = {self.shape} "
+                "was expected."
             )
         noise = torch.as_tensor(self.noise_std, dtype=self.values.dtype, device=self.values.device)
         noise = noise.broadcast_to(self.values.shape)
@@ -85,11 +93,33 @@ class Measurement:
             self.mask.to(device),
             self.noise_std.to(device),
             operator=self.operator,
+            scale=None if self.scale is None else self.scale.to(device),
         )
 
+    @property
+    def hidden(self) -> Tensor:
+        """Nodes (batch, channel, node) that were not observed as such; all, if A averages."""
+        if self.operator.is_identity:
+            return ~self.mask
+        return torch.ones(self.shape, dtype=torch.bool, device=self.mask.device)
+
+    def apply(self, signal: Tensor) -> Tensor:
+        """Return A (scale x), (batch, channel, observation); differentiable."""
+        return self.operator.apply(signal if self.scale is None else self.scale * signal)
+
+    def adjoint(self, values: Tensor) -> Tensor:
+        """Return scale A^T y, (batch, channel, node); differentiable."""
+        projected = self.operator.adjoint(values)
+        return projected if self.scale is None else self.scale * projected
+
+    def back_project(self, values: Tensor) -> Tensor:
+        """Return A^T y / scale, (batch, channel, node), in the units of the signal."""
+        projected = self.operator.adjoint(values)
+        return projected if self.scale is None else projected / self.scale
+
     def log_likelihood(self, signal: Tensor) -> Tensor:
-        """Return log N(y; A x, R) for signals (batch, channel, node), as (batch,)."""
-        standardized = (self.values - self.operator.apply(signal)) / self.noise_std
+        """Return log N(y; A (scale x), R) for signals (batch, channel, node), as (batch,)."""
+        standardized = (self.values - self.apply(signal)) / self.noise_std
         each = -0.5 * (standardized**2 + math.log(2 * math.pi)) - self.noise_std.log()
         return torch.where(self.mask, each, 0.0).flatten(1).sum(1)
 

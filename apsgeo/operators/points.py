@@ -35,6 +35,9 @@ class PointSample(Operator):
         if not points or len({len(point) for point in points}) > 1:
             raise InputError("PointSample: give one point or more, of as many coordinates each.")
 
+    def __repr__(self) -> str:
+        return f"PointSample({len(self.points)} points)"
+
     def on(self, domain: Domain) -> LinearMap:
         """Return the interpolation.
 

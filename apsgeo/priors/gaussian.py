@@ -299,7 +299,7 @@ class GaussianPosterior:
         """Return (C^{-1} + A^T R^{-1} A) x; differentiable."""
         measured = self.measurement
         inverse = torch.where(measured.mask, measured.noise_std.pow(-2), 0.0)
-        weighted = measured.operator.adjoint(inverse * measured.operator.apply(signal))
+        weighted = measured.adjoint(inverse * measured.apply(signal))
         return self._each(lambda prior, x: prior.precision_apply(x), signal) + weighted
 
     def log_evidence(self) -> Tensor:
@@ -363,19 +363,22 @@ class _Group:
 
 
 def _groups(priors: Sequence[GaussianPrior], measurement: Measurement) -> Iterable[_Group]:
-    """Yield a group for each distinct prior, mask and noise."""
+    """Yield a group for each distinct prior, mask, noise and scale."""
     count = len(measurement.values)
     observed = measurement.mask.reshape(count, -1).cpu().numpy()
     noise = measurement.noise_std.detach().double().reshape(count, -1).cpu().numpy()
-    seen: dict[tuple[int, bytes, bytes], list[int]] = {}
+    scale = measurement.scale
+    scales = [b"" if scale is None else scale[i].cpu().numpy().tobytes() for i in range(count)]
+    seen: dict[tuple[int, bytes, bytes, bytes], list[int]] = {}
     for i in range(count):
-        key = (id(priors[i]), observed[i].tobytes(), noise[i].tobytes())
+        key = (id(priors[i]), observed[i].tobytes(), noise[i].tobytes(), scales[i])
         seen.setdefault(key, []).append(i)
     for members in seen.values():
         first = members[0]
+        operator = measurement.operator
         yield _Group(
             priors[first],
-            measurement.operator,
+            operator if scale is None else operator.scaled(scale[first]),
             observed[first],
             noise[first] ** 2,
             torch.tensor(members),
