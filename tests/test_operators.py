@@ -343,7 +343,7 @@ def test_conjugate_gradients_agree_with_the_factorization(kind: str) -> None:
     iterative = IterativeSystem(prior, y.operator, *parts)
     data = np.random.default_rng(0).standard_normal((len(parts[0]), 5))
     data[:, 3] = 0.0
-    # the residual bounds the error: (A C A^T + R)^{-1} is at most 1 / min R
+    # the residual bounds the error: C^{1/2} A^T (A C A^T + R)^{-1} is at most 1 / (2 min R^{1/2})
     spread = np.sqrt(np.linalg.eigvalsh(covariance_of(prior))[-1])
     bound = TOLERANCE * np.linalg.norm(data[parts[0]], axis=0).max() * spread / 2
     error = np.abs(iterative.update(data) - direct.update(data)).max()
