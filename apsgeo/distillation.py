@@ -16,7 +16,7 @@ from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
 from apsgeo.flows.build import FlowSpec, build_flow
 from apsgeo.flows.context import site_features
 from apsgeo.flows.flow import ConditionalFlow
-from apsgeo.operators import Mask
+from apsgeo.operators import LinearMap, Operator
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
 from apsgeo.priors.gaussian_fit import contiguous_folds
@@ -45,7 +45,7 @@ _DENSITY_POINTS = 2  # levels or times in one estimate of the prior's log-densit
 
 def distill(
     prior: FieldPrior,
-    operator: Mask,
+    operator: Operator,
     noise_std: float | Tensor,
     *,
     history: xr.DataArray | None = None,
@@ -66,7 +66,8 @@ def distill(
     Args:
         prior: What fields look like.
         operator: The family of measurements.
-        noise_std: Standard deviation of their noise, a number or one a node, in the data's units.
+        noise_std: Standard deviation of their noise, a number or one an observation, in the data's
+            units; the observations of masks are the nodes.
         history: Complete fields to simulate measurements of; `prior.history` by default, and
             draws of the Gaussian prior where there is none.
         objective: "score" is the CRPS of the members on simulated pairs; "reverse" the paper's
@@ -95,7 +96,8 @@ def distill(
     """
     spec = spec or FlowSpec()
     _check_density(prior, spec, objective)
-    noise = _noise(prior, noise_std)
+    linear = operator.on(prior.domain)
+    noise = _noise(linear, noise_std)
     history = prior.history if history is None else history
     place = choose_device(device)
     torch.manual_seed(seed)
@@ -154,12 +156,13 @@ def distill(
     )
 
 
-def _noise(prior: FieldPrior, noise_std: float | Tensor) -> Tensor:
+def _noise(linear: LinearMap, noise_std: float | Tensor) -> Tensor:
     noise = torch.as_tensor(noise_std, dtype=torch.float32)
-    nodes = prior.domain.num_nodes
+    nodes = linear.num_observations
     if noise.ndim > 1 or (noise.ndim == 1 and len(noise) != nodes):
         raise InputError(
-            f"noise_std has shape {tuple(noise.shape)}; give a number or one a node ({nodes})."
+            f"noise_std has shape {tuple(noise.shape)}; give a number or one an "
+            f"observation ({nodes})."
         )
     if not bool((torch.isfinite(noise) & (noise > 0)).all()):
         raise InputError(f"noise_std must be finite and above zero, got {noise_std}.")
@@ -221,7 +224,7 @@ def _bases(
 def _pairs(
     prior: FieldPrior,
     history: xr.DataArray | None,
-    operator: Mask,
+    operator: Operator,
     noise: Tensor,
     spec: FlowSpec,
     folds: int,
@@ -245,7 +248,7 @@ def _pairs(
             f"{len(fields)} fields to learn from and {len(later)} held out from "
             f"{prior.held_out_from}; give a history with at least {folds} and 1."
         )
-    seasons = prior.normals.seasons
+    seasons, linear = prior.normals.seasons, operator.on(prior.domain)
     masks = [operator.simulate(prior.domain, generator) for _ in range(rounds * folds * seasons)]
     train = simulate_pairs(
         fields,
@@ -255,6 +258,7 @@ def _pairs(
         prior.normals,
         masks,
         noise,
+        linear,
         members=2 * CRPS.members,
         seed=int(torch.randint(2**31, (), generator=generator)),
         progress=progress,
@@ -277,6 +281,7 @@ def _pairs(
         prior.normals,
         checks,
         noise,
+        linear,
         members=_VALIDATION_MEMBERS,
         seed=int(torch.randint(2**31, (), generator=generator)),
         progress=progress,
@@ -290,7 +295,7 @@ def _held_out_score(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> 
     ratios = []
     for index in range(len(held.groups)):
         batch = held.group(index).to(flow.device)
-        weights = area * prior.normals.std[batch.season].to(area) * ~batch.measurement.mask
+        weights = area * prior.normals.std[batch.season].to(area) * batch.measurement.hidden
         fields, _ = flow.push(batch.deviations, _given(prior, flow, batch))
         score = (weights * fair_crps(fields, batch.truth)).sum()
         base = (weights * fair_crps(batch.mean + batch.deviations, batch.truth)).sum()
@@ -305,7 +310,7 @@ def _held_out_spread(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) ->
     logs = []
     for index in range(len(held.groups)):
         batch = held.group(index).to(flow.device)
-        weights = area * prior.normals.std[batch.season].to(area) ** 2 * ~batch.measurement.mask
+        weights = area * prior.normals.std[batch.season].to(area) ** 2 * batch.measurement.hidden
         fields, _ = flow.push(batch.deviations, _given(prior, flow, batch))
         error = (weights * (fields.mean(0) - batch.truth) ** 2).sum()
         spread = (weights * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from apsgeo import domains
+from apsgeo import domains, operators
 from apsgeo.device import choose_device
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
@@ -20,7 +21,7 @@ from apsgeo.flows.base import BasePosterior, GaussianBase
 from apsgeo.flows.build import FlowSpec, build_flow
 from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.io import load_model, part, save_folder
-from apsgeo.operators import Mask, Measurement
+from apsgeo.operators import LinearMap, Measurement, Operator
 from apsgeo.priors.normals import Normals
 from apsgeo.priors.seasonal import SeasonalPrior
 
@@ -61,13 +62,18 @@ class FieldDistribution(Distribution):
             self._base.std().to(place),
             normals.covariates(season).to(place),
         )
-        shape = measurement.values.shape
+        shape = torch.Size(measurement.shape)
         super().__init__(shape[:1], shape[1:], validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
         """All fields."""
         return constraints.independent(constraints.real, 2)
+
+    @property
+    def noise_dim(self) -> int:
+        """Length of the standard normal vector behind one member."""
+        return self._base.noise_dim
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node)."""
@@ -78,7 +84,7 @@ class FieldDistribution(Distribution):
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draw (*sample_shape, batch, channel, node) with torch's global generator."""
         members = int(np.prod(sample_shape, dtype=int))
-        noise = torch.randn(members, *self.batch_shape, self._posterior.flow.base.noise_dim)
+        noise = torch.randn(members, *self.batch_shape, self.noise_dim)
         return self.from_noise(noise).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -106,7 +112,7 @@ class FieldDistribution(Distribution):
     def _moment_draws(self) -> Tensor:
         noise = np.stack(
             [
-                member_noise(0, index, _MOMENT_DRAWS, self._posterior.flow.base.noise_dim)
+                member_noise(0, index, _MOMENT_DRAWS, self.noise_dim)
                 for index in range(self.batch_shape[0])
             ],
             axis=1,
@@ -135,7 +141,8 @@ class Posterior:
         operator: The family of measurements that it was trained for.
         flow: The conditional flow, on standardized anomalies.
         spec: The flow's architecture.
-        noise_std: Standard deviation of the measurement noise by default, (node,), data units.
+        noise_std: Standard deviation of the measurement noise by default, (observation,), in data
+            units.
         units: Units of the data, or None if unknown.
         name: Name of the variable.
         provenance: How it was made: data, command, seed, scores.
@@ -143,7 +150,7 @@ class Posterior:
 
     domain: Domain
     normals: Normals
-    operator: Mask
+    operator: Operator
     flow: ConditionalFlow
     spec: FlowSpec
     noise_std: Tensor
@@ -157,6 +164,11 @@ class Posterior:
             f"base={self.spec.base!r})"
         )
 
+    @cached_property
+    def linear(self) -> LinearMap:
+        """The operator on the domain."""
+        return self.operator.on(self.domain)
+
     def to(self, device: str) -> Posterior:
         """Move the networks to "cpu", "cuda" or what "auto" finds, and return the posterior."""
         self.flow.to(choose_device(device))
@@ -165,16 +177,17 @@ class Posterior:
     def measure(
         self, y: Tensor, season: Tensor | None = None, noise_std: float | Tensor | None = None
     ) -> tuple[Measurement, Tensor]:
-        """Return the standardized measurement of y (batch, channel, node), and the seasons.
+        """Return the standardized measurement of y (batch, channel, observation), and the seasons.
 
         Raises:
             InputError: If the shape, the season or the noise does not fit.
         """
-        expected = self.normals.mean.shape[1:]
+        expected = (self.normals.mean.shape[1], self.linear.num_observations)
+        axis = "node" if self.linear.is_identity else "observation"
         if y.ndim != 3 or y.shape[1:] != expected:
             raise InputError(
-                f"y has shape {tuple(y.shape)}; expected (batch, channel, node) with "
-                f"(channel, node) = {tuple(expected)}."
+                f"y has shape {tuple(y.shape)}; expected (batch, channel, {axis}) with "
+                f"(channel, {axis}) = {expected}."
             )
         if season is None:
             if self.normals.seasons > 1:
@@ -188,16 +201,12 @@ class Posterior:
             noise = noise.broadcast_to(y.shape)
         except RuntimeError as error:
             raise InputError(
-                f"noise_std has shape {tuple(noise.shape)}; give a number or one a node "
+                f"noise_std has shape {tuple(noise.shape)}; give a number or one a {axis} "
                 f"({expected[-1]}), in {self.units or 'the units of the data'}."
             ) from error
         if not bool((torch.isfinite(noise) & (noise > 0)).all()):
             raise InputError("noise_std must be finite and above zero.")
-        y = y.float()
-        mask = ~torch.isnan(y) & self.normals.valid
-        scale = self.normals.std[season]
-        values = self.normals.standardize(y, season)
-        return Measurement(values, mask, noise.float() / scale), season
+        return self.normals.measure(y.float(), noise.float(), season, self.linear), season
 
     def __call__(
         self,
@@ -209,9 +218,11 @@ class Posterior:
         """Return the distribution of the fields behind y: one network evaluation a field.
 
         Args:
-            y: (batch, channel, node) in the units of the data, NaN where not observed.
+            y: (batch, channel, observation) in the units of the data, NaN where not observed; the
+                observations of masks are the nodes.
             season: (batch,) index of the season (month - 1), if the normals know seasons.
-            noise_std: Of the measurement noise, a number or one a node, in the data's units.
+            noise_std: Of the measurement noise, a number or one an observation, in the data's
+                units.
         """
         measurement, season = self.measure(y, season, noise_std)
         return FieldDistribution(self, measurement, season)
@@ -230,11 +241,11 @@ class Posterior:
 
         Member k of the record with key t depends on (seed, t, k) alone.
         """
+        distribution = self(y, season=season, noise_std=noise_std)
         noise = np.stack(
-            [member_noise(seed, int(key), members, self.flow.base.noise_dim) for key in keys],
+            [member_noise(seed, int(key), members, distribution.noise_dim) for key in keys],
             axis=1,
         )
-        distribution = self(y, season=season, noise_std=noise_std)
         return distribution.from_noise(torch.from_numpy(noise)).cpu()
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -282,7 +293,7 @@ class Posterior:
         return cls(
             domain=domain,
             normals=normals,
-            operator=Mask.from_config(config["operator"]),
+            operator=operators.from_config(config["operator"]),
             flow=flow.eval(),
             spec=spec,
             noise_std=tensors["noise_std"],

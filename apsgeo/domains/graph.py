@@ -116,23 +116,24 @@ class NodeDomain(Domain):
             edge_length=distance,
             conductance=flux.clip(min=0) / distance,
             radius_km=self.radius_km,
-            spherical=self._is_spherical,
+            spherical=self.is_spherical,
         )
 
     @property
-    def _is_spherical(self) -> bool:
+    def is_spherical(self) -> bool:
+        """Whether positions are unit vectors, and distances are arcs."""
         return False
 
     def _onto(self, positions: Array) -> Array:
         """Bring the means of nodes to where nodes may be."""
-        if not self._is_spherical:
+        if not self.is_spherical:
             return positions
         norm = np.linalg.norm(positions, axis=1, keepdims=True)
         return np.where(norm > 1e-9, positions, [0.0, 0.0, 1.0]) / np.where(norm > 1e-9, norm, 1.0)
 
     def _length_of(self, chord: Array) -> Array:
         """Return the geodesic lengths that belong to straight ones."""
-        return 2 * np.arcsin((chord / 2).clip(max=1.0)) if self._is_spherical else chord
+        return 2 * np.arcsin((chord / 2).clip(max=1.0)) if self.is_spherical else chord
 
     def coarse(self) -> "GraphDomain":
         """Return the graph of about a fourth as many nodes: groups of near ones, at their mean.
@@ -265,7 +266,8 @@ class GraphDomain(NodeDomain):
         return self._all_edges
 
     @property
-    def _is_spherical(self) -> bool:
+    def is_spherical(self) -> bool:
+        """Whether positions are unit vectors, and distances are arcs."""
         return self._spherical
 
     def to_config(self) -> dict[str, Any]:

@@ -19,6 +19,11 @@ class BasePosterior(Protocol):
     """A Gaussian with a mean for each field, of which a flow transforms the deviations."""
 
     @property
+    def noise_dim(self) -> int:
+        """Length of the standard normal vector behind one draw."""
+        ...
+
+    @property
     def mean(self) -> Tensor:
         """(batch, channel, node)."""
         ...
@@ -52,7 +57,7 @@ class Base(Protocol):
 
     @property
     def noise_dim(self) -> int:
-        """Length of the standard normal vector behind one draw."""
+        """Length of the standard normal vector behind one draw given measurements of nodes."""
         ...
 
     def posterior(self, measurement: Measurement, season: Tensor) -> BasePosterior:
@@ -62,7 +67,11 @@ class Base(Protocol):
 
 class _StandardNormal:
     def __init__(self, measurement: Measurement) -> None:
-        self._like = measurement.values
+        self._like = measurement.values.new_empty(measurement.shape)
+
+    @property
+    def noise_dim(self) -> int:
+        return self._like[0].numel()
 
     @property
     def mean(self) -> Tensor:
@@ -108,7 +117,7 @@ class GaussianBase:
 
     @property
     def noise_dim(self) -> int:
-        """Length of the standard normal vector behind one draw."""
+        """Length of the standard normal vector behind one draw given measurements of nodes."""
         return self.prior.annual.noise_dim
 
     def posterior(self, measurement: Measurement, season: Tensor) -> GaussianPosterior:

@@ -80,9 +80,13 @@ class ConditionalFlow(nn.Module):
             std: Its marginal standard deviation, likewise.
             covariates: (batch, feature, node) known fields such as the seasonal spread.
         """
-        mask = measurement.mask.to(mean)
-        innovation = torch.where(measurement.mask, measurement.values - mean, 0.0)
-        noise = torch.where(measurement.mask, measurement.noise_std.log(), 0.0)
+        seen = measurement.mask  # back-projected by the adjoint, which leaves values of nodes as is
+        back = measurement.operator.adjoint
+        mask = back(seen.to(mean))
+        innovation = measurement.back_project(
+            torch.where(seen, measurement.values - measurement.apply(mean), 0.0)
+        )
+        noise = back(torch.where(seen, measurement.noise_std.log(), 0.0))
         features = torch.cat([mean, std, innovation, mask, noise, covariates], dim=1)
         return Conditioning(mean, std, self.context(features))
 

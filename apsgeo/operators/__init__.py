@@ -1,6 +1,68 @@
-"""How a signal was measured: y = A x + n."""
+"""How a signal was measured: y = A x + n.
 
+A new operator is one new file and its name in `OPERATORS`.
+"""
+
+from typing import Any
+
+from apsgeo.errors import ModelError
+from apsgeo.operators.base import Operator, RandomMask
+from apsgeo.operators.block import Block
+from apsgeo.operators.blur import GaussianBlur
+from apsgeo.operators.combine import Compose, Stack
+from apsgeo.operators.downsample import Downsample
+from apsgeo.operators.identity import Identity
+from apsgeo.operators.linear import LinearMap
 from apsgeo.operators.mask import Mask
 from apsgeo.operators.measurement import Measurement
+from apsgeo.operators.points import PointSample
+from apsgeo.operators.spectral import SpectralTruncation
+from apsgeo.operators.swath import Swath
 
-__all__ = ["Mask", "Measurement"]
+__all__ = [
+    "OPERATORS",
+    "Block",
+    "Compose",
+    "Downsample",
+    "GaussianBlur",
+    "Identity",
+    "LinearMap",
+    "Mask",
+    "Measurement",
+    "Operator",
+    "PointSample",
+    "RandomMask",
+    "SpectralTruncation",
+    "Stack",
+    "Swath",
+    "from_config",
+]
+
+OPERATORS: list[type[Operator]] = [
+    Mask,
+    Swath,
+    Block,
+    Identity,
+    Downsample,
+    GaussianBlur,
+    PointSample,
+    SpectralTruncation,
+    Compose,
+    Stack,
+]
+
+
+def from_config(config: dict[str, Any]) -> Operator:
+    """Rebuild the operator that `Operator.to_config` described.
+
+    Raises:
+        ModelError: If the configuration's `kind` is not that of an operator known here.
+    """
+    for operator in OPERATORS:
+        if config.get("kind") == operator.kind:
+            return operator.from_config(config)
+    known = ", ".join(operator.kind for operator in OPERATORS)
+    raise ModelError(
+        f"the operator's kind is {config.get('kind')!r}, but this version of apsgeo knows: "
+        f"{known}. Use the version of apsgeo that saved the model."
+    )

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from apsgeo.domains.base import Domain
-from apsgeo.errors import InputError
+from apsgeo.operators.base import RandomMask
 
 __all__ = ["Mask"]
 
 
 @dataclass(frozen=True)
-class Mask:
-    """Observe some nodes and none of the others, y = x at the observed ones, plus noise.
+class Mask(RandomMask):
+    """Observe nodes here and there: each on its own, with a probability in proportion to its area.
 
     A model distilled for `Mask()` serves any mask; the densities say which are trained on.
 
@@ -26,16 +25,7 @@ class Mask:
             which it is drawn log-uniformly.
     """
 
-    least: float = 0.005
-    most: float = 0.5
     kind: ClassVar[str] = "mask"
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.least <= self.most <= 1.0:
-            raise InputError(
-                f"Mask(least={self.least}, most={self.most}): give fractions of the area with "
-                "0 < least <= most <= 1."
-            )
 
     def apply(self, signal: Tensor, mask: Tensor) -> Tensor:
         """Return A x: the signal where observed, zero elsewhere; of the signal's shape."""
@@ -45,24 +35,9 @@ class Mask:
         """Return A^T y, which for point measurements is `apply` itself."""
         return self.apply(values, mask)
 
-    def simulate(self, domain: Domain, generator: torch.Generator) -> Tensor:
-        """Draw one random mask (node,) whose density is log-uniform in [least, most]."""
-        span = math.log(self.most / self.least)
-        density = self.least * math.exp(span * float(torch.rand((), generator=generator)))
-        return self.at_density(domain, density, generator)
-
     @staticmethod
     def at_density(domain: Domain, density: float, generator: torch.Generator) -> Tensor:
         """Draw a mask (node,): each node observed with probability proportional to its area."""
         share = domain.areas / domain.areas.mean()
         drawn = torch.rand(domain.num_nodes, generator=generator, dtype=torch.float64)
         return drawn < density * share
-
-    def to_config(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
-        return {"kind": self.kind, "least": self.least, "most": self.most}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Mask:
-        """Rebuild from `to_config`."""
-        return cls(least=config["least"], most=config["most"])

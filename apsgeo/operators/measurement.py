@@ -1,38 +1,57 @@
-"""What an instrument returned: values, where they are, and how noisy they are."""
+"""What an instrument returned: values, which there are, how noisy they are, and of what."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from apsgeo.errors import InputError
+from apsgeo.operators.linear import IdentityMap, LinearMap
 
 __all__ = ["Measurement"]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Values y = A x + n at the nodes where `mask` is true.
+    """Values y = A x + n where `mask` is true.
 
     Attributes:
-        values: (batch, channel, node); whatever stands under the mask is replaced by zero.
-        mask: (batch, channel, node), true where observed.
-        noise_std: (batch, channel, node) standard deviation of n, positive, in the units of
-            the values; replaced by one where nothing is observed.
+        values: (batch, channel, observation); whatever stands under the mask is replaced by zero.
+        mask: (batch, channel, observation), true where observed.
+        noise_std: (batch, channel, observation) standard deviation of n, positive, in the units
+            of the values; replaced by one where nothing is observed. A number, or one for each
+            observation or each measurement, is broadcast.
+        operator: A. By default the observations are the nodes themselves.
+        scale: (batch, channel, node), if y = A (scale x) + n: x are then standardized anomalies
+            and y in the units of the data.
     """
 
     values: Tensor
     mask: Tensor
     noise_std: Tensor
+    operator: LinearMap = field(default=None, kw_only=True)  # type: ignore[assignment]
+    scale: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.values.shape != self.mask.shape or self.values.ndim != 3:
             raise InputError(
                 f"values {tuple(self.values.shape)} and mask {tuple(self.mask.shape)} must both "
                 "be (batch, channel, node)."
+            )
+        operator = _or_identity(self.operator, self.values.shape[-1])
+        object.__setattr__(self, "operator", operator)
+        if self.operator.num_observations != self.values.shape[-1]:
+            raise InputError(
+                f"values have shape {tuple(self.values.shape)}; (batch, channel, observation) with "
+                f"{self.operator.num_observations} observations was expected for {self.operator!r}."
+            )
+        if self.scale is not None and self.scale.shape != self.shape:
+            raise InputError(
+                f"scale has shape {tuple(self.scale.shape)}; (batch, channel, node) = {self.shape} "
+                "was expected."
             )
         noise = torch.as_tensor(self.noise_std, dtype=self.values.dtype, device=self.values.device)
         noise = noise.broadcast_to(self.values.shape)
@@ -46,15 +65,64 @@ class Measurement:
         if not bool(torch.isfinite(self.values).all()):
             raise InputError("observed values must be finite; mark missing ones in the mask.")
 
+    @classmethod
+    def of(
+        cls, values: Tensor, noise_std: Tensor | float, operator: LinearMap | None = None
+    ) -> Measurement:
+        """Make a measurement of values (batch, channel, observation), NaN where missing."""
+        noise = torch.as_tensor(noise_std, dtype=values.dtype, device=values.device)
+        return cls(
+            values,
+            ~torch.isnan(values),
+            noise,
+            operator=_or_identity(operator, values.shape[-1]),
+        )
+
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(batch, channel, node) of the fields behind the measurement."""
+        return len(self.values), self.values.shape[1], self.operator.num_nodes
+
     def to(self, device: torch.device) -> Measurement:
         """Return the measurement on a device."""
-        return Measurement(self.values.to(device), self.mask.to(device), self.noise_std.to(device))
+        return Measurement(
+            self.values.to(device),
+            self.mask.to(device),
+            self.noise_std.to(device),
+            operator=self.operator,
+            scale=None if self.scale is None else self.scale.to(device),
+        )
+
+    @property
+    def hidden(self) -> Tensor:
+        """Nodes (batch, channel, node) that were not observed as such; all, if A averages."""
+        if self.operator.is_identity:
+            return ~self.mask
+        return torch.ones(self.shape, dtype=torch.bool, device=self.mask.device)
+
+    def apply(self, signal: Tensor) -> Tensor:
+        """Return A (scale x), (batch, channel, observation); differentiable."""
+        return self.operator.apply(signal if self.scale is None else self.scale * signal)
+
+    def adjoint(self, values: Tensor) -> Tensor:
+        """Return scale A^T y, (batch, channel, node); differentiable."""
+        projected = self.operator.adjoint(values)
+        return projected if self.scale is None else self.scale * projected
+
+    def back_project(self, values: Tensor) -> Tensor:
+        """Return A^T y / scale, (batch, channel, node), in the units of the signal."""
+        projected = self.operator.adjoint(values)
+        return projected if self.scale is None else projected / self.scale
 
     def log_likelihood(self, signal: Tensor) -> Tensor:
-        """Return log N(y; A x, R) for signals (batch, channel, node), as (batch,)."""
-        standardized = (self.values - signal) / self.noise_std
+        """Return log N(y; A (scale x), R) for signals (batch, channel, node), as (batch,)."""
+        standardized = (self.values - self.apply(signal)) / self.noise_std
         each = -0.5 * (standardized**2 + math.log(2 * math.pi)) - self.noise_std.log()
         return torch.where(self.mask, each, 0.0).flatten(1).sum(1)
+
+
+def _or_identity(operator: LinearMap | None, count: int) -> LinearMap:
+    return IdentityMap(count) if operator is None else operator

@@ -14,10 +14,13 @@ from torch import Tensor
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
+from apsgeo.operators.linear import LinearMap
 from apsgeo.operators.measurement import Measurement
+from apsgeo.priors.systems import DirectSystem, IterativeSystem, System
 
 __all__ = ["GaussianPosterior", "GaussianPrior", "System"]
 
+_ROWS = 1024  # of the covariance, at once
 _PROBES = 48  # draws behind the posterior's marginal standard deviation
 _PROBE_SEED = 20240717
 
@@ -50,22 +53,6 @@ def _signal(columns: np.ndarray, like: Tensor) -> Tensor:
     return flat.reshape(-1, *like.shape[-2:]).to(like.device, like.dtype)
 
 
-class System(ABC):
-    """(A C A^T + R)^{-1} for one observed set and one noise; the work is done once, when made."""
-
-    @abstractmethod
-    def solve(self, data: np.ndarray) -> np.ndarray:
-        """Return A^T (A C A^T + R)^{-1} A data, (nodes, m); zero where nothing is observed."""
-
-    @abstractmethod
-    def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
-        """Return the posterior mean C A^T (A C A^T + R)^{-1} A data at all or some nodes."""
-
-    @abstractmethod
-    def log_evidence(self, data: np.ndarray) -> np.ndarray:
-        """Return log N(A data; 0, A C A^T + R), (m,)."""
-
-
 class GaussianPrior(ABC):
     """A zero-mean Gaussian prior of signals (channel, node), known by its covariance C.
 
@@ -77,6 +64,8 @@ class GaussianPrior(ABC):
     """
 
     kind: ClassVar[str]
+    direct_entries: ClassVar[int] = 2**22
+    """Largest observations times values for which an operator's system is factorized densely."""
     domain: Domain
     channels: int
     draw_dim: int
@@ -84,6 +73,7 @@ class GaussianPrior(ABC):
 
     def __init__(self) -> None:
         self._levels: dict[float, System] = {}
+        self._probe_noise: dict[int, np.ndarray] = {}
 
     @property
     def size(self) -> int:
@@ -92,7 +82,7 @@ class GaussianPrior(ABC):
 
     @property
     def noise_dim(self) -> int:
-        """Length of the standard normal vector behind one posterior draw."""
+        """Length of the standard normal vector behind one draw given measurements of nodes."""
         return self.draw_dim + self.size
 
     def _as_signal(self, values: np.ndarray) -> Tensor:
@@ -116,12 +106,50 @@ class GaussianPrior(ABC):
     def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the block C[rows, columns] of the covariance, float64."""
 
+    def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
+        """Return C x for columns (size, m); here block by block, at a cost of size squared."""
+        every = np.arange(self.size)
+        blocks = np.split(every, range(_ROWS, self.size, _ROWS))
+        return np.concatenate([self.covariance(rows, every) @ columns for rows in blocks])
+
+    def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
+        """Return about the variance beyond the loadings, by eigenvalue of the Laplacian.
+
+        That of coefficients of eigenfunctions that are orthonormal by area; it speeds up conjugate
+        gradients and need not be exact; zero where it is not known.
+        """
+        return np.zeros_like(eigenvalues)
+
+    def system(self, operator: LinearMap, observed: np.ndarray, noise_var: np.ndarray) -> System:
+        """Return the system of an operator's observed values (observations,) and their noise."""
+        if operator.is_identity:
+            return self.make_system(observed, noise_var)
+        return self.make_linear_system(operator, observed, noise_var)
+
+    def make_linear_system(
+        self, operator: LinearMap, observed: np.ndarray, noise_var: np.ndarray
+    ) -> System:
+        """Return the system of a general operator: direct, or by conjugate gradients."""
+        count = int(observed.sum())
+        if count * max(count, self.size) <= self.direct_entries:
+            return DirectSystem(self, operator, observed, noise_var)
+        return IterativeSystem(self, operator, observed, noise_var)
+
     @cached_property
-    def probes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Fixed prior draws (size, 48) and noise of their measurements, for marginal spreads."""
+    def _probe_draws(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """Fixed prior draws (size, 48), and the state of the generator after them."""
         rng = np.random.default_rng(_PROBE_SEED)
         draws = self.draw(rng.standard_normal((self.draw_dim, _PROBES)))
-        return draws, rng.standard_normal((self.size, _PROBES))
+        return draws, dict(rng.bit_generator.state)
+
+    def probes(self, observations: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return fixed prior draws (size, 48) and noise of their measurements, for spreads."""
+        draws, state = self._probe_draws
+        if observations not in self._probe_noise:
+            rng = np.random.default_rng()
+            rng.bit_generator.state = state
+            self._probe_noise[observations] = rng.standard_normal((observations, _PROBES))
+        return draws, self._probe_noise[observations]
 
     def _level(self, noise_std: float) -> System:
         """Return the cached system in which every node is observed with one noise."""
@@ -174,10 +202,11 @@ class GaussianPrior(ABC):
 
 
 class GaussianPosterior:
-    r"""The exact posteriors of Gaussian priors given point measurements with Gaussian noise.
+    r"""The exact posteriors of Gaussian priors given linear measurements with Gaussian noise.
 
-    Fields that share prior, mask and noise share one factorization. Draws are made by pathwise
-    conditioning (Matheron's rule; Wilson et al. 2020, arXiv 2002.09309).
+    Fields that share prior, mask and noise share one factorization. Operators that are not sparse
+    are solved by conjugate gradients where there are many observations; see `IterativeSystem`.
+    Draws are made by pathwise conditioning (Matheron's rule; Wilson et al. 2020, arXiv 2002.09309).
 
     Args:
         priors: The prior of each field of the batch.
@@ -186,23 +215,30 @@ class GaussianPosterior:
 
     def __init__(self, priors: Sequence[GaussianPrior], measurement: Measurement) -> None:
         shape = (priors[0].channels, priors[0].domain.num_nodes)
-        if measurement.values.shape[1:] != shape:
-            given = tuple(measurement.values.shape[1:])
+        if measurement.shape[1:] != shape:
+            given = measurement.shape[1:]
             raise InputError(
                 f"the measurement has (channel, node) = {given}, the prior {shape}; "
                 "measure on the prior's own domain."
             )
         self.measurement = measurement
+        self._like = measurement.values.new_empty(measurement.shape)
         self._groups = list(_groups(priors, measurement))
+
+    @property
+    def noise_dim(self) -> int:
+        """Length of the standard normal vector behind one draw."""
+        prior = self._groups[0].prior
+        return prior.draw_dim + self.measurement.values[0].numel()
 
     @cached_property
     def mean(self) -> Tensor:
         """Posterior mean (batch, channel, node)."""
         values = self.measurement.values
-        out = torch.empty_like(values)
+        out = torch.empty_like(self._like)
         for group in self._groups:
             part = values[group.index]
-            out[group.index] = _signal(group.system.update(_columns(part)), part)
+            out[group.index] = _signal(group.system.update(_columns(part)), self._like)
         return out
 
     def deviations(self, noise: Tensor) -> Tensor:
@@ -211,7 +247,7 @@ class GaussianPosterior:
         Returns (members, batch, channel, node) in float32.
         """
         members = len(noise)
-        like = self.measurement.values
+        like = self._like
         out = torch.empty(members, *like.shape, dtype=like.dtype)
         for group in self._groups:
             part = noise[:, group.index]
@@ -225,7 +261,7 @@ class GaussianPosterior:
         The fields must share prior, mask and noise.
         """
         (group,) = self._groups
-        return _signal(group.draw(noise), self.measurement.values[:1])
+        return _signal(group.draw(noise), self._like[:1])
 
     def std(self) -> Tensor:
         """Return the marginal standard deviation (batch, channel, node).
@@ -233,10 +269,10 @@ class GaussianPosterior:
         From a fixed set of draws, with the prior's draws as control variate, so that it is
         exact far from observations and does not depend on the caller's seed.
         """
-        like = self.measurement.values
+        like = self._like
         out = torch.empty_like(like)
         for group in self._groups:
-            before, white = group.prior.probes
+            before, white = group.prior.probes(len(group.observed))
             truth = group.prior.variance.reshape(-1).numpy()
             after = group.deviations(before, white)
             var_after, var_before = (after**2).mean(1), (before**2).mean(1)
@@ -255,17 +291,23 @@ class GaussianPosterior:
             columns = group.prior.covariance(np.arange(group.prior.size), nodes)
             index = group.index.numpy()
             mean[index] = group.system.update(_columns(values[group.index]), nodes).T
-            var[index] = columns[nodes, each] - group.system.update(columns, nodes)[each, each]
+            seen = group.system.update(group.operator.forward(columns), nodes)
+            var[index] = columns[nodes, each] - seen[each, each]
         return mean, var
 
     def precision_apply(self, signal: Tensor) -> Tensor:
         """Return (C^{-1} + A^T R^{-1} A) x; differentiable."""
         measured = self.measurement
         inverse = torch.where(measured.mask, measured.noise_std.pow(-2), 0.0)
-        return self._each(lambda prior, x: prior.precision_apply(x), signal) + inverse * signal
+        weighted = measured.adjoint(inverse * measured.apply(signal))
+        return self._each(lambda prior, x: prior.precision_apply(x), signal) + weighted
 
     def log_evidence(self) -> Tensor:
-        """Return log p(y) of each field (batch,)."""
+        """Return log p(y) of each field (batch,).
+
+        Raises:
+            InputError: If a system has no factorization; see `IterativeSystem`.
+        """
         values = self.measurement.values
         out = torch.empty(len(values), dtype=torch.float64)
         for group in self._groups:
@@ -297,16 +339,17 @@ class GaussianPosterior:
 
 @dataclass(frozen=True)
 class _Group:
-    """Fields that share prior, mask and noise."""
+    """Fields that share prior, operator, mask and noise."""
 
     prior: GaussianPrior
+    operator: LinearMap
     observed: np.ndarray
     noise_var: np.ndarray
     index: Tensor
 
     @cached_property
     def system(self) -> System:
-        return self.prior.make_system(self.observed, self.noise_var)
+        return self.prior.system(self.operator, self.observed, self.noise_var)
 
     def draw(self, noise: Tensor) -> np.ndarray:
         """Turn standard normal noise (m, noise_dim) into deviations from the mean (size, m)."""
@@ -314,19 +357,29 @@ class _Group:
         return self.deviations(self.prior.draw(draws), white)
 
     def deviations(self, draws: np.ndarray, white: np.ndarray) -> np.ndarray:
-        """Turn prior draws and standard normal noise (size, m) into deviations from the mean."""
-        return draws - self.system.update(draws + np.sqrt(self.noise_var)[:, None] * white)
+        """Turn prior draws (size, m) and standard normal noise into deviations from the mean."""
+        seen = self.operator.forward(draws) + np.sqrt(self.noise_var)[:, None] * white
+        return draws - self.system.update(seen)
 
 
 def _groups(priors: Sequence[GaussianPrior], measurement: Measurement) -> Iterable[_Group]:
-    """Yield a group for each distinct prior, mask and noise."""
+    """Yield a group for each distinct prior, mask, noise and scale."""
     count = len(measurement.values)
     observed = measurement.mask.reshape(count, -1).cpu().numpy()
     noise = measurement.noise_std.detach().double().reshape(count, -1).cpu().numpy()
-    seen: dict[tuple[int, bytes, bytes], list[int]] = {}
+    scale = measurement.scale
+    scales = [b"" if scale is None else scale[i].cpu().numpy().tobytes() for i in range(count)]
+    seen: dict[tuple[int, bytes, bytes, bytes], list[int]] = {}
     for i in range(count):
-        key = (id(priors[i]), observed[i].tobytes(), noise[i].tobytes())
+        key = (id(priors[i]), observed[i].tobytes(), noise[i].tobytes(), scales[i])
         seen.setdefault(key, []).append(i)
     for members in seen.values():
         first = members[0]
-        yield _Group(priors[first], observed[first], noise[first] ** 2, torch.tensor(members))
+        operator = measurement.operator
+        yield _Group(
+            priors[first],
+            operator if scale is None else operator.scaled(scale[first]),
+            observed[first],
+            noise[first] ** 2,
+            torch.tensor(members),
+        )

@@ -9,11 +9,13 @@ import scipy.sparse as sp
 from scipy.linalg import cho_solve
 from torch import Tensor
 
+from apsgeo.operators.linear import LinearMap
 from apsgeo.priors.gaussian import GaussianPrior, System
 from apsgeo.priors.matern import MaternField, factorize, log_determinant
 
 __all__ = ["HybridPrior"]
 
+_FEW = 200  # observations of a sparse operator, below which their own matrix is factorized
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
@@ -66,6 +68,67 @@ class _SparseSystem(System):
             + 2.0 * float(np.log(np.diag(self._capacitance)).sum())
         )
         return -0.5 * ((data * self.solve(data)).sum(0) + determinant + self._count * _LOG_2PI)
+
+
+class _LatentSystem(System):
+    r"""(A C A^T + R)^{-1} for a sparse A, without forming C, for any number of observations.
+
+    With x = U a + v + d e as in `_SparseSystem`, A (v + d e) + n has the covariance
+    N = A (Q^{-1} + d^2) A^T + R. Its inverse follows from one sparse factorization of the
+    posterior precision of (v, e), twice the nodes, and the EOFs from a capacitance matrix (Woodbury
+    twice).
+    """
+
+    def __init__(
+        self,
+        prior: HybridPrior,
+        matrix: sp.csr_array,
+        observed: np.ndarray,
+        noise_var: np.ndarray,
+    ) -> None:
+        self._prior, self._index = prior, np.flatnonzero(observed)
+        self._matrix = sp.csr_array(matrix)[self._index]
+        self._inverse_noise = 1.0 / noise_var[self._index]
+        nugget = sp.diags_array(np.sqrt(prior._nugget_var))
+        self._latent = sp.hstack([self._matrix, self._matrix @ nugget], format="csr")
+        weighted = sp.diags_array(self._inverse_noise) @ self._latent
+        before = sp.block_diag([prior._precision, sp.eye_array(prior.size)])
+        self._factor = factorize(before + self._latent.T @ weighted)
+        self._loadings = self._matrix @ prior._loadings
+        self._solved = self._local(self._loadings)
+        inner = self._loadings.T @ self._solved
+        self._capacitance = np.linalg.cholesky(np.eye(inner.shape[0]) + (inner + inner.T) / 2)
+
+    def _local(self, values: np.ndarray) -> np.ndarray:
+        """Return N^{-1} times observed values."""
+        weighted = self._inverse_noise[:, None] * values
+        fitted = self._latent @ self._factor.solve(self._latent.T @ weighted)
+        return weighted - self._inverse_noise[:, None] * fitted
+
+    def _weights(self, data: np.ndarray) -> np.ndarray:
+        local = self._local(data[self._index])
+        projected = cho_solve((self._capacitance, True), self._loadings.T @ local)
+        return local - self._solved @ projected
+
+    def solve(self, data: np.ndarray) -> np.ndarray:
+        """Return A^T (A C A^T + R)^{-1} data, (nodes, m)."""
+        return self._matrix.T @ self._weights(data)
+
+    def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
+        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some nodes."""
+        mean = self._prior.covariance_apply(self.solve(data))
+        return mean if nodes is None else mean[nodes]
+
+    def log_evidence(self, data: np.ndarray) -> np.ndarray:
+        """Return log N(data; 0, A C A^T + R) of what is observed, (m,)."""
+        determinant = (
+            log_determinant(self._factor)
+            - self._prior._log_det_precision
+            - float(np.log(self._inverse_noise).sum())
+            + 2.0 * float(np.log(np.diag(self._capacitance)).sum())
+        )
+        square = (data[self._index] * self._weights(data)).sum(0)
+        return -0.5 * (square + determinant + len(self._index) * _LOG_2PI)
 
 
 class HybridPrior(GaussianPrior):
@@ -140,6 +203,22 @@ class HybridPrior(GaussianPrior):
         block[row, column] += self._nugget_var[rows[row]]
         return block
 
+    def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
+        """Return C x for columns (size, m): two sparse solves a column."""
+        scaled = (self._scale[:, None] * columns).reshape(self.channels, -1, columns.shape[1])
+        local = np.concatenate([self.matern.covariance_apply(part) for part in scaled])
+        return (
+            self._loadings @ (self._loadings.T @ columns)
+            + self._scale[:, None] * local
+            + self._nugget_var[:, None] * columns
+        )
+
+    def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
+        """Return that of the Matern field and the nugget with their mean variances."""
+        area = float(self.domain.areas.mean())
+        local = float((self._scale**2).mean()) * self.matern.spectrum(eigenvalues)
+        return local + area * float(self._nugget_var.mean())
+
     def draw(self, noise: np.ndarray) -> np.ndarray:
         """Map noise (rank + 2 nodes.., m) to prior draws (nodes, m)."""
         nodes = len(self._scale)
@@ -155,3 +234,12 @@ class HybridPrior(GaussianPrior):
     def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:
         """Return the sparse system of an observed set."""
         return _SparseSystem(self, observed, noise_var)
+
+    def make_linear_system(
+        self, operator: LinearMap, observed: np.ndarray, noise_var: np.ndarray
+    ) -> System:
+        """Return a sparse direct system where the operator is sparse and more than a few."""
+        matrix = operator.to_matrix(self.channels)
+        if matrix is None or observed.sum() <= _FEW:
+            return super().make_linear_system(operator, observed, noise_var)
+        return _LatentSystem(self, matrix, observed, noise_var)

@@ -195,6 +195,7 @@ class LocalisedPrior(GaussianPrior):
     """
 
     kind = "localised"
+    direct_entries = MOST_VALUES**2  # its covariance is dense anyway
 
     def __init__(
         self,

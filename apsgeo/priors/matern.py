@@ -57,6 +57,15 @@ class MaternField:
         """Map standard normal noise (nodes, m) to fields (nodes, m)."""
         return self._amplitude * self._factor.solve(self._root_areas[:, None] * white)
 
+    def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
+        """Return the variance of coefficients of eigenfunctions of the Laplacian."""
+        return (self._amplitude / (self.kappa**2 + eigenvalues)) ** 2
+
+    def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
+        """Return the covariance times columns (nodes, m): two solves a column."""
+        half = self._root_areas[:, None] ** 2 * self._factor.solve(columns)
+        return self._amplitude**2 * self._factor.solve(half)
+
     def covariance(self, columns: np.ndarray) -> np.ndarray:
         """Return columns (nodes, m) of the covariance: two solves a column."""
         unit = np.zeros((len(self._root_areas), len(columns)))

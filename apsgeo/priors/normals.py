@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from apsgeo.errors import InputError
+from apsgeo.operators.linear import LinearMap
+from apsgeo.operators.measurement import Measurement
 
 __all__ = ["Normals"]
 
@@ -86,6 +88,31 @@ class Normals:
         mean, std = self.mean.to(fields)[season], self.std.to(fields)[season]
         out = fields * std + mean
         return torch.where(self.valid.to(out.device), out, torch.nan)
+
+    def measure(
+        self, values: Tensor, noise_std: Tensor, season: Tensor, operator: LinearMap
+    ) -> Measurement:
+        """Return what values in the units of the data measure of standardized anomalies.
+
+        Values at the nodes are standardized themselves. Of others the normals' part is taken off,
+        and the spread becomes the measurement's scale; those that weigh nodes which are not valid
+        count as missing.
+
+        Args:
+            values: (batch, channel, observation), NaN where missing.
+            noise_std: Of the same shape, in the units of the data.
+            season: (batch,).
+            operator: On the domain of the normals.
+        """
+        observed = ~torch.isnan(values)
+        if operator.is_identity:
+            standardized = self.standardize(values, season)
+            return Measurement(standardized, observed & self.valid, noise_std / self.std[season])
+        mean, std = self.mean.to(values)[season], self.std.to(values)[season]
+        outside = (~self.valid).to(values).expand(1, *self.mean.shape[1:])
+        observed = observed & (operator.apply(outside).abs() <= 1e-6)
+        anomalies = values - operator.apply(mean)
+        return Measurement(anomalies, observed, noise_std, operator=operator, scale=std)
 
     @property
     def covariate_count(self) -> int:

@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from apsgeo.flows.base import Base
-from apsgeo.operators import Measurement
+from apsgeo.operators import LinearMap, Measurement
+from apsgeo.operators.linear import IdentityMap
 from apsgeo.priors.normals import Normals
 
 __all__ = ["Batch", "PairSet", "simulate_pairs"]
@@ -63,6 +64,8 @@ class _Group:
     deviations: Tensor
     fold: int
     season: int
+    operator: LinearMap
+    scale: Tensor | None
 
 
 class PairSet:
@@ -107,10 +110,13 @@ class PairSet:
     def _collect(self, entries: list[tuple[int, int]], kept: Tensor, fold: int) -> Batch:
         picked = [(self.groups[g], i) for g, i in entries]
         times = torch.stack([group.times[i] for group, i in picked])
+        scales = [group.scale for group, _ in picked if group.scale is not None]
         measurement = Measurement(
             torch.stack([group.values[i] for group, i in picked]),
             torch.stack([group.mask for group, _ in picked]),
             torch.stack([group.noise_std for group, _ in picked]),
+            operator=picked[0][0].operator,
+            scale=torch.stack(scales) if scales else None,
         )
         return Batch(
             truth=self.fields[times],
@@ -123,11 +129,41 @@ class PairSet:
         )
 
 
+def _measure(
+    truth: Tensor,
+    mask: Tensor,
+    noise_std: Tensor,
+    std: Tensor,
+    operator: LinearMap,
+    generator: torch.Generator,
+) -> Measurement:
+    """Measure standardized anomalies (time, channel, node) of spread (channel, node), with noise.
+
+    Values of nodes are in units of their spread, others in those of the data, as `Normals.measure`
+    has them.
+    """
+    if operator.is_identity:
+        noise_std, scale, exact = (noise_std / std).float(), None, truth
+    else:
+        scale = std.expand_as(truth)
+        exact = operator.apply(scale * truth)
+    noise = noise_std * torch.randn(exact.shape, generator=generator)
+    return Measurement(
+        exact + noise,
+        mask.expand_as(exact),
+        noise_std.expand_as(exact),
+        operator=operator,
+        scale=scale,
+    )
+
+
 def _simulate_group(
     fields: Tensor,
     times: Tensor,
     mask: Tensor,
     noise_std: Tensor,
+    std: Tensor,
+    operator: LinearMap,
     base: Base,
     members: int,
     seed: tuple[int, int, int],
@@ -135,10 +171,9 @@ def _simulate_group(
     fold, season, key = seed
     generator = torch.Generator().manual_seed(key)
     truth = fields[times]
-    noise = noise_std * torch.randn(truth.shape, generator=generator)
-    measurement = Measurement(truth + noise, mask.expand_as(truth), noise_std.expand_as(truth))
+    measurement = _measure(truth, mask, noise_std, std, operator, generator)
     posterior = base.posterior(measurement, torch.full((len(times),), season))
-    draws = torch.randn(members, base.noise_dim, generator=generator)
+    draws = torch.randn(members, posterior.noise_dim, generator=generator)
     return _Group(
         times=times,
         mask=measurement.mask[0].clone(),
@@ -149,6 +184,8 @@ def _simulate_group(
         deviations=posterior.shared_deviations(draws).half(),
         fold=fold,
         season=season,
+        operator=operator,
+        scale=None if measurement.scale is None else measurement.scale[0],
     )
 
 
@@ -160,6 +197,7 @@ def simulate_pairs(
     normals: Normals,
     masks: Sequence[Tensor],
     noise_std: Tensor,
+    operator: LinearMap | None = None,
     *,
     members: int = 8,
     seed: int = 0,
@@ -175,8 +213,9 @@ def simulate_pairs(
         fold: (time,) index of the fold.
         bases: One base a fold, fitted without the fields of that fold.
         normals: The normals behind `fields`; they turn the noise into standardized units.
-        masks: Boolean (node,) masks, taken in turn by the groups.
-        noise_std: (node,) in the units of the data.
+        masks: Boolean (observation,) masks, taken in turn by the groups.
+        noise_std: (observation,) in the units of the data.
+        operator: What is observed; the nodes by default.
         members: Base deviations kept for each group.
         seed: Seeds the noise.
         progress: Show a progress bar.
@@ -187,17 +226,18 @@ def simulate_pairs(
         for s in range(normals.seasons)
         if len(times := ((fold == f) & (season == s)).nonzero()[:, 0])
     ]
+    linear = IdentityMap(fields.shape[-1]) if operator is None else operator
     rounds = len(masks) // max(1, len(cells))
     bar = tqdm(total=rounds * len(cells), desc="pairs", disable=not progress)
 
     def run(number: int) -> list[_Group]:
         """Simulate all rounds of one cell, whose anchor is then at hand."""
         f, s, times = cells[number]
-        noise = (noise_std / normals.std[s]).float()
-        groups = []
+        groups: list[_Group] = []
         for job in range(number * rounds, (number + 1) * rounds):
             key = (f, s, (seed * 1_000_003 + job) % (2**63))
-            groups.append(_simulate_group(fields, times, masks[job], noise, bases[f], members, key))
+            given = masks[job], noise_std, normals.std[s], linear
+            groups.append(_simulate_group(fields, times, *given, bases[f], members, key))
             bar.update()
         return groups
 

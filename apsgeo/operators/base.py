@@ -1,0 +1,86 @@
+"""What every operator offers: a linear map on any domain, and a place in saved files."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from apsgeo.domains.base import Domain
+from apsgeo.errors import InputError
+from apsgeo.operators.linear import IdentityMap, LinearMap
+
+__all__ = ["Operator", "RandomMask"]
+
+
+class Operator(ABC):
+    """How signals are measured, said apart from any domain, in the user's units.
+
+    Subclasses are frozen dataclasses of what JSON can hold.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def on(self, domain: Domain) -> LinearMap:
+        """Return A of y = A x + n on a domain, with `apply` (A x) and `adjoint` (A^T y).
+
+        Raises:
+            InputError: If the operator cannot be on this domain.
+        """
+
+    def simulate(self, domain: Domain, generator: torch.Generator) -> Tensor:
+        """Draw which observations are made, (observation,), bool: all, unless overridden."""
+        return torch.ones(self.on(domain).num_observations, dtype=torch.bool)
+
+    def at_density(self, domain: Domain, density: float, generator: torch.Generator) -> Tensor:
+        """Draw which observations are made, at a density that masks obey and others ignore."""
+        return self.simulate(domain, generator)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return a JSON-able description."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return {"kind": self.kind, **values}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Rebuild from `to_config`."""
+        return cls(**{name: value for name, value in config.items() if name != "kind"})
+
+
+@dataclass(frozen=True)
+class RandomMask(Operator):
+    """Observe some nodes and none of the others, y = x at the observed ones, plus noise.
+
+    Attributes:
+        least, most: Range of the observed fraction of the domain's area in training, from
+            which it is drawn log-uniformly.
+    """
+
+    least: float = 0.005
+    most: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.least <= self.most <= 1.0:
+            raise InputError(
+                f"{type(self).__name__}(least={self.least}, most={self.most}): give fractions of "
+                "the area with 0 < least <= most <= 1."
+            )
+
+    def on(self, domain: Domain) -> LinearMap:
+        """Return the identity: which nodes were observed is for the measurement to say."""
+        return IdentityMap(domain.num_nodes, domain)
+
+    def simulate(self, domain: Domain, generator: torch.Generator) -> Tensor:
+        """Draw one random mask (node,) whose density is log-uniform in [least, most]."""
+        span = math.log(self.most / self.least)
+        density = self.least * math.exp(span * float(torch.rand((), generator=generator)))
+        return self.at_density(domain, density, generator)
+
+    @abstractmethod
+    def at_density(self, domain: Domain, density: float, generator: torch.Generator) -> Tensor:
+        """Draw a mask (node,) that observes about a fraction `density` of the area."""

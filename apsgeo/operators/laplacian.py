@@ -1,0 +1,80 @@
+"""Functions of a domain's Laplacian, applied without its eigenvalues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.polynomial import chebyshev
+from numpy.typing import NDArray
+from scipy.sparse.linalg import splu
+
+from apsgeo.domains.base import Domain
+
+__all__ = ["LaplacianFunction", "series_of"]
+
+Array = NDArray[np.float64]
+
+_FINE = 400  # degree at which coefficients are sampled
+
+
+def series_of(function: Callable[[Array], Array], shift: float, error: float) -> Array | None:
+    """Return Chebyshev coefficients of a function of eigenvalues in (λ - shift) / (λ + shift).
+
+    The least degree whose error at any λ >= 0 is below `error`; None if there is none up to 200.
+    The value at zero is kept exactly.
+    """
+
+    def on_interval(w: Any) -> Any:
+        return function(shift * (1 + w) / np.maximum(1 - w, 1e-300))
+
+    series = chebyshev.chebinterpolate(on_interval, _FINE)
+    left = np.abs(series[::-1]).cumsum()[::-1]  # from each degree on
+    enough = np.flatnonzero(left < error / 2)  # what is left out, and so moved at zero
+    if not len(enough) or enough[0] > _FINE // 2:
+        return None
+    kept = series[: max(1, enough[0])]
+    kept[0] += float(function(np.zeros(1))[0]) - chebyshev.chebval(-1.0, kept)
+    return kept
+
+
+class LaplacianFunction:
+    r"""f(M^{-1} S) with the areas M and the stiffness S, self-adjoint under the areas.
+
+    A Chebyshev series in the Cayley transform of M^{-1} S: stable, and uniform over the spectrum
+    however fine the grid (that of a latitude-longitude grid at the poles is). One sparse
+    factorization of S + shift M, and one solve a degree.
+
+    Args:
+        domain: Whose Laplacian it is.
+        series: From `series_of`.
+        shift: Likewise.
+    """
+
+    def __init__(self, domain: Domain, series: Array, shift: float) -> None:
+        self._domain = domain
+        self.areas = domain.areas.numpy()[:, None]
+        self._series, self._shift = series, shift
+        shifted = domain.stiffness + shift * sp.diags_array(self.areas[:, 0])
+        self._factor = splu(
+            sp.csc_matrix(shifted),
+            permc_spec="MMD_AT_PLUS_A",
+            options={"SymmetricMode": True, "DiagPivotThresh": 0.0},
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and send without the factorization, which cannot be."""
+        return type(self), (self._domain, self._series, self._shift)
+
+    def _cayley(self, columns: Array) -> Array:
+        return columns - 2.0 * self._shift * self._factor.solve(self.areas * columns)
+
+    def __call__(self, columns: Array) -> Array:
+        """Map columns (node, m), by Clenshaw's recurrence for all at once."""
+        columns = np.ascontiguousarray(columns)
+        last, before = np.zeros_like(columns), np.zeros_like(columns)
+        for c in self._series[:0:-1]:
+            last, before = c * columns + 2.0 * self._cayley(last) - before, last
+        return self._series[0] * columns + self._cayley(last) - before
