@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> Scoreboard:
     return board
 
 
-def report(board: Scoreboard, arguments: list[str], seed: int) -> str:
+def report(board: Scoreboard, arguments: list[str], seed: int, made_by: str) -> str:
     """Return the table with what is needed to make it again."""
     command = shlex.join(["python", "-m", "benchmarks.ncep", *arguments])
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
@@ -77,7 +77,7 @@ def report(board: Scoreboard, arguments: list[str], seed: int) -> str:
         f"{board.to_markdown()}\n"
         f"- command: `{command}`\n"
         f"- seed: {seed}\n"
-        f"- apsgeo {apsgeo.__version__}, commit {commit()}; {versions}; "
+        f"- apsgeo {apsgeo.__version__}, commit {made_by}; {versions}; "
         f"Python {platform.python_version()}\n"
         f"- machine: {machine()}\n"
     )
@@ -113,10 +113,11 @@ def main() -> None:
     """Run the benchmark and write its results."""
     arguments = sys.argv[1:]
     options = parse(arguments)
+    made_by = commit()
     board = run(options)
     board.write_csv(options.output / "ncep.csv", overwrite=True)
     with atomic_file(options.output / "ncep.md", overwrite=True) as temporary:
-        temporary.write_text(report(board, arguments, options.seed), encoding="utf-8")
+        temporary.write_text(report(board, arguments, options.seed, made_by), encoding="utf-8")
     print(board.to_markdown())
 
 
