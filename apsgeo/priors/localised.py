@@ -6,20 +6,20 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cholesky
 from scipy.special import k1
 from torch import Tensor
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.priors.gaussian import GaussianPrior, System
+from apsgeo.priors.systems import Gram
 
 __all__ = ["MOST_VALUES", "LocalisedField", "LocalisedPrior", "gaspari_cohn", "matern_correlation"]
 
 MOST_VALUES = 20_000
 """Largest number of values (channels times nodes) of a `LocalisedPrior`; it needs their square."""
 
-_LOG_2PI = float(np.log(2.0 * np.pi))
 _ROWS = 1024  # of the covariance, computed at once
 _TABLE = 8192  # entries of a tabulated correlation function
 _TAPER_ERROR = 1e-2  # mean variance that the taper's factor may leave out, before it is rescaled
@@ -138,37 +138,27 @@ class _DenseSystem(System):
         self._index = np.flatnonzero(observed)
         gram = prior.covariance(self._index, self._index)
         gram[np.diag_indices_from(gram)] += noise_var[self._index]
-        self._factor = cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
+        self._gram = Gram(gram)
 
     @cached_property
     def _cross(self) -> np.ndarray:
         """Covariance of all nodes with the observed ones."""
         return self._prior.covariance(np.arange(self._prior.size), self._index)
 
-    def _half(self, data: np.ndarray) -> np.ndarray:
-        return solve_triangular(self._factor, data[self._index], lower=True, check_finite=False)
-
-    def _weights(self, data: np.ndarray) -> np.ndarray:
-        return solve_triangular(
-            self._factor, self._half(data), lower=True, trans="T", check_finite=False
-        )
-
     def solve(self, data: np.ndarray) -> np.ndarray:
         """Return A^T (A C A^T + R)^{-1} A data, (nodes, m); zero where nothing is observed."""
         out = np.zeros((self._prior.size, data.shape[1]))
-        out[self._index] = self._weights(data)
+        out[self._index] = self._gram.solve(data[self._index])
         return out
 
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
         """Return the posterior mean C A^T (A C A^T + R)^{-1} A data at all or some nodes."""
         cross = self._cross if nodes is None else self._prior.covariance(nodes, self._index)
-        return cross @ self._weights(data)
+        return cross @ self._gram.solve(data[self._index])
 
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
         """Return log N(A data; 0, A C A^T + R), (m,)."""
-        determinant = 2.0 * float(np.log(np.diag(self._factor)).sum())
-        constant = determinant + len(self._index) * _LOG_2PI
-        return -0.5 * ((self._half(data) ** 2).sum(0) + constant)
+        return self._gram.log_density(data[self._index])
 
 
 class LocalisedPrior(GaussianPrior):

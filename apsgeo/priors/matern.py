@@ -70,8 +70,7 @@ class MaternField:
         """Return columns (nodes, m) of the covariance: two solves a column."""
         unit = np.zeros((len(self._root_areas), len(columns)))
         unit[columns, np.arange(len(columns))] = 1.0
-        half = self._root_areas[:, None] ** 2 * self._factor.solve(unit)
-        return self._amplitude**2 * self._factor.solve(half)
+        return self.covariance_apply(unit)
 
     @property
     def variance(self) -> np.ndarray:

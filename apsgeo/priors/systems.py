@@ -16,7 +16,7 @@ from apsgeo.operators.linear import LinearMap
 if TYPE_CHECKING:
     from apsgeo.priors.gaussian import GaussianPrior
 
-__all__ = ["TOLERANCE", "DirectSystem", "IterativeSystem", "System", "conjugate_gradients"]
+__all__ = ["TOLERANCE", "DirectSystem", "Gram", "IterativeSystem", "System", "conjugate_gradients"]
 
 TOLERANCE = 1e-9
 """Residual, relative to the right-hand side, at which conjugate gradients stop."""
@@ -46,6 +46,27 @@ class System(ABC):
         """Return log N(data; 0, A C A^T + R) of what is observed, (m,)."""
 
 
+class Gram:
+    """The Cholesky factor of A C A^T + R, a matrix (observed, observed) that is overwritten."""
+
+    def __init__(self, matrix: np.ndarray) -> None:
+        self._factor = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+
+    def _half(self, values: np.ndarray) -> np.ndarray:
+        return solve_triangular(self._factor, values, lower=True, check_finite=False)
+
+    def solve(self, values: np.ndarray) -> np.ndarray:
+        """Return the inverse times observed values (observed, m)."""
+        half = self._half(values)
+        return solve_triangular(self._factor, half, lower=True, trans="T", check_finite=False)
+
+    def log_density(self, values: np.ndarray) -> np.ndarray:
+        """Return log N(values; 0, A C A^T + R), (m,)."""
+        determinant = 2.0 * float(np.log(np.diag(self._factor)).sum())
+        constant = determinant + len(self._factor) * _LOG_2PI
+        return -0.5 * ((self._half(values) ** 2).sum(0) + constant)
+
+
 class _Observed(System):
     """What is common to systems in the space of the observed values of an operator."""
 
@@ -63,10 +84,14 @@ class _Observed(System):
     def _there(self, columns: np.ndarray) -> np.ndarray:
         return self._operator.forward(columns)[self._index]
 
-    def _back(self, columns: np.ndarray) -> np.ndarray:
+    def _among_all(self, columns: np.ndarray) -> np.ndarray:
+        """Put observed values among zeros for those that were not observed."""
         full = np.zeros((self._count, columns.shape[1]))
         full[self._index] = columns
-        return self._operator.backward(full)
+        return full
+
+    def _back(self, columns: np.ndarray) -> np.ndarray:
+        return self._operator.backward(self._among_all(columns))
 
     @abstractmethod
     def _weights(self, data: np.ndarray) -> np.ndarray:
@@ -102,10 +127,10 @@ class DirectSystem(_Observed):
             self._cross[:, start:end] = prior.covariance_apply(rows)
             gram[:, start:end] = self._there(self._cross[:, start:end])
         gram[np.diag_indices_from(gram)] += self._noise_var
-        self._factor = cholesky((gram + gram.T) / 2, lower=True, check_finite=False)
+        self._gram = Gram((gram + gram.T) / 2)
 
     def _weights(self, data: np.ndarray) -> np.ndarray:
-        return cho_solve((self._factor, True), data[self._index], check_finite=False)
+        return self._gram.solve(data[self._index])
 
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
         """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some nodes."""
@@ -114,9 +139,7 @@ class DirectSystem(_Observed):
 
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
         """Return log N(data; 0, A C A^T + R) of what is observed, (m,)."""
-        half = solve_triangular(self._factor, data[self._index], lower=True, check_finite=False)
-        determinant = 2.0 * float(np.log(np.diag(self._factor)).sum())
-        return -0.5 * ((half**2).sum(0) + determinant + len(self._index) * _LOG_2PI)
+        return self._gram.log_density(data[self._index])
 
 
 class IterativeSystem(_Observed):
@@ -150,9 +173,7 @@ class IterativeSystem(_Observed):
         """Return N^{-1} columns, (observed, m)."""
         if self._stationary is None:
             return columns / self._noise_var[:, None]
-        full = np.zeros((self._count, columns.shape[1]))
-        full[self._index] = columns
-        return self._stationary.solve(full)[self._index]
+        return self._stationary.solve(self._among_all(columns))[self._index]
 
     def _precondition(self, columns: np.ndarray) -> np.ndarray:
         inner = cho_solve((self._capacitance, True), self._scaled.T @ columns)
