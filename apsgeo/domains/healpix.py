@@ -18,12 +18,12 @@ from apsgeo.domains.base import (
     laplacian_of,
     with_sign,
 )
+from apsgeo.domains.graph_layers import AggregateUnpool
 from apsgeo.domains.harmonics import real_harmonics
 from apsgeo.domains.healpix_layers import (
     HEALPixFaceConv,
     HEALPixPatchConv,
     HEALPixPool,
-    HEALPixUnpool,
 )
 from apsgeo.domains.healpix_tables import face_grid, padded_faces, patches, pixel_triangles
 from apsgeo.domains.triangles import cotangent_conductance
@@ -309,7 +309,7 @@ class HEALPixDomain(Domain):
     def unpool(self) -> nn.Module:
         """Make the piecewise constant map from `coarse()`."""
         _ = self._coarse
-        return HEALPixUnpool(torch.from_numpy(self._parents[1]))
+        return AggregateUnpool(torch.from_numpy(self._parents[1]))
 
     def to_config(self) -> dict[str, Any]:
         """Return resolution and scheme, and pixels and coverage where they are not all."""

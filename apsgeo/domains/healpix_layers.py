@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["HEALPixFaceConv", "HEALPixPatchConv", "HEALPixPool", "HEALPixUnpool"]
+__all__ = ["HEALPixFaceConv", "HEALPixPatchConv", "HEALPixPool"]
 
 
 def _pick(x: Tensor, index: Tensor) -> Tensor:
@@ -121,21 +121,3 @@ class HEALPixPool(nn.Module):
         """Map `(B, C, N)` to `(B, C, coarse N)`."""
         grouped = x if self.in_order else _pick(x, self.fours)
         return (grouped.unflatten(-1, (-1, 4)) * self.share.to(x.dtype)).sum(-1)
-
-
-class HEALPixUnpool(nn.Module):
-    """Give each pixel the value of the coarse pixel that holds it.
-
-    Args:
-        parent: the coarse node `(N,)` of each node.
-    """
-
-    parent: Tensor
-
-    def __init__(self, parent: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("parent", parent, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, coarse N)` to `(B, C, N)`."""
-        return _pick(x, self.parent)

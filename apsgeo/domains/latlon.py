@@ -229,7 +229,7 @@ class LatLonDomain(Domain):
         """Return the grid of pairs of rows and columns, whose cells are unions of this grid's.
 
         Raises:
-            InputError: the grid has fewer than 4 x 4 cells.
+            InputError: the grid has fewer than 5 x 5 cells.
         """
         return self._coarse
 
