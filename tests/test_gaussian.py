@@ -13,12 +13,12 @@ from scipy.stats import multivariate_normal, norm
 
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
+from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask, Measurement
 from apsgeo.priors.eofs import EOFs, empirical_orthogonal_functions
 from apsgeo.priors.gaussian_fit import (
     contiguous_folds,
     fit_gaussian,
-    gaussian_crps,
     select_scales,
 )
 from apsgeo.priors.hybrid import HybridPrior
@@ -338,10 +338,10 @@ def test_taper_is_a_correlation_close_to_the_published_one() -> None:
     assert field.taper.shape[1] < domain.num_nodes / 4
 
 
-def test_gaussian_crps_is_that_of_many_draws() -> None:
+def test_crps_of_a_normal_is_that_of_many_draws() -> None:
     draws = np.random.default_rng(0).normal(1.0, 2.0, 200_000)
     expected = np.abs(draws - 2.5).mean() - 0.5 * np.abs(draws[::2] - draws[1::2]).mean()
-    found = gaussian_crps(np.array(1.0), np.array(2.0), np.array(2.5))
+    found = crps_normal(np.array(1.0), np.array(2.0), np.array(2.5))
     # The standard error of the two means is 2 / sqrt(200 000) each.
     assert float(found) == pytest.approx(expected, abs=5 * 2 * 2 / 200_000**0.5)
 

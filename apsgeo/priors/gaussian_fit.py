@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.stats import norm
 from torch import Tensor
 from tqdm import tqdm
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
+from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask, Measurement
 from apsgeo.priors.eofs import EOFs, empirical_orthogonal_functions
 from apsgeo.priors.scales import Scales
 from apsgeo.priors.seasonal import SeasonalPrior
 
-__all__ = ["contiguous_folds", "fit_gaussian", "gaussian_crps", "select_scales"]
+__all__ = ["contiguous_folds", "fit_gaussian", "select_scales"]
 
 S = TypeVar("S", bound=Scales)
 Array = NDArray[np.float64]
@@ -29,15 +29,6 @@ Array = NDArray[np.float64]
 _DENSITIES = (0.01, 0.05, 0.3)
 _TARGETS = 200  # nodes at which held-out predictions are scored
 _NOISE = 0.1  # of a standard deviation, in the simulated measurements
-
-
-def gaussian_crps(mean: Array, std: Array, truth: Array) -> Array:
-    """Return the CRPS of normal predictions, elementwise.
-
-    Gneiting et al. 2005, https://doi.org/10.1175/MWR2904.1, equation 5.
-    """
-    z = (truth - mean) / std
-    return std * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))
 
 
 def _variance(fields: Tensor) -> Tensor:
@@ -94,7 +85,7 @@ class _Trial:
         prior = SeasonalPrior(scales, field, self.eofs, self.variance).at(self.season)
         mean, var = prior.posterior(self.measurement).marginals_at(self.nodes)
         std = np.sqrt(np.maximum(var, 1e-12))
-        return float(gaussian_crps(mean, std, self.truth).mean())
+        return float(crps_normal(mean, std, self.truth).mean())
 
 
 def _trials(
