@@ -18,7 +18,7 @@ from apsgeo.operators.linear import LinearMap
 from apsgeo.operators.measurement import Measurement
 from apsgeo.priors.systems import DirectSystem, IterativeSystem, System
 
-__all__ = ["GaussianPosterior", "GaussianPrior", "System"]
+__all__ = ["GaussianPosterior", "GaussianPrior", "System", "each_prior"]
 
 _ROWS = 1024  # of the covariance, at once
 _PROBES = 48  # draws behind the posterior's marginal standard deviation
@@ -201,6 +201,20 @@ class GaussianPrior(ABC):
         return GaussianPosterior([self] * len(measurement.values), measurement)
 
 
+def each_prior(
+    priors: Sequence[GaussianPrior],
+    apply: Callable[[GaussianPrior, Tensor], Tensor],
+    signal: Tensor,
+) -> Tensor:
+    """Apply a map of each field's own prior, all fields of a prior at once; differentiable."""
+    where: dict[int, list[int]] = {}
+    for index, prior in enumerate(priors):
+        where.setdefault(id(prior), []).append(index)
+    parts = [apply(priors[index[0]], signal[index]) for index in where.values()]
+    order = torch.tensor([i for index in where.values() for i in index]).argsort()
+    return torch.cat(parts)[order.to(signal.device)]
+
+
 class GaussianPosterior:
     r"""The exact posteriors of Gaussian priors given linear measurements with Gaussian noise.
 
@@ -221,7 +235,7 @@ class GaussianPosterior:
                 f"the measurement has (channel, node) = {given}, the prior {shape}; "
                 "measure on the prior's own domain."
             )
-        self.measurement = measurement
+        self._priors, self.measurement = priors, measurement
         self._like = measurement.values.new_empty(measurement.shape)
         self._groups = list(_groups(priors, measurement))
 
@@ -332,9 +346,7 @@ class GaussianPosterior:
                 f"{len(signal)} fields were given to the posterior of "
                 f"{len(self.measurement.values)} measurements; give one a measurement."
             )
-        parts = [apply(group.prior, signal[group.index]) for group in self._groups]
-        order = torch.cat([group.index for group in self._groups]).argsort()
-        return torch.cat(parts)[order.to(signal.device)]
+        return each_prior(self._priors, apply, signal)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from apsgeo.domains.base import Domain
 from apsgeo.operators.measurement import Measurement
 from apsgeo.priors.eofs import EOFs
-from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior
+from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior, each_prior
 from apsgeo.priors.scales import SCALES, Scales
 
 __all__ = ["SeasonalPrior"]
@@ -86,9 +86,7 @@ class SeasonalPrior:
 
     def log_prob(self, signal: Tensor, season: Tensor) -> Tensor:
         """Return the exact log density (batch,) of signals (batch, channel, node)."""
-        return torch.stack(
-            [p.log_prob(x[None])[0] for p, x in zip(self._all(season), signal, strict=True)]
-        )
+        return each_prior(self._all(season), lambda prior, x: prior.log_prob(x), signal)
 
     def sample(self, season: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw a field of each season (batch,), (batch, channel, node), float32."""
