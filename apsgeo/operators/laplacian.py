@@ -9,9 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
-from scipy.sparse.linalg import splu
 
 from apsgeo.domains.base import Domain
+from apsgeo.linalg import Cholesky, Dissection
 
 __all__ = ["LaplacianFunction", "series_of"]
 
@@ -58,14 +58,10 @@ class LaplacianFunction:
         self.areas = domain.areas.numpy()[:, None]
         self._series, self._shift = series, shift
         shifted = domain.stiffness + shift * sp.diags_array(self.areas[:, 0])
-        self._factor = splu(
-            sp.csc_matrix(shifted),
-            permc_spec="MMD_AT_PLUS_A",
-            options={"SymmetricMode": True, "DiagPivotThresh": 0.0},
-        )
+        self._factor = Cholesky(shifted, Dissection(shifted, domain.positions.numpy()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and send without the factorization, which cannot be."""
+        """Copy and send without the factorization, which is larger than what it is made of."""
         return type(self), (self._domain, self._series, self._shift)
 
     def _cayley(self, columns: Array) -> Array:

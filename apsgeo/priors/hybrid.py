@@ -9,9 +9,10 @@ import scipy.sparse as sp
 from scipy.linalg import cho_solve
 from torch import Tensor
 
+from apsgeo.linalg import Cholesky, Dissection
 from apsgeo.operators.linear import LinearMap
 from apsgeo.priors.gaussian import GaussianPrior, System
-from apsgeo.priors.matern import MaternField, factorize, log_determinant
+from apsgeo.priors.matern import MaternField
 
 __all__ = ["HybridPrior"]
 
@@ -20,63 +21,14 @@ _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
 class _SparseSystem(System):
-    r"""(A C A^T + R)^{-1} for one observed set and one noise, without forming C.
-
-    With x = U a + v + d e (a, e white; v of sparse precision Q), what is observed has
-    E = U a + v + noise of variance R = d^2 + r^2, so that the latent (a, v) has a sparse plus
-    low-rank posterior precision: one sparse factorization and a capacitance matrix of the
-    number of EOFs serve every right-hand side (Woodbury).
-    """
-
-    def __init__(self, prior: HybridPrior, observed: np.ndarray, noise_var: np.ndarray) -> None:
-        self._loadings = prior._loadings
-        total = prior._nugget_var + noise_var
-        self.weights = np.where(observed, 1.0 / total, 0.0)
-        self._factor = factorize(prior._precision + sp.diags(self.weights))
-        weighted = self.weights[:, None] * self._loadings
-        inner = weighted.T @ (self._loadings - self._factor.solve(weighted))
-        self._capacitance = np.linalg.cholesky(np.eye(inner.shape[0]) + (inner + inner.T) / 2)
-        self._prior = prior
-        self._log_total = float(np.log(total[observed]).sum())
-        self._count = int(observed.sum())
-
-    def _latent(self, data: np.ndarray) -> np.ndarray:
-        """Return the posterior mean of L a + v given data = A (L a + v) + noise, (nodes, m)."""
-        rhs = self.weights[:, None] * data
-        local = self._factor.solve(rhs)
-        projected = self._loadings.T @ (rhs - self.weights[:, None] * local)
-        loads = self._loadings @ cho_solve((self._capacitance, True), projected)
-        return loads + local - self._factor.solve(self.weights[:, None] * loads)
-
-    def solve(self, data: np.ndarray) -> np.ndarray:
-        """Return A^T (A C A^T + R)^{-1} A data, (nodes, m); zero where nothing is observed."""
-        return self.weights[:, None] * (data - self._latent(data))
-
-    def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
-        """Return the posterior mean C A^T (A C A^T + R)^{-1} A data at all or some nodes."""
-        latent = self._latent(data)
-        nugget = (self._prior._nugget_var * self.weights)[:, None]
-        mean = latent + nugget * (data - latent)
-        return mean if nodes is None else mean[nodes]
-
-    def log_evidence(self, data: np.ndarray) -> np.ndarray:
-        """Return log N(A data; 0, A C A^T + R), (m,)."""
-        determinant = (
-            self._log_total
-            + log_determinant(self._factor)
-            - self._prior._log_det_precision
-            + 2.0 * float(np.log(np.diag(self._capacitance)).sum())
-        )
-        return -0.5 * ((data * self.solve(data)).sum(0) + determinant + self._count * _LOG_2PI)
-
-
-class _LatentSystem(System):
     r"""(A C A^T + R)^{-1} for a sparse A, without forming C, for any number of observations.
 
-    With x = U a + v + d e as in `_SparseSystem`, A (v + d e) + n has the covariance
-    N = A (Q^{-1} + d^2) A^T + R. Its inverse follows from one sparse factorization of the
-    posterior precision of (v, e), twice the nodes, and the EOFs from a capacitance matrix (Woodbury
-    twice).
+    With x = U a + v + d e (a, e white; v of sparse precision Q) the values are A U a + B z + noise,
+    where the latent z has a sparse precision P. One factorization of its posterior precision
+    P + B^T M^{-1} B, with the variance M of the noise, and a capacitance matrix of the number of
+    EOFs serve every right-hand side (Woodbury). Where no two observations share a node, d e is
+    noise that is independent from one to the other: z = v, B = A, M = A d^2 A^T + R. Else it is a
+    part of the latent: z = (v, e), B = (A, A d), M = R.
     """
 
     def __init__(
@@ -87,47 +39,54 @@ class _LatentSystem(System):
         noise_var: np.ndarray,
     ) -> None:
         self._prior, self._index = prior, np.flatnonzero(observed)
-        self._matrix = sp.csr_array(matrix)[self._index]
-        self._inverse_noise = 1.0 / noise_var[self._index]
-        nugget = sp.diags_array(np.sqrt(prior._nugget_var))
-        self._latent = sp.hstack([self._matrix, self._matrix @ nugget], format="csr")
-        weighted = sp.diags_array(self._inverse_noise) @ self._latent
-        before = sp.block_diag([prior._precision, sp.eye_array(prior.size)])
-        self._factor = factorize(before + self._latent.T @ weighted)
-        self._loadings = self._matrix @ prior._loadings
-        self._solved = self._local(self._loadings)
-        inner = self._loadings.T @ self._solved
+        self._matrix = sp.csr_array(matrix[self._index])
+        self._noise_var = noise_var[self._index]
+        before, self._latent = prior._precision, self._matrix
+        if np.bincount(self._matrix.indices, minlength=1).max() <= 1:
+            self._noise_var = self._noise_var + self._matrix.power(2) @ prior._nugget_var
+        else:
+            nugget = self._matrix @ sp.diags_array(np.sqrt(prior._nugget_var))
+            self._latent = sp.hstack([self._matrix, nugget], format="csr")
+            before = sp.block_diag([before, sp.eye_array(prior.size)], format="csc")
+        self._back = sp.csr_array(self._latent.T @ sp.diags_array(1.0 / self._noise_var))
+        self._factor = prior.factorize(before + self._back @ self._latent)
+        loadings = self._matrix @ prior._loadings
+        self._solved = self._factor.solve(self._back @ loadings)
+        left = loadings - self._latent @ self._solved
+        inner = loadings.T @ (left / self._noise_var[:, None])
         self._capacitance = np.linalg.cholesky(np.eye(inner.shape[0]) + (inner + inner.T) / 2)
 
-    def _local(self, values: np.ndarray) -> np.ndarray:
-        """Return N^{-1} times observed values."""
-        weighted = self._inverse_noise[:, None] * values
-        fitted = self._latent @ self._factor.solve(self._latent.T @ weighted)
-        return weighted - self._inverse_noise[:, None] * fitted
-
-    def _weights(self, data: np.ndarray) -> np.ndarray:
-        local = self._local(data[self._index])
-        projected = cho_solve((self._capacitance, True), self._loadings.T @ local)
-        return local - self._solved @ projected
+    def _fit(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the means of a and z, and (A C A^T + R)^{-1} times what is observed of data."""
+        seen = data[self._index]
+        latent = self._factor.solve(self._back @ seen)
+        left = (seen - self._latent @ latent) / self._noise_var[:, None]
+        projected = self._prior._loadings.T @ (self._matrix.T @ left)
+        loads = cho_solve((self._capacitance, True), projected)
+        latent -= self._solved @ loads
+        fitted = self._matrix @ (self._prior._loadings @ loads) + self._latent @ latent
+        return loads, latent, (seen - fitted) / self._noise_var[:, None]
 
     def solve(self, data: np.ndarray) -> np.ndarray:
         """Return A^T (A C A^T + R)^{-1} data, (nodes, m)."""
-        return self._matrix.T @ self._weights(data)
+        return self._matrix.T @ self._fit(data)[2]
 
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
         """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some nodes."""
-        mean = self._prior.covariance_apply(self.solve(data))
-        return mean if nodes is None else mean[nodes]
+        loads, latent, weights = self._fit(data)
+        each = slice(None) if nodes is None else nodes
+        nugget = self._prior._nugget_var[each, None] * (self._matrix.T @ weights)[each]
+        return self._prior._loadings[each] @ loads + latent[: self._prior.size][each] + nugget
 
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
         """Return log N(data; 0, A C A^T + R) of what is observed, (m,)."""
         determinant = (
-            log_determinant(self._factor)
+            float(np.log(self._noise_var).sum())
+            + self._factor.log_determinant
             - self._prior._log_det_precision
-            - float(np.log(self._inverse_noise).sum())
             + 2.0 * float(np.log(np.diag(self._capacitance)).sum())
         )
-        square = (data[self._index] * self._weights(data)).sum(0)
+        square = (data[self._index] * self._fit(data)[2]).sum(0)
         return -0.5 * (square + determinant + len(self._index) * _LOG_2PI)
 
 
@@ -177,7 +136,19 @@ class HybridPrior(GaussianPrior):
 
     @cached_property
     def _log_det_precision(self) -> float:
-        return log_determinant(factorize(self._precision))
+        return self.factorize(self._precision).log_determinant
+
+    @cached_property
+    def _dissection(self) -> Dissection:
+        return self.matern.dissection.repeated(self.channels)
+
+    def factorize(self, precision: sp.spmatrix | sp.sparray) -> Cholesky:
+        """Factorize a posterior precision of the Matern field, alone or with more latents."""
+        if precision.nnz == self._precision.nnz:  # the same pattern, to which it only adds
+            return Cholesky(precision, self._dissection)
+        copies = precision.shape[0] // self.domain.num_nodes
+        positions = np.tile(self.domain.positions.numpy(), (copies, 1))
+        return Cholesky(precision, Dissection(precision, positions))
 
     @property
     def rank(self) -> int:
@@ -233,7 +204,8 @@ class HybridPrior(GaussianPrior):
 
     def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:
         """Return the sparse system of an observed set."""
-        return _SparseSystem(self, observed, noise_var)
+        identity = sp.eye_array(self.size, format="csr")
+        return _SparseSystem(self, identity, observed, noise_var)
 
     def make_linear_system(
         self, operator: LinearMap, observed: np.ndarray, noise_var: np.ndarray
@@ -242,4 +214,4 @@ class HybridPrior(GaussianPrior):
         matrix = operator.to_matrix(self.channels)
         if matrix is None or observed.sum() <= _FEW:
             return super().make_linear_system(operator, observed, noise_var)
-        return _LatentSystem(self, matrix, observed, noise_var)
+        return _SparseSystem(self, matrix, observed, noise_var)

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import scipy.sparse as sp
-from scipy.sparse.linalg import SuperLU, splu
 
 from apsgeo.domains.base import Domain
+from apsgeo.linalg import Cholesky, Dissection
 
-__all__ = ["MaternField", "factorize", "log_determinant"]
+__all__ = ["MaternField"]
 
-_BLOCK = 256  # right-hand sides at once
 _MATERN_NU = 1.0  # alpha = nu + d/2 = 2 on a surface
-
-
-def factorize(matrix: sp.spmatrix | sp.sparray) -> SuperLU:
-    """Factorize a sparse symmetric positive definite matrix with a fill-reducing ordering."""
-    return splu(
-        sp.csc_matrix(matrix),
-        permc_spec="MMD_AT_PLUS_A",
-        options={"SymmetricMode": True, "DiagPivotThresh": 0.0},
-    )
-
-
-def log_determinant(factor: SuperLU) -> float:
-    """Return log det of the matrix behind `factor`, which must be positive definite."""
-    return float(np.log(np.abs(factor.U.diagonal())).sum())
 
 
 class MaternField:
@@ -48,7 +35,7 @@ class MaternField:
         operator = (domain.stiffness + self.kappa**2 * sp.diags(areas)).tocsc()
         # The planar Matern field that this operator makes has variance 1 / (4 pi kappa^2).
         self._amplitude = np.sqrt(4.0 * np.pi) * self.kappa
-        self._factor = factorize(operator)
+        self._factor = Cholesky(operator, Dissection(operator, domain.positions.numpy()))
         self.precision: sp.csc_matrix = (
             operator @ sp.diags(1.0 / areas) @ operator / self._amplitude**2
         ).tocsc()
@@ -72,18 +59,14 @@ class MaternField:
         unit[columns, np.arange(len(columns))] = 1.0
         return self.covariance_apply(unit)
 
+    @cached_property
+    def dissection(self) -> Dissection:
+        """Order of elimination for the precision, or for it and noise."""
+        return Dissection(self.precision, self.domain.positions.numpy())
+
     @property
     def variance(self) -> np.ndarray:
-        """Exact variance (node,) of the field: one solve a node, in blocks, computed once."""
+        """Exact variance (node,) of the field, computed once."""
         if self._variance is None:
-            self._variance = np.concatenate(
-                [self._row_squares(start) for start in range(0, len(self._root_areas), _BLOCK)]
-            )
+            self._variance = Cholesky(self.precision, self.dissection).inverse_diagonal()
         return self._variance
-
-    def _row_squares(self, start: int) -> np.ndarray:
-        """Return the variance of the nodes of one block, from rows of K^{-1} W^{1/2}."""
-        nodes = len(self._root_areas)
-        unit = np.eye(nodes, min(_BLOCK, nodes - start), -start)
-        rows = self._root_areas[:, None] * self._factor.solve(unit)
-        return self._amplitude**2 * (rows**2).sum(0)
