@@ -62,7 +62,7 @@ class _Cuts:
     def blocks(self, nodes: Index) -> list[Index]:
         """Return the blocks of a set of nodes, each in ascending order: neighbours stay close."""
         if len(nodes) <= _LEAF:
-            return [np.sort(nodes)]
+            return [np.sort(nodes)] if len(nodes) else []
         where = self._where[nodes] - self._where[nodes].mean(0)
         longest = np.linalg.eigh(where.T @ where)[1][:, -1]
         half = len(nodes) // 2
