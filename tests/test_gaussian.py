@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.sparse.linalg import spsolve
 from scipy.spatial.distance import cdist
-from scipy.special import k1
+from scipy.special import kv
 from scipy.stats import multivariate_normal, norm
 
 from apsgeo.domains import LatLonDomain
@@ -28,8 +28,8 @@ from apsgeo.priors.localised import (
     gaspari_cohn,
     matern_correlation,
 )
-from apsgeo.priors.matern import MaternField
-from apsgeo.priors.scales import HybridScales, LocalisedScales, Scales
+from apsgeo.priors.matern import MaternField, MaternSum
+from apsgeo.priors.scales import HybridScales, LocalisedScales, Scales, TwoRangeScales
 from apsgeo.priors.seasonal import SeasonalPrior
 
 DRAWS = 4000
@@ -44,15 +44,17 @@ def domain() -> LatLonDomain:
     return LatLonDomain(np.linspace(90, -90, 9), np.arange(0, 360, 30.0))
 
 
-@pytest.fixture(scope="module", params=[HybridPrior, LocalisedPrior])
+@pytest.fixture(scope="module", params=["hybrid", "two-range hybrid", "localised"])
 def prior(domain: LatLonDomain, request: pytest.FixtureRequest) -> Prior:
     rng = np.random.default_rng(0)
     nodes = domain.num_nodes
     loadings = torch.from_numpy(0.4 * rng.standard_normal((2, nodes, 5)))
     local = torch.from_numpy(rng.uniform(0.4, 1.0, (2, nodes)))
     nugget = torch.full((2, nodes), 0.1, dtype=torch.float64)
-    if request.param is HybridPrior:
+    if request.param == "hybrid":
         return HybridPrior(MaternField(domain, 6000.0), loadings, local, nugget)
+    if request.param == "two-range hybrid":
+        return HybridPrior(two_ranges(domain), loadings, local, nugget)
     return LocalisedPrior(
         LocalisedField(domain, 4000.0, 6000.0),
         loadings,
@@ -63,12 +65,17 @@ def prior(domain: LatLonDomain, request: pytest.FixtureRequest) -> Prior:
     )
 
 
+def two_ranges(domain: LatLonDomain) -> MaternSum:
+    return MaternSum([MaternField(domain, 3000.0, 2), MaternField(domain, 8000.0, 2)], [0.3, 0.7])
+
+
 def dense(prior: Prior) -> np.ndarray:
     """The covariance, from the definition."""
     loadings = prior.loadings.flatten(0, 1).numpy()
     eofs, scale = loadings @ loadings.T, prior.local_scale.flatten().numpy()
     if isinstance(prior, HybridPrior):
-        local = np.linalg.inv(prior.matern.precision.toarray())
+        spread = prior.matern.spread.toarray()
+        local = spread @ np.linalg.inv(prior.matern.precision.toarray()) @ spread.T
     else:
         chord = cdist(prior.domain.positions.numpy(), prior.domain.positions.numpy())
         factor = prior.field.taper
@@ -100,22 +107,51 @@ def exact(prior: Prior, measured: Measurement, index: int) -> tuple[np.ndarray, 
     return gain @ y, covariance - gain @ covariance[seen], evidence
 
 
-def test_matern_variance_is_that_of_its_precision(domain: LatLonDomain) -> None:
-    field = MaternField(domain, 5000.0)
+@pytest.mark.parametrize("smoothness", [1, 2, 3])
+def test_matern_variance_is_that_of_its_precision(domain: LatLonDomain, smoothness: int) -> None:
+    field = MaternField(domain, 5000.0, smoothness)
     np.testing.assert_allclose(field.variance, np.diag(np.linalg.inv(field.precision.toarray())))
 
 
-def test_matern_correlation_follows_the_closed_form() -> None:
-    """On a fine grid, the correlation is (kappa d) K_1(kappa d), the Matern form for nu = 1."""
+@pytest.mark.parametrize("smoothness", [1, 2, 3])
+def test_matern_draws_and_covariance_are_those_of_the_precision(
+    domain: LatLonDomain, smoothness: int
+) -> None:
+    field = MaternField(domain, 5000.0, smoothness)
+    every = np.eye(domain.num_nodes)
+    expected = np.linalg.inv(field.precision.toarray())
+    root = field.sample(every)
+    np.testing.assert_allclose(root @ root.T, expected, atol=1e-9)
+    np.testing.assert_allclose(field.covariance_apply(every), expected, atol=1e-9)
+
+
+def test_a_sum_of_fields_has_the_sum_of_their_covariances(domain: LatLonDomain) -> None:
+    total, every = two_ranges(domain), np.eye(domain.num_nodes)
+    parts = [MaternField(domain, 3000.0, 2), MaternField(domain, 8000.0, 2)]
+    short, long = (part.covariance_apply(every) for part in parts)
+    expected = 0.3 * short + 0.7 * long
+    np.testing.assert_allclose(total.covariance_apply(every), expected, atol=1e-9)
+    np.testing.assert_allclose(total.variance, np.diag(expected))
+    root = total.sample(np.eye(2 * domain.num_nodes))
+    np.testing.assert_allclose(root @ root.T, expected, atol=1e-9)
+    eigenvalues = np.array([0.0, 6.0])
+    shares = 0.3 * parts[0].spectrum(eigenvalues) + 0.7 * parts[1].spectrum(eigenvalues)
+    np.testing.assert_allclose(total.spectrum(eigenvalues), shares)
+
+
+@pytest.mark.parametrize("smoothness", [1, 2])
+def test_matern_correlation_follows_the_closed_form(smoothness: int) -> None:
+    """On a fine grid, it is 2^{1 - nu} / Gamma(nu) (kappa d)^nu K_nu(kappa d)."""
     domain = LatLonDomain(np.linspace(90, -90, 73), np.arange(0, 360, 2.5))
-    field = MaternField(domain, 4000.0)
+    field = MaternField(domain, 4000.0, smoothness)
     start = 36 * 144
     unit = np.zeros((domain.num_nodes, 1))
     unit[start] = 1.0
     column = spsolve(field.precision, unit)[start : start + 10]
     distance = field.kappa * np.deg2rad(2.5) * np.arange(1, 10)
     # The variance at zero distance is that of a cell, an error of second order in its size.
-    np.testing.assert_allclose(column[1:] / column[0], distance * k1(distance), atol=0.012)
+    form = distance**smoothness * kv(smoothness, distance) * 2.0 ** (1 - smoothness)
+    np.testing.assert_allclose(column[1:] / column[0], form, atol=0.012)
 
 
 def test_log_prob_and_score(prior: Prior) -> None:
@@ -234,7 +270,7 @@ def test_measurement_on_another_domain_is_refused(prior: Prior) -> None:
         prior.posterior(Measurement(values, values == 0, torch.ones(())))
 
 
-@pytest.mark.parametrize("scales", [HybridScales(), LocalisedScales()])
+@pytest.mark.parametrize("scales", [HybridScales(), TwoRangeScales(), LocalisedScales()])
 def test_saved_prior_is_the_same(domain: LatLonDomain, scales: Scales) -> None:
     fields = torch.randn(30, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0))
     season = torch.arange(30) % 3
@@ -262,7 +298,7 @@ def test_eofs_diagonalize_the_sample_covariance(domain: LatLonDomain) -> None:
     assert float(torch.linalg.matrix_norm(missing, 2)) <= float(torch.linalg.matrix_norm(sample, 2))
 
 
-@pytest.mark.parametrize("scales", [HybridScales(), LocalisedScales()])
+@pytest.mark.parametrize("scales", [HybridScales(), TwoRangeScales(), LocalisedScales()])
 def test_fitted_prior_has_the_data_variance(domain: LatLonDomain, scales: Scales) -> None:
     scale = torch.linspace(0.5, 2.0, domain.num_nodes)
     fields = scale * torch.randn(
@@ -384,7 +420,7 @@ def test_rounded_eofs_are_what_is_saved(domain: LatLonDomain) -> None:
     assert bool(((once.loadings - eofs.loadings).abs() <= 0.5001 * step).all())
 
 
-@pytest.mark.parametrize("scales", [HybridScales(), LocalisedScales()])
+@pytest.mark.parametrize("scales", [HybridScales(), TwoRangeScales(), LocalisedScales()])
 def test_each_field_meets_the_prior_of_its_season(domain: LatLonDomain, scales: Scales) -> None:
     _, fields, season = seasonal_eofs(domain)
     noisy = fields + 0.3 * torch.randn(fields.shape, generator=torch.Generator().manual_seed(1))
@@ -409,13 +445,16 @@ def test_each_field_meets_the_prior_of_its_season(domain: LatLonDomain, scales: 
     assert not torch.allclose(prior.at(7).posterior(one).mean, prior.at(1).posterior(one).mean)
 
 
-@pytest.mark.parametrize("kind", [HybridScales, LocalisedScales])
+@pytest.mark.parametrize(
+    ("kind", "length"),
+    [(HybridScales, "range_km"), (TwoRangeScales, "long_km"), (LocalisedScales, "range_km")],
+)
 def test_scales_start_in_proportion_to_the_domain(
-    domain: LatLonDomain, kind: type[HybridScales] | type[LocalisedScales]
+    domain: LatLonDomain, kind: type[Scales], length: str
 ) -> None:
     lat, lon = np.linspace(40.5, 49.5, 10), np.linspace(0.5, 9.5, 10)
     region = LatLonDomain(lat, lon)
-    sphere, small = kind.start(domain), kind.start(region)
-    assert sphere.range_km == pytest.approx(kind().range_km, rel=0.1)
+    sphere, small = getattr(kind.start(domain), length), getattr(kind.start(region), length)
+    assert sphere == pytest.approx(getattr(kind(), length), rel=0.1)
     share = float(region.areas.sum() / domain.areas.sum())
-    assert small.range_km / sphere.range_km == pytest.approx(share**0.5)
+    assert small / sphere == pytest.approx(share**0.5)

@@ -69,6 +69,14 @@ class Cholesky:
             own = out[block.start : block.end]
             block.divide(own)
             out[block.border] -= block.below @ own
+        return self._back(out)
+
+    def sample(self, white: Array) -> Array:
+        """Map standard normal noise (N, m) to draws whose precision is the matrix: L^{-T} times."""
+        return self._back(np.array(white, dtype=np.float64, order="C"))
+
+    def _back(self, out: Array) -> Array:
+        """Return L^{-T} times columns in the order of elimination, which are overwritten."""
         for block in reversed(self._blocks):
             own = out[block.start : block.end]
             own -= block.below.T @ out[block.border]

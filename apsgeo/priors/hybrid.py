@@ -12,7 +12,7 @@ from torch import Tensor
 from apsgeo.linalg import Cholesky, Dissection
 from apsgeo.operators.linear import LinearMap
 from apsgeo.priors.gaussian import GaussianPrior, System
-from apsgeo.priors.matern import MaternField
+from apsgeo.priors.matern import LocalField
 
 __all__ = ["HybridPrior"]
 
@@ -23,12 +23,12 @@ _LOG_2PI = float(np.log(2.0 * np.pi))
 class _SparseSystem(System):
     r"""(A C A^T + R)^{-1} for a sparse A, without forming C, for any number of observations.
 
-    With x = U a + v + d e (a, e white; v of sparse precision Q) the values are A U a + B z + noise,
+    With x = U a + S v + d e (a, e white; v of sparse precision) the values are A U a + B z + noise,
     where the latent z has a sparse precision P. One factorization of its posterior precision
     P + B^T M^{-1} B, with the variance M of the noise, and a capacitance matrix of the number of
     EOFs serve every right-hand side (Woodbury). Where no two observations share a node, d e is
-    noise that is independent from one to the other: z = v, B = A, M = A d^2 A^T + R. Else it is a
-    part of the latent: z = (v, e), B = (A, A d), M = R.
+    noise that is independent from one to the other: z = v, B = A S, M = A d^2 A^T + R. Else it is a
+    part of the latent: z = (v, e), B = (A S, A d), M = R.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class _SparseSystem(System):
         self._prior, self._index = prior, np.flatnonzero(observed)
         self._matrix = sp.csr_array(matrix[self._index])
         self._noise_var = noise_var[self._index]
-        before, self._latent = prior._precision, self._matrix
+        before, self._latent = prior._precision, self._matrix @ prior._spread
         if np.bincount(self._matrix.indices, minlength=1).max() <= 1:
             self._noise_var = self._noise_var + self._matrix.power(2) @ prior._nugget_var
         else:
             nugget = self._matrix @ sp.diags_array(np.sqrt(prior._nugget_var))
-            self._latent = sp.hstack([self._matrix, nugget], format="csr")
+            self._latent = sp.hstack([self._latent, nugget], format="csr")
             before = sp.block_diag([before, sp.eye_array(prior.size)], format="csc")
         self._back = sp.csr_array(self._latent.T @ sp.diags_array(1.0 / self._noise_var))
         self._factor = prior.factorize(before + self._back @ self._latent)
@@ -76,7 +76,8 @@ class _SparseSystem(System):
         loads, latent, weights = self._fit(data)
         each = slice(None) if nodes is None else nodes
         nugget = self._prior._nugget_var[each, None] * (self._matrix.T @ weights)[each]
-        return self._prior._loadings[each] @ loads + latent[: self._prior.size][each] + nugget
+        local = self._prior._spread @ latent[: self._prior._spread.shape[1]]
+        return self._prior._loadings[each] @ loads + local[each] + nugget
 
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
         """Return log N(data; 0, A C A^T + R) of what is observed, (m,)."""
@@ -94,8 +95,9 @@ class HybridPrior(GaussianPrior):
     r"""A zero-mean Gaussian prior with the hybrid covariance of EOFs and a Matern residual.
 
     C = L L^T + S C_local S + diag(d^2): loadings L (`rank` leading EOFs, shrunk), a Matern
-    field scaled at each node by S so that the variance that the EOFs leave is local rather
-    than white, and a small nugget d. A hybrid covariance in the sense of Hamill & Snyder (2000,
+    field (or a sum of some) scaled at each node by S so that the variance that the EOFs leave is
+    local rather than white, and a small nugget d. A hybrid covariance in the sense of Hamill &
+    Snyder (2000,
     https://doi.org/10.1175/1520-0493(2000)128<2905:AHEKFV>2.0.CO;2).
 
     Args:
@@ -109,7 +111,7 @@ class HybridPrior(GaussianPrior):
 
     def __init__(
         self,
-        matern: MaternField,
+        matern: LocalField,
         loadings: Tensor,
         local_scale: Tensor,
         nugget_std: Tensor,
@@ -117,21 +119,20 @@ class HybridPrior(GaussianPrior):
         super().__init__()
         self.domain = matern.domain
         self.channels = int(loadings.shape[0])
-        self.draw_dim = loadings.shape[-1] + 2 * loadings.shape[0] * loadings.shape[1]
         self.loadings, self.local_scale, self.nugget_std = loadings, local_scale, nugget_std
-        self.range_km = matern.range_km
         self._loadings = loadings.double().reshape(-1, loadings.shape[-1]).numpy()
         self._scale = local_scale.double().reshape(-1).numpy()
         self._nugget_var = nugget_std.double().reshape(-1).numpy() ** 2
         self.matern = matern
-        inverse = sp.diags(1.0 / self._scale)
-        blocks = sp.block_diag([self.matern.precision] * self.channels)
-        self._precision = (inverse @ blocks @ inverse).tocsc()
+        self._precision = sp.block_diag([matern.precision] * self.channels, format="csc")
+        spread = sp.block_diag([matern.spread] * self.channels)
+        self._spread = sp.csr_array(sp.diags_array(self._scale) @ spread)
+        self.draw_dim = self.rank + self._spread.shape[1] + self.size
 
     def __repr__(self) -> str:
         return (
             f"HybridPrior({self.domain!r}, channels={self.channels}, rank={self.rank}, "
-            f"range_km={self.range_km:.0f})"
+            f"local={self.matern!r})"
         )
 
     @cached_property
@@ -139,16 +140,26 @@ class HybridPrior(GaussianPrior):
         return self.factorize(self._precision).log_determinant
 
     @cached_property
-    def _dissection(self) -> Dissection:
-        return self.matern.dissection.repeated(self.channels)
+    def _pattern(self) -> sp.csc_array:
+        """Where a posterior precision may differ from zero if nodes are measured one by one."""
+        return sp.csc_array(
+            self._precision.astype(bool) + (self._spread.T @ self._spread).astype(bool)
+        )
 
-    def factorize(self, precision: sp.spmatrix | sp.sparray) -> Cholesky:
-        """Factorize a posterior precision of the Matern field, alone or with more latents."""
-        if precision.nnz == self._precision.nnz:  # the same pattern, to which it only adds
-            return Cholesky(precision, self._dissection)
+    @cached_property
+    def _dissection(self) -> Dissection:
+        return self._dissect(self._pattern)
+
+    def _dissect(self, precision: sp.csc_array) -> Dissection:
         copies = precision.shape[0] // self.domain.num_nodes
-        positions = np.tile(self.domain.positions.numpy(), (copies, 1))
-        return Cholesky(precision, Dissection(precision, positions))
+        return Dissection(precision, np.tile(self.domain.positions.numpy(), (copies, 1)))
+
+    def factorize(self, precision: sp.csc_array) -> Cholesky:
+        """Factorize a posterior precision of the Matern field, alone or with more latents."""
+        known = precision.shape == self._pattern.shape
+        if known and (self._pattern + precision.astype(bool)).nnz == self._pattern.nnz:
+            return Cholesky(precision, self._dissection)
+        return Cholesky(precision, self._dissect(precision))
 
     @property
     def rank(self) -> int:
@@ -163,10 +174,12 @@ class HybridPrior(GaussianPrior):
         return self._as_signal(total)
 
     def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Return the block C[rows, columns], float64; one solve a column."""
+        """Return the block C[rows, columns], float64; a few sparse solves a column."""
         nodes = self.domain.num_nodes
         row, column = np.nonzero(rows[:, None] == columns)
-        local = self.matern.covariance(columns % nodes)[rows % nodes]
+        unit = np.zeros((nodes, len(columns)))
+        unit[columns % nodes, np.arange(len(columns))] = 1.0
+        local = self.matern.covariance_apply(unit)[rows % nodes]
         local *= self._scale[rows][:, None] * self._scale[columns]
         if self.channels > 1:
             local *= (rows // nodes)[:, None] == columns // nodes
@@ -175,7 +188,7 @@ class HybridPrior(GaussianPrior):
         return block
 
     def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
-        """Return C x for columns (size, m): two sparse solves a column."""
+        """Return C x for columns (size, m): a few sparse solves a column."""
         scaled = (self._scale[:, None] * columns).reshape(self.channels, -1, columns.shape[1])
         local = np.concatenate([self.matern.covariance_apply(part) for part in scaled])
         return (
@@ -191,9 +204,8 @@ class HybridPrior(GaussianPrior):
         return local + area * float(self._nugget_var.mean())
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
-        """Map noise (rank + 2 nodes.., m) to prior draws (nodes, m)."""
-        nodes = len(self._scale)
-        first, white, nugget = np.split(noise, [self.rank, self.rank + nodes])
+        """Map noise (draw_dim, m) to prior draws (nodes, m)."""
+        first, white, nugget = np.split(noise, [self.rank, self.draw_dim - self.size])
         per_channel = white.reshape(self.channels, -1, noise.shape[1])
         local = np.concatenate([self.matern.sample(block) for block in per_channel])
         return (

@@ -2,71 +2,177 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from apsgeo.domains.base import Domain
 from apsgeo.linalg import Cholesky, Dissection
 
-__all__ = ["MaternField"]
+__all__ = ["LocalField", "MaternField", "MaternSum"]
 
-_MATERN_NU = 1.0  # alpha = nu + d/2 = 2 on a surface
+Array = NDArray[np.float64]
+
+
+class LocalField(Protocol):
+    """A field on a domain that is B z, with z of a sparse precision and B sparse.
+
+    Attributes:
+        domain: Where it lives.
+        precision: (latent, latent), of z.
+        spread: (node, latent): B.
+    """
+
+    domain: Domain
+    precision: sp.csc_array
+    spread: sp.csr_array
+
+    @property
+    def variance(self) -> Array:
+        """Exact variance (node,) of the field, computed once."""
+        ...
+
+    def sample(self, white: Array) -> Array:
+        """Map standard normal noise (latent, m) to fields (node, m)."""
+        ...
+
+    def spectrum(self, eigenvalues: Array) -> Array:
+        """Return the variance of coefficients of eigenfunctions of the Laplacian."""
+        ...
+
+    def covariance_apply(self, columns: Array) -> Array:
+        """Return the covariance times columns (node, m)."""
+        ...
 
 
 class MaternField:
-    r"""A Matern field (smoothness nu = 1) on a domain, of unit variance up to discretization.
+    r"""A Matern field on a domain, of unit variance up to discretization.
 
-    It solves (kappa^2 - Laplacian) v = white noise, discretized by finite volumes: with areas
-    W and stiffness G, K = kappa^2 W + G and v = K^{-1} W^{1/2} e, so that its precision
-    K W^{-1} K is sparse (Lindgren, Rue & Lindstrom 2011, https://doi.org/10.1111/j.1467-9868.2011.00777.x).
-    `range_km` is sqrt(8 nu) / kappa, the distance at which the correlation is about 0.14;
-    `variance` (node,) spares its computation where it is known.
+    It solves (kappa^2 - Laplacian)^{(nu + 1) / 2} v = white noise, discretized by finite volumes:
+    with areas W and stiffness G, K = kappa^2 W + G, its precision is K (W^{-1} K)^nu, which is
+    sparse (Lindgren, Rue & Lindstrom 2011, https://doi.org/10.1111/j.1467-9868.2011.00777.x).
+
+    Args:
+        domain: Where it lives.
+        range_km: sqrt(8 nu) / kappa, the distance at which the correlation is about 0.14.
+        smoothness: nu, a positive integer.
+        variance: (node,), where it is known; spares its computation.
     """
 
-    def __init__(self, domain: Domain, range_km: float, variance: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        range_km: float,
+        smoothness: int = 1,
+        *,
+        variance: Array | None = None,
+    ) -> None:
         self.domain = domain
         self._variance = variance
-        self.range_km = float(range_km)
-        self.kappa = np.sqrt(8.0 * _MATERN_NU) * domain.radius_km / self.range_km
+        self.range_km, self.smoothness = float(range_km), smoothness
+        self.kappa = np.sqrt(8.0 * smoothness) * domain.radius_km / self.range_km
         areas = domain.areas.numpy()
-        self._root_areas = np.sqrt(areas)
-        operator = (domain.stiffness + self.kappa**2 * sp.diags(areas)).tocsc()
-        # The planar Matern field that this operator makes has variance 1 / (4 pi kappa^2).
-        self._amplitude = np.sqrt(4.0 * np.pi) * self.kappa
+        self._areas = areas[:, None]
+        operator = sp.csc_array(domain.stiffness + self.kappa**2 * sp.diags_array(areas))
+        # The planar field that this operator makes has variance 1 / (4 pi nu kappa^{2 nu}).
+        self._amplitude = np.sqrt(4.0 * np.pi * smoothness) * self.kappa**smoothness
         self._factor = Cholesky(operator, Dissection(operator, domain.positions.numpy()))
-        self.precision: sp.csc_matrix = (
-            operator @ sp.diags(1.0 / areas) @ operator / self._amplitude**2
-        ).tocsc()
+        precision = operator / self._amplitude**2
+        for _ in range(smoothness):
+            precision = precision @ sp.diags_array(1.0 / areas) @ operator
+        self.precision = sp.csc_array(precision)
+        self.spread = sp.eye_array(domain.num_nodes, format="csr")
 
-    def sample(self, white: np.ndarray) -> np.ndarray:
-        """Map standard normal noise (nodes, m) to fields (nodes, m)."""
-        return self._amplitude * self._factor.solve(self._root_areas[:, None] * white)
+    def __repr__(self) -> str:
+        return f"MaternField(range_km={self.range_km:.0f}, smoothness={self.smoothness})"
 
-    def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
+    def _again(self, columns: Array, times: int) -> Array:
+        """Return (K^{-1} W)^times columns."""
+        for _ in range(times):
+            columns = self._factor.solve(self._areas * columns)
+        return columns
+
+    def sample(self, white: Array) -> Array:
+        """Map standard normal noise (node, m) to fields (node, m)."""
+        if self.smoothness % 2:
+            half = self._factor.solve(np.sqrt(self._areas) * white)
+        else:
+            half = self._factor.sample(white)
+        return self._amplitude * self._again(half, self.smoothness // 2)
+
+    def spectrum(self, eigenvalues: Array) -> Array:
         """Return the variance of coefficients of eigenfunctions of the Laplacian."""
-        return (self._amplitude / (self.kappa**2 + eigenvalues)) ** 2
+        return self._amplitude**2 / (self.kappa**2 + eigenvalues) ** (self.smoothness + 1)
 
-    def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
-        """Return the covariance times columns (nodes, m): two solves a column."""
-        half = self._root_areas[:, None] ** 2 * self._factor.solve(columns)
-        return self._amplitude**2 * self._factor.solve(half)
-
-    def covariance(self, columns: np.ndarray) -> np.ndarray:
-        """Return columns (nodes, m) of the covariance: two solves a column."""
-        unit = np.zeros((len(self._root_areas), len(columns)))
-        unit[columns, np.arange(len(columns))] = 1.0
-        return self.covariance_apply(unit)
-
-    @cached_property
-    def dissection(self) -> Dissection:
-        """Order of elimination for the precision, or for it and noise."""
-        return Dissection(self.precision, self.domain.positions.numpy())
+    def covariance_apply(self, columns: Array) -> Array:
+        """Return the covariance times columns (node, m): nu + 1 solves a column."""
+        return self._amplitude**2 * self._again(self._factor.solve(columns), self.smoothness)
 
     @property
-    def variance(self) -> np.ndarray:
+    def variance(self) -> Array:
         """Exact variance (node,) of the field, computed once."""
         if self._variance is None:
-            self._variance = Cholesky(self.precision, self.dissection).inverse_diagonal()
+            dissection = Dissection(self.precision, self.domain.positions.numpy())
+            self._variance = Cholesky(self.precision, dissection).inverse_diagonal()
+        return self._variance
+
+
+class MaternSum:
+    """The sum of independent Matern fields, of which each has a share of the variance.
+
+    Args:
+        fields: On one domain.
+        shares: Of the variance, as many; they sum to one.
+        variance: (node,), where it is known; spares its computation.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[MaternField],
+        shares: Sequence[float],
+        *,
+        variance: Array | None = None,
+    ) -> None:
+        self.domain = fields[0].domain
+        self._fields, self._shares, self._variance = fields, shares, variance
+        self.precision = sp.csc_array(sp.block_diag([f.precision for f in fields], format="csc"))
+        self.spread = sp.csr_array(
+            sp.hstack([np.sqrt(a) * f.spread for f, a in zip(fields, shares, strict=True)])
+        )
+
+    def __repr__(self) -> str:
+        return " + ".join(
+            f"{share:.2f} {field!r}"
+            for field, share in zip(self._fields, self._shares, strict=True)
+        )
+
+    def sample(self, white: Array) -> Array:
+        """Map standard normal noise (latent, m) to fields (node, m)."""
+        parts = np.split(white, len(self._fields))
+        drawn = [field.sample(part) for field, part in zip(self._fields, parts, strict=True)]
+        return self.spread @ np.concatenate(drawn)
+
+    def _shared(self, parts: list[Array]) -> Array:
+        """Return the sum of what belongs to each field, times its share."""
+        total = np.zeros_like(parts[0])
+        for share, part in zip(self._shares, parts, strict=True):
+            total += share * part
+        return total
+
+    def spectrum(self, eigenvalues: Array) -> Array:
+        """Return the variance of coefficients of eigenfunctions of the Laplacian."""
+        return self._shared([field.spectrum(eigenvalues) for field in self._fields])
+
+    def covariance_apply(self, columns: Array) -> Array:
+        """Return the covariance times columns (node, m)."""
+        return self._shared([field.covariance_apply(columns) for field in self._fields])
+
+    @property
+    def variance(self) -> Array:
+        """Exact variance (node,) of the field, computed once."""
+        if self._variance is None:
+            self._variance = self._shared([field.variance for field in self._fields])
         return self._variance

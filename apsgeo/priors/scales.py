@@ -15,9 +15,9 @@ from apsgeo.domains.base import Domain
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.localised import LocalisedField, LocalisedPrior
-from apsgeo.priors.matern import MaternField
+from apsgeo.priors.matern import LocalField, MaternField, MaternSum
 
-__all__ = ["SCALES", "HybridScales", "LocalisedScales", "Scales"]
+__all__ = ["SCALES", "HybridScales", "LocalisedScales", "Scales", "TwoRangeScales"]
 
 Array = NDArray[np.float64]
 
@@ -71,9 +71,27 @@ class Scales(Protocol):
         ...
 
 
+class _Hybrid:
+    """What the scales of hybrid covariances share."""
+
+    eof_weight: float
+    nugget: float
+
+    def field_to_tensors(self, field: LocalField) -> dict[str, Tensor]:
+        """Return the variance of the local field."""
+        return {"matern_variance": torch.from_numpy(field.variance).float()}
+
+    def build(self, field: LocalField, loadings: Tensor, variance: Tensor) -> HybridPrior:
+        """Return the prior."""
+        kept = loadings * np.sqrt(self.eof_weight)
+        local = _left(variance, kept, 1.0, self.nugget) / torch.from_numpy(field.variance).sqrt()
+        nugget = (self.nugget * variance).sqrt()
+        return HybridPrior(field, kept, local.float(), nugget.float())
+
+
 @dataclass(frozen=True)
-class HybridScales:
-    """The free numbers of the hybrid covariance.
+class HybridScales(_Hybrid):
+    """The free numbers of the hybrid covariance with a Matern residual of one range, nu = 1.
 
     Attributes:
         eof_weight: Share beta of the EOF covariance that is kept, in (0, 1).
@@ -108,22 +126,70 @@ class HybridScales:
 
     def field(self, domain: Domain, *, draft: bool = False) -> MaternField:
         """Return the Matern field of the residual."""
-        return MaternField(domain, self.range_km, np.ones(domain.num_nodes) if draft else None)
-
-    def field_to_tensors(self, field: MaternField) -> dict[str, Tensor]:
-        """Return the variance of the Matern field."""
-        return {"matern_variance": torch.from_numpy(field.variance).float()}
+        return self._field(domain, np.ones(domain.num_nodes) if draft else None)
 
     def field_from_tensors(self, domain: Domain, tensors: dict[str, Tensor]) -> MaternField:
         """Rebuild the Matern field."""
-        return MaternField(domain, self.range_km, tensors["matern_variance"].double().numpy())
+        return self._field(domain, tensors["matern_variance"].double().numpy())
 
-    def build(self, field: MaternField, loadings: Tensor, variance: Tensor) -> HybridPrior:
-        """Return the prior."""
-        kept = loadings * np.sqrt(self.eof_weight)
-        local = _left(variance, kept, 1.0, self.nugget) / torch.from_numpy(field.variance).sqrt()
-        nugget = (self.nugget * variance).sqrt()
-        return HybridPrior(field, kept, local.float(), nugget.float())
+    def _field(self, domain: Domain, variance: Array | None) -> MaternField:
+        return MaternField(domain, self.range_km, variance=variance)
+
+
+@dataclass(frozen=True)
+class TwoRangeScales(_Hybrid):
+    """The free numbers of the hybrid covariance with a residual of two ranges, nu = 2.
+
+    It fits better than that of one range, at about five times its cost.
+
+    Attributes:
+        eof_weight: Share beta of the EOF covariance that is kept, in (0, 1).
+        short_share: Share of the residual's variance that has the shorter range, in (0, 1).
+        short_km: Shorter range of the Matern residual.
+        long_km: Longer range.
+        nugget: Fraction of each node's variance that is white.
+        seasonal_share: Share of the EOF covariance that follows the season, in (0, 1).
+    """
+
+    eof_weight: float = 0.5
+    short_share: float = 0.4
+    short_km: float = 1000.0
+    long_km: float = 3000.0
+    nugget: float = 3e-4
+    seasonal_share: float = 0.75
+    kind: ClassVar[str] = "two-range hybrid"
+    steps: ClassVar[tuple[float, ...]] = (0.5, -0.6, 0.25, -0.25, 1.0, 0.7)
+
+    @classmethod
+    def start(cls, domain: Domain) -> TwoRangeScales:
+        """Return a guess; the ranges are about the defaults where the domain is a sphere."""
+        extent = _extent_km(domain)
+        return cls(short_km=0.044 * extent, long_km=0.13 * extent)
+
+    def encode(self) -> Array:
+        """Return the logits of the shares and the logs of the others."""
+        shares = logit([self.eof_weight, self.short_share, self.seasonal_share])
+        lengths = np.log([self.short_km, self.long_km, self.nugget])
+        return np.array([*shares[:2], *lengths, shares[2]])
+
+    @classmethod
+    def decode(cls, point: Array) -> TwoRangeScales:
+        """Undo `encode`."""
+        eof_weight, short_share, seasonal_share = expit(point[[0, 1, -1]]).tolist()
+        short_km, long_km, nugget = np.exp(point[2:-1]).tolist()
+        return cls(eof_weight, short_share, short_km, long_km, nugget, seasonal_share)
+
+    def field(self, domain: Domain, *, draft: bool = False) -> MaternSum:
+        """Return the sum of the two Matern fields."""
+        return self._field(domain, np.ones(domain.num_nodes) if draft else None)
+
+    def field_from_tensors(self, domain: Domain, tensors: dict[str, Tensor]) -> MaternSum:
+        """Rebuild the sum of the two Matern fields."""
+        return self._field(domain, tensors["matern_variance"].double().numpy())
+
+    def _field(self, domain: Domain, variance: Array | None) -> MaternSum:
+        fields = [MaternField(domain, km, 2) for km in (self.short_km, self.long_km)]
+        return MaternSum(fields, [self.short_share, 1.0 - self.short_share], variance=variance)
 
 
 @dataclass(frozen=True)
@@ -203,4 +269,6 @@ def _left(variance: Tensor, loadings: Tensor, weight: float, nugget: float) -> T
     return torch.maximum(left, _LEAST_LOCAL * variance).sqrt()
 
 
-SCALES: dict[str, type[Scales]] = {kind.kind: kind for kind in (HybridScales, LocalisedScales)}
+SCALES: dict[str, type[Scales]] = {
+    kind.kind: kind for kind in (HybridScales, TwoRangeScales, LocalisedScales)
+}
