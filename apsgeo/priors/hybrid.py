@@ -142,24 +142,20 @@ class HybridPrior(GaussianPrior):
     @cached_property
     def _pattern(self) -> sp.csc_array:
         """Where a posterior precision may differ from zero if nodes are measured one by one."""
-        return sp.csc_array(
-            self._precision.astype(bool) + (self._spread.T @ self._spread).astype(bool)
-        )
+        return sp.block_diag([self.matern.pattern] * self.channels, format="csc")
 
     @cached_property
     def _dissection(self) -> Dissection:
-        return self._dissect(self._pattern)
-
-    def _dissect(self, precision: sp.csc_array) -> Dissection:
-        copies = precision.shape[0] // self.domain.num_nodes
-        return Dissection(precision, np.tile(self.domain.positions.numpy(), (copies, 1)))
+        return self.matern.dissection.repeated(self.channels)
 
     def factorize(self, precision: sp.csc_array) -> Cholesky:
         """Factorize a posterior precision of the Matern field, alone or with more latents."""
         known = precision.shape == self._pattern.shape
         if known and (self._pattern + precision.astype(bool)).nnz == self._pattern.nnz:
             return Cholesky(precision, self._dissection)
-        return Cholesky(precision, self._dissect(precision))
+        copies = precision.shape[0] // self.domain.num_nodes
+        positions = np.tile(self.domain.positions.numpy(), (copies, 1))
+        return Cholesky(precision, Dissection(precision, positions))
 
     @property
     def rank(self) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,7 +18,7 @@ __all__ = ["LocalField", "MaternField", "MaternSum"]
 Array = NDArray[np.float64]
 
 
-class LocalField(Protocol):
+class LocalField(ABC):
     """A field on a domain that is B z, with z of a sparse precision and B sparse.
 
     Attributes:
@@ -30,25 +31,38 @@ class LocalField(Protocol):
     precision: sp.csc_array
     spread: sp.csr_array
 
+    @cached_property
+    def pattern(self) -> sp.csc_array:
+        """Where the precision of z may differ from zero once nodes are measured one by one."""
+        return sp.csc_array(
+            self.precision.astype(bool) + (self.spread.T @ self.spread).astype(bool)
+        )
+
+    @cached_property
+    def dissection(self) -> Dissection:
+        """Order of elimination for that."""
+        copies = self.spread.shape[1] // self.spread.shape[0]
+        return Dissection(self.pattern, np.tile(self.domain.positions.numpy(), (copies, 1)))
+
     @property
+    @abstractmethod
     def variance(self) -> Array:
         """Exact variance (node,) of the field, computed once."""
-        ...
 
+    @abstractmethod
     def sample(self, white: Array) -> Array:
         """Map standard normal noise (latent, m) to fields (node, m)."""
-        ...
 
+    @abstractmethod
     def spectrum(self, eigenvalues: Array) -> Array:
         """Return the variance of coefficients of eigenfunctions of the Laplacian."""
-        ...
 
+    @abstractmethod
     def covariance_apply(self, columns: Array) -> Array:
         """Return the covariance times columns (node, m)."""
-        ...
 
 
-class MaternField:
+class MaternField(LocalField):
     r"""A Matern field on a domain, of unit variance up to discretization.
 
     It solves (kappa^2 - Laplacian)^{(nu + 1) / 2} v = white noise, discretized by finite volumes:
@@ -115,12 +129,11 @@ class MaternField:
     def variance(self) -> Array:
         """Exact variance (node,) of the field, computed once."""
         if self._variance is None:
-            dissection = Dissection(self.precision, self.domain.positions.numpy())
-            self._variance = Cholesky(self.precision, dissection).inverse_diagonal()
+            self._variance = Cholesky(self.precision, self.dissection).inverse_diagonal()
         return self._variance
 
 
-class MaternSum:
+class MaternSum(LocalField):
     """The sum of independent Matern fields, of which each has a share of the variance.
 
     Args:
