@@ -24,7 +24,12 @@ from apsgeo.priors.diffusion_fit import train_diffusion
 from apsgeo.priors.gaussian_fit import contiguous_folds, fit_gaussian, select_scales
 from apsgeo.priors.localised import MOST_VALUES
 from apsgeo.priors.normals import Normals
-from apsgeo.priors.scales import HybridScales, LocalisedScales, Scales
+from apsgeo.priors.scales import (
+    HybridScales,
+    LocalisedScales,
+    Scales,
+    to_config,
+)
 from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = ["FieldPrior", "fit_prior"]
@@ -164,7 +169,7 @@ def fit_prior(
     *,
     baseline: tuple[str, str] | None = None,
     held_out_from: str | None = None,
-    scales: HybridScales | None = None,
+    scales: Scales | None = None,
     anchor_scales: Scales | None = None,
     rank: int = 400,
     skip: Literal["gaussian", "none"] = "gaussian",
@@ -186,8 +191,9 @@ def fit_prior(
         held_out_from: Date from which on records only decide when to stop; the last tenth of the
             history by default.
         scales: Of the hybrid covariance, if already known; spares the search.
-        anchor_scales: Of the anchor's covariance, likewise; `HybridScales` for a hybrid anchor.
-            By default the anchor is localised if the field has at most 20 000 values.
+        anchor_scales: Of the anchor's covariance, likewise; those of a hybrid covariance for the
+            anchor to be that of `scales`. By default the anchor is localised if the field has at
+            most 20 000 values.
         rank: Number of EOFs.
         skip: "gaussian" gives the denoiser the Gaussian prior as skip connection, "none" is the
             paper's plain form.
@@ -226,7 +232,8 @@ def fit_prior(
         scales = select_scales(domain, fields, HybridScales.start(domain), **search)
     prior.gaussian = fit_gaussian(scales.field(domain), fields, scales, **fit)
     prior.anchor = prior.gaussian
-    if not isinstance(anchor_scales, HybridScales) and fields[0].numel() <= MOST_VALUES:
+    localised = anchor_scales is None or isinstance(anchor_scales, LocalisedScales)
+    if localised and fields[0].numel() <= MOST_VALUES:
         if anchor_scales is None:
             anchor_scales = select_scales(domain, fields, LocalisedScales.start(domain), **search)
         field = anchor_scales.field(domain)
@@ -234,8 +241,8 @@ def fit_prior(
     prior.provenance = {
         "learned_from": [str(learned["time"].values[0]), str(learned["time"].values[-1])],
         "records": len(fields),
-        "scales": vars(prior.gaussian.scales),
-        "anchor_scales": vars(prior.anchor.scales),
+        "scales": to_config(prior.gaussian.scales),
+        "anchor_scales": to_config(prior.anchor.scales),
         "baseline": baseline,
         "seed": seed,
         "steps": steps,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,13 +36,14 @@ from apsgeo.flows.base import GaussianBase
 from apsgeo.metrics import EnsemblePrediction, Scores
 from apsgeo.metrics.scoreboard import Tally
 from apsgeo.posterior import Posterior
-from apsgeo.priors.gaussian_fit import fit_gaussian
+from apsgeo.priors.gaussian_fit import fit_gaussian, select_scales
 from apsgeo.priors.normals import Normals
-from apsgeo.priors.scales import HybridScales
+from apsgeo.priors.scales import Scales, from_config
 from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = ["DENSITIES", "NOISE_STD", "AmortizedPosterior", "NcepProtocol", "compared_methods"]
 
+S = TypeVar("S", bound=Scales)
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
@@ -197,12 +199,21 @@ class NcepProtocol:
             cases.append((seen, self.truth(months), self.score_weights(seen)))
         return fitted.truncated(select_rank(fitted, cases, ranks, progress))
 
-    def hybrid(self, scales: HybridScales) -> SeasonalPrior:
+    def hybrid(self, scales: Scales) -> SeasonalPrior:
         """Fit the hybrid Gaussian prior to the standardized months for fitting."""
-        season = torch.from_numpy(self.season[self.fit])
-        fields = self.normals.standardize(self.history.double(), season)
+        fields, season = self._standardized()
         field = scales.field(self.domain)
         return fit_gaussian(field, fields, scales, season=season, seasons=12)
+
+    def select_scales(self, start: S) -> S:
+        """Choose the scales of a Gaussian prior on the months for fitting, from a first guess."""
+        fields, season = self._standardized()
+        return select_scales(self.domain, fields, start, season=season, seasons=12, seed=self.seed)
+
+    def _standardized(self) -> tuple[Tensor, Tensor]:
+        """Return the standardized months for fitting (time, 1, node), and their seasons."""
+        season = torch.from_numpy(self.season[self.fit])
+        return self.normals.standardize(self.history.double(), season), season
 
     def kriging(self) -> Kriging:
         """Fit the covariance function of kriging."""
@@ -264,7 +275,7 @@ def compared_methods(
     base = anchored.flow.base
     if not isinstance(base, GaussianBase):
         raise InputError(f"{anchored!r} has no Gaussian anchor to compare it with")
-    hybrid = protocol.hybrid(HybridScales(**anchored.provenance["prior"]["scales"]))
+    hybrid = protocol.hybrid(from_config(anchored.provenance["prior"]["scales"]))
     untrained = f"{base.prior.kind} Gaussian (base of APS)"
     return [
         protocol.climatology(),

@@ -11,7 +11,6 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
@@ -23,7 +22,14 @@ from apsgeo.metrics import Scoreboard
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
-from apsgeo.priors.scales import HybridScales, LocalisedScales
+from apsgeo.priors.scales import (
+    HybridScales,
+    LocalisedScales,
+    Scales,
+    TwoRangeScales,
+    from_config,
+    to_config,
+)
 from apsgeo.protocol import (
     DENSITIES,
     NOISE_STD,
@@ -55,28 +61,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def scales(history: xr.DataArray, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the scales of both Gaussian priors, chosen by held-out scores or kept from it."""
-    kinds = {"scales": HybridScales, "anchor_scales": LocalisedScales}
-    if not options.scales.exists():
-        prior = fit_prior(
-            history, baseline=BASELINE, held_out_from=HELD_OUT_FROM, steps=0, seed=options.seed
-        )
-        chosen = {name: prior.provenance[name] for name in kinds}
-        options.scales.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
-    stored = json.loads(options.scales.read_text(encoding="utf-8"))
-    return {name: kind(**stored[name]) for name, kind in kinds.items()}
+def scales(history: xr.DataArray, file: Path) -> tuple[Scales, Scales]:
+    """Return the scales of both Gaussian priors, chosen by held-out scores or kept from a file."""
+    if not file.exists():
+        protocol = NcepProtocol(history)
+        starts = TwoRangeScales.start(protocol.domain), LocalisedScales.start(protocol.domain)
+        chosen = [to_config(protocol.select_scales(start)) for start in starts]
+        file.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
+    hybrid, anchor = json.loads(file.read_text(encoding="utf-8"))
+    return from_config(hybrid), from_config(anchor)
 
 
 def anchored(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
     """The flow on the localised Gaussian posterior, by the score of its members on pairs."""
+    hybrid, anchor = scales(history, options.scales)
     prior = fit_prior(
         history,
         baseline=BASELINE,
         held_out_from=HELD_OUT_FROM,
+        scales=hybrid,
+        anchor_scales=anchor,
         steps=0,
         seed=options.seed,
-        **scales(history, options),
     )
     return distill(
         prior,

@@ -12,7 +12,7 @@ from scipy.special import kv
 from scipy.stats import multivariate_normal, norm
 
 from apsgeo.domains import LatLonDomain
-from apsgeo.errors import InputError
+from apsgeo.errors import InputError, ModelError
 from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask, Measurement
 from apsgeo.priors.eofs import EOFs, empirical_orthogonal_functions
@@ -29,7 +29,14 @@ from apsgeo.priors.localised import (
     matern_correlation,
 )
 from apsgeo.priors.matern import MaternField, MaternSum
-from apsgeo.priors.scales import HybridScales, LocalisedScales, Scales, TwoRangeScales
+from apsgeo.priors.scales import (
+    HybridScales,
+    LocalisedScales,
+    Scales,
+    TwoRangeScales,
+    from_config,
+    to_config,
+)
 from apsgeo.priors.seasonal import SeasonalPrior
 
 DRAWS = 4000
@@ -458,3 +465,13 @@ def test_scales_start_in_proportion_to_the_domain(
     assert sphere == pytest.approx(getattr(kind(), length), rel=0.1)
     share = float(region.areas.sum() / domain.areas.sum())
     assert small / sphere == pytest.approx(share**0.5)
+
+
+@pytest.mark.parametrize("scales", [HybridScales(0.3), TwoRangeScales(0.3), LocalisedScales(0.3)])
+def test_scales_survive_their_configuration(scales: Scales) -> None:
+    assert from_config(json.loads(json.dumps(to_config(scales)))) == scales
+
+
+def test_a_covariance_of_another_version_is_named() -> None:
+    with pytest.raises(ModelError, match="covariance's kind is 'wavelets'.*knows: hybrid,"):
+        from_config({"kind": "wavelets"})

@@ -8,7 +8,7 @@ from apsgeo.domains.healpix import HEALPixDomain
 from apsgeo.domains.image import ImageDomain
 from apsgeo.domains.latlon import LatLonDomain
 from apsgeo.domains.mesh import MeshDomain
-from apsgeo.errors import ModelError
+from apsgeo.kinds import of_kind
 
 __all__ = [
     "DOMAINS",
@@ -30,11 +30,4 @@ def from_config(config: dict[str, Any]) -> Domain:
     Raises:
         ModelError: the configuration's `kind` is not that of a domain known here.
     """
-    for domain in DOMAINS:
-        if config.get("kind") == domain.kind:
-            return domain.from_config(config)
-    known = ", ".join(domain.kind for domain in DOMAINS)
-    raise ModelError(
-        f"the domain's kind is {config.get('kind')!r}, but this version of apsgeo knows: {known}. "
-        "Use the version of apsgeo that saved the model."
-    )
+    return of_kind(DOMAINS, config, "domain").from_config(config)

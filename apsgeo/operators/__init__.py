@@ -5,7 +5,7 @@ A new operator is one new file and its name in `OPERATORS`.
 
 from typing import Any
 
-from apsgeo.errors import ModelError
+from apsgeo.kinds import of_kind
 from apsgeo.operators.base import Operator, RandomMask
 from apsgeo.operators.block import Block
 from apsgeo.operators.blur import GaussianBlur
@@ -58,11 +58,4 @@ def from_config(config: dict[str, Any]) -> Operator:
     Raises:
         ModelError: If the configuration's `kind` is not that of an operator known here.
     """
-    for operator in OPERATORS:
-        if config.get("kind") == operator.kind:
-            return operator.from_config(config)
-    known = ", ".join(operator.kind for operator in OPERATORS)
-    raise ModelError(
-        f"the operator's kind is {config.get('kind')!r}, but this version of apsgeo knows: "
-        f"{known}. Use the version of apsgeo that saved the model."
-    )
+    return of_kind(OPERATORS, config, "operator").from_config(config)

@@ -12,12 +12,21 @@ from scipy.special import expit, logit
 from torch import Tensor
 
 from apsgeo.domains.base import Domain
+from apsgeo.kinds import of_kind
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.localised import LocalisedField, LocalisedPrior
 from apsgeo.priors.matern import LocalField, MaternField, MaternSum
 
-__all__ = ["SCALES", "HybridScales", "LocalisedScales", "Scales", "TwoRangeScales"]
+__all__ = [
+    "SCALES",
+    "HybridScales",
+    "LocalisedScales",
+    "Scales",
+    "TwoRangeScales",
+    "from_config",
+    "to_config",
+]
 
 Array = NDArray[np.float64]
 
@@ -269,6 +278,19 @@ def _left(variance: Tensor, loadings: Tensor, weight: float, nugget: float) -> T
     return torch.maximum(left, _LEAST_LOCAL * variance).sqrt()
 
 
-SCALES: dict[str, type[Scales]] = {
-    kind.kind: kind for kind in (HybridScales, TwoRangeScales, LocalisedScales)
-}
+SCALES: list[type[Scales]] = [HybridScales, TwoRangeScales, LocalisedScales]
+
+
+def to_config(scales: Scales) -> dict[str, Any]:
+    """Return a JSON-able configuration of scales."""
+    return {"kind": scales.kind, **vars(scales)}
+
+
+def from_config(config: dict[str, Any]) -> Scales:
+    """Rebuild scales from `to_config`.
+
+    Raises:
+        ModelError: If the configuration's `kind` is not that of a covariance known here.
+    """
+    kind = of_kind(SCALES, config, "covariance")
+    return kind(**{name: value for name, value in config.items() if name != "kind"})

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from apsgeo.domains.base import Domain
 from apsgeo.operators.measurement import Measurement
+from apsgeo.priors import scales as covariances
 from apsgeo.priors.eofs import EOFs
 from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior, each_prior
-from apsgeo.priors.scales import SCALES, Scales
+from apsgeo.priors.scales import Scales
 
 __all__ = ["SeasonalPrior"]
 
@@ -98,7 +99,10 @@ class SeasonalPrior:
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return a JSON-able configuration and the tensors."""
-        config = {"kind": self.kind, "scales": vars(self.scales), "seasons": self.eofs.seasons}
+        config = {
+            "scales": covariances.to_config(self.scales),
+            "seasons": self.eofs.seasons,
+        }
         tensors = self.eofs.to_tensors() | self.scales.field_to_tensors(self.field)
         return config, tensors | {"variance": self.variance.float()}
 
@@ -107,7 +111,7 @@ class SeasonalPrior:
         cls, config: dict[str, Any], tensors: dict[str, Tensor], domain: Domain
     ) -> SeasonalPrior:
         """Rebuild a prior from `to_state`."""
-        scales = SCALES[config["kind"]](**config["scales"])
+        scales = covariances.from_config(config["scales"])
         field = scales.field_from_tensors(domain, tensors)
         eofs = EOFs.from_tensors(tensors, config["seasons"])
         return cls(scales, field, eofs, tensors["variance"].double())
