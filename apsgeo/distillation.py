@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
@@ -88,7 +89,8 @@ def distill(
     Returns:
         The posterior with the weights that score best on held-out fields, the untrained ones
         among them; with "reverse", which uses no truth, with the last ones. Its spread is
-        multiplied by one number that makes spread and error of the held-out fields agree.
+        multiplied by a number, a function of the observed share, that makes spread and error of
+        the held-out fields agree.
 
     Raises:
         InputError: If the noise does not fit, the history is not on the prior's grid, or the
@@ -131,7 +133,7 @@ def distill(
         progress=progress,
         description=f"flow ({objective})",
     )
-    flow.spread.fill_(_held_out_spread(prior, flow, held))
+    _calibrate_spread(prior, flow, held)
     return Posterior(
         domain=prior.domain,
         normals=prior.normals,
@@ -303,16 +305,32 @@ def _held_out_score(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> 
     return sum(ratios) / len(ratios)
 
 
+def _calibrate_spread(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> None:
+    """Set the flow's spread, so far that of its base, by held-out pairs.
+
+    By least squares of the log of the factor on that of the observed share; a constant where all
+    masks have about the same share.
+    """
+    shares, factors = _spread_factors(prior, flow, held)
+    slope = np.polyfit(shares, factors, 1)[0] if np.ptp(shares) > math.log(2.0) else 0.0
+    flow.spread[0] = float(factors.mean() - slope * shares.mean())
+    flow.spread[1] = float(slope)
+
+
 @torch.no_grad()
-def _held_out_spread(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> float:
-    """Return the factor by which held-out error exceeds the members' spread (geometric mean)."""
+def _spread_factors(
+    prior: FieldPrior, flow: ConditionalFlow, held: PairSet
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each group, the logs of its observed share and of error over spread."""
     area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
-    logs = []
+    found = []
     for index in range(len(held.groups)):
         batch = held.group(index).to(flow.device)
         weights = area * prior.normals.std[batch.season].to(area) ** 2 * batch.measurement.hidden
-        fields, _ = flow.push(batch.deviations, _given(prior, flow, batch))
+        given = _given(prior, flow, batch)
+        fields, _ = flow.push(batch.deviations, given)
         error = (weights * (fields.mean(0) - batch.truth) ** 2).sum()
         spread = (weights * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))
-        logs.append(0.5 * float((error / spread).log()))
-    return math.exp(sum(logs) / len(logs))
+        found.append((float(given.log_share.mean()), 0.5 * float((error / spread).log())))
+    shares, factors = np.array(found).T
+    return shares, factors

@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 import apsgeo
+from apsgeo import distillation
 from apsgeo.distillation import distill
 from apsgeo.errors import GridError, InputError, ModelError
 from apsgeo.flows.build import FlowSpec
@@ -18,6 +19,7 @@ from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior, member_noise
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.priors.scales import HybridScales, LocalisedScales
+from apsgeo.training.pairs import PairSet, simulate_pairs
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 NOISE = 0.3
@@ -65,7 +67,7 @@ def posterior(prior: FieldPrior) -> Posterior:
     torch.manual_seed(0)
     for parameter in made.flow.parameters():  # away from the identity, whatever training found
         parameter.data += 0.05 * torch.randn_like(parameter)
-    made.flow.spread.fill_(1.05)
+    made.flow.spread.copy_(torch.tensor([0.05, -0.02]))
     return made
 
 
@@ -92,7 +94,7 @@ def test_one_network_evaluation_a_field_for_any_number_of_members(
 
 def test_untrained_flow_is_the_exact_gaussian_posterior(prior: FieldPrior) -> None:
     untrained = distilled(prior, steps=0)
-    untrained.flow.spread.fill_(1.0)
+    untrained.flow.spread.zero_()
     y, season = gappy()
     distribution = untrained(y, season=season)
     measurement, _ = untrained.measure(y, season)
@@ -300,3 +302,24 @@ def test_reverse_returns_what_training_left(prior: FieldPrior) -> None:
     first = distilled(prior, objective="reverse", steps=0).flow.state_dict()
     last = distilled(prior, objective="reverse", steps=3).flow.state_dict()
     assert any(not torch.equal(first[name], last[name]) for name in first if name != "spread")
+
+
+def test_spread_is_calibrated_at_every_density(
+    prior: FieldPrior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After distilling, error and spread of the held-out pairs agree, whatever is observed."""
+    seen: list[PairSet] = []
+
+    def spy(*arguments: Any, **options: Any) -> PairSet:
+        seen.append(simulate_pairs(*arguments, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(distillation, "simulate_pairs", spy)
+    made = distilled(prior, steps=0)
+    shares, factors = distillation._spread_factors(prior, made.flow, seen[-1])
+    assert np.ptp(shares) > 2.0
+    assert factors.mean() == pytest.approx(0.0, abs=0.05)  # 32 members, few fields
+    assert np.polyfit(shares, factors, 1)[0] == pytest.approx(0.0, abs=0.05)
+    made.flow.spread.zero_()
+    _, before = distillation._spread_factors(prior, made.flow, seen[-1])
+    assert before.mean() < -0.2 and np.polyfit(shares, before, 1)[0] < -0.1

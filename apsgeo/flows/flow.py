@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from apsgeo.flows.base import Base
 from apsgeo.operators.measurement import Measurement
 
-__all__ = ["ConditionalFlow", "Conditioning"]
+__all__ = ["SHARES", "ConditionalFlow", "Conditioning"]
+
+SHARES = (0.01, 0.3)
+"""Least and greatest observed share between which the spread is calibrated."""
 
 
 @dataclass(frozen=True)
@@ -20,22 +23,25 @@ class Conditioning:
     Attributes:
         mean, std: (batch, channel, node) of the base distribution.
         context: (batch, feature, node), made by the context network.
+        log_share: (batch,) log of the share of values that are observed.
     """
 
     mean: Tensor
     std: Tensor
     context: Tensor
+    log_share: Tensor
 
     def __getitem__(self, index: Tensor | slice) -> Conditioning:
-        return replace(
-            self, mean=self.mean[index], std=self.std[index], context=self.context[index]
+        return Conditioning(
+            self.mean[index], self.std[index], self.context[index], self.log_share[index]
         )
 
 
 class ConditionalFlow(nn.Module):
     r"""x = mean + std T(c r; context(y)), with r the base's standardized deviation.
 
-    c is one number, `spread`, set after training so that held-out spread matches error.
+    log c = `spread[0] + spread[1] * log_share`, linear in the log of the observed share, is set
+    after training so that held-out spread matches error; the share is taken to the range `SHARES`.
     `context` is evaluated once a measurement; the transforms T are light and are evaluated
     for all members together.
 
@@ -57,7 +63,7 @@ class ConditionalFlow(nn.Module):
         self.base = base
         self.context = context
         self.transforms = nn.ModuleList(transforms)
-        self.register_buffer("spread", torch.ones(()))
+        self.register_buffer("spread", torch.zeros(2))
 
     @property
     def device(self) -> torch.device:
@@ -80,6 +86,7 @@ class ConditionalFlow(nn.Module):
             std: Its marginal standard deviation, likewise.
             covariates: (batch, feature, node) known fields such as the seasonal spread.
         """
+        log_share = measurement.mask.flatten(1).double().mean(1).clamp(*SHARES).log().to(mean)
         seen = measurement.mask  # back-projected by the adjoint, which leaves values of nodes as is
         back = measurement.operator.adjoint
         mask = back(seen.to(mean))
@@ -88,12 +95,12 @@ class ConditionalFlow(nn.Module):
         )
         noise = back(torch.where(seen, measurement.noise_std.log(), 0.0))
         features = torch.cat([mean, std, innovation, mask, noise, covariates], dim=1)
-        return Conditioning(mean, std, self.context(features))
+        return Conditioning(mean, std, self.context(features), log_share)
 
     def push(self, deviation: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
         """Map base deviations (member, batch, channel, node) to fields and log |det|."""
-        r = self.spread * deviation / given.std
-        total = self._log_spread(deviation)
+        log_spread, total = self._spread(deviation, given)
+        r = log_spread.exp() * deviation / given.std
         for transform in self.transforms:
             r, log_det = transform(r, given.context)
             total = total + log_det
@@ -102,12 +109,14 @@ class ConditionalFlow(nn.Module):
     def pull(self, fields: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
         """Map fields back to base deviations; also log |det| of `push` there."""
         r = (fields - given.mean) / given.std
-        total = self._log_spread(fields)
+        log_spread, total = self._spread(fields, given)
         for transform in reversed(self.transforms):
             r, log_det = transform.inverse(r, given.context)  # type: ignore[operator]
             total = total + log_det
-        return given.std * r / self.spread, total
+        return given.std * r * (-log_spread).exp(), total
 
-    def _log_spread(self, fields: Tensor) -> Tensor:
-        """Return the log-determinant (member, batch) of the multiplication by `spread`."""
-        return fields[0, 0].numel() * self.spread.log().expand(fields.shape[:2])
+    def _spread(self, fields: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
+        """Return log c (batch, 1, 1), and its log-determinant (member, batch)."""
+        log_spread = self.spread[0] + self.spread[1] * given.log_share
+        total = fields[0, 0].numel() * log_spread.expand(fields.shape[:2])
+        return log_spread[:, None, None], total
