@@ -15,7 +15,7 @@ from apsgeo.domains import Domain, ImageDomain
 from apsgeo.domains.adapters import domain_of
 from apsgeo.domains.healpix_adapters import healpix_domain_of
 from apsgeo.domains.mesh_adapters import from_ugrid
-from benchmarks.domain_views import View, front, globe, picture
+from benchmarks.domain_views import View, along_z, globe, picture
 
 __all__ = ["CASES", "Case", "monthly", "samples"]
 
@@ -126,7 +126,7 @@ def _air() -> Case:
 
 def _digits() -> Case:
     dataset = datasets.load_dataset("digits-on-bunny")
-    return samples(dataset["image"], from_ugrid(dataset).domain, 0.05, front)
+    return samples(dataset["image"], from_ugrid(dataset).domain, 0.05, along_z)
 
 
 def _ocean() -> Case:

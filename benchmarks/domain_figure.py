@@ -51,13 +51,14 @@ def draw(rows: Mapping[str, tuple[Case, Sequence[Panels]]], tasks: Sequence[str]
         A figure that belongs to no window; keep it with `apsgeo.plotting.save_figure`.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     views = [case.view(case.domain) for case, _ in rows.values()]
     aspects = [min(view.shape[0] / view.shape[1], _TALLEST) for view in views]
     columns = 1 + 3 * len(tasks)
     size = (_WIDTH * columns + 1.6, _WIDTH * sum(aspects) + 0.2 * len(rows) + 0.6)
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04, wspace=0.0, hspace=0.0)
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.04, wspace=0.0, hspace=0.0)
+    figure = Figure(figsize=size, dpi=120, layout=layout)
     axes = figure.subplots(
         len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": aspects}
     )
@@ -81,11 +82,11 @@ def _draw_row(
 
     truth = panels[0].truth
     if case.anomalies:
-        bound = np.quantile(np.abs(truth), 0.98)
+        bound = float(np.quantile(np.abs(truth), 0.98))
         signal = ScalarMappable(Normalize(-bound, bound), "RdBu_r")
     else:
-        signal = ScalarMappable(Normalize(0.0, np.quantile(truth, 0.99)), "gray")
-    largest = np.quantile(np.concatenate([shown.spread for shown in panels]), 0.98)
+        signal = ScalarMappable(Normalize(0.0, float(np.quantile(truth, 0.99))), "gray")
+    largest = float(np.quantile([shown.spread for shown in panels], 0.98))
     spread = ScalarMappable(Normalize(0.0, largest), "YlGnBu")
     fields = [(truth, signal)]
     for shown in panels:

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from apsgeo.domains import Domain
 
-__all__ = ["View", "front", "globe", "picture"]
+__all__ = ["View", "along_z", "globe", "picture"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -43,7 +43,7 @@ def globe(domain: Domain) -> Index:
     return np.where(inside & near, node, -1)
 
 
-def front(domain: Domain) -> Index:
+def along_z(domain: Domain) -> Index:
     """Show the surface that is seen along the z axis, from above it: x to the right, y upwards."""
     low, high = domain.positions.numpy().min(0), domain.positions.numpy().max(0)
     step = (high[1] - low[1]) / _ROWS

@@ -218,9 +218,7 @@ def run(options: argparse.Namespace) -> tuple[list[Row], dict[str, tuple[Case, l
     rows, drawn = [], {}
     for name in options.cases:
         case = CASES[name]()
-        fitted = fit(
-            case, rank=options.rank, evaluations=options.evaluations, seed=options.seed
-        )
+        fitted = fit(case, rank=options.rank, evaluations=options.evaluations, seed=options.seed)
         print(f"{name}: {case.domain!r}, {fitted.prior.scales!r}, {fitted.seconds:.0f} s")
         count = min(options.fields, len(case.test))
         index = torch.linspace(0, len(case.test) - 1, count).long()
