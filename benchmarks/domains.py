@@ -203,10 +203,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
-    parser.add_argument("--fields", type=int, default=24, help="test fields of each data set")
+    parser.add_argument("--fields", type=int, default=16, help="test fields of each data set")
     parser.add_argument("--members", type=int, default=32, help="size of the ensembles")
-    parser.add_argument("--rank", type=int, default=200, help="the most EOFs")
-    parser.add_argument("--evaluations", type=int, default=20, help="in the choice of scales")
+    parser.add_argument("--rank", type=int, default=150, help="the most EOFs")
+    parser.add_argument("--evaluations", type=int, default=16, help="in the choice of scales")
     parser.add_argument("--seed", type=int, default=0, help="of masks, noise and ensembles")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the tables")
     parser.add_argument("--figure", type=Path, default=FIGURE, help="the picture")
