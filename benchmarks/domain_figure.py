@@ -22,8 +22,9 @@ __all__ = ["Panels", "draw"]
 
 Array = NDArray[np.float64]
 
-_GROUND = (0.88, 0.88, 0.88)  # nodes that were not observed
+_GROUND = (0.9, 0.9, 0.9)  # nodes that were not observed
 _WIDTH = 1.7  # of a panel, in inches
+_GAP = 0.12  # between tasks, in panels
 _TALLEST = 0.8  # height over width of a panel
 
 
@@ -55,16 +56,21 @@ def draw(rows: Mapping[str, tuple[Case, Sequence[Panels]]], tasks: Sequence[str]
 
     views = [case.view(case.domain) for case, _ in rows.values()]
     aspects = [min(view.shape[0] / view.shape[1], _TALLEST) for view in views]
-    columns = 1 + 3 * len(tasks)
-    size = (_WIDTH * columns + 1.6, _WIDTH * sum(aspects) + 0.2 * len(rows) + 0.6)
-    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.04, wspace=0.0, hspace=0.0)
-    figure = Figure(figsize=size, dpi=120, layout=layout)
-    axes = figure.subplots(
-        len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": aspects}
+    widths = [1.0, *len(tasks) * [_GAP, 1.0, 1.0, 1.0]]
+    size = (_WIDTH * sum(widths) + 1.8, _WIDTH * sum(aspects) + 0.2 * len(rows) + 0.6)
+    layout = ConstrainedLayoutEngine(
+        w_pad=0.02, h_pad=0.04, wspace=0.0, hspace=0.0, rect=(0.015, 0.0, 0.975, 1.0)
     )
+    figure = Figure(figsize=size, dpi=110, layout=layout)
+    grid = figure.subplots(
+        len(rows), len(widths), squeeze=False, height_ratios=aspects, width_ratios=widths
+    )
+    for gap in grid[:, 1::4].flat:
+        gap.remove()
+    axes = np.delete(grid, np.s_[1::4], axis=1)
     for row, view, (name, (case, panels)) in zip(axes, views, rows.items(), strict=True):
         _draw_row(figure, row, view, case, panels)
-        row[0].set_ylabel(name, fontsize=11)
+        row[0].set_ylabel(name.replace("-", "\n", 1), fontsize=11)
     for place, what in enumerate(["truth"] + len(tasks) * ["measured", "posterior mean", "spread"]):
         axes[0, place].set_title(what, fontsize=11)
     for place, task in enumerate(tasks):
@@ -106,7 +112,7 @@ def _paint(axes: Axes, view: NDArray[np.int64], values: Array, style: ScalarMapp
     colours = style.to_rgba(np.ma.masked_invalid(shown))
     colours[np.isnan(shown)] = (*_GROUND, 1.0)
     colours[view < 0] = 0.0
-    axes.imshow(colours, interpolation="nearest")
+    axes.imshow(colours)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

@@ -27,7 +27,6 @@ S = TypeVar("S", bound=Scales)
 Array = NDArray[np.float64]
 
 _DENSITIES = (0.01, 0.05, 0.3)
-_TARGETS = 200  # nodes at which held-out predictions are scored
 _NOISE = 0.1  # of a standard deviation, in the simulated measurements
 
 
@@ -95,6 +94,7 @@ def _trials(
     seasons: int,
     folds: int,
     rank: int,
+    targets: int,
     generator: torch.Generator,
 ) -> list[_Trial]:
     """Hold every second fold out in turn, and a season of it at each density."""
@@ -114,7 +114,7 @@ def _trials(
         noise = torch.randn(truth.shape, generator=generator, dtype=torch.float64)
         measurement = Measurement(truth + _NOISE * noise, mask, torch.full_like(truth, _NOISE))
         hidden = share * ~mask[0].flatten()
-        count = min(_TARGETS, int((hidden > 0).sum()))
+        count = min(targets, int((hidden > 0).sum()))
         nodes = torch.multinomial(hidden, count, generator=generator).numpy()
         at_nodes = truth.flatten(1).numpy()[:, nodes]
         trials.append(_Trial(*found[held], chosen, measurement, nodes, at_nodes))
@@ -131,20 +131,21 @@ def select_scales(
     folds: int = 4,
     rank: int = 400,
     max_evaluations: int = 30,
+    targets: int = 200,
     seed: int = 0,
     progress: bool = True,
 ) -> S:
     """Choose the scales whose posteriors predict held-out fields best.
 
     Every second of `folds` contiguous blocks of the history is held out in turn. The score is
-    the CRPS at unobserved nodes, relative to that of `start`, averaged over densities of 1, 5
-    and 30 % and over the blocks; it is minimized by Nelder-Mead over the scales' unbounded
-    coordinates. (Held-out likelihood prefers overconfident covariances: most of it is won at
-    the finest scales.)
+    the CRPS at `targets` unobserved nodes, relative to that of `start`, averaged over densities
+    of 1, 5 and 30 % and over the blocks; it is minimized by Nelder-Mead over the scales'
+    unbounded coordinates. (Held-out likelihood prefers overconfident covariances: most of it is
+    won at the finest scales.)
     """
     generator = torch.Generator().manual_seed(seed)
     season = torch.zeros(len(fields), dtype=torch.long) if season is None else season
-    trials = _trials(domain, fields, season, seasons, folds, rank, generator)
+    trials = _trials(domain, fields, season, seasons, folds, rank, targets, generator)
     reference: list[float] = []
     with (
         tqdm(total=max_evaluations, desc=f"{type(start).__name__}", disable=not progress) as bar,
