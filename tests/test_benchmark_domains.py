@@ -117,6 +117,19 @@ def test_what_is_drawn_is_the_anomaly_and_what_was_measured(case: Case) -> None:
     assert np.abs(error).max() < 5 * case.noise_std
 
 
+def test_imputation_is_scored_where_nothing_was_observed_and_denoising_everywhere(
+    case: Case,
+) -> None:
+    fitted = fit(case, rank=5, evaluations=1, seed=0, progress=False)
+    index = torch.arange(3)
+    whole = dataclasses.replace(IMPUTATION, density=1e3)
+    scores, climatology, _ = evaluate(case, fitted, whole, index, members=2, seed=0)
+    assert np.isnan(scores.crps)
+    assert np.isnan(climatology)
+    scores, _, _ = evaluate(case, fitted, DENOISING, index, members=2, seed=0)
+    assert scores.crps > 0
+
+
 def test_the_noise_is_that_of_the_task_and_masks_differ_by_record(case: Case) -> None:
     truth = case.test.double()
     values, noise_std = measure(case, DENOISING, truth, torch.Generator().manual_seed(0))
