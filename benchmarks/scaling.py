@@ -83,7 +83,7 @@ def make_prior(domain: Domain, generator: torch.Generator) -> GaussianPrior:
     prior = HybridScales(eof_weight=0.5).build(
         field, patterns[None], torch.ones(1, domain.num_nodes, dtype=torch.float64)
     )
-    prior.posterior(measure("denoising", domain, prior.sample(1, generator), generator)).mean
+    prior.denoise(prior.sample(1, generator), NOISE_STD)  # finds the order of elimination
     return prior
 
 
@@ -98,7 +98,7 @@ def measure(
         mask = Mask.at_density(domain, DENSITY, generator).expand(clean.shape)
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     noise_std = torch.full_like(clean, NOISE_STD)
-    return Measurement(clean + noise_std * noise, mask, noise_std, operator)
+    return Measurement(clean + noise_std * noise, mask, noise_std, operator=operator)
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -216,11 +216,13 @@ def main() -> None:
             for nside in options.nsides:
                 rows.append(pool.submit(run, task, nside, options).result())
                 print(rows[-1], flush=True)
-    with atomic_file(options.output / "scaling.csv", overwrite=True) as temporary:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+    with (
+        atomic_file(options.output / "scaling.csv", overwrite=True) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
     with atomic_file(options.output / "scaling.md", overwrite=True) as temporary:
         temporary.write_text(report(rows, arguments, options, made_by), encoding="utf-8")
     draw(rows, options.figure)

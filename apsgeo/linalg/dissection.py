@@ -32,9 +32,7 @@ class Dissection:
         ends: (blocks,) where the blocks of `order` end: separators, and parts left whole.
     """
 
-    def __init__(
-        self, matrix: sp.spmatrix | sp.sparray, positions: NDArray[np.float64]
-    ) -> None:
+    def __init__(self, matrix: sp.spmatrix | sp.sparray, positions: NDArray[np.float64]) -> None:
         columns = sp.csc_array(matrix)
         # Components, channels for instance, are put apart, so that cuts pass between them.
         component = connected_components(columns, directed=False)[1]
