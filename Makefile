@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
 
 venv: $(STAMP)  ## make .venv with the pinned versions of constraints.txt
 
@@ -41,6 +41,12 @@ train-demo: venv  ## train the model that is shipped for the demo
 
 bench: venv  ## score all methods under protocol NCEP; writes the table in benchmarks/
 	$(BIN)/python -m benchmarks.ncep
+
+bench-domains: venv  ## impute, denoise, super-resolve on every domain; writes a table and docs/domains.png
+	$(BIN)/python -m benchmarks.domains
+
+bench-scaling: venv  ## measure the cost of a field by number of nodes; writes the table and figure
+	$(BIN)/python -m benchmarks.scaling
 
 clean:  ## remove the environment, caches and the demo's output
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

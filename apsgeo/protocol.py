@@ -201,19 +201,29 @@ class NcepProtocol:
 
     def hybrid(self, scales: Scales) -> SeasonalPrior:
         """Fit the hybrid Gaussian prior to the standardized months for fitting."""
-        fields, season = self._standardized()
+        fields, season = self._standardized(self.fit)
         field = scales.field(self.domain)
         return fit_gaussian(field, fields, scales, season=season, seasons=12)
 
     def select_scales(self, start: S) -> S:
-        """Choose the scales of a Gaussian prior on the months for fitting, from a first guess."""
-        fields, season = self._standardized()
-        return select_scales(self.domain, fields, start, season=season, seasons=12, seed=self.seed)
+        """Choose the scales of a Gaussian prior by its scores on the months for choosing."""
+        fields, season = self._standardized(np.concatenate([self.fit, self.validation]))
+        held_out = torch.arange(len(fields)) >= len(self.fit)
+        return select_scales(
+            self.domain,
+            fields,
+            start,
+            season=season,
+            seasons=12,
+            held_out=held_out,
+            seed=self.seed,
+        )
 
-    def _standardized(self) -> tuple[Tensor, Tensor]:
-        """Return the standardized months for fitting (time, 1, node), and their seasons."""
-        season = torch.from_numpy(self.season[self.fit])
-        return self.normals.standardize(self.history.double(), season), season
+    def _standardized(self, index: Index) -> tuple[Tensor, Tensor]:
+        """Return standardized months (time, 1, node), and their seasons."""
+        season = torch.from_numpy(self.season[index])
+        values = torch.from_numpy(self.values[index])[:, None]
+        return self.normals.standardize(values.double(), season), season
 
     def kriging(self) -> Kriging:
         """Fit the covariance function of kriging."""

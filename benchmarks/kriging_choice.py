@@ -17,7 +17,7 @@ from apsgeo.baselines.kriging import default_kernel
 from apsgeo.metrics import Scoreboard
 from apsgeo.priors.normals import Normals
 from apsgeo.protocol import DENSITIES, NcepProtocol
-from benchmarks.ncep import RESULTS
+from benchmarks.report import RESULTS
 
 EVERY = 6
 

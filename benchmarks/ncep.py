@@ -7,23 +7,16 @@ python -m benchmarks.ncep --every 6  a sixth of the test months, in minutes
 from __future__ import annotations
 
 import argparse
-import platform
-import shlex
-import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
-import apsgeo
 from apsgeo import datasets
 from apsgeo.atomic import atomic_file
 from apsgeo.metrics import Scoreboard
 from apsgeo.models import load
 from apsgeo.posterior import Posterior
 from apsgeo.protocol import DENSITIES, NOISE_STD, NcepProtocol, compared_methods
-
-RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "xarray")
+from benchmarks.report import RESULTS, commit, provenance
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -67,46 +60,14 @@ def run(options: argparse.Namespace) -> Scoreboard:
 
 def report(board: Scoreboard, arguments: list[str], seed: int, made_by: str) -> str:
     """Return the table with what is needed to make it again."""
-    command = shlex.join(["python", "-m", "benchmarks.ncep", *arguments])
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     records = board.rows[0].scores.records
     return (
         "# Protocol NCEP\n\n"
         f"{records} test months from 2010 on, noise {NOISE_STD} K, scores over unobserved cells "
         "weighted by cos(latitude). The protocol is described in `apsgeo/protocol.py`.\n\n"
         f"{board.to_markdown()}\n"
-        f"- command: `{command}`\n"
-        f"- seed: {seed}\n"
-        f"- apsgeo {apsgeo.__version__}, commit {made_by}; {versions}; "
-        f"Python {platform.python_version()}\n"
-        f"- machine: {machine()}\n"
+        f"{provenance('benchmarks.ncep', arguments, seed, made_by)}"
     )
-
-
-def commit() -> str:
-    """Return the commit that ran, marked if files that git tracks were changed."""
-    git = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-    ]
-    found = subprocess.run(git, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
-
-
-def machine() -> str:
-    """Return the processor and the number of threads."""
-    import torch
-
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def main() -> None:

@@ -14,31 +14,26 @@ import argparse
 import csv
 import multiprocessing
 import os
-import platform
 import resource
-import shlex
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import apsgeo
 from apsgeo.atomic import atomic_file
 from apsgeo.domains import Domain, HEALPixDomain
 from apsgeo.operators import Downsample, Identity, Mask, Measurement
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.scales import HybridScales
-from benchmarks.ncep import RESULTS, commit, machine
+from benchmarks.report import RESULTS, commit, provenance
 
 FIGURE = Path(__file__).parents[1] / "docs" / "scaling.png"
-PACKAGES = ("numpy", "scipy", "torch", "healpy")
 NSIDES = (16, 32, 64, 128)
 TASKS = ("imputation", "denoising", "super-resolution")
 RANK = 50
@@ -83,7 +78,8 @@ def make_prior(domain: Domain, generator: torch.Generator) -> GaussianPrior:
     prior = HybridScales(eof_weight=0.5).build(
         field, patterns[None], torch.ones(1, domain.num_nodes, dtype=torch.float64)
     )
-    prior.posterior(measure("denoising", domain, prior.sample(1, generator), generator)).mean
+    measured = measure("denoising", domain, prior.sample(1, generator), generator)
+    prior.posterior(measured).log_evidence()  # finds the order of elimination
     return prior
 
 
@@ -98,7 +94,7 @@ def measure(
         mask = Mask.at_density(domain, DENSITY, generator).expand(clean.shape)
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     noise_std = torch.full_like(clean, NOISE_STD)
-    return Measurement(clean + noise_std * noise, mask, noise_std, operator)
+    return Measurement(clean + noise_std * noise, mask, noise_std, operator=operator)
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -172,8 +168,6 @@ def draw(rows: list[Row], path: Path) -> None:
 
 def report(rows: list[Row], arguments: list[str], options: argparse.Namespace, by: str) -> str:
     """Return the table and the slopes, with what is needed to make them again."""
-    command = shlex.join(["python", "-m", "benchmarks.scaling", *arguments])
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     table = "\n".join(
         f"| {row.task} | {row.nside} | {row.nodes} | {row.seconds:.3g} | {row.prior_seconds:.3g} "
         f"| {row.peak_mib:.0f} |"
@@ -194,11 +188,7 @@ def report(rows: list[Row], arguments: list[str], options: argparse.Namespace, b
         f"| --- | ---: | ---: | ---: | ---: | ---: |\n{table}\n\n"
         f"Seconds grow as nodes to the power (least squares in log-log; at most {BAR} is "
         f"promised):\n\n| task | slope |\n| --- | ---: |\n{slopes}\n\n"
-        f"- command: `{command}`\n"
-        f"- seed: {options.seed}\n"
-        f"- apsgeo {apsgeo.__version__}, commit {by}; {versions}; "
-        f"Python {platform.python_version()}\n"
-        f"- machine: {machine()}\n"
+        f"{provenance('benchmarks.scaling', arguments, options.seed, by)}"
     )
 
 
@@ -216,11 +206,13 @@ def main() -> None:
             for nside in options.nsides:
                 rows.append(pool.submit(run, task, nside, options).result())
                 print(rows[-1], flush=True)
-    with atomic_file(options.output / "scaling.csv", overwrite=True) as temporary:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+    with (
+        atomic_file(options.output / "scaling.csv", overwrite=True) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
     with atomic_file(options.output / "scaling.md", overwrite=True) as temporary:
         temporary.write_text(report(rows, arguments, options, made_by), encoding="utf-8")
     draw(rows, options.figure)

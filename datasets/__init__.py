@@ -23,12 +23,15 @@ from apsgeo.datasets.era5_quarter_degree.recipe import ERA5_D2M, ERA5_TP
 from apsgeo.datasets.etopo.recipe import ETOPO, ETOPO_PATCHES
 from apsgeo.datasets.faces.recipe import FACES_CBCL, FACES_ORL
 from apsgeo.datasets.fashion_mnist.recipe import FASHION_MNIST
+from apsgeo.datasets.healpix.recipe import OISST_HEALPIX, Z500_HEALPIX
 from apsgeo.datasets.mnist.recipe import MNIST
 from apsgeo.datasets.navy_winds.recipe import NAVY_WINDS
 from apsgeo.datasets.ncep_air.recipe import NCEP_AIR
 from apsgeo.datasets.nrcan.recipe import NRCAN
 from apsgeo.datasets.ocean_mesh.recipe import OCEAN_MESH
 from apsgeo.datasets.oisst.recipe import OISST
+from apsgeo.datasets.oisst_ocean_mesh.recipe import OISST_OCEAN_MESH
+from apsgeo.datasets.on_bunny.recipe import DIGITS_ON_BUNNY, FIELDS_ON_BUNNY
 from apsgeo.datasets.pressure_levels.recipe import V200, Z200, Z500
 from apsgeo.datasets.recipe import Recipe, cache_dir
 from apsgeo.errors import DatasetError
@@ -48,6 +51,8 @@ RECIPES: tuple[Recipe, ...] = (
     ERA5_D2M,
     ERA5_TP,
     ETOPO,
+    Z500_HEALPIX,
+    OISST_HEALPIX,
     # on a region
     NRCAN,
     EBSD,
@@ -60,6 +65,9 @@ RECIPES: tuple[Recipe, ...] = (
     # meshes
     BUNNY,
     OCEAN_MESH,
+    DIGITS_ON_BUNNY,
+    FIELDS_ON_BUNNY,
+    OISST_OCEAN_MESH,
 )
 
 

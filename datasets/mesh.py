@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from apsgeo.errors import DatasetError
 
-__all__ = ["check_faces", "node_areas", "ugrid"]
+__all__ = ["check_faces", "node_areas", "restrict", "ugrid"]
 
 
 def check_faces(faces: NDArray[np.integer], num_nodes: int, what: str) -> NDArray[np.int32]:
@@ -42,6 +42,24 @@ def node_areas(positions: NDArray[np.floating], faces: NDArray[np.int32]) -> NDA
     totals = np.zeros(len(positions))
     np.add.at(totals, faces, areas[:, None] / 3)
     return totals
+
+
+def restrict(
+    faces: NDArray[np.integer], kept: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Restrict a mesh to the faces all of whose nodes are kept.
+
+    Args:
+        faces: Node numbers from 0, of shape (face, 3).
+        kept: Whether a node is kept, of shape (node,).
+
+    Returns:
+        The old numbers of the nodes that are left, ascending, without those in no face; and the
+        faces that are left, by new numbers.
+    """
+    whole = faces[kept[faces].all(1)]
+    nodes, numbers = np.unique(whole, return_inverse=True)
+    return nodes.astype(np.int64), numbers.reshape(whole.shape).astype(np.int32)
 
 
 def ugrid(fields: xr.Dataset, faces: NDArray[np.int32]) -> xr.Dataset:

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk, dtrsm
 
+from apsgeo.errors import InputError
 from apsgeo.linalg.dissection import Dissection
 
 __all__ = ["Cholesky"]
@@ -31,7 +32,7 @@ class Cholesky:
         dissection: Of its nodes.
 
     Raises:
-        numpy.linalg.LinAlgError: If the matrix is not positive definite.
+        InputError: If the matrix is not positive definite within rounding.
     """
 
     def __init__(self, matrix: sp.spmatrix | sp.sparray, dissection: Dissection) -> None:
@@ -150,8 +151,12 @@ def _eliminate(
 
     Args:
         matrix: In the order of elimination.
-        start, end: Columns of the block.
+        start: First column of the block.
+        end: The column after its last.
         updates: What earlier blocks left: numbers of rows, and (rows, rows).
+
+    Raises:
+        InputError: If the matrix is not positive definite within rounding.
     """
     size = end - start
     entries = slice(matrix.indptr[start], matrix.indptr[end])
@@ -170,7 +175,14 @@ def _eliminate(
         later = place[inside:] - size
         block.panel[place[:, None], place[:inside]] += update[:, :inside]
         left[later[:, None], later] += update[inside:, inside:]
-    block.panel[:size] = np.linalg.cholesky(block.panel[:size])
+    try:
+        block.panel[:size] = np.linalg.cholesky(block.panel[:size])
+    except np.linalg.LinAlgError as error:
+        raise InputError(
+            f"a sparse matrix of {matrix.shape[0]} rows is not positive definite within rounding; "
+            "if it is that of a prior, its range is too long for so fine a grid: choose a shorter "
+            "range or a coarser grid."
+        ) from error
     if len(border):
         dtrsm(1.0, block.panel[:size].T, block.below.T, trans_a=1, overwrite_b=1)
         dsyrk(-1.0, block.below.T, beta=1.0, c=left.T, trans=1, overwrite_c=1)

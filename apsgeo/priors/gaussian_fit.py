@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Scales)
 Array = NDArray[np.float64]
 
 _DENSITIES = (0.01, 0.05, 0.3)
-_TARGETS = 200  # nodes at which held-out predictions are scored
+_DRAWS = 4  # of seasons and masks, at each density, where one set of records is held out
 _NOISE = 0.1  # of a standard deviation, in the simulated measurements
 
 
@@ -93,31 +93,31 @@ def _trials(
     fields: Tensor,
     season: Tensor,
     seasons: int,
-    folds: int,
+    splits: list[Tensor],
     rank: int,
+    targets: int,
     generator: torch.Generator,
 ) -> list[_Trial]:
-    """Hold every second fold out in turn, and a season of it at each density."""
-    fold = contiguous_folds(len(fields), folds)
-    jobs = [(f, density) for f in range(0, folds, 2) for density in _DENSITIES]
+    """Hold records (time,) out for each split in turn, and score a season at each density."""
+    jobs = [(held, density) for held in splits for density in _DENSITIES]
     share = (domain.areas / domain.areas.sum()).repeat(fields.shape[1])
     trials = []
     found: dict[int, tuple[EOFs, Tensor]] = {}
     for number, (held, density) in enumerate(jobs):
-        if held not in found:
-            train = fields[fold != held], season[fold != held]
+        if id(held) not in found:
+            train = fields[~held], season[~held]
             eofs = empirical_orthogonal_functions(domain, train[0], rank, train[1], seasons)
-            found[held] = eofs.rounded(), _variance(train[0])
+            found[id(held)] = eofs.rounded(), _variance(train[0])
         chosen = number * seasons // len(jobs)
-        truth = fields[(fold == held) & (season == chosen)].double()
+        truth = fields[held & (season == chosen)].double()
         mask = Mask.at_density(domain, density, generator).expand_as(truth)
         noise = torch.randn(truth.shape, generator=generator, dtype=torch.float64)
         measurement = Measurement(truth + _NOISE * noise, mask, torch.full_like(truth, _NOISE))
         hidden = share * ~mask[0].flatten()
-        count = min(_TARGETS, int((hidden > 0).sum()))
+        count = min(targets, int((hidden > 0).sum()))
         nodes = torch.multinomial(hidden, count, generator=generator).numpy()
         at_nodes = truth.flatten(1).numpy()[:, nodes]
-        trials.append(_Trial(*found[held], chosen, measurement, nodes, at_nodes))
+        trials.append(_Trial(*found[id(held)], chosen, measurement, nodes, at_nodes))
     return trials
 
 
@@ -129,22 +129,27 @@ def select_scales(
     season: Tensor | None = None,
     seasons: int = 1,
     folds: int = 4,
+    held_out: Tensor | None = None,
     rank: int = 400,
     max_evaluations: int = 30,
+    targets: int = 200,
     seed: int = 0,
     progress: bool = True,
 ) -> S:
     """Choose the scales whose posteriors predict held-out fields best.
 
-    Every second of `folds` contiguous blocks of the history is held out in turn. The score is
-    the CRPS at unobserved nodes, relative to that of `start`, averaged over densities of 1, 5
-    and 30 % and over the blocks; it is minimized by Nelder-Mead over the scales' unbounded
-    coordinates. (Held-out likelihood prefers overconfident covariances: most of it is won at
-    the finest scales.)
+    Every second of `folds` contiguous blocks of the history is held out in turn, or else the
+    records (time,) that are true in `held_out`. The score is the CRPS at `targets` unobserved
+    nodes, relative to that of `start`, averaged over densities of 1, 5 and 30 % and over the
+    blocks, or four times as many seasons of `held_out`; it is minimized by Nelder-Mead over the scales'
+    unbounded coordinates. (Held-out likelihood prefers overconfident covariances: most of it is
+    won at the finest scales.)
     """
     generator = torch.Generator().manual_seed(seed)
     season = torch.zeros(len(fields), dtype=torch.long) if season is None else season
-    trials = _trials(domain, fields, season, seasons, folds, rank, generator)
+    fold = contiguous_folds(len(fields), folds)
+    splits = [fold == f for f in range(0, folds, 2)] if held_out is None else [held_out] * _DRAWS
+    trials = _trials(domain, fields, season, seasons, splits, rank, targets, generator)
     reference: list[float] = []
     with (
         tqdm(total=max_evaluations, desc=f"{type(start).__name__}", disable=not progress) as bar,

@@ -1,0 +1,1 @@
+"""z500-healpix and oisst-healpix: monthly fields on HEALPix pixels."""

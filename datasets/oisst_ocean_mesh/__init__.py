@@ -1,0 +1,1 @@
+"""oisst-ocean-mesh: sea surface temperature on the nodes of an ocean model's mesh."""

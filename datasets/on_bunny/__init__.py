@@ -1,0 +1,1 @@
+"""digits-on-bunny and fields-on-bunny: signals on the Stanford bunny."""
