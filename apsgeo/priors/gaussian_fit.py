@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Scales)
 Array = NDArray[np.float64]
 
 _DENSITIES = (0.01, 0.05, 0.3)
-_DRAWS = 4  # of seasons and masks, at each density, where one set of records is held out
+_DRAWS = 2  # of seasons and masks, at each density, where one set of records is held out
 _NOISE = 0.1  # of a standard deviation, in the simulated measurements
 
 
@@ -140,10 +140,9 @@ def select_scales(
 
     Every second of `folds` contiguous blocks of the history is held out in turn, or else the
     records (time,) that are true in `held_out`. The score is the CRPS at `targets` unobserved
-    nodes, relative to that of `start`, averaged over densities of 1, 5 and 30 % and over the
-    blocks, or four times as many seasons of `held_out`; it is minimized by Nelder-Mead over the scales'
-    unbounded coordinates. (Held-out likelihood prefers overconfident covariances: most of it is
-    won at the finest scales.)
+    nodes, relative to that of `start`, averaged over densities of 1, 5 and 30 % and two seasons
+    at each; it is minimized by Nelder-Mead over the scales' unbounded coordinates. (Held-out
+    likelihood prefers overconfident covariances: most of it is won at the finest scales.)
     """
     generator = torch.Generator().manual_seed(seed)
     season = torch.zeros(len(fields), dtype=torch.long) if season is None else season
