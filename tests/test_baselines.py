@@ -68,9 +68,10 @@ def hybrid(members: int = MEMBERS) -> HybridGaussian:
 
 def hybrid_covariance() -> np.ndarray:
     kappa = np.sqrt(8.0) * DOMAIN.radius_km / RANGE_KM
-    areas = np.diag(DOMAIN.areas.numpy())
-    root = np.linalg.inv(DOMAIN.stiffness.toarray() + kappa**2 * areas)
-    local = 4 * np.pi * kappa**2 * root @ areas @ root
+    cells = DOMAIN.reduced
+    areas, spread = np.diag(cells.areas), cells.spread.toarray()
+    root = np.linalg.inv(cells.stiffness.toarray() + kappa**2 * areas)
+    local = 4 * np.pi * kappa**2 * spread @ root @ areas @ root @ spread.T
     return LOADINGS @ LOADINGS.T + SCALE[:, None] * local * SCALE + np.diag(NUGGET**2)
 
 

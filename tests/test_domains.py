@@ -173,6 +173,16 @@ def test_stiffness_is_symmetric_semidefinite_with_constants_in_its_kernel(domain
     )
 
 
+def test_reduced_cells_are_unions_and_keep_the_laplacian(domain: Domain) -> None:
+    cells = domain.reduced
+    np.testing.assert_array_equal(cells.spread.sum(axis=1), 1.0)
+    np.testing.assert_allclose(cells.areas.sum(), float(domain.areas.sum()))
+    dense = cells.stiffness.toarray()
+    np.testing.assert_allclose(dense, dense.T)
+    np.testing.assert_allclose(dense.sum(0), 0.0, atol=1e-9 * np.abs(dense).max())
+    assert np.linalg.eigvalsh(dense).min() > -1e-9 * np.abs(dense).max()
+
+
 def test_edges_are_symmetric_and_hold_what_the_stiffness_joins(domain: Domain) -> None:
     edges = set(map(tuple, domain.edge_index.T.tolist()))
     assert len(edges) == domain.edge_index.shape[1], "no edge stands twice"

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse
+import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
@@ -283,3 +285,30 @@ def test_bad_bounds_are_refused(
 ) -> None:
     with pytest.raises(GridError, match=message):
         LatLonDomain(LAT, LON, lat_bounds, lon_bounds)
+
+
+def test_reduced_grid_has_the_eigenvalues_of_the_sphere() -> None:
+    """l(l + 1), each 2 l + 1 times, although the cells near the poles are merged."""
+    grid = LatLonDomain(np.linspace(90, -90, 73), np.arange(0, 360, 2.5))
+    cells = grid.reduced
+    assert cells.spread.shape == (73 * 144, len(cells.areas))
+    assert len(cells.areas) < 0.95 * grid.num_nodes
+    inverse_root = scipy.sparse.diags_array(cells.areas**-0.5)
+    scaled = inverse_root @ cells.stiffness @ inverse_root
+    values = scipy.sparse.linalg.eigsh(scaled, 25, sigma=-1.0, return_eigenvectors=False)
+    degree = np.repeat(np.arange(5), 2 * np.arange(5) + 1)
+    np.testing.assert_allclose(np.sort(values), degree * (degree + 1), rtol=0.004, atol=1e-9)
+
+
+def test_reduced_grid_has_no_cells_narrower_than_half_the_spacing() -> None:
+    grid = LatLonDomain(np.linspace(89.5, -89.5, 180), np.arange(0.5, 360, 1.0))
+    width = grid.reduced.areas / np.deg2rad(1.0)
+    assert width.min() > 0.499 * np.deg2rad(1.0)
+    assert len(LatLonDomain(np.linspace(50, 40, 11), np.arange(30.0)).reduced.areas) == 330
+
+
+def test_reduced_grid_holds_a_pole_as_one_cell() -> None:
+    grid = LatLonDomain(np.linspace(90, -90, 19), np.arange(0, 360, 10.0))
+    spread = grid.reduced.spread
+    assert set(spread[:36].indices) == {0}
+    assert len(set(spread[-36:].indices)) == 1

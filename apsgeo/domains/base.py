@@ -1,6 +1,7 @@
 """What every domain offers to priors, flows and networks."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -58,6 +59,23 @@ def laplacian_of(
     return (scipy.sparse.diags_array(weights.sum(axis=1)) - weights).tocsc()
 
 
+@dataclass(frozen=True)
+class Reduced:
+    """Cells of about equal size, each a union of a domain's.
+
+    Attributes:
+        spread: (node, cell), one where a node belongs to a cell, else zero.
+        positions: (cell, d).
+        areas: (cell,).
+        stiffness: (cell, cell), as that of `Domain`.
+    """
+
+    spread: scipy.sparse.csr_array
+    positions: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    stiffness: scipy.sparse.csc_array
+
+
 class Domain(ABC):
     r"""Represent where a signal lives.
 
@@ -102,6 +120,15 @@ class Domain(ABC):
     @abstractmethod
     def stiffness(self) -> scipy.sparse.csc_array:
         """The stiffness `(N, N)`, float64: symmetric, positive semi-definite, S 1 = 0."""
+
+    @property
+    def reduced(self) -> Reduced:
+        """The cells without those that are far narrower than most, which are merged.
+
+        On them powers of the Laplacian are well conditioned. Most domains have no such cells.
+        """
+        whole = scipy.sparse.eye_array(self.num_nodes, format="csr")
+        return Reduced(whole, self.positions.numpy(), self.areas.numpy(), self.stiffness)
 
     @property
     @abstractmethod

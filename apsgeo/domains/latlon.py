@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from apsgeo.domains.base import EARTH_RADIUS_KM, Domain
+from apsgeo.domains.base import EARTH_RADIUS_KM, Domain, Reduced, laplacian_of
 from apsgeo.domains.latlon_layers import Border, LatLonConv, LatLonPool, LatLonUnpool
 from apsgeo.errors import GridError, InputError
 
@@ -139,10 +139,41 @@ class LatLonDomain(Domain):
     def stiffness(self) -> scipy.sparse.csc_array:
         """The stiffness `(N, N)`; no flux leaves a regional grid (Neumann condition)."""
         start, end, conductance = self._faces
-        shape = (self.num_nodes, self.num_nodes)
-        half = scipy.sparse.coo_array((conductance, (start, end)), shape=shape).tocsr()
-        weights = half + half.T
-        return (scipy.sparse.diags_array(weights.sum(axis=1)) - weights).tocsc()
+        return laplacian_of(conductance, start, end, self.num_nodes)
+
+    @cached_property
+    def reduced(self) -> Reduced:
+        """The grid with narrow cells of a row merged, as in a reduced Gaussian grid.
+
+        Cells are at least half as wide as the typical spacing; the nodes of a pole are one.
+        """
+        rows, columns = self.shape
+        height = np.abs(np.diff(np.deg2rad(self.lat_bounds)))
+        width = self._row_area / height * self._column_width.mean()
+        typical = min(float(np.median(height)), float(np.median(self._column_width)))
+        merged = np.ceil(0.5 * typical / width - SAME_DEGREES).clip(1, columns).astype(np.int64)
+        merged[np.abs(self.lat) > 90 - SAME_DEGREES] = columns
+        count = columns // merged
+        first = np.cumsum(count) - count
+        label = (first[:, None] + np.arange(columns) * count[:, None] // columns).ravel()
+        cells = int(count.sum())
+        members = np.bincount(label)
+        spread = scipy.sparse.csr_array((np.ones(len(label)), (np.arange(len(label)), label)))
+        mean_lon = np.bincount(label, np.tile(self.lon, rows)) / members
+        start, end, conductance = self._faces
+        zonal = np.diff(self.lon, append=self.lon[0] + 360.0)[start % columns]
+        apart = (mean_lon[label[end]] - mean_lon[label[start]]) % 360.0
+        along = start // columns == end // columns
+        ratio = np.divide(zonal, apart, out=np.ones_like(zonal), where=along & (apart > 0))
+        joined = label[start] != label[end]
+        return Reduced(
+            spread,
+            (spread.T @ self.positions.numpy()) / members[:, None],
+            spread.T @ self.areas.numpy(),
+            laplacian_of(
+                (conductance * ratio)[joined], label[start[joined]], label[end[joined]], cells
+            ),
+        )
 
     @cached_property
     def edge_index(self) -> Tensor:

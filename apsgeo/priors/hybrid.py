@@ -153,8 +153,10 @@ class HybridPrior(GaussianPrior):
         known = precision.shape == self._pattern.shape
         if known and (self._pattern + precision.astype(bool)).nnz == self._pattern.nnz:
             return Cholesky(precision, self._dissection)
-        copies = precision.shape[0] // self.domain.num_nodes
-        positions = np.tile(self.domain.positions.numpy(), (copies, 1))
+        positions = np.tile(self.matern.positions, (self.channels, 1))
+        if len(positions) < precision.shape[0]:
+            every = np.tile(self.domain.positions.numpy(), (self.channels, 1))
+            positions = np.concatenate([positions, every])
         return Cholesky(precision, Dissection(precision, positions))
 
     @property

@@ -25,11 +25,13 @@ class LocalField(ABC):
         domain: Where it lives.
         precision: (latent, latent), of z.
         spread: (node, latent): B.
+        positions: (latent, d), of z.
     """
 
     domain: Domain
     precision: sp.csc_array
     spread: sp.csr_array
+    positions: Array
 
     @cached_property
     def pattern(self) -> sp.csc_array:
@@ -41,8 +43,7 @@ class LocalField(ABC):
     @cached_property
     def dissection(self) -> Dissection:
         """Order of elimination for that."""
-        copies = self.spread.shape[1] // self.spread.shape[0]
-        return Dissection(self.pattern, np.tile(self.domain.positions.numpy(), (copies, 1)))
+        return Dissection(self.pattern, self.positions)
 
     @property
     @abstractmethod
@@ -65,9 +66,10 @@ class LocalField(ABC):
 class MaternField(LocalField):
     r"""A Matern field on a domain, of unit variance up to discretization.
 
-    It solves (kappa^2 - Laplacian)^{(nu + 1) / 2} v = white noise, discretized by finite volumes:
-    with areas W and stiffness G, K = kappa^2 W + G, its precision is K (W^{-1} K)^nu, which is
-    sparse (Lindgren, Rue & Lindstrom 2011, https://doi.org/10.1111/j.1467-9868.2011.00777.x).
+    It solves (kappa^2 - Laplacian)^{(nu + 1) / 2} v = white noise, discretized by finite volumes on
+    the cells of `Domain.reduced`: with areas W and stiffness G, K = kappa^2 W + G, its precision is
+    K (W^{-1} K)^nu, which is sparse (Lindgren, Rue & Lindstrom 2011,
+    https://doi.org/10.1111/j.1467-9868.2011.00777.x).
 
     Args:
         domain: Where it lives.
@@ -88,17 +90,17 @@ class MaternField(LocalField):
         self._variance = variance
         self.range_km, self.smoothness = float(range_km), smoothness
         self.kappa = np.sqrt(8.0 * smoothness) * domain.radius_km / self.range_km
-        areas = domain.areas.numpy()
-        self._areas = areas[:, None]
-        operator = sp.csc_array(domain.stiffness + self.kappa**2 * sp.diags_array(areas))
+        cells = domain.reduced
+        self.positions, self.spread = cells.positions, cells.spread
+        self._areas = cells.areas[:, None]
+        operator = sp.csc_array(cells.stiffness + self.kappa**2 * sp.diags_array(cells.areas))
         # The planar field that this operator makes has variance 1 / (4 pi nu kappa^{2 nu}).
         self._amplitude = np.sqrt(4.0 * np.pi * smoothness) * self.kappa**smoothness
-        self._factor = Cholesky(operator, Dissection(operator, domain.positions.numpy()))
+        self._factor = Cholesky(operator, Dissection(operator, self.positions))
         precision = operator / self._amplitude**2
         for _ in range(smoothness):
-            precision = precision @ sp.diags_array(1.0 / areas) @ operator
+            precision = precision @ sp.diags_array(1.0 / cells.areas) @ operator
         self.precision = sp.csc_array(precision)
-        self.spread = sp.eye_array(domain.num_nodes, format="csr")
 
     def __repr__(self) -> str:
         return f"MaternField(range_km={self.range_km:.0f}, smoothness={self.smoothness})"
@@ -110,12 +112,12 @@ class MaternField(LocalField):
         return columns
 
     def sample(self, white: Array) -> Array:
-        """Map standard normal noise (node, m) to fields (node, m)."""
+        """Map standard normal noise (latent, m) to fields (node, m)."""
         if self.smoothness % 2:
             half = self._factor.solve(np.sqrt(self._areas) * white)
         else:
             half = self._factor.sample(white)
-        return self._amplitude * self._again(half, self.smoothness // 2)
+        return self._amplitude * (self.spread @ self._again(half, self.smoothness // 2))
 
     def spectrum(self, eigenvalues: Array) -> Array:
         """Return the variance of coefficients of eigenfunctions of the Laplacian."""
@@ -123,13 +125,15 @@ class MaternField(LocalField):
 
     def covariance_apply(self, columns: Array) -> Array:
         """Return the covariance times columns (node, m): nu + 1 solves a column."""
-        return self._amplitude**2 * self._again(self._factor.solve(columns), self.smoothness)
+        solved = self._again(self._factor.solve(self.spread.T @ columns), self.smoothness)
+        return self._amplitude**2 * (self.spread @ solved)
 
     @property
     def variance(self) -> Array:
         """Exact variance (node,) of the field, computed once."""
         if self._variance is None:
-            self._variance = Cholesky(self.precision, self.dissection).inverse_diagonal()
+            of_cells = Cholesky(self.precision, self.dissection).inverse_diagonal()
+            self._variance = self.spread @ of_cells
         return self._variance
 
 
@@ -152,9 +156,9 @@ class MaternSum(LocalField):
         self.domain = fields[0].domain
         self._fields, self._shares, self._variance = fields, shares, variance
         self.precision = sp.csc_array(sp.block_diag([f.precision for f in fields], format="csc"))
-        self.spread = sp.csr_array(
-            sp.hstack([np.sqrt(a) * f.spread for f, a in zip(fields, shares, strict=True)])
-        )
+        scaled = [np.sqrt(a) * f.spread for f, a in zip(fields, shares, strict=True)]
+        self.spread = sp.csr_array(sp.hstack(scaled))
+        self.positions = np.concatenate([field.positions for field in fields])
 
     def __repr__(self) -> str:
         return " + ".join(
@@ -164,9 +168,9 @@ class MaternSum(LocalField):
 
     def sample(self, white: Array) -> Array:
         """Map standard normal noise (latent, m) to fields (node, m)."""
-        parts = np.split(white, len(self._fields))
-        drawn = [field.sample(part) for field, part in zip(self._fields, parts, strict=True)]
-        return self.spread @ np.concatenate(drawn)
+        ends = np.cumsum([field.spread.shape[1] for field in self._fields])
+        parts = zip(self._fields, self._shares, np.split(white, ends[:-1]), strict=True)
+        return np.sum([np.sqrt(share) * field.sample(part) for field, share, part in parts], axis=0)
 
     def _shared(self, parts: list[Array]) -> Array:
         """Return the sum of what belongs to each field, times its share."""
