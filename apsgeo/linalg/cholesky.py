@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.linalg.blas import dsyrk, dtrsm
 
 from apsgeo.errors import InputError
 from apsgeo.linalg.dissection import Dissection
@@ -24,8 +23,9 @@ class Cholesky:
 
     Multifrontal (Duff & Reid 1983, https://doi.org/10.1145/356044.356047): the columns of each
     block of the dissection are eliminated as one dense matrix, and what that leaves for later ones
-    is handed on as another, so that the arithmetic is dense and in LAPACK. Exact to rounding for
-    any dissection of the nodes, on which the cost alone depends.
+    is handed on as another, so that the arithmetic is dense. Exact to rounding for any dissection
+    of the nodes, on which the cost alone depends. It is all numpy's: threads of scipy's own BLAS,
+    called in turn, would wait for numpy's, at ten times the cost.
 
     Args:
         matrix: (N, N), of which the lower triangle is read in the order of elimination.
@@ -61,14 +61,14 @@ class Cholesky:
     def log_determinant(self) -> float:
         """Log of the determinant of the matrix."""
         diagonals = [np.diag(block.panel) for block in self._blocks]
-        return 2.0 * float(np.log(np.concatenate(diagonals)).sum())
+        return -2.0 * float(np.log(np.concatenate(diagonals)).sum())
 
     def solve(self, columns: Array) -> Array:
         """Return the inverse of the matrix times columns (N, m), all at once."""
         out = np.ascontiguousarray(columns[self._order], dtype=np.float64)
         for block in self._blocks:
             own = out[block.start : block.end]
-            block.divide(own)
+            own[:] = block.inverse_root @ own
             out[block.border] -= block.below @ own
         return self._back(out)
 
@@ -80,8 +80,7 @@ class Cholesky:
         """Return L^{-T} times columns in the order of elimination, which are overwritten."""
         for block in reversed(self._blocks):
             own = out[block.start : block.end]
-            own -= block.below.T @ out[block.border]
-            block.divide(own, transposed=True)
+            own[:] = block.inverse_root.T @ (own - block.below.T @ out[block.border])
         result = np.empty_like(out)
         result[self._order] = out
         return result
@@ -116,7 +115,11 @@ class _Block:
     start: int
     end: int
     border: Index  # numbers of the rows below the triangle that are not zero, ascending
-    panel: Array  # (columns + border, columns): the lower triangle, and the rows below
+    panel: Array  # (columns + border, columns): the triangle's inverse, and the rows below
+
+    @property
+    def inverse_root(self) -> Array:
+        return self.panel[: self.end - self.start]
 
     @property
     def below(self) -> Array:
@@ -128,19 +131,11 @@ class _Block:
         inside = numbers - self.start
         return np.where(inside < size, inside, size + np.searchsorted(self.border, numbers))
 
-    def divide(self, columns: Array, *, transposed: bool = False) -> None:
-        """Overwrite C-ordered columns (columns of the block, m) by L^{-1} or L^{-T} times them."""
-        upper = self.panel[: self.end - self.start].T
-        dtrsm(1.0, upper, columns.T, side=1, trans_a=transposed, overwrite_b=1)
-
     def inverse(self, beyond: Array) -> Array:
         """Return the inverse's rows and columns of the panel, given those of the border."""
-        size = self.end - self.start
-        root = np.eye(size)
-        self.divide(root)
-        ratio = self.below @ root
+        ratio = self.below @ self.inverse_root
         cross = -beyond @ ratio
-        own = root.T @ root - ratio.T @ cross
+        own = self.inverse_root.T @ self.inverse_root - ratio.T @ cross
         return np.block([[own, cross.T], [cross, beyond]])
 
 
@@ -176,14 +171,13 @@ def _eliminate(
         block.panel[place[:, None], place[:inside]] += update[:, :inside]
         left[later[:, None], later] += update[inside:, inside:]
     try:
-        block.panel[:size] = np.linalg.cholesky(block.panel[:size])
+        block.panel[:size] = np.linalg.inv(np.linalg.cholesky(block.inverse_root))
     except np.linalg.LinAlgError as error:
         raise InputError(
             f"a sparse matrix of {matrix.shape[0]} rows is not positive definite within rounding; "
             "if it is that of a prior, its range is too long for so fine a grid: choose a shorter "
             "range or a coarser grid."
         ) from error
-    if len(border):
-        dtrsm(1.0, block.panel[:size].T, block.below.T, trans_a=1, overwrite_b=1)
-        dsyrk(-1.0, block.below.T, beta=1.0, c=left.T, trans=1, overwrite_c=1)
+    block.below[:] = block.below @ block.inverse_root.T
+    left -= block.below @ block.below.T
     return block, left
