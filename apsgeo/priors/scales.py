@@ -157,36 +157,43 @@ class TwoRangeScales(_Hybrid):
         short_km: Shorter range of the Matern residual.
         long_km: Longer range.
         nugget: Fraction of each node's variance that is white.
+        inflation: Of the covariance, against that of the history: the climate moves on.
         seasonal_share: Share of the EOF covariance that follows the season, in (0, 1).
     """
 
     eof_weight: float = 0.5
     short_share: float = 0.4
-    short_km: float = 1000.0
+    short_km: float = 1200.0
     long_km: float = 3000.0
-    nugget: float = 3e-4
+    nugget: float = 2e-4
+    inflation: float = 1.2
     seasonal_share: float = 0.75
     kind: ClassVar[str] = "two-range hybrid"
-    steps: ClassVar[tuple[float, ...]] = (0.5, -0.6, 0.25, -0.25, 1.0, 0.7)
+    steps: ClassVar[tuple[float, ...]] = (0.5, -0.6, 0.25, -0.25, 1.0, 0.3, 0.7)
 
     @classmethod
     def start(cls, domain: Domain) -> TwoRangeScales:
         """Return a guess; the ranges are about the defaults where the domain is a sphere."""
         extent = _extent_km(domain)
-        return cls(short_km=0.044 * extent, long_km=0.13 * extent)
+        return cls(short_km=0.053 * extent, long_km=0.13 * extent)
 
     def encode(self) -> Array:
         """Return the logits of the shares and the logs of the others."""
         shares = logit([self.eof_weight, self.short_share, self.seasonal_share])
-        lengths = np.log([self.short_km, self.long_km, self.nugget])
-        return np.array([*shares[:2], *lengths, shares[2]])
+        others = np.log([self.short_km, self.long_km, self.nugget, self.inflation])
+        return np.array([*shares[:2], *others, shares[2]])
 
     @classmethod
     def decode(cls, point: Array) -> TwoRangeScales:
         """Undo `encode`."""
         eof_weight, short_share, seasonal_share = expit(point[[0, 1, -1]]).tolist()
-        short_km, long_km, nugget = np.exp(point[2:-1]).tolist()
-        return cls(eof_weight, short_share, short_km, long_km, nugget, seasonal_share)
+        short_km, long_km, nugget, inflation = np.exp(point[2:-1]).tolist()
+        return cls(eof_weight, short_share, short_km, long_km, nugget, inflation, seasonal_share)
+
+    def build(self, field: LocalField, loadings: Tensor, variance: Tensor) -> HybridPrior:
+        """Return the prior."""
+        more = self.inflation
+        return super().build(field, loadings * np.sqrt(more), variance * more)
 
     def field(self, domain: Domain, *, draft: bool = False) -> MaternSum:
         """Return the sum of the two Matern fields."""
