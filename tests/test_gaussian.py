@@ -319,15 +319,20 @@ def test_eofs_diagonalize_the_sample_covariance(domain: LatLonDomain) -> None:
     assert float(torch.linalg.matrix_norm(missing, 2)) <= float(torch.linalg.matrix_norm(sample, 2))
 
 
-@pytest.mark.parametrize("scales", [HybridScales(), TwoRangeScales(), LocalisedScales()])
-def test_fitted_prior_has_the_data_variance(domain: LatLonDomain, scales: Scales) -> None:
+@pytest.mark.parametrize(
+    ("scales", "inflation"),
+    [(HybridScales(), 1.0), (TwoRangeScales(inflation=1.3), 1.3), (LocalisedScales(), 1.0)],
+)
+def test_fitted_prior_has_the_data_variance(
+    domain: LatLonDomain, scales: Scales, inflation: float
+) -> None:
     scale = torch.linspace(0.5, 2.0, domain.num_nodes)
     fields = scale * torch.randn(
         40, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0)
     )
     fitted = fit_gaussian(scales.field(domain), fields, scales, rank=10)
     torch.testing.assert_close(
-        fitted.annual.variance, (fields.double() ** 2).mean(0), rtol=2e-3, atol=0.0
+        fitted.annual.variance, inflation * (fields.double() ** 2).mean(0), rtol=2e-3, atol=0.0
     )
 
 
