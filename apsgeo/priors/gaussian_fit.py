@@ -94,30 +94,30 @@ def _trials(
     season: Tensor,
     seasons: int,
     splits: list[Tensor],
+    draws: int,
     rank: int,
     targets: int,
     generator: torch.Generator,
 ) -> list[_Trial]:
-    """Hold records (time,) out for each split in turn, and score a season at each density."""
-    jobs = [(held, density) for held in splits for density in _DENSITIES]
+    """Hold records (time,) out for each split in turn; score `draws` seasons at each density."""
+    densities = _DENSITIES * draws
     share = (domain.areas / domain.areas.sum()).repeat(fields.shape[1])
-    trials = []
-    found: dict[int, tuple[EOFs, Tensor]] = {}
-    for number, (held, density) in enumerate(jobs):
-        if id(held) not in found:
-            train = fields[~held], season[~held]
-            eofs = empirical_orthogonal_functions(domain, train[0], rank, train[1], seasons)
-            found[id(held)] = eofs.rounded(), _variance(train[0])
-        chosen = number * seasons // len(jobs)
-        truth = fields[held & (season == chosen)].double()
-        mask = Mask.at_density(domain, density, generator).expand_as(truth)
-        noise = torch.randn(truth.shape, generator=generator, dtype=torch.float64)
-        measurement = Measurement(truth + _NOISE * noise, mask, torch.full_like(truth, _NOISE))
-        hidden = share * ~mask[0].flatten()
-        count = min(targets, int((hidden > 0).sum()))
-        nodes = torch.multinomial(hidden, count, generator=generator).numpy()
-        at_nodes = truth.flatten(1).numpy()[:, nodes]
-        trials.append(_Trial(*found[id(held)], chosen, measurement, nodes, at_nodes))
+    trials: list[_Trial] = []
+    for held in splits:
+        train, when = fields[~held], season[~held]
+        eofs = empirical_orthogonal_functions(domain, train, rank, when, seasons).rounded()
+        variance = _variance(train)
+        for density in densities:
+            chosen = len(trials) * seasons // (len(splits) * len(densities))
+            truth = fields[held & (season == chosen)].double()
+            mask = Mask.at_density(domain, density, generator).expand_as(truth)
+            noise = torch.randn(truth.shape, generator=generator, dtype=torch.float64)
+            measurement = Measurement(truth + _NOISE * noise, mask, torch.full_like(truth, _NOISE))
+            hidden = share * ~mask[0].flatten()
+            count = min(targets, int((hidden > 0).sum()))
+            nodes = torch.multinomial(hidden, count, generator=generator).numpy()
+            at_nodes = truth.flatten(1).numpy()[:, nodes]
+            trials.append(_Trial(eofs, variance, chosen, measurement, nodes, at_nodes))
     return trials
 
 
@@ -147,8 +147,9 @@ def select_scales(
     generator = torch.Generator().manual_seed(seed)
     season = torch.zeros(len(fields), dtype=torch.long) if season is None else season
     fold = contiguous_folds(len(fields), folds)
-    splits = [fold == f for f in range(0, folds, 2)] if held_out is None else [held_out] * _DRAWS
-    trials = _trials(domain, fields, season, seasons, splits, rank, targets, generator)
+    splits = [fold == f for f in range(0, folds, 2)] if held_out is None else [held_out]
+    draws = 1 if held_out is None else _DRAWS
+    trials = _trials(domain, fields, season, seasons, splits, draws, rank, targets, generator)
     reference: list[float] = []
     with (
         tqdm(total=max_evaluations, desc=f"{type(start).__name__}", disable=not progress) as bar,
