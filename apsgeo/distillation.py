@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from apsgeo.errors import InputError
 from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
 from apsgeo.flows.build import FlowSpec, build_flow
 from apsgeo.flows.context import site_features
-from apsgeo.flows.flow import ConditionalFlow
+from apsgeo.flows.flow import ConditionalFlow, Conditioning
 from apsgeo.operators import LinearMap, Operator
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
@@ -171,7 +172,7 @@ def _noise(linear: LinearMap, noise_std: float | Tensor) -> Tensor:
     return noise.expand(nodes).clone()
 
 
-def _given(prior: FieldPrior, flow: ConditionalFlow, batch: Batch) -> Any:
+def _given(prior: FieldPrior, flow: ConditionalFlow, batch: Batch) -> Conditioning:
     known = prior.normals.covariates(batch.season).to(batch.mean)
     return flow.condition(batch.measurement, batch.mean, batch.std, known)
 
@@ -291,14 +292,23 @@ def _pairs(
     return train, held
 
 
-def _held_out_score(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> float:
-    """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks."""
+def _held_out(
+    prior: FieldPrior, flow: ConditionalFlow, held: PairSet
+) -> Iterator[tuple[Batch, Conditioning, Tensor, Tensor]]:
+    """Yield each group, its conditioning, the area of its hidden nodes, and the units' scale."""
     area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
-    ratios = []
     for index in range(len(held.groups)):
         batch = held.group(index).to(flow.device)
-        weights = area * prior.normals.std[batch.season].to(area) * batch.measurement.hidden
-        fields, _ = flow.push(batch.deviations, _given(prior, flow, batch))
+        scale = prior.normals.std[batch.season].to(area)
+        yield batch, _given(prior, flow, batch), area * batch.measurement.hidden, scale
+
+
+def _held_out_score(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> float:
+    """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks."""
+    ratios = []
+    for batch, given, hidden, scale in _held_out(prior, flow, held):
+        weights = hidden * scale
+        fields, _ = flow.push(batch.deviations, given)
         score = (weights * fair_crps(fields, batch.truth)).sum()
         base = (weights * fair_crps(batch.mean + batch.deviations, batch.truth)).sum()
         ratios.append(float(score / base))
@@ -322,12 +332,9 @@ def _spread_factors(
     prior: FieldPrior, flow: ConditionalFlow, held: PairSet
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return, for each group, the logs of its observed share and of error over spread."""
-    area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
     found = []
-    for index in range(len(held.groups)):
-        batch = held.group(index).to(flow.device)
-        weights = area * prior.normals.std[batch.season].to(area) ** 2 * batch.measurement.hidden
-        given = _given(prior, flow, batch)
+    for batch, given, hidden, scale in _held_out(prior, flow, held):
+        weights = hidden * scale**2
         fields, _ = flow.push(batch.deviations, given)
         error = (weights * (fields.mean(0) - batch.truth) ** 2).sum()
         spread = (weights * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))
