@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +40,12 @@ def member_noise(seed: int, key: int, members: int, size: int) -> np.ndarray:
     words = [seed, key % 2**64]
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
     return generator.standard_normal((members, size), dtype=np.float32)
+
+
+def members_noise(seed: int, keys: Iterable[int], members: int, size: int) -> Tensor:
+    """Return the `member_noise` of each of several records, (member, record, size)."""
+    each = [member_noise(seed, int(key), members, size) for key in keys]
+    return torch.from_numpy(np.stack(each, axis=1))
 
 
 class FieldDistribution(Distribution):
@@ -110,15 +117,9 @@ class FieldDistribution(Distribution):
         return result.reshape(*lead, *self.batch_shape)
 
     def _moment_draws(self) -> Tensor:
-        noise = np.stack(
-            [
-                member_noise(0, index, _MOMENT_DRAWS, self.noise_dim)
-                for index in range(self.batch_shape[0])
-            ],
-            axis=1,
-        )
+        noise = members_noise(0, range(self.batch_shape[0]), _MOMENT_DRAWS, self.noise_dim)
         with torch.no_grad():
-            return self.from_noise(torch.from_numpy(noise))
+            return self.from_noise(noise)
 
     @property
     def mean(self) -> Tensor:
@@ -242,11 +243,8 @@ class Posterior:
         Member k of the record with key t depends on (seed, t, k) alone.
         """
         distribution = self(y, season=season, noise_std=noise_std)
-        noise = np.stack(
-            [member_noise(seed, int(key), members, distribution.noise_dim) for key in keys],
-            axis=1,
-        )
-        return distribution.from_noise(torch.from_numpy(noise)).cpu()
+        noise = members_noise(seed, keys, members, distribution.noise_dim)
+        return distribution.from_noise(noise).cpu()
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save as a folder of JSON and safetensors; see `apsgeo.io.save_folder`."""

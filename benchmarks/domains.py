@@ -24,14 +24,14 @@ from apsgeo.metrics import EnsemblePrediction, NormalPrediction, Scores
 from apsgeo.metrics.scoreboard import Tally
 from apsgeo.operators import Downsample, Identity, Mask, Measurement, Operator
 from apsgeo.plotting import save_figure
-from apsgeo.posterior import member_noise
+from apsgeo.posterior import members_noise
 from apsgeo.priors.gaussian_fit import fit_gaussian, select_scales
 from apsgeo.priors.normals import Normals
 from apsgeo.priors.scales import HybridScales
 from apsgeo.priors.seasonal import SeasonalPrior
 from benchmarks.domain_cases import CASES, Case
 from benchmarks.domain_figure import Panels, draw
-from benchmarks.report import RESULTS, commit, provenance
+from benchmarks.report import RESULTS, commit, provenance, write
 
 __all__ = ["TASKS", "Fitted", "Row", "Task", "evaluate", "fit"]
 
@@ -188,9 +188,8 @@ def sample(
 ) -> Tensor:
     """Draw (member, record, 1, node) of the exact posterior of standardized anomalies."""
     posterior = prior.posterior(measurement, season)
-    size = posterior.noise_dim
-    noise = np.stack([member_noise(seed, int(key), members, size) for key in keys], axis=1)
-    return posterior.mean + posterior.deviations(torch.from_numpy(noise))
+    noise = members_noise(seed, keys.tolist(), members, posterior.noise_dim)
+    return posterior.mean + posterior.deviations(noise)
 
 
 def _flat(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -308,8 +307,7 @@ def main() -> None:
     rows, drawn = run(options)
     said = provenance("benchmarks.domains", arguments, options.seed, made_by)
     write_csv(rows, options.output / "domains.csv")
-    with atomic_file(options.output / "domains.md", overwrite=True) as temporary:
-        temporary.write_text(report(rows, options, said), encoding="utf-8")
+    write(options.output / "domains.md", report(rows, options, said))
     save_figure(draw(drawn, [task.name for task in TASKS]), options.figure, overwrite=True)
     print(to_markdown(rows))
 

@@ -11,12 +11,11 @@ import sys
 from pathlib import Path
 
 from apsgeo import datasets
-from apsgeo.atomic import atomic_file
 from apsgeo.metrics import Scoreboard
 from apsgeo.models import load
 from apsgeo.posterior import Posterior
 from apsgeo.protocol import DENSITIES, NOISE_STD, NcepProtocol, compared_methods
-from benchmarks.report import RESULTS, commit, provenance
+from benchmarks.report import RESULTS, commit, provenance, write
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -77,8 +76,7 @@ def main() -> None:
     made_by = commit()
     board = run(options)
     board.write_csv(options.output / "ncep.csv", overwrite=True)
-    with atomic_file(options.output / "ncep.md", overwrite=True) as temporary:
-        temporary.write_text(report(board, arguments, options.seed, made_by), encoding="utf-8")
+    write(options.output / "ncep.md", report(board, arguments, options.seed, made_by))
     print(board.to_markdown())
 
 

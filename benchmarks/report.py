@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 import apsgeo
+from apsgeo.atomic import atomic_file
 
-__all__ = ["RESULTS", "commit", "provenance"]
+__all__ = ["RESULTS", "commit", "provenance", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 """Where tables are kept."""
@@ -39,6 +40,12 @@ def provenance(module: str, arguments: Sequence[str], seed: int, made_by: str) -
         f"Python {platform.python_version()}\n"
         f"- machine: {_machine()}\n"
     )
+
+
+def write(path: Path, text: str) -> None:
+    """Write a report, in place of that of an earlier run."""
+    with atomic_file(path, overwrite=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def commit() -> str:

@@ -28,10 +28,11 @@ import torch
 from apsgeo.atomic import atomic_file
 from apsgeo.domains import Domain, HEALPixDomain
 from apsgeo.operators import Downsample, Identity, Mask, Measurement
+from apsgeo.plotting import save_figure
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.scales import HybridScales
-from benchmarks.report import RESULTS, commit, provenance
+from benchmarks.report import RESULTS, commit, provenance, write
 
 FIGURE = Path(__file__).parents[1] / "docs" / "scaling.png"
 NSIDES = (16, 32, 64, 128)
@@ -146,7 +147,7 @@ def draw(rows: list[Row], path: Path) -> None:
     """Draw the cost over the number of nodes, with the fitted lines."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     for (task, found), colour in zip(by_task(rows).items(), ("C0", "C1", "C2"), strict=True):
         nodes = np.array([row.nodes for row in found])
@@ -162,8 +163,7 @@ def draw(rows: list[Row], path: Path) -> None:
     axes.minorticks_off()
     axes.legend()
     axes.grid(alpha=0.3)
-    with atomic_file(path, overwrite=True) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    save_figure(figure, path, overwrite=True)
 
 
 def report(rows: list[Row], arguments: list[str], options: argparse.Namespace, by: str) -> str:
@@ -213,8 +213,7 @@ def main() -> None:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    with atomic_file(options.output / "scaling.md", overwrite=True) as temporary:
-        temporary.write_text(report(rows, arguments, options, made_by), encoding="utf-8")
+    write(options.output / "scaling.md", report(rows, arguments, options, made_by))
     draw(rows, options.figure)
     for task, found in by_task(rows).items():
         print(f"{task}: seconds grow as N^{slope_of(found)[0]:.2f}")

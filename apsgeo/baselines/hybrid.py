@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from apsgeo.baselines.base import Observations
 from apsgeo.flows.base import Base
 from apsgeo.metrics.predictions import EnsemblePrediction
-from apsgeo.posterior import member_noise
+from apsgeo.posterior import members_noise
 from apsgeo.priors.normals import Normals
 
 __all__ = ["HybridGaussian"]
@@ -41,7 +40,6 @@ class HybridGaussian:
         """Return the ensemble (K, T, N) of each record, in the unit of the data."""
         season = torch.from_numpy(observations.season)
         posterior = self.base.posterior(observations.standardized(self.normals), season)
-        size = self.base.noise_dim
-        noise = [member_noise(self.seed, int(key), self.members, size) for key in observations.key]
-        members = posterior.mean + posterior.deviations(torch.from_numpy(np.stack(noise, axis=1)))
+        noise = members_noise(self.seed, observations.key, self.members, self.base.noise_dim)
+        members = posterior.mean + posterior.deviations(noise)
         return EnsemblePrediction(self.normals.restore(members, season)[:, :, 0].numpy())
