@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask, Measurement
+from apsgeo.parallel import workers
 from apsgeo.priors.eofs import EOFs, empirical_orthogonal_functions
 from apsgeo.priors.scales import Scales
 from apsgeo.priors.seasonal import SeasonalPrior
@@ -153,7 +153,7 @@ def select_scales(
     reference: list[float] = []
     with (
         tqdm(total=max_evaluations, desc=f"{type(start).__name__}", disable=not progress) as bar,
-        ThreadPoolExecutor(torch.get_num_threads()) as pool,
+        workers() as pool,
     ):
 
         def loss(point: Array) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from apsgeo.flows.base import Base
 from apsgeo.operators import LinearMap, Measurement
 from apsgeo.operators.linear import IdentityMap
+from apsgeo.parallel import workers
 from apsgeo.priors.normals import Normals
 
 __all__ = ["Batch", "PairSet", "simulate_pairs"]
@@ -241,6 +241,6 @@ def simulate_pairs(
             bar.update()
         return groups
 
-    with bar, ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with bar, workers() as pool:
         groups = [group for found in pool.map(run, range(len(cells))) for group in found]
     return PairSet(fields, groups, bases)
