@@ -13,8 +13,8 @@ import xarray as xr
 from torch import Tensor
 
 from apsgeo import domains
-from apsgeo.domains.adapters import domain_of, ordered
 from apsgeo.domains.base import Domain
+from apsgeo.domains.layout import Layout, layout_of
 from apsgeo.errors import GridError, InputError
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.nn import UNet
@@ -79,8 +79,13 @@ class FieldPrior:
         return _season(history, self.normals.seasons)
 
     def encode(self, history: xr.DataArray) -> Tensor:
-        """Return standardized anomalies (time, channel, node), float32."""
-        fields = torch.from_numpy(_values(history))
+        """Return standardized anomalies (time, channel, node), float32.
+
+        Raises:
+            GridError: If the history is not on the prior's domain.
+        """
+        layout = layout_of(history, self.domain, given="the history", wanted="the prior")
+        fields = _fields(history, layout)
         standardized = self.normals.standardize(fields, self.season_of(history))
         return torch.where(self.normals.valid, standardized, 0.0).float()
 
@@ -166,6 +171,7 @@ class FieldPrior:
 
 def fit_prior(
     history: xr.DataArray,
+    domain: Domain | None = None,
     *,
     baseline: tuple[str, str] | None = None,
     held_out_from: str | None = None,
@@ -184,8 +190,10 @@ def fit_prior(
     scales are chosen by the score of held-out predictions, and a diffusion prior on top of it.
 
     Args:
-        history: Complete fields, dims (time, lat, lon) in any order; nodes that are NaN at every
-            time are taken for land.
+        history: Complete fields with the dim time and those of one domain, such as (time, lat, lon)
+            or (time, cells), in any order; nodes that are NaN at every time are taken for land.
+        domain: Where they live, if their labels do not say it: that of a mesh, say. See
+            `apsgeo.domains.layout.layout_of` for how labels and domain go together.
         baseline: First and last date of the climatological mean, such as ("1961", "2000"); the
             whole history by default.
         held_out_from: Date from which on records only decide when to stop; the last tenth of the
@@ -204,17 +212,19 @@ def fit_prior(
 
     Raises:
         InputError: If the history is too short or has gaps that change with time.
-        GridError: If its coordinates are not a grid.
+        GridError: If its labels do not say the domain, or do not fit the one given.
     """
-    history = _ordered(history)
+    _check_times(history)
+    layout = layout_of(history, domain, given="the history")
+    domain = layout.domain
+    history = layout.ordered(history)
     if held_out_from is None and history.sizes["time"] >= 10:
         held_out_from = str(history["time"].values[-(history.sizes["time"] // 10)])
     learned, _ = _split(history, held_out_from)
-    domain = domain_of(history)
     seasons = _seasons(learned)
     season = _season(learned, seasons)
     within = None if baseline is None else _within(learned, baseline)
-    normals = Normals.fit(torch.from_numpy(_values(learned)), season, seasons, within)
+    normals = Normals.fit(_fields(learned, layout), season, seasons, within)
     prior = FieldPrior(
         domain=domain,
         normals=normals,
@@ -301,7 +311,7 @@ def _fit_diffusion(
     prior.provenance["denoising"] = [record for record in log if "level" in record]
 
 
-def _ordered(history: xr.DataArray) -> xr.DataArray:
+def _check_times(history: xr.DataArray) -> None:
     if "time" not in history.dims:
         raise InputError(
             f"the history has dims {history.dims}; a prior is fitted to many fields along 'time'."
@@ -313,13 +323,12 @@ def _ordered(history: xr.DataArray) -> xr.DataArray:
         )
     if not (np.diff(history["time"].values) > np.timedelta64(0)).all():
         raise GridError("the history's times must ascend, each once; use history.sortby('time').")
-    return ordered(history)
 
 
-def _values(history: xr.DataArray) -> np.ndarray:
+def _fields(history: xr.DataArray, layout: Layout) -> Tensor:
     """Return (time, 1, node), float64."""
-    values = np.asarray(history.values, dtype=np.float64)
-    return values.reshape(len(values), 1, -1)
+    values = np.asarray(layout.ordered(history).values, dtype=np.float64)
+    return torch.from_numpy(layout.nodes(values)[:, None])
 
 
 def _seasons(history: xr.DataArray) -> int:

@@ -18,6 +18,7 @@ __all__ = [
     "from_healpix_map",
     "healpix_dim",
     "healpix_domain_of",
+    "is_healpix",
     "label_healpix",
     "read_healpix",
     "to_healpix_map",
@@ -133,6 +134,13 @@ def _marks(array: xr.DataArray) -> tuple[str | None, dict[str, Any]]:
         if name == mapping or variable.attrs.get("grid_mapping_name") == "healpix":
             marks.update(variable.attrs)
     return coordinate, marks
+
+
+def is_healpix(array: xr.DataArray) -> bool:
+    """Tell whether labels say that the array has HEALPix cells: ids, a scheme, a grid mapping."""
+    coordinate, marks = _marks(array)
+    said = {"indexing_scheme", "healpix_order", "healpix_nside", "nest"} & set(marks)
+    return coordinate is not None or bool(said) or marks.get("grid_mapping_name") == "healpix"
 
 
 def healpix_dim(array: xr.DataArray) -> str:
