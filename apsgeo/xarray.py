@@ -142,6 +142,9 @@ def write_ensemble(
         if coordinate.attrs.get("bounds", "") not in {"", *dataset.variables}:
             del coordinate.attrs["bounds"]  # CF demands what it names, which is not here
     encoding = {**ensemble.encoding, "chunksizes": _field_shape(ensemble)}
+    encoding.pop("coordinates", None)  # xarray finds them anew, and takes neither here
+    if (mapping := encoding.pop("grid_mapping", None)) in dataset.coords:
+        dataset[_name(ensemble)].attrs["grid_mapping"] = mapping
     if not any(encoding.get(name) for name in _COMPRESSIONS):
         encoding |= {"zlib": True, "complevel": 4, "shuffle": True}
     with ProgressBar(minimum=2.0, out=sys.stderr):

@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from apsgeo.domains.latlon import SAME_DEGREES, LatLonDomain
 from apsgeo.errors import GridError
 
-__all__ = ["coordinate_of", "domain_of", "flip_against", "has_horizontal_dims", "horizontal_dims"]
+__all__ = [
+    "coordinate_of",
+    "flip_against",
+    "has_horizontal_dims",
+    "horizontal_dims",
+    "latlon_domain_of",
+]
 
 _NAMES = {
     "latitude": ("lat", "latitude", "nav_lat"),
@@ -58,7 +64,7 @@ def coordinate_of(array: xr.DataArray, standard: str) -> xr.DataArray | None:
     return found[0] if len(found) == 1 else None
 
 
-def domain_of(array: xr.DataArray) -> LatLonDomain:
+def latlon_domain_of(array: xr.DataArray) -> LatLonDomain:
     """Return the domain of an array's latitudes and longitudes.
 
     Raises:

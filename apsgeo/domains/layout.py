@@ -14,10 +14,10 @@ from scipy.spatial import cKDTree
 
 from apsgeo.domains.adapters import (
     coordinate_of,
-    domain_of,
     flip_against,
     has_horizontal_dims,
     horizontal_dims,
+    latlon_domain_of,
 )
 from apsgeo.domains.base import Domain
 from apsgeo.domains.graph import GraphDomain
@@ -27,7 +27,7 @@ from apsgeo.domains.image import ImageDomain
 from apsgeo.domains.latlon import SAME_DEGREES, LatLonDomain
 from apsgeo.errors import GridError
 
-__all__ = ["Layout", "layout_of"]
+__all__ = ["Layout", "domain_of", "layout_of"]
 
 _ROWS = ("y", "row", "rows", "height", "h")
 _COLUMNS = ("x", "col", "cols", "column", "columns", "width", "w")
@@ -128,8 +128,17 @@ def layout_of(
     )
 
 
+def domain_of(array: xr.DataArray) -> Domain:
+    """Return the domain that an array's labels say it is on; see `layout_of`.
+
+    Raises:
+        GridError: If they say none.
+    """
+    return layout_of(array).domain
+
+
 def _read_latlon(array: xr.DataArray) -> LatLonDomain | None:
-    return domain_of(array) if has_horizontal_dims(array) else None
+    return latlon_domain_of(array) if has_horizontal_dims(array) else None
 
 
 def _read_healpix(array: xr.DataArray) -> HEALPixDomain | None:
@@ -159,7 +168,7 @@ def _on(domain: Any, array: xr.DataArray, given: str, wanted: str) -> Layout:
 def _(domain: LatLonDomain, array: xr.DataArray, given: str, wanted: str) -> Layout:
     dims = horizontal_dims(array)
     order = None
-    if flip_against(domain_of(array), domain, dims[1], given=given, wanted=wanted):
+    if flip_against(latlon_domain_of(array), domain, dims[1], given=given, wanted=wanted):
         order = np.arange(domain.num_nodes).reshape(domain.shape)[::-1].ravel()
     return Layout(domain, dims, domain.shape, order)
 

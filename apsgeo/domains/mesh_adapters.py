@@ -69,11 +69,14 @@ def tidy_mesh(vertices: ArrayLike, faces: ArrayLike, radius_km: float = 1.0) -> 
 
 
 def read_mesh(path: str | PathLike[str]) -> TidyMesh:
-    """Read a triangle mesh from a PLY, OBJ, STL or OFF file, through trimesh.
+    """Read a triangle mesh from UGRID netCDF, or from a PLY, OBJ, STL or OFF file by trimesh.
 
     Raises:
         InputError: trimesh is not installed; the file is missing or holds no triangles.
+        GridError: the netCDF file does not follow UGRID: see `from_ugrid`.
     """
+    if Path(path).suffix.lower() in (".nc", ".nc4"):
+        return _read_ugrid(Path(path))
     try:
         import trimesh
     except ImportError as error:
@@ -89,6 +92,16 @@ def read_mesh(path: str | PathLike[str]) -> TidyMesh:
     if not len(getattr(mesh, "faces", ())):
         raise InputError(f"{path} has no faces; of points alone, make a GraphDomain.")
     return tidy_mesh(mesh.vertices, mesh.faces)
+
+
+def _read_ugrid(path: Path) -> TidyMesh:
+    try:
+        with xr.open_dataset(path) as dataset:
+            return from_ugrid(dataset)
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read as netCDF: {error}") from error
 
 
 def from_ugrid(dataset: xr.Dataset) -> TidyMesh:
