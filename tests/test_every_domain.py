@@ -13,7 +13,6 @@ import xarray as xr
 from scipy.spatial import ConvexHull
 from typer.testing import CliRunner
 
-import apsgeo
 from apsgeo.cli import app
 from apsgeo.distillation import distill
 from apsgeo.domains import Domain, GraphDomain, HEALPixDomain, ImageDomain, MeshDomain
@@ -31,7 +30,7 @@ from apsgeo.xarray import impute, write_ensemble
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 TIME = xr.date_range("2000-01-01", periods=48, freq="MS")
-NAME = {"name": "t", "attrs": {"units": "K", "long_name": "temperature"}}
+NAME: dict[str, Any] = {"name": "t", "attrs": {"units": "K", "long_name": "temperature"}}
 
 
 class Case(NamedTuple):
@@ -202,7 +201,7 @@ def test_another_size_is_refused(model: Model) -> None:
 
 def test_a_saved_model_knows_its_domain(model: Model, tmp_path: Path) -> None:
     obs = gappy(model.case)
-    loaded = apsgeo.load(model.posterior.save(tmp_path / "model"))
+    loaded = Posterior.load(model.posterior.save(tmp_path / "model"))
     close(
         impute(obs, loaded, members=2).compute(),
         impute(obs, model.posterior, members=2).compute(),

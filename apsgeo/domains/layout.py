@@ -32,6 +32,7 @@ __all__ = ["Layout", "domain_of", "layout_of"]
 _ROWS = ("y", "row", "rows", "height", "h")
 _COLUMNS = ("x", "col", "cols", "column", "columns", "width", "w")
 _RECORDS = "time"
+_NEAREST = 6  # stations that each is joined to
 
 Index = NDArray[np.int64]
 
@@ -92,7 +93,7 @@ def layout_of(
     domain: Domain | None = None,
     *,
     given: str = "the array",
-    wanted: str = "the domain",
+    wanted: str = "the request",
 ) -> Layout:
     """Find the nodes of a domain in a labelled array.
 
@@ -154,7 +155,7 @@ def _read_stations(array: xr.DataArray) -> GraphDomain | None:
     lat, lon = (coordinate_of(array, standard) for standard in ("latitude", "longitude"))
     if lat is None or lon is None or lat.ndim != 1 or lat.dims != lon.dims:
         return None
-    return GraphDomain.from_latlon(lat.values, lon.values)
+    return GraphDomain.from_latlon(lat.values, lon.values, k=min(_NEAREST, lat.size - 1))
 
 
 @singledispatch
