@@ -18,6 +18,7 @@ from apsgeo.distillation import distill
 from apsgeo.domains import Domain, GraphDomain, HEALPixDomain, ImageDomain, MeshDomain
 from apsgeo.domains.healpix_adapters import label_healpix
 from apsgeo.domains.layout import domain_of
+from apsgeo.domains.mesh_adapters import read_mesh
 from apsgeo.errors import GridError, InputError
 from apsgeo.evaluation import score_ensemble
 from apsgeo.flows.build import FlowSpec
@@ -276,6 +277,30 @@ def test_stations_in_another_order_are_known_by_place() -> None:
         impute(moved, model.posterior)
 
 
+# Samples without dates
+
+
+def test_samples_without_dates_are_counted(tmp_path: Path) -> None:
+    dated = images().history
+    samples = dated.drop_vars("time").rename(time="sample").transpose("y", "x", "sample")
+    scales = HybridScales.start(ImageDomain(8, 10))
+    options: dict[str, Any] = {"scales": scales, "anchor_scales": scales, "steps": 0}
+    prior = fit_prior(samples, rank=5, progress=False, **options)
+    assert (prior.held_out_from, prior.normals.seasons) == (44, 1)
+    assert FieldPrior.load(prior.save(tmp_path / "prior")).held_out_from == 44
+    learned, kept_back = prior.split(samples)
+    assert (learned.sizes["sample"], kept_back.sizes["sample"]) == (44, 4)
+    posterior = distill(prior, Mask(), 0.1, spec=SPEC, steps=1, rounds=1, progress=False)
+    obs = samples[..., :3].where(np.random.default_rng(0).random((8, 10, 3)) < 0.5)
+    ensemble = impute(obs, posterior, members=2)
+    assert ensemble.dims == ("member", "sample", "y", "x")
+    file = write_ensemble(ensemble, tmp_path / "out.nc")
+    np.testing.assert_array_equal(read_field(file, "t"), ensemble)
+    for argument in ({"baseline": ("2000", "2001")}, {"held_out_from": "2003-01-01"}):
+        with pytest.raises(InputError, match="names dates, and the history has dims"):
+            fit_prior(samples, steps=0, progress=False, **argument)
+
+
 def test_a_history_of_unknown_place_is_refused() -> None:
     history = mesh().history
     with pytest.raises(GridError, match=r"nothing says where they are; .*pass domain="):
@@ -284,3 +309,35 @@ def test_a_history_of_unknown_place_is_refused() -> None:
         fit_prior(history, sphere(42), steps=0, progress=False)
     with pytest.raises(InputError, match="along 'time'"):
         fit_prior(history[0], sphere(162), steps=0, progress=False)
+
+
+def ugrid(array: xr.DataArray, domain: MeshDomain) -> xr.Dataset:
+    """Return a data set that holds the mesh beside the array, by UGRID."""
+    node = array.dims[-1]
+    topology = {
+        "cf_role": "mesh_topology",
+        "topology_dimension": 2,
+        "node_coordinates": "node_x node_y node_z",
+        "face_node_connectivity": "faces",
+    }
+    axes = {f"node_{axis}": (node, domain.vertices[:, i]) for i, axis in enumerate("xyz")}
+    faces = (("face", "corner"), domain.faces, {"start_index": 0})
+    return xr.Dataset({array.name: array, "mesh": ((), 0, topology), "faces": faces}, axes)
+
+
+def test_a_prior_of_a_mesh_from_the_shell(tmp_path: Path) -> None:
+    domain = sphere(30)
+    history = xr.DataArray(fields(domain), {"time": TIME}, ("time", "node"), **NAME)
+    ugrid(history, domain).to_netcdf(tmp_path / "history.nc")
+    assert read_mesh(tmp_path / "history.nc").domain == domain
+    files = [str(tmp_path / name) for name in ("history.nc", "prior")]
+    options = ["--variable", "t", "--rank", "3", "--steps", "0"]
+    result = CliRunner().invoke(app, ["fit", *files, "--mesh", files[0], *options])
+    assert result.exit_code == 0, result.output
+    assert FieldPrior.load(files[1]).domain == domain
+    result = CliRunner().invoke(app, ["fit", files[0], str(tmp_path / "other"), *options])
+    assert result.exit_code == 2
+    assert "nothing says where they are" in result.stderr
+    (tmp_path / "damaged.nc").write_bytes(b"no netCDF")
+    with pytest.raises(InputError, match="cannot be read as netCDF"):
+        read_mesh(tmp_path / "damaged.nc")

@@ -272,8 +272,8 @@ class Domain(ABC):
             signal: values `(C, N)`.
 
         Returns:
-            Data with `x (N, C)`, `pos (N, d)`, `edge_index (2, E)`, `edge_attr (E, 1)` (lengths), all
-            on the device of the signal.
+            Data with `x (N, C)`, `pos (N, d)`, `edge_index (2, E)`, `edge_attr (E, 1)` (lengths);
+            all on the signal's device.
 
         Raises:
             InputError: the signal's shape is not `(C, N)`.
