@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import dask.array
     from torch import Tensor
 
+    from apsgeo.domains import Domain
     from apsgeo.domains.layout import Layout
     from apsgeo.posterior import Posterior
 
@@ -174,6 +175,23 @@ class ApsAccessor:
 
     def __init__(self, obs: xr.DataArray) -> None:
         self._obs = obs
+
+    @property
+    def domain(self) -> Domain:
+        """The domain that the labels say: see `apsgeo.domain_of`."""
+        from apsgeo.domains.layout import domain_of
+
+        return domain_of(self._obs)
+
+    def regrid(
+        self,
+        target: Domain | xr.DataArray,
+        method: Literal["bilinear", "conservative"] = "bilinear",
+    ) -> xr.DataArray:
+        """Bring it to another domain: see `apsgeo.regrid`."""
+        from apsgeo.domains.labelled import regrid
+
+        return regrid(self._obs, target, method)
 
     def impute(
         self,

@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray as xr
 
+import apsgeo  # noqa: F401  # registers the accessor
 from apsgeo.domains import Domain, GraphDomain, HEALPixDomain, ImageDomain, LatLonDomain
 from apsgeo.domains.healpix_adapters import label_healpix
 from apsgeo.domains.labelled import regrid
@@ -88,6 +89,12 @@ def test_missing_values_are_left_out(air: xr.DataArray) -> None:
     assert found.isnull().all(("time", "level")).values.tolist() == [False, True, False, False]
     whole = regrid(gappy, STATIONS, min_weight=1.0)
     assert int(whole.isnull().sum()) > int(found.isnull().sum())
+
+
+def test_the_accessor_is_the_function(air: xr.DataArray) -> None:
+    assert air.aps.domain == GRID
+    found = air.aps.regrid(HEALPixDomain(2), "conservative")
+    xr.testing.assert_identical(found, regrid(air, HEALPixDomain(2), "conservative"))
 
 
 def test_whole_numbers_become_floats(air: xr.DataArray) -> None:

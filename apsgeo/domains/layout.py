@@ -125,7 +125,7 @@ def layout_of(
         f"{given} has dims {_sizes(array)}, and nothing says where they are; expected latitude and "
         "longitude, HEALPix 'cell_ids' with the attributes level and indexing_scheme, pixels "
         "('y', 'x'), or stations with the coordinates 'lat' and 'lon'. For a mesh or anything else "
-        "pass domain=, such as apsgeo.read_mesh(path).domain."
+        "pass domain=, such as apsgeo.read_mesh(path).domain; from the shell, --mesh FILE."
     )
 
 
