@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from apsgeo.domains.image_adapters import from_image
     from apsgeo.domains.labelled import regrid
     from apsgeo.domains.layout import domain_of
-    from apsgeo.domains.mesh_adapters import from_ugrid, read_mesh
+    from apsgeo.domains.mesh_adapters import from_ugrid, from_ugrid_faces, read_mesh
     from apsgeo.models import load
     from apsgeo.operators import (
         Block,
@@ -76,6 +76,7 @@ __all__ = [
     "from_healpix_map",
     "from_image",
     "from_ugrid",
+    "from_ugrid_faces",
     "impute",
     "label_healpix",
     "load",
@@ -91,7 +92,7 @@ _NAMES_IN = {
     "domains.image_adapters": "from_image",
     "domains.labelled": "regrid",
     "domains.layout": "domain_of",
-    "domains.mesh_adapters": "from_ugrid read_mesh",
+    "domains.mesh_adapters": "from_ugrid from_ugrid_faces read_mesh",
     "models": "load",
     "operators": "Block Compose Downsample GaussianBlur Identity Mask PointSample "
     "SpectralTruncation Stack Swath",
