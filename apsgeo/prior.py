@@ -107,7 +107,7 @@ class FieldPrior:
     def refit(self, like: SeasonalPrior, fields: Tensor, season: Tensor) -> SeasonalPrior:
         """Fit a prior of the same scales to other fields, such as all but one fold."""
         return fit_gaussian(
-            like.field,
+            like.scales.relearn(like.field, fields),
             fields,
             like.scales,
             rank=like.eofs.rank,
@@ -253,13 +253,13 @@ def fit_prior(
     search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": progress} | fit
     if scales is None:
         scales = select_scales(domain, fields, HybridScales.start(domain), **search)
-    prior.gaussian = fit_gaussian(scales.field(domain), fields, scales, **fit)
+    prior.gaussian = fit_gaussian(scales.field(domain, fields), fields, scales, **fit)
     prior.anchor = prior.gaussian
     localised = anchor_scales is None or isinstance(anchor_scales, LocalisedScales)
     if localised and fields[0].numel() <= MOST_VALUES:
         if anchor_scales is None:
             anchor_scales = select_scales(domain, fields, LocalisedScales.start(domain), **search)
-        field = anchor_scales.field(domain)
+        field = anchor_scales.field(domain, fields)
         prior.anchor = fit_gaussian(field, fields, anchor_scales, **fit)
     prior.provenance = {
         "learned_from": [str(learned[records].values[at]) for at in (0, -1)],
