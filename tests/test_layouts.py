@@ -138,6 +138,23 @@ def test_stations_at_unknown_or_equal_places_are_refused() -> None:
         layout_of(twice)
 
 
+def test_stations_are_not_levels_of_the_same_number() -> None:
+    given, domain = CASES["stations"]
+    levels = given.expand_dims(level=4, axis=2)
+    assert layout_of(levels).dims == layout_of(levels, domain).dims == ("station",)
+    with pytest.raises(GridError, match="one dim of 4 nodes"):
+        layout_of(levels.isel(station=slice(3)), domain)
+
+
+def test_places_may_be_in_radians() -> None:
+    given, domain = CASES["stations"]
+    radian = {"units": "radian"}
+    lat, lon = (("station", np.deg2rad(axis), radian) for axis in (LAT, LON[:4]))
+    turned = given.assign_coords(lat=lat, lon=lon)
+    assert layout_of(turned, domain).order is None
+    np.testing.assert_allclose(domain_of(turned).positions, domain.positions)
+
+
 def test_levels_must_be_chosen() -> None:
     given, domain = CASES["stations"]
     with pytest.raises(GridError, match="Select one level"):

@@ -55,13 +55,19 @@ def horizontal_dims(array: xr.DataArray) -> tuple[str, str]:
 
 
 def coordinate_of(array: xr.DataArray, standard: str) -> xr.DataArray | None:
-    """Return the one coordinate of "latitude" or "longitude" that is not a scalar, if there is."""
+    """Return the one coordinate of "latitude" or "longitude" along some dim, in degrees.
+
+    None if there is none, or several.
+    """
     found = [
         coordinate
         for name, coordinate in array.coords.items()
         if coordinate.ndim and _is(array, str(name), standard)
     ]
-    return found[0] if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    in_radians = str(found[0].attrs.get("units", "")).lower().startswith("rad")
+    return np.rad2deg(found[0]) if in_radians else found[0]
 
 
 def latlon_domain_of(array: xr.DataArray) -> LatLonDomain:

@@ -214,11 +214,15 @@ def _(domain: Domain, array: xr.DataArray, given: str, wanted: str) -> Layout:
 def _by_size(
     domain: Domain, array: xr.DataArray, given: str, wanted: str, most: int | None = None
 ) -> Layout:
-    """Find the dim of as many places as there are nodes, or the last `most` dims or fewer."""
+    """Find the dims of as many places as there are nodes.
+
+    They are those of latitudes and longitudes, or else one dim, or the last `most` or fewer.
+    """
     dims, count = _node_dims(array), domain.num_nodes
     alone = [(dim,) for dim in dims if array.sizes[dim] == count]
     last = [dims[start:] for start in range(len(dims)) if len(dims) - start <= (most or len(dims))]
-    for chosen in alone[::-1] + last:
+    placed = _placed_dims(array)
+    for chosen in [placed] if placed else alone[::-1] + last:
         shape = tuple(array.sizes[dim] for dim in chosen)
         if math.prod(shape) == count:
             return Layout(domain, chosen, shape, _by_place(domain, array, chosen, given, wanted))
@@ -227,6 +231,15 @@ def _by_size(
         f"{count} nodes, in the domain's order. Select these nodes, regrid the data, or fit a "
         "model on its own domain."
     )
+
+
+def _placed_dims(array: xr.DataArray) -> tuple[str, ...]:
+    """Return the dims along which there are latitudes and longitudes; none where time is one."""
+    lat, lon = (coordinate_of(array, standard) for standard in ("latitude", "longitude"))
+    if lat is None or lon is None:
+        return ()
+    along = {*lat.dims, *lon.dims}
+    return () if _RECORDS in along else tuple(str(dim) for dim in array.dims if dim in along)
 
 
 def _by_place(
@@ -238,7 +251,7 @@ def _by_place(
     """
     lat, lon = (coordinate_of(array, standard) for standard in ("latitude", "longitude"))
     nodes = domain.positions.numpy()
-    if lat is None or lon is None or not {*lat.dims, *lon.dims} <= set(dims):
+    if lat is None or lon is None or _placed_dims(array) != dims:
         return None
     if nodes.shape[1] != 3 or not np.allclose(np.linalg.norm(nodes, axis=1), 1.0):
         return None
