@@ -25,6 +25,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--densities", type=float, nargs="+", default=list(DENSITIES))
     parser.add_argument("--members", type=int, default=64, help="size of the ensembles")
     parser.add_argument("--seed", type=int, default=0, help="of masks, noise and ensembles")
+    parser.add_argument("--methods", nargs="+", help="names of rows; all by default")
     parser.add_argument("--anchored", default="ncep-air", help="model: name or folder")
     parser.add_argument("--paper", default="ncep-air-paper", help="model in the paper's form")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for ncep.csv, ncep.md")
@@ -49,6 +50,8 @@ def run(options: argparse.Namespace) -> Scoreboard:
         members=options.members,
         seed=options.seed,
     )
+    if options.methods:
+        methods = [method for method in methods if method.name in options.methods]
     months = protocol.test[:: options.every]
     board = Scoreboard()
     for density in options.densities:
