@@ -23,6 +23,7 @@ __all__ = ["GaussianPosterior", "GaussianPrior", "System", "each_prior"]
 _ROWS = 1024  # of the covariance, at once
 _PROBES = 48  # draws behind the posterior's marginal standard deviation
 _PROBE_SEED = 20240717
+_KEPT_LEVELS = 128  # factorizations for white noise on every node
 
 
 class _SymmetricMap(torch.autograd.Function):
@@ -156,7 +157,11 @@ class GaussianPrior(ABC):
         key = float(noise_std)
         if key not in self._levels:
             everywhere = np.ones(self.size, dtype=bool)
-            self._levels[key] = self.make_system(everywhere, np.full(self.size, key**2))
+            system = self.make_system(everywhere, np.full(self.size, key**2))
+            while len(self._levels) >= _KEPT_LEVELS:
+                self._levels.pop(next(iter(self._levels)), None)
+            self._levels[key] = system
+            return system
         return self._levels[key]
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -165,20 +170,20 @@ class GaussianPrior(ABC):
         like = torch.empty(count, self.channels, self.domain.num_nodes)
         return _signal(self.draw(noise.numpy()), like)
 
-    def precision_apply(self, signal: Tensor) -> Tensor:
-        """Return C^{-1} x for x (batch, channel, node); differentiable."""
-        system = self._level(0.0)
+    def precision_apply(self, signal: Tensor, noise_std: float = 0.0) -> Tensor:
+        """Return (C + noise_std^2 I)^{-1} x for x (batch, channel, node); differentiable."""
+        system = self._level(noise_std)
         return _symmetric(signal, lambda x: _signal(system.solve(_columns(x)), x))
 
-    def log_prob(self, signal: Tensor) -> Tensor:
-        """Return the exact log density (batch,) of signals (batch, channel, node)."""
-        constant = self._level(0.0).log_evidence(np.zeros((self.size, 1)))[0]
-        quadratic = (signal * self.precision_apply(signal)).flatten(1).sum(1)
+    def log_prob(self, signal: Tensor, noise_std: float = 0.0) -> Tensor:
+        """Return the exact log density (batch,) of x + noise_std n at (batch, channel, node)."""
+        constant = self._level(noise_std).log_evidence(np.zeros((self.size, 1)))[0]
+        quadratic = (signal * self.precision_apply(signal, noise_std)).flatten(1).sum(1)
         return float(constant) - 0.5 * quadratic
 
-    def score(self, signal: Tensor) -> Tensor:
+    def score(self, signal: Tensor, noise_std: float = 0.0) -> Tensor:
         """Return the gradient of `log_prob`, of the shape of the signal."""
-        return -self.precision_apply(signal)
+        return -self.precision_apply(signal, noise_std)
 
     def denoise(self, signal: Tensor, noise_std: float) -> Tensor:
         """Return E[x | x + noise_std n = signal], differentiable; one solve a field."""
