@@ -314,6 +314,21 @@ class GaussianPosterior:
             var[index] = columns[nodes, each] - seen[each, each]
         return mean, var
 
+    def functional_variance(self, functionals: Tensor) -> Tensor:
+        """Return the exact variance (batch, k) of inner products with some fields.
+
+        Args:
+            functionals: (k, channel, node).
+        """
+        columns = _columns(functionals)
+        before = {id(prior): prior.covariance_apply(columns) for prior in set(self._priors)}
+        out = torch.empty(len(self._like), len(functionals), dtype=torch.float64)
+        for group in self._groups:
+            spread = before[id(group.prior)]
+            left = spread - group.system.update(group.operator.forward(spread))
+            out[group.index] = torch.from_numpy((columns * left).sum(0))
+        return out
+
     def precision_apply(self, signal: Tensor) -> Tensor:
         """Return (C^{-1} + A^T R^{-1} A) x; differentiable."""
         measured = self.measurement
