@@ -116,9 +116,7 @@ def test_measurements_that_are_not_of_nodes_are_refused(
 ) -> None:
     operator = Downsample(2).on(domain)
     values = torch.zeros(1, 1, operator.num_observations)
-    measurement = Measurement(
-        values, torch.ones_like(values, dtype=torch.bool), 0.3, operator=operator
-    )  # type: ignore[arg-type]
+    measurement = Measurement.of(values, 0.3, operator)
     with pytest.raises(InputError, match="nodes"):
         flow_of(prior).condition(prior.posterior(measurement))
 
@@ -144,7 +142,9 @@ def test_variance_of_functionals_is_exact(prior: DensePrior) -> None:
     for index, mask in enumerate(found.measurement.mask[:, 0].double().numpy()):
         dense = np.linalg.inv(np.linalg.inv(covariance) + np.diag(mask / 0.3**2))
         expected = np.einsum("ki,ij,kj->k", weights[:, 0], dense, weights[:, 0])
-        np.testing.assert_allclose(found.functional_variance(weights)[index], expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            found.functional_variance(weights.flatten(1))[index], expected, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize(

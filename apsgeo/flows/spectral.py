@@ -16,6 +16,7 @@ from apsgeo.errors import InputError
 from apsgeo.flows.attention import ObservationEncoder
 from apsgeo.flows.elementwise import Affine, Spline
 from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior
+from apsgeo.priors.mixture import GaussianMixturePrior
 
 __all__ = ["SpectralConditioning", "SpectralFlow"]
 
@@ -24,6 +25,7 @@ _POOLED = 32
 _STEPS = 8  # soft steps by which networks tell the leading coefficient's regimes
 _REPRESENTER = 0.3
 _LEAST_VARIANCE = 1e-6
+_LEAST_LOG_WEIGHT = -15.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class SpectralFlow(nn.Module):
     Args:
         prior: Behind the base; its first `patterns` loadings are the patterns.
         patterns: At most as many as it has loadings.
+        regimes: A mixture fitted to what fields look like, of which the networks see the posterior:
+            the weights, and the components' means, which join the candidates.
         candidates: Representers among the candidates.
         width: Of the networks.
         bins: Of the spline.
@@ -90,6 +94,7 @@ class SpectralFlow(nn.Module):
         prior: GaussianPrior,
         patterns: int,
         *,
+        regimes: GaussianMixturePrior | None = None,
         candidates: int = 6,
         width: int = 160,
         bins: int = 16,
@@ -101,14 +106,17 @@ class SpectralFlow(nn.Module):
         self.register_buffer("colour", (basis * sizes).T.float(), persistent=False)
         places = basis[:, :_TOKEN_PATTERNS] * math.sqrt(len(basis)) / 3.0
         self.register_buffer("places", places.float(), persistent=False)
-        self.candidates, self.maps, self._affine = candidates, Spline(bins, bound=4.0), Affine()
+        self.representers, self.regimes = candidates, regimes
+        self.maps, self._affine = Spline(bins, bound=4.0), Affine()
+        kinds = 0 if regimes is None else len(regimes.components)
         rest, inputs = patterns - 1, self.places.shape[1] + 6
-        pooled = 2 * (_POOLED + candidates) + 2 * patterns + 2
+        pooled = 2 * (_POOLED + candidates) + 2 * patterns + 2 + kinds
+        self.candidates = candidates + kinds + 1
         self.leading_encoder = ObservationEncoder(inputs, candidates + _POOLED)
         self.encoder = ObservationEncoder(inputs, candidates + _POOLED)
         self.leading_head = _mlp(pooled, width, _zero(nn.Linear(width, self.maps.count)))
         self.summarize = _mlp(pooled, width)
-        outputs = rest * (candidates + 3) + 1
+        outputs = rest * (self.candidates + 2) + 1
         self.follow = _mlp(width + 1 + _STEPS, width, _zero(nn.Linear(width, outputs)))
 
     def _tokens(self, posterior: GaussianPosterior) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,28 +138,44 @@ class SpectralFlow(nn.Module):
         numbers = [values, 3.0 * innovation, weight, mean, torch.tanh(2.0 * weight), noise]
         return torch.cat([self.places[where], torch.stack(numbers, -1)], -1), seen, where
 
-    def condition(self, posterior: GaussianPosterior) -> SpectralConditioning:
+    def condition(
+        self, posterior: GaussianPosterior, *, leading_only: bool = False
+    ) -> SpectralConditioning:
         """Evaluate the networks of the measurement, once for each field.
+
+        Args:
+            posterior: The base's, of the measurements.
+            leading_only: Leave out what `leading_log_prob` does not need: the summary is empty.
 
         Raises:
             InputError: If it is not of nodes.
         """
         tokens, seen, where = self._tokens(posterior)
         given, mean = posterior.measurement, posterior.mean
-        variance = posterior.functional_variance(self.whiten.unflatten(1, mean.shape[1:]))
+        variance = posterior.functional_variance(self.whiten)
         variance = variance.clamp(min=_LEAST_VARIANCE).to(mean)
         coefficients = mean.flatten(1) @ self.whiten.T
         count = given.mask.flatten(1).sum(1, keepdim=True).to(mean)
         known = [coefficients, variance.log(), count.clamp(min=1.0).log(), count / 40.0]
+        means = [coefficients[:, None]]
+        if self.regimes is not None:
+            found = self.regimes.posterior(given)
+            known.append(found.log_weights.clamp(min=_LEAST_LOG_WEIGHT).to(mean))
+            components = found.component_means.transpose(0, 1).to(mean)
+            means.insert(0, components.flatten(2) @ self.whiten.T - coefficients[:, None])
         _, pooled = self.leading_encoder(tokens, seen)
         spline = self.leading_head(torch.cat([pooled, *known], 1))
+        std = variance[:, 0].sqrt()
+        if leading_only:
+            empty = mean.new_empty(len(mean), 0)
+            return SpectralConditioning(mean, std, spline, torch.cat(means, 1), empty)
         features, pooled = self.encoder(tokens, seen)
         # C W^T at the observed nodes, up to what no pattern describes.
         nearby = self.colour.T[where]
-        found = torch.einsum("bmj,bmk->bjk", features[..., : self.candidates], nearby)
-        shifts = torch.cat([_REPRESENTER * found, coefficients[:, None]], 1)
+        near = torch.einsum("bmj,bmk->bjk", features[..., : self.representers], nearby)
+        shifts = torch.cat([_REPRESENTER * near, *means], 1)
         summary = self.summarize(torch.cat([pooled, *known], 1))
-        return SpectralConditioning(mean, variance[:, 0].sqrt(), spline, shifts, summary)
+        return SpectralConditioning(mean, std, spline, shifts, summary)
 
     def leading_log_prob(self, fields: Tensor, given: SpectralConditioning) -> Tensor:
         """Return log q of the leading coefficient alone, (batch,), of fields of their shape.
@@ -170,7 +194,7 @@ class SpectralFlow(nn.Module):
         absolute = leading[..., None]
         summary = given.summary.expand(*leading.shape, -1)
         out = self.follow(torch.cat([summary, absolute, soft], -1))
-        each, left = out[..., :-1].unflatten(-1, (self.candidates + 3, -1)), out[..., -1]
+        each, left = out[..., :-1].unflatten(-1, (self.candidates + 2, -1)), out[..., -1]
         gated = (each[..., 2:, :] * given.shifts[..., 1:]).sum(-2)
         return torch.stack([each[..., 0, :] + gated, each[..., 1, :]], -1), left
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
@@ -74,6 +75,7 @@ class GaussianPrior(ABC):
 
     def __init__(self) -> None:
         self._levels: dict[float, System] = {}
+        self._spreads = WeakTensorKeyDictionary()
         self._probe_noise: dict[int, np.ndarray] = {}
 
     @property
@@ -112,6 +114,14 @@ class GaussianPrior(ABC):
         every = np.arange(self.size)
         blocks = np.split(every, range(_ROWS, self.size, _ROWS))
         return np.concatenate([self.covariance(rows, every) @ columns for rows in blocks])
+
+    def spread_of(self, functionals: Tensor) -> np.ndarray:
+        """Return the covariance (size, k) of the signal with functionals (k, size) of it."""
+        if functionals not in self._spreads:
+            columns = functionals.detach().cpu().double().numpy().T
+            self._spreads[functionals] = self.covariance_apply(columns)
+        spread: np.ndarray = self._spreads[functionals]
+        return spread
 
     def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
         """Return about the variance beyond the loadings, by eigenvalue of the Laplacian.
@@ -318,13 +328,12 @@ class GaussianPosterior:
         """Return the exact variance (batch, k) of inner products with some fields.
 
         Args:
-            functionals: (k, channel, node).
+            functionals: (k, channel * node); what the prior makes of them is kept while they live.
         """
-        columns = _columns(functionals)
-        before = {id(prior): prior.covariance_apply(columns) for prior in set(self._priors)}
+        columns = functionals.detach().cpu().double().numpy().T
         out = torch.empty(len(self._like), len(functionals), dtype=torch.float64)
         for group in self._groups:
-            spread = before[id(group.prior)]
+            spread = group.prior.spread_of(functionals)
             left = spread - group.system.update(group.operator.forward(spread))
             out[group.index] = torch.from_numpy((columns * left).sum(0))
         return out
