@@ -45,7 +45,7 @@ def fit_regimes(
             f"{2 * count * patterns} fields, or fewer patterns."
         )
     mean = flat.mean(0)
-    values, vectors = np.linalg.eigh((flat - mean).T @ (flat - mean) / len(flat))
+    _, vectors = np.linalg.eigh((flat - mean).T @ (flat - mean) / len(flat))
     basis = vectors[:, ::-1][:, :patterns]
     coefficients = (flat - mean) @ basis
     shares = _normal_mixture(coefficients[:, 0], count)
