@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.operators import Measurement
 from apsgeo.priors.gaussian import GaussianPrior
@@ -16,7 +18,13 @@ from apsgeo.priors.mixture import GaussianMixturePrior
 from apsgeo.priors.regimes import fit_regimes
 from benchmarks.truth_mixture import DENSITIES, MixtureProblem
 from benchmarks.truth_scores import Row, excess_scores, mode_errors, weight_scores
-from benchmarks.truth_training import Recipe, base_log_prob, train_spectral
+from benchmarks.truth_training import (
+    Recipe,
+    base_log_prob,
+    paper_given,
+    train_paper,
+    train_spectral,
+)
 
 __all__ = ["Sampler", "mixture_rows"]
 
@@ -72,6 +80,19 @@ def of_flow(name: str, prior: GaussianPrior, flow: SpectralFlow, seconds: float)
     return Sampler(name, draw, seconds)
 
 
+def of_paper(name: str, flow: ConditionalFlow, seconds: float) -> Sampler:
+    """Return a flow from N(0, I) as a method."""
+
+    @torch.no_grad()
+    def draw(given: Measurement, members: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(members, *given.shape, generator=generator)
+        fields, log_det = flow.push(noise, paper_given(flow, given))
+        energy = 0.5 * (noise**2 + math.log(2.0 * math.pi)).flatten(2).sum(2)
+        return fields, -energy - log_det
+
+    return Sampler(name, draw, seconds)
+
+
 def mixture_samplers(problem: MixtureProblem, recipe: Recipe, seed: int) -> list[Sampler]:
     """Return all methods, trained; what is learned is learned from draws of the prior."""
     generator = torch.Generator().manual_seed(seed)
@@ -84,17 +105,24 @@ def mixture_samplers(problem: MixtureProblem, recipe: Recipe, seed: int) -> list
         of_gaussian("Gaussian anchor, untrained", problem.anchor),
         of_mixture("mixture fitted to draws", regimes, fitting),
     ]
-    short = replace(recipe, steps=recipe.steps // 3)
+    short = replace(recipe, steps=recipe.steps // 4)
+    paper, seconds = train_paper(problem, short, seed)
+    samplers.append(of_paper("paper's form", paper, seconds))
+    print(f"paper's form: {short.steps} steps, {seconds:.0f} s of CPU", flush=True)
     trained = {
         "anchored, reverse": (None, replace(short, mode="reverse")),
         "anchored, forward": (None, replace(short, mode="forward")),
         "anchored, mixed": (None, recipe),
-        "anchored, mixed, sees fitted regimes": (regimes, short),
+        "anchored, mixed, sees fitted regimes": (
+            regimes,
+            replace(recipe, steps=recipe.steps * 5 // 8),
+        ),
     }
     for name, (seen, plan) in trained.items():
         torch.manual_seed(seed)
         flow = SpectralFlow(problem.anchor, problem.patterns, regimes=seen)
-        seconds = train_spectral(problem, flow, plan, seed, progress=True)
+        seconds = train_spectral(problem, flow, plan, seed)
+        print(f"{name}: {plan.steps} steps, {seconds:.0f} s of CPU", flush=True)
         more = fitting if seen is not None else 0.0
         samplers.append(of_flow(name, problem.anchor, flow, seconds + more))
     return samplers
@@ -136,8 +164,9 @@ def mixture_rows(
 ) -> list[Row]:
     """Train all methods and score them at all densities, on measurements that none has seen."""
     samplers = mixture_samplers(problem, recipe, seed)
-    return [
-        score(problem, sampler, density, fields, members, seed + 1)
-        for density in DENSITIES
-        for sampler in samplers
-    ]
+    rows = []
+    for density in DENSITIES:
+        for sampler in samplers:
+            rows.append(score(problem, sampler, density, fields, members, seed + 1))
+            print(rows[-1], flush=True)
+    return rows

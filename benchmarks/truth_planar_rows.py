@@ -24,7 +24,16 @@ from apsgeo.training.objective import (
     WeightedSum,
 )
 from apsgeo.training.pairs import Batch
-from benchmarks.truth_planar import DENSITIES, Planar, Quadrature
+from benchmarks.truth_figure import Panel
+from benchmarks.truth_planar import (
+    DENSITIES,
+    NOISE_STD,
+    Banana,
+    EightGaussians,
+    Planar,
+    Quadrature,
+    Ring,
+)
 from benchmarks.truth_scores import Row, excess_scores, weight_scores
 
 __all__ = ["METHODS", "Method", "PlanarFlow", "planar_rows", "train"]
@@ -32,6 +41,9 @@ __all__ = ["METHODS", "Method", "PlanarFlow", "planar_rows", "train"]
 _CONTEXT = 8
 _BATCH = 128
 _WIDTH = 64
+_SHOWN = {Banana: 1.0, Ring: 0.8, EightGaussians: 0.8}
+"""The value that was measured in the figure."""
+_SHOWN_MEMBERS = 1000
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class Method:
     base: str
     maps: Elementwise
     objective: str
-    couplings: int = 6
+    couplings: int = 4
 
 
 METHODS = (
@@ -155,7 +167,7 @@ def train(density: Planar, method: Method, steps: int, seed: int) -> tuple[Plana
         return loss(made.flow, batch, seen, generator)
 
     start = time.process_time()
-    fit_loop(made.flow, step_fn, steps=steps, lr=2e-3, seed=seed, description=density.name)
+    fit_loop(made.flow, step_fn, steps=steps, lr=2e-3, seed=seed, progress=False)
     return made, time.process_time() - start
 
 
@@ -178,19 +190,26 @@ def score(
     return scores | found | {"crps": crps, "energy": energy}
 
 
-def planar_rows(steps: int, *, fields: int, members: int, seed: int) -> list[Row]:
-    """Train and score all methods on all densities."""
-    rows = []
+def planar_rows(
+    steps: int, *, fields: int, members: int, seed: int
+) -> tuple[list[Row], list[Panel]]:
+    """Train and score all methods on all densities; also return what a figure shows of them."""
+    rows, panels = [], []
     for kind in DENSITIES:
         density = kind()
+        value = _SHOWN[kind]
+        shown = Measurement.of(torch.tensor([[[value, torch.nan]]]), NOISE_STD)
+        panel = Panel(density.name, value, Quadrature(density, shown.values[:, 0, 0]), {})
+        panels.append(panel)
         for method in METHODS:
             made, seconds = train(density, method, steps, seed)
             found = score(density, made, fields=fields, members=members, seed=seed + 1)
-            given = density.measure(density.sample(1, torch.Generator()), torch.Generator())
+            points, _ = made.draw(shown, _SHOWN_MEMBERS, torch.Generator().manual_seed(seed))
+            panel.members[method.name] = points[:, 0]
             start = time.perf_counter()
-            made.draw(given, 64, torch.Generator())
+            made.draw(shown, 64, torch.Generator())
             spent = 1e3 * (time.perf_counter() - start)
             row = Row(density.name, method.name, **found, train_seconds=seconds, sample_ms=spent)
             rows.append(row)
             print(row, flush=True)
-    return rows
+    return rows, panels

@@ -19,7 +19,9 @@ class Row:
 
     Attributes:
         problem, method: Their names.
-        kl: KL(q || p) in nats, averaged over measurements, and its greatest.
+        kl: KL(q || p) in nats, averaged over measurements, and its greatest; of linear-Gaussian
+            problems the greatest |log q - log p| of a member.
+        mean_error: Greatest error of the mean, in posterior standard deviations.
         crps, energy: Expected scores of the members, relative to those of the exact posterior.
         mode_error: Mean absolute error of the weight of a mode.
         collapsed: Measurements in which a mode of weight above 0.1 has no member.
@@ -34,6 +36,7 @@ class Row:
     method: str
     kl: float = math.nan
     kl_greatest: float = math.nan
+    mean_error: float = math.nan
     crps: float = math.nan
     energy: float = math.nan
     mode_error: float = math.nan

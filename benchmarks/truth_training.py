@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from apsgeo.flows.build import FlowSpec, build_flow
+from apsgeo.flows.flow import ConditionalFlow, Conditioning
 from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
+from apsgeo.operators import Measurement
 from apsgeo.priors.gaussian import GaussianPosterior
-from apsgeo.training.loop import fit_loop
+from apsgeo.training.loop import StepFn, fit_loop
 from apsgeo.training.objective import frozen
 from benchmarks.truth_mixture import MixtureProblem, Pairs
 
-__all__ = ["Mode", "Recipe", "base_log_prob", "train_spectral"]
+__all__ = ["Mode", "Recipe", "base_log_prob", "paper_given", "train_paper", "train_spectral"]
 
 Mode = Literal["forward", "reverse", "mixed"]
 
@@ -80,9 +83,7 @@ def _reverse(
     return (-energy - log_det[0] - target).mean()
 
 
-def train_spectral(
-    problem: MixtureProblem, flow: SpectralFlow, recipe: Recipe, seed: int, *, progress: bool
-) -> float:
+def train_spectral(problem: MixtureProblem, flow: SpectralFlow, recipe: Recipe, seed: int) -> float:
     """Train a flow in place; return the processor's seconds."""
     size = math.prod(problem.mixture.means.shape[1:])
 
@@ -102,6 +103,41 @@ def train_spectral(
             loss = loss - recipe.leading_weight * leading
         return loss / size
 
+    return _fit(flow, step_fn, recipe, seed)
+
+
+def paper_given(flow: ConditionalFlow, measurement: Measurement) -> Conditioning:
+    """Return what the transforms of the paper's form see: its base is N(0, I) always."""
+    zero = torch.zeros(measurement.shape)
+    return flow.condition(measurement, zero, torch.ones_like(zero), zero[:, :0])
+
+
+def train_paper(
+    problem: MixtureProblem, recipe: Recipe, seed: int
+) -> tuple[ConditionalFlow, float]:
+    """Train the paper's form: affine couplings from N(0, I), by the reverse divergence.
+
+    Returns:
+        The flow and the processor's seconds.
+    """
+    torch.manual_seed(seed)
+    spec = FlowSpec(
+        base="normal", width=16, depth=2, context=8, local=8, patterns=0, coupling_width=16
+    )
+    domain = problem.domain
+    flow = build_flow(domain, 1, 0, torch.zeros(1, domain.num_nodes), spec, None)
+
+    def step_fn(step: int, generator: torch.Generator) -> Tensor:
+        measurement = problem.draw(recipe.batch, generator).measurement
+        given = paper_given(flow, measurement)
+        noise = torch.randn(1, *measurement.shape, generator=generator)
+        fields, log_det = flow.push(noise, given)
+        return -(problem.log_target(fields[0], measurement) + log_det[0]).mean() / domain.num_nodes
+
+    return flow, _fit(flow, step_fn, recipe, seed)
+
+
+def _fit(flow: nn.Module, step_fn: StepFn, recipe: Recipe, seed: int) -> float:
     start = time.process_time()
     fit_loop(
         flow,
@@ -110,7 +146,6 @@ def train_spectral(
         lr=recipe.lr,
         ema_decay=0.998,
         seed=seed,
-        progress=progress,
-        description=f"spectral flow ({recipe.mode})",
+        progress=False,
     )
     return time.process_time() - start
