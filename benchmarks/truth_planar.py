@@ -35,7 +35,7 @@ class Planar(ABC):
     name: str
 
     def __init__(self) -> None:
-        domain = GraphDomain(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), [[0], [1]])
+        domain = GraphDomain([[0.0, 0.0], [1.0, 0.0]], [[0], [1]])
         draws = self.sample(_MOMENT_DRAWS, torch.Generator().manual_seed(0))[:, 0].double()
         self.anchor = DensePrior(domain, draws.T @ draws / len(draws))
 
@@ -55,7 +55,7 @@ class Planar(ABC):
 
 
 class Banana(Planar):
-    """x2 = x1^2 - 1 + n / 2 with a standard normal x1, both halved in x2."""
+    """x2 = (x1^2 - 1) / 2 + n / 4, with standard normal x1 and n."""
 
     name = "banana"
 
