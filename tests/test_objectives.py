@@ -89,6 +89,6 @@ def test_frozen_weights_thaw_again() -> None:
     layer = nn.Linear(2, 1)
     layer.bias.requires_grad_(False)
     with frozen(layer):
-        assert not layer.weight.requires_grad
-    assert layer.weight.requires_grad
-    assert not layer.bias.requires_grad
+        inside = [each.requires_grad for each in layer.parameters()]
+    assert inside == [False, False]
+    assert [each.requires_grad for each in layer.parameters()] == [True, False]
