@@ -74,9 +74,8 @@ def test_path_gradient_has_the_mean_of_the_total_one(
     kept = {name: value.clone() for name, value in flow.state_dict().items()}
     with torch.no_grad():
         for parameter in flow.transforms.parameters():
-            parameter += 0.2 * torch.randn(
-                parameter.shape, generator=torch.Generator().manual_seed(1)
-            )
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            parameter.add_(0.2 * noise)
     path, total = (gradients(kind(anchor), flow, batch) for kind in (PathReverseKL, ReverseKL))
     flow.load_state_dict(kept)
     difference = path - total  # of the same members
