@@ -52,7 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.truth", description=__doc__)
     parser.add_argument("--steps", type=int, default=6000, help="of the mixture's main flow")
-    parser.add_argument("--planar-steps", type=int, default=2000)
+    parser.add_argument("--planar-steps", type=int, default=1000)
     parser.add_argument("--fields", type=int, default=64, help="measurements a density")
     parser.add_argument("--planar-fields", type=int, default=500)
     parser.add_argument("--simulations", type=int, default=200, help="linear-Gaussian, a domain")

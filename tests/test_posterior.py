@@ -1,6 +1,7 @@
 """The product end to end on a small synthetic history: fit, distill, sample, save."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,18 @@ def test_paper_form_is_saved_whatever_its_patterns(prior: FieldPrior, tmp_path: 
     spec = FlowSpec(base="normal", width=8, depth=1, context=4, local=2, coupling_width=4)
     made = distilled(prior, spec=spec, objective="reverse", steps=1)
     assert isinstance(apsgeo.load(made.save(tmp_path / "model")), Posterior)
+
+
+def test_a_flow_of_splines_is_saved(prior: FieldPrior, tmp_path: Path) -> None:
+    spec = replace(SPEC, elementwise="spline", bins=4, mixing=True)
+    made = distilled(prior, spec=spec, steps=2)
+    again = apsgeo.load(made.save(tmp_path / "model"))
+    assert isinstance(again, Posterior)
+    assert again.spec == spec
+    y, season = gappy(1)
+    first = made.sample_members(y, season, np.arange(1), 2, seed=0)
+    second = again.sample_members(y, season, np.arange(1), 2, seed=0)
+    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-5)
 
 
 def test_a_posterior_can_be_sent_to_another_process(posterior: Posterior) -> None:

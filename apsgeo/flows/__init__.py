@@ -4,6 +4,7 @@ from apsgeo.flows.base import BasePosterior, GaussianBase, StandardNormalBase
 from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, GlobalCoupling, LocalCoupling
 from apsgeo.flows.elementwise import Affine, Elementwise, Spline
 from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 
 __all__ = [
     "Affine",
@@ -16,6 +17,8 @@ __all__ = [
     "GaussianBase",
     "GlobalCoupling",
     "LocalCoupling",
+    "SpectralConditioning",
+    "SpectralFlow",
     "Spline",
     "StandardNormalBase",
 ]
