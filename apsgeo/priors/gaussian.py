@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
@@ -75,7 +74,7 @@ class GaussianPrior(ABC):
 
     def __init__(self) -> None:
         self._levels: dict[float, System] = {}
-        self._spreads = WeakTensorKeyDictionary()
+        self._functionals: tuple[Tensor, np.ndarray] | None = None
         self._probe_noise: dict[int, np.ndarray] = {}
 
     @property
@@ -117,11 +116,10 @@ class GaussianPrior(ABC):
 
     def spread_of(self, functionals: Tensor) -> np.ndarray:
         """Return the covariance (size, k) of the signal with functionals (k, size) of it."""
-        if functionals not in self._spreads:
+        if self._functionals is None or self._functionals[0] is not functionals:
             columns = functionals.detach().cpu().double().numpy().T
-            self._spreads[functionals] = self.covariance_apply(columns)
-        spread: np.ndarray = self._spreads[functionals]
-        return spread
+            self._functionals = functionals, self.covariance_apply(columns)
+        return self._functionals[1]
 
     def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
         """Return about the variance beyond the loadings, by eigenvalue of the Laplacian.
@@ -328,7 +326,7 @@ class GaussianPosterior:
         """Return the exact variance (batch, k) of inner products with some fields.
 
         Args:
-            functionals: (k, channel * node); what the prior makes of them is kept while they live.
+            functionals: (k, channel * node); work on the last ones is kept.
         """
         columns = functionals.detach().cpu().double().numpy().T
         out = torch.empty(len(self._like), len(functionals), dtype=torch.float64)
