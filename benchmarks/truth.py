@@ -67,7 +67,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _cell(value: float) -> str:
     if math.isnan(value):
         return ""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 def _table(rows: list[Row]) -> str:
