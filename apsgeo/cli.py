@@ -86,7 +86,7 @@ class Base(StrEnum):
     normal = "normal"
 
 
-_ARCHITECTURE: dict[Base, dict[str, int]] = {
+_ARCHITECTURE: dict[Base, dict[str, Any]] = {
     Base.gaussian: {},
     Base.normal: {"local": 8, "patterns": 0},  # the paper's: affine couplings only
 }

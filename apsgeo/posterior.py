@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +59,7 @@ class FieldDistribution(Distribution):
     has_rsample = True
 
     def __init__(self, posterior: Posterior, measurement: Measurement, season: Tensor) -> None:
-        self._posterior, self._season = posterior, season
+        self._posterior, self._season, self._measurement = posterior, season, measurement
         flow, normals = posterior.flow, posterior.normals
         self._base: BasePosterior = flow.base.posterior(measurement, season)
         place = flow.device  # the base is solved on the CPU
@@ -100,21 +100,46 @@ class FieldDistribution(Distribution):
         Raises:
             InputError: If some nodes are not valid (land), where there is no density.
         """
-        normals = self._posterior.normals
-        if not bool(normals.valid.all()):
-            raise InputError("log_prob needs a domain on which every node is valid.")
+        scaled = self._standardized(value)
         lead = value.shape[: value.ndim - 3]
-        scaled = normals.standardize(value.reshape(-1, *value.shape[-3:]), self._season)
         deviations, log_det = self._posterior.flow.pull(scaled.to(self._given.mean), self._given)
-        flat = deviations.flatten(0, 1)
-        each = [
-            (d * self._base.precision_apply(d)).flatten(1).sum(1)
-            for d in flat.unflatten(0, deviations.shape[:2])
-        ]
-        spread = normals.std[self._season].log().flatten(1).sum(1)
-        jacobian = log_det + spread.to(log_det)
+        each = [(d * self._base.precision_apply(d)).flatten(1).sum(1) for d in deviations]
+        jacobian = log_det + self._log_units.to(log_det)
         result = self._base.peak_log_prob().to(jacobian) - 0.5 * torch.stack(each) - jacobian
         return result.reshape(*lead, *self.batch_shape)
+
+    def log_joint(self, value: Tensor, log_prior: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return log p(x) + log p(y | x), (..., batch), of fields (..., batch, channel, node).
+
+        It is what `log_prob` would be if the flow were exact, plus log p(y), with p(y) the density
+        of the standardized measurement.
+
+        Args:
+            value: In the units of the data.
+            log_prior: log p of standardized anomalies (batch, channel, node), (batch,).
+
+        Raises:
+            InputError: If some nodes are not valid (land), where there is no density.
+        """
+        each = [
+            log_prior(fields).double() + self._measurement.log_likelihood(fields).double()
+            for fields in self._standardized(value)
+        ]
+        result = torch.stack(each) - self._log_units.double()
+        return result.reshape(*value.shape[: value.ndim - 3], *self.batch_shape)
+
+    def _standardized(self, value: Tensor) -> Tensor:
+        """Return fields (..., batch, channel, node) as anomalies (member, batch, channel, node)."""
+        normals = self._posterior.normals
+        if not bool(normals.valid.all()):
+            raise InputError("a density needs a domain on which every node is valid.")
+        members = value.reshape(-1, *self.batch_shape, *value.shape[-2:])
+        return normals.standardize(members, self._season)
+
+    @property
+    def _log_units(self) -> Tensor:
+        """Log-determinant (batch,) of the way from anomalies to the units of the data."""
+        return self._posterior.normals.std[self._season].log().flatten(1).sum(1)
 
     def _moment_draws(self) -> Tensor:
         noise = members_noise(0, range(self.batch_shape[0]), _MOMENT_DRAWS, self.noise_dim)

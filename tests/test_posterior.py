@@ -1,6 +1,7 @@
 """The product end to end on a small synthetic history: fit, distill, sample, save."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import apsgeo
 from apsgeo import distillation
+from apsgeo.diagnostics import ImportanceWeights, importance_weights
 from apsgeo.distillation import distill
 from apsgeo.errors import GridError, InputError, ModelError
 from apsgeo.flows.build import FlowSpec
@@ -112,6 +114,32 @@ def test_untrained_flow_is_the_exact_gaussian_posterior(prior: FieldPrior) -> No
     spread = prior.normals.std[season] * exact.std()
     # 128 draws: the mean's standard error is spread / sqrt(128).
     assert bool(((distribution.mean - mean).abs() < 5 * spread / 128**0.5).all())
+
+
+def test_members_of_an_untrained_flow_have_equal_weights(prior: FieldPrior) -> None:
+    """It is the exact posterior of the anchor: weights are p(y), whatever the member."""
+    untrained = distilled(prior, steps=0)
+    y, season = gappy()
+    measurement, _ = untrained.measure(y, season)
+    evidence = prior.anchor.posterior(measurement, season).log_evidence()
+
+    def weigh() -> tuple[Tensor, ImportanceWeights]:
+        distribution = untrained(y, season=season)
+        return importance_weights(
+            distribution, lambda x: prior.anchor.log_prob(x, season), members=30
+        )
+
+    untrained.flow.spread.zero_()
+    fields, exact = weigh()
+    assert fields.shape == (30, 3, 1, 60)
+    # float32 fields: rounding of 1e-7 of a field's log-density, here a sum of some hundreds
+    np.testing.assert_allclose(exact.effective_sample_size, 30.0, rtol=1e-3)
+    np.testing.assert_allclose(exact.log_evidence, evidence, atol=0.02)
+    untrained.flow.spread[0] = 0.1
+    _, wide = weigh()
+    # E w^2 of a Gaussian that is exp(0.1) too wide in 60 dimensions, as in test_diagnostics.py
+    share = (np.sqrt(2 * np.exp(0.2) - 1) / np.exp(0.2)) ** 60
+    assert bool((wide.effective_sample_size < 30 * (share + 1) / 2).all())
 
 
 def test_log_prob_is_the_density_of_the_draws(posterior: Posterior) -> None:
@@ -280,6 +308,18 @@ def test_paper_form_is_saved_whatever_its_patterns(prior: FieldPrior, tmp_path: 
     spec = FlowSpec(base="normal", width=8, depth=1, context=4, local=2, coupling_width=4)
     made = distilled(prior, spec=spec, objective="reverse", steps=1)
     assert isinstance(apsgeo.load(made.save(tmp_path / "model")), Posterior)
+
+
+def test_a_flow_of_splines_is_saved(prior: FieldPrior, tmp_path: Path) -> None:
+    spec = replace(SPEC, elementwise="spline", bins=4, mixing=True)
+    made = distilled(prior, spec=spec, steps=2)
+    again = apsgeo.load(made.save(tmp_path / "model"))
+    assert isinstance(again, Posterior)
+    assert again.spec == spec
+    y, season = gappy(1)
+    first = made.sample_members(y, season, np.arange(1), 2, seed=0)
+    second = again.sample_members(y, season, np.arange(1), 2, seed=0)
+    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-5)
 
 
 def test_a_posterior_can_be_sent_to_another_process(posterior: Posterior) -> None:

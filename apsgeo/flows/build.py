@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from apsgeo.domains.base import Domain
 from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
 from apsgeo.flows.context import SiteContext
-from apsgeo.flows.coupling import ElementwiseAffine, GlobalCoupling, LocalCoupling
+from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, GlobalCoupling, LocalCoupling
+from apsgeo.flows.elementwise import elementwise
 from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.priors.seasonal import SeasonalPrior
 
@@ -30,6 +31,10 @@ class FlowSpec:
         local: Local couplings, alternating between the two colours.
         patterns: Large-scale patterns of the global couplings, of the base "gaussian" only.
         coupling_width: Hidden channels of a local coupling.
+        elementwise: What a coupling does to a number: "affine", or "spline", a monotone
+            rational-quadratic spline and then an affine map, which can split modes.
+        bins: Of a spline.
+        mixing: Mix the channels before every pair of local couplings.
     """
 
     base: Literal["gaussian", "normal"] = "gaussian"
@@ -40,6 +45,9 @@ class FlowSpec:
     local: int = 2
     patterns: int = 32
     coupling_width: int = 8
+    elementwise: Literal["affine", "spline"] = "affine"
+    bins: int = 8
+    mixing: bool = False
 
     def to_config(self) -> dict[str, Any]:
         """Return the attributes as a JSON-able dictionary."""
@@ -91,12 +99,17 @@ def build_flow(
         width=spec.width,
         depth=spec.depth,
     )
+    maps = elementwise(spec.elementwise, spec.bins)
     transforms: list[nn.Module] = []
     if spec.patterns and spec.base == "gaussian" and anchor is not None:
         basis, weights = large_scale_patterns(anchor, spec.patterns)
         for parity in (True, False):
-            transforms.append(GlobalCoupling(basis, weights, spec.context, parity=parity))
+            transforms.append(
+                GlobalCoupling(basis, weights, spec.context, parity=parity, elementwise=maps)
+            )
     for index in range(spec.local):
+        if spec.mixing and index % 2 == 0:
+            transforms.append(ChannelMixing(channels))
         transforms.append(
             LocalCoupling(
                 domain,
@@ -104,7 +117,8 @@ def build_flow(
                 spec.context,
                 parity=index % 2 == 0,
                 width=spec.coupling_width,
+                elementwise=maps,
             )
         )
-    transforms.append(ElementwiseAffine(domain, channels, spec.context))
+    transforms.append(ElementwiseMap(domain, channels, spec.context, maps))
     return ConditionalFlow(base, context, transforms)

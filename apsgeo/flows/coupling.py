@@ -10,14 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
+from apsgeo.flows.elementwise import Affine, Elementwise
 
-__all__ = ["ElementwiseAffine", "GlobalCoupling", "LocalCoupling"]
+__all__ = ["ChannelMixing", "ElementwiseMap", "GlobalCoupling", "LocalCoupling"]
 
-_LIMIT = 2.0  # bound of a log scale: no map stretches by more than e^2
-
-
-def _bounded(raw: Tensor) -> Tensor:
-    return _LIMIT * torch.tanh(raw / _LIMIT)
+_AFFINE = Affine()
 
 
 def _zero(layer: nn.Module) -> nn.Module:
@@ -26,72 +23,111 @@ def _zero(layer: nn.Module) -> nn.Module:
     return layer
 
 
-class ElementwiseAffine(nn.Module):
-    """r' = shift(context) + exp(s(context)) r at every node: corrects mean and spread."""
+def _parameters_last(raw: Tensor, count: int) -> Tensor:
+    """Turn (..., count * channel, node) into (..., channel, node, count)."""
+    return raw.unflatten(-2, (count, -1)).movedim(-3, -1)
 
-    def __init__(self, domain: Domain, channels: int, context: int) -> None:
+
+class ElementwiseMap(nn.Module):
+    """A monotone map at every node, given the context: corrects each node's own distribution.
+
+    Args:
+        domain: Where the signals live.
+        channels: Of the signals.
+        context: Features of the context.
+        elementwise: The family of maps.
+    """
+
+    def __init__(
+        self, domain: Domain, channels: int, context: int, elementwise: Elementwise = _AFFINE
+    ) -> None:
         super().__init__()
-        self.head = _zero(domain.conv(context, 2 * channels, 1))
+        self.elementwise = elementwise
+        self.head = _zero(domain.conv(context, elementwise.count * channels, 1))
 
-    def _shift_and_scale(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = self.head(context).chunk(2, dim=1)
-        return shift, _bounded(raw)
+    def _raw(self, context: Tensor) -> Tensor:
+        return _parameters_last(self.head(context), self.elementwise.count)
 
     def forward(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return r' and the log-determinant."""
-        shift, log_scale = self._shift_and_scale(context)
-        return shift + log_scale.exp() * r, log_scale.flatten(1).sum(1).expand(r.shape[:2])
+        moved, log_slope = self.elementwise.forward(r, self._raw(context))
+        return moved, log_slope.flatten(-2).sum(-1).expand(r.shape[:2])
 
     def inverse(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return the r that forward maps to r', and the log-determinant of forward."""
-        shift, log_scale = self._shift_and_scale(context)
-        return (r - shift) * (-log_scale).exp(), log_scale.flatten(1).sum(1).expand(r.shape[:2])
+        moved, log_slope = self.elementwise.inverse(r, self._raw(context))
+        return moved, log_slope.flatten(-2).sum(-1).expand(r.shape[:2])
 
 
 class LocalCoupling(nn.Module):
-    """Affine coupling on the domain's two-colouring, with convolutional context (RealNVP).
+    """Coupling on the domain's two-colouring, with convolutional context (RealNVP).
 
-    One colour is kept and decides, through a small convolutional network, shift and scale of
-    the other (Dinh et al. 2017, arXiv 1605.08803).
+    One colour is kept and decides, through a small convolutional network, the maps of the other
+    (Dinh et al. 2017, arXiv 1605.08803).
+
+    Args:
+        domain: Where the signals live.
+        channels: Of the signals.
+        context: Features of the context.
+        parity: Which colour is kept.
+        width: Hidden channels.
+        elementwise: The family of maps.
     """
 
     keep: Tensor
 
     def __init__(
-        self, domain: Domain, channels: int, context: int, *, parity: bool, width: int = 16
+        self,
+        domain: Domain,
+        channels: int,
+        context: int,
+        *,
+        parity: bool,
+        width: int = 16,
+        elementwise: Elementwise = _AFFINE,
     ) -> None:
         super().__init__()
+        self.elementwise = elementwise
         self.register_buffer("keep", domain.colouring == parity, persistent=False)
         self.from_signal = domain.conv(channels, width, 3)
         self.from_context = domain.conv(context, width, 1)
         self.hidden = domain.conv(width, width, 3)
-        self.head = _zero(domain.conv(width, 2 * channels, 1))
+        self.head = _zero(domain.conv(width, elementwise.count * channels, 1))
 
-    def _shift_and_scale(self, kept: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        members, batch = kept.shape[:2]
-        hidden = self.from_signal(kept.flatten(0, 1)).unflatten(0, (members, batch))
+    def _raw(self, r: Tensor, context: Tensor) -> Tensor:
+        members, batch = r.shape[:2]
+        hidden = self.from_signal((r * self.keep).flatten(0, 1)).unflatten(0, (members, batch))
         hidden = torch.nn.functional.silu(hidden + self.from_context(context))
         hidden = torch.nn.functional.silu(self.hidden(hidden.flatten(0, 1)))
-        shift, raw = self.head(hidden).unflatten(0, (members, batch)).chunk(2, dim=2)
-        moved = (~self.keep).to(shift)
-        return shift * moved, _bounded(raw) * moved
+        raw = self.head(hidden).unflatten(0, (members, batch))
+        return _parameters_last(raw, self.elementwise.count)
+
+    def _split(self, r: Tensor, mapped: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        moved, log_slope = mapped
+        return torch.where(self.keep, r, moved), (log_slope * ~self.keep).flatten(2).sum(2)
 
     def forward(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return r' and the log-determinant."""
-        shift, log_scale = self._shift_and_scale(r * self.keep, context)
-        return shift + log_scale.exp() * r, log_scale.flatten(2).sum(2)
+        return self._split(r, self.elementwise.forward(r, self._raw(r, context)))
 
     def inverse(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return the r that forward maps to r', and the log-determinant of forward."""
-        shift, log_scale = self._shift_and_scale(r * self.keep, context)
-        return (r - shift) * (-log_scale).exp(), log_scale.flatten(2).sum(2)
+        return self._split(r, self.elementwise.inverse(r, self._raw(r, context)))
 
 
 class GlobalCoupling(nn.Module):
-    """Affine coupling of the coefficients on a few large-scale patterns; the rest is untouched.
+    """Coupling of the coefficients on a few large-scale patterns; the rest is untouched.
 
     With patterns E, orthonormal in the weights w, c = E^T w r; every other coefficient is moved
     by an MLP that sees the kept ones and the context's inner products with the patterns.
+
+    Args:
+        basis: The patterns (channel, node, count).
+        weights: (node,).
+        context: Features of the context.
+        parity: Which coefficients are kept.
+        width: Of the MLP.
+        elementwise: The family of maps.
     """
 
     basis: Tensor
@@ -99,10 +135,18 @@ class GlobalCoupling(nn.Module):
     keep: Tensor
 
     def __init__(
-        self, basis: Tensor, weights: Tensor, context: int, *, parity: bool, width: int = 64
+        self,
+        basis: Tensor,
+        weights: Tensor,
+        context: int,
+        *,
+        parity: bool,
+        width: int = 64,
+        elementwise: Elementwise = _AFFINE,
     ) -> None:
         super().__init__()
         count = basis.shape[-1]
+        self.elementwise = elementwise
         self.register_buffer("basis", basis.float(), persistent=False)
         self.register_buffer("weights", weights.float(), persistent=False)
         self.register_buffer("keep", (torch.arange(count) % 2 == 0) == parity, persistent=False)
@@ -112,32 +156,60 @@ class GlobalCoupling(nn.Module):
             nn.SiLU(),
             nn.Linear(width, width),
             nn.SiLU(),
-            _zero(nn.Linear(width, 2 * count)),
+            _zero(nn.Linear(width, elementwise.count * count)),
         )
 
     def _project(self, signal: Tensor) -> Tensor:
         return torch.einsum("...cn,cnk,n->...k", signal, self.basis, self.weights)
 
-    def _shift_and_scale(self, coefficients: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def _raw(self, coefficients: Tensor, context: Tensor) -> Tensor:
         reduced = self.reduce(context.transpose(1, 2)).transpose(1, 2)
         patterns = self.basis.mean(0)
         seen = torch.einsum("bfn,nk,n->bfk", reduced, patterns, self.weights).flatten(1)
         inputs = torch.cat([coefficients * self.keep, seen.expand(len(coefficients), -1, -1)], -1)
-        shift, raw = self.net(inputs).chunk(2, dim=-1)
-        moved = (~self.keep).to(shift)
-        return shift * moved, _bounded(raw) * moved
+        return self.net(inputs).unflatten(-1, (self.elementwise.count, -1)).movedim(-2, -1)
 
-    def _add(self, r: Tensor, change: Tensor) -> Tensor:
-        return r + torch.einsum("...k,cnk->...cn", change, self.basis)
+    def _change(self, r: Tensor, c: Tensor, mapped: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        moved, log_slope = mapped
+        change = torch.where(self.keep, 0.0, moved - c)
+        return r + torch.einsum("...k,cnk->...cn", change, self.basis), (
+            log_slope * ~self.keep
+        ).sum(-1)
 
     def forward(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return r' and the log-determinant."""
         c = self._project(r)
-        shift, log_scale = self._shift_and_scale(c, context)
-        return self._add(r, shift + (log_scale.exp() - 1.0) * c), log_scale.sum(-1)
+        return self._change(r, c, self.elementwise.forward(c, self._raw(c, context)))
 
     def inverse(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return the r that forward maps to r', and the log-determinant of forward."""
         c = self._project(r)
-        shift, log_scale = self._shift_and_scale(c, context)
-        return self._add(r, (c - shift) * (-log_scale).exp() - c), log_scale.sum(-1)
+        return self._change(r, c, self.elementwise.inverse(c, self._raw(c, context)))
+
+
+class ChannelMixing(nn.Module):
+    r"""r' = exp(M) r over the channels of every node: the 1x1 convolution of Glow.
+
+    Couplings move a channel by what the colouring keeps; this lets channels exchange. The matrix
+    exponential is always invertible, with inverse exp(-M) and log-determinant tr M a node, and is
+    the identity at M = 0 (Kingma & Dhariwal 2018, arXiv 1807.03039; as an exponential,
+    Hoogeboom et al. 2020, arXiv 2006.01910). It needs no context.
+
+    Args:
+        channels: Of the signals.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.generator = nn.Parameter(torch.zeros(channels, channels))
+
+    def _log_det(self, r: Tensor) -> Tensor:
+        return (r.shape[-1] * self.generator.trace()).expand(r.shape[:2])
+
+    def forward(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return r' and the log-determinant."""
+        return torch.linalg.matrix_exp(self.generator) @ r, self._log_det(r)
+
+    def inverse(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the r that forward maps to r', and the log-determinant of forward."""
+        return torch.linalg.matrix_exp(-self.generator) @ r, self._log_det(r)

@@ -36,6 +36,10 @@ class Conditioning:
             self.mean[index], self.std[index], self.context[index], self.log_share[index]
         )
 
+    def detach(self) -> Conditioning:
+        """Return it without gradients."""
+        return Conditioning(*(value.detach() for value in vars(self).values()))
+
 
 class ConditionalFlow(nn.Module):
     r"""x = mean + std T(c r; context(y)), with r the base's standardized deviation.

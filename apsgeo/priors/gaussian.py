@@ -23,6 +23,7 @@ __all__ = ["GaussianPosterior", "GaussianPrior", "System", "each_prior"]
 _ROWS = 1024  # of the covariance, at once
 _PROBES = 48  # draws behind the posterior's marginal standard deviation
 _PROBE_SEED = 20240717
+_KEPT_LEVELS = 128  # factorizations for white noise on every node
 
 
 class _SymmetricMap(torch.autograd.Function):
@@ -73,6 +74,7 @@ class GaussianPrior(ABC):
 
     def __init__(self) -> None:
         self._levels: dict[float, System] = {}
+        self._functionals: tuple[Tensor, np.ndarray] | None = None
         self._probe_noise: dict[int, np.ndarray] = {}
 
     @property
@@ -111,6 +113,13 @@ class GaussianPrior(ABC):
         every = np.arange(self.size)
         blocks = np.split(every, range(_ROWS, self.size, _ROWS))
         return np.concatenate([self.covariance(rows, every) @ columns for rows in blocks])
+
+    def spread_of(self, functionals: Tensor) -> np.ndarray:
+        """Return the covariance (size, k) of the signal with functionals (k, size) of it."""
+        if self._functionals is None or self._functionals[0] is not functionals:
+            columns = functionals.detach().cpu().double().numpy().T
+            self._functionals = functionals, self.covariance_apply(columns)
+        return self._functionals[1]
 
     def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
         """Return about the variance beyond the loadings, by eigenvalue of the Laplacian.
@@ -156,7 +165,11 @@ class GaussianPrior(ABC):
         key = float(noise_std)
         if key not in self._levels:
             everywhere = np.ones(self.size, dtype=bool)
-            self._levels[key] = self.make_system(everywhere, np.full(self.size, key**2))
+            system = self.make_system(everywhere, np.full(self.size, key**2))
+            while len(self._levels) >= _KEPT_LEVELS:
+                self._levels.pop(next(iter(self._levels)), None)
+            self._levels[key] = system
+            return system
         return self._levels[key]
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -165,20 +178,20 @@ class GaussianPrior(ABC):
         like = torch.empty(count, self.channels, self.domain.num_nodes)
         return _signal(self.draw(noise.numpy()), like)
 
-    def precision_apply(self, signal: Tensor) -> Tensor:
-        """Return C^{-1} x for x (batch, channel, node); differentiable."""
-        system = self._level(0.0)
+    def precision_apply(self, signal: Tensor, noise_std: float = 0.0) -> Tensor:
+        """Return (C + noise_std^2 I)^{-1} x for x (batch, channel, node); differentiable."""
+        system = self._level(noise_std)
         return _symmetric(signal, lambda x: _signal(system.solve(_columns(x)), x))
 
-    def log_prob(self, signal: Tensor) -> Tensor:
-        """Return the exact log density (batch,) of signals (batch, channel, node)."""
-        constant = self._level(0.0).log_evidence(np.zeros((self.size, 1)))[0]
-        quadratic = (signal * self.precision_apply(signal)).flatten(1).sum(1)
+    def log_prob(self, signal: Tensor, noise_std: float = 0.0) -> Tensor:
+        """Return the exact log density (batch,) of x + noise_std n at (batch, channel, node)."""
+        constant = self._level(noise_std).log_evidence(np.zeros((self.size, 1)))[0]
+        quadratic = (signal * self.precision_apply(signal, noise_std)).flatten(1).sum(1)
         return float(constant) - 0.5 * quadratic
 
-    def score(self, signal: Tensor) -> Tensor:
+    def score(self, signal: Tensor, noise_std: float = 0.0) -> Tensor:
         """Return the gradient of `log_prob`, of the shape of the signal."""
-        return -self.precision_apply(signal)
+        return -self.precision_apply(signal, noise_std)
 
     def denoise(self, signal: Tensor, noise_std: float) -> Tensor:
         """Return E[x | x + noise_std n = signal], differentiable; one solve a field."""
@@ -308,6 +321,20 @@ class GaussianPosterior:
             seen = group.system.update(group.operator.forward(columns), nodes)
             var[index] = columns[nodes, each] - seen[each, each]
         return mean, var
+
+    def functional_variance(self, functionals: Tensor) -> Tensor:
+        """Return the exact variance (batch, k) of inner products with some fields.
+
+        Args:
+            functionals: (k, channel * node); work on the last ones is kept.
+        """
+        columns = functionals.detach().cpu().double().numpy().T
+        out = torch.empty(len(self._like), len(functionals), dtype=torch.float64)
+        for group in self._groups:
+            spread = group.prior.spread_of(functionals)
+            left = spread - group.system.update(group.operator.forward(spread))
+            out[group.index] = torch.from_numpy((columns * left).sum(0))
+        return out
 
     def precision_apply(self, signal: Tensor) -> Tensor:
         """Return (C^{-1} + A^T R^{-1} A) x; differentiable."""

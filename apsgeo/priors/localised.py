@@ -15,7 +15,14 @@ from apsgeo.errors import InputError
 from apsgeo.priors.gaussian import GaussianPrior, System
 from apsgeo.priors.systems import Gram
 
-__all__ = ["MOST_VALUES", "LocalisedField", "LocalisedPrior", "gaspari_cohn", "matern_correlation"]
+__all__ = [
+    "MOST_VALUES",
+    "DenseSystem",
+    "LocalisedField",
+    "LocalisedPrior",
+    "gaspari_cohn",
+    "matern_correlation",
+]
 
 MOST_VALUES = 20_000
 """Largest number of values (channels times nodes) of a `LocalisedPrior`; it needs their square."""
@@ -130,10 +137,10 @@ class LocalisedField:
         return root.astype(np.float32)
 
 
-class _DenseSystem(System):
+class DenseSystem(System):
     """Cholesky factorization in the space of the observations."""
 
-    def __init__(self, prior: LocalisedPrior, observed: np.ndarray, noise_var: np.ndarray) -> None:
+    def __init__(self, prior: GaussianPrior, observed: np.ndarray, noise_var: np.ndarray) -> None:
         self._prior = prior
         self._index = np.flatnonzero(observed)
         gram = prior.covariance(self._index, self._index)
@@ -274,4 +281,4 @@ class LocalisedPrior(GaussianPrior):
 
     def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:
         """Return the dense system of an observed set."""
-        return _DenseSystem(self, observed, noise_var)
+        return DenseSystem(self, observed, noise_var)

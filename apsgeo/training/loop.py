@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from apsgeo.errors import ApsgeoError, InputError
 
-__all__ = ["EMA", "fit_loop"]
+__all__ = ["EMA", "StepFn", "fit_loop"]
 
 StepFn = Callable[[int, torch.Generator], Tensor]
 

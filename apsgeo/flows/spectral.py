@@ -1,0 +1,239 @@
+"""A flow on the coefficients of the prior's patterns, for posteriors of several modes.
+
+The leading coefficients go first, through splines that can split a mode; all others, and what no
+pattern describes, follow by affine maps given them: within a regime a field is about Gaussian.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from apsgeo.errors import InputError
+from apsgeo.flows.attention import ObservationEncoder
+from apsgeo.flows.elementwise import Affine, Spline
+from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior
+from apsgeo.priors.mixture import GaussianMixturePrior
+
+__all__ = ["SpectralConditioning", "SpectralFlow"]
+
+_TOKEN_PATTERNS = 64  # that tell an observation's place
+_POOLED = 32
+_STEPS = 8  # soft steps by which networks tell the leading coefficient's regimes
+_REPRESENTER = 0.3
+_LEAST_VARIANCE = 1e-6
+_LEAST_LOG_WEIGHT = -15.0
+
+
+@dataclass(frozen=True)
+class SpectralConditioning:
+    """What the maps see of a batch of measurements.
+
+    Attributes:
+        mean: Of the base, (batch, channel, node).
+        leading_std: Of the leading coefficient under the base, (batch,).
+        spline: Raw parameters of the leading coefficient's spline, (batch, parameter).
+        shifts: Candidate shifts of the coefficients, (batch, candidate, pattern).
+        summary: Of the measurement, (batch, feature).
+    """
+
+    mean: Tensor
+    leading_std: Tensor
+    spline: Tensor
+    shifts: Tensor
+    summary: Tensor
+
+    def detach(self) -> SpectralConditioning:
+        """Return it without gradients."""
+        return SpectralConditioning(*(value.detach() for value in vars(self).values()))
+
+
+def _zero(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _mlp(inputs: int, width: int, *last: nn.Module) -> nn.Sequential:
+    hidden = [nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
+    return nn.Sequential(*hidden, *last)
+
+
+class SpectralFlow(nn.Module):
+    r"""x = mean + T(deviation; y), with T on the coefficients a = W (deviation) of patterns.
+
+    W whitens the prior's leading patterns. In the order of sampling: the leading coefficient is
+    mapped by a spline s(.; y); every other one by shift + exp(scale) a, and what is left of the
+    field by exp(scale), where shifts and scales depend on the new leading coefficient and y.
+    Shifts are sums of candidates that are computed once a field, weighted by gates a member: the
+    base's mean, and representers sum_i f_i(y) C(., x_i) at the observed nodes x_i, the form that
+    the difference of any two interpolations by such a prior has.
+
+    It starts as the identity on its base, the exact posterior of a Gaussian prior. Everything that
+    depends on y is evaluated once a field, in `condition`.
+
+    Args:
+        prior: Behind the base; its first `patterns` loadings are the patterns.
+        patterns: At most as many as it has loadings.
+        regimes: A mixture fitted to what fields look like, of which the networks see the posterior:
+            the weights, and the components' means, which join the candidates.
+        candidates: Representers among the candidates.
+        width: Of the networks.
+        bins: Of the spline.
+    """
+
+    whiten: Tensor
+    colour: Tensor
+    places: Tensor
+
+    def __init__(
+        self,
+        prior: GaussianPrior,
+        patterns: int,
+        *,
+        regimes: GaussianMixturePrior | None = None,
+        candidates: int = 6,
+        width: int = 160,
+        bins: int = 16,
+    ) -> None:
+        super().__init__()
+        flat = prior.loadings[..., :patterns].double().flatten(0, 1)
+        basis, sizes, _ = torch.linalg.svd(flat, full_matrices=False)
+        self.register_buffer("whiten", (basis / sizes).T.float(), persistent=False)
+        self.register_buffer("colour", (basis * sizes).T.float(), persistent=False)
+        places = basis[:, :_TOKEN_PATTERNS] * math.sqrt(len(basis)) / 3.0
+        self.register_buffer("places", places.float(), persistent=False)
+        self.representers, self.regimes = candidates, regimes
+        self.maps, self._affine = Spline(bins, bound=4.0), Affine()
+        kinds = 0 if regimes is None else len(regimes.components)
+        rest, inputs = patterns - 1, self.places.shape[1] + 6
+        pooled = 2 * (_POOLED + candidates) + 2 * patterns + 2 + kinds
+        self.candidates = candidates + kinds + 1
+        self.leading_encoder = ObservationEncoder(inputs, candidates + _POOLED)
+        self.encoder = ObservationEncoder(inputs, candidates + _POOLED)
+        self.leading_head = _mlp(pooled, width, _zero(nn.Linear(width, self.maps.count)))
+        self.summarize = _mlp(pooled, width)
+        outputs = rest * (self.candidates + 2) + 1
+        self.follow = _mlp(width + 1 + _STEPS, width, _zero(nn.Linear(width, outputs)))
+
+    def _tokens(self, posterior: GaussianPosterior) -> tuple[Tensor, Tensor, Tensor]:
+        """Return tokens (batch, observation, feature), which are seen, and their places."""
+        given = posterior.measurement
+        if not given.operator.is_identity:
+            raise InputError("a spectral flow is for measurements of nodes, such as Mask().")
+        mask = given.mask.flatten(1)
+        most = max(1, int(mask.sum(1).max()))
+        where = mask.to(torch.float32).topk(most, dim=1).indices
+        seen = mask.gather(1, where)
+
+        def at(field: Tensor) -> Tensor:
+            return field.flatten(1).gather(1, where) * seen
+
+        values, mean, noise = at(given.values), at(posterior.mean), at(given.noise_std)
+        innovation = values - mean
+        weight = innovation / torch.where(seen, noise, 1.0)
+        numbers = [values, 3.0 * innovation, weight, mean, torch.tanh(2.0 * weight), noise]
+        return torch.cat([self.places[where], torch.stack(numbers, -1)], -1), seen, where
+
+    def condition(
+        self, posterior: GaussianPosterior, *, leading_only: bool = False
+    ) -> SpectralConditioning:
+        """Evaluate the networks of the measurement, once for each field.
+
+        Args:
+            posterior: The base's, of the measurements.
+            leading_only: Leave out what `leading_log_prob` does not need: the summary is empty.
+
+        Raises:
+            InputError: If it is not of nodes.
+        """
+        tokens, seen, where = self._tokens(posterior)
+        given, mean = posterior.measurement, posterior.mean
+        variance = posterior.functional_variance(self.whiten)
+        variance = variance.clamp(min=_LEAST_VARIANCE).to(mean)
+        coefficients = mean.flatten(1) @ self.whiten.T
+        count = given.mask.flatten(1).sum(1, keepdim=True).to(mean)
+        known = [coefficients, variance.log(), count.clamp(min=1.0).log(), count / 40.0]
+        means = [coefficients[:, None]]
+        if self.regimes is not None:
+            found = self.regimes.posterior(given)
+            known.append(found.log_weights.clamp(min=_LEAST_LOG_WEIGHT).to(mean))
+            components = found.component_means.transpose(0, 1).to(mean)
+            means.insert(0, components.flatten(2) @ self.whiten.T - coefficients[:, None])
+        _, pooled = self.leading_encoder(tokens, seen)
+        spline = self.leading_head(torch.cat([pooled, *known], 1))
+        std = variance[:, 0].sqrt()
+        if leading_only:
+            empty = mean.new_empty(len(mean), 0)
+            return SpectralConditioning(mean, std, spline, torch.cat(means, 1), empty)
+        features, pooled = self.encoder(tokens, seen)
+        # C W^T at the observed nodes, up to what no pattern describes.
+        nearby = self.colour.T[where]
+        near = torch.einsum("bmj,bmk->bjk", features[..., : self.representers], nearby)
+        shifts = torch.cat([_REPRESENTER * near, *means], 1)
+        summary = self.summarize(torch.cat([pooled, *known], 1))
+        return SpectralConditioning(mean, std, spline, shifts, summary)
+
+    def leading_log_prob(self, fields: Tensor, given: SpectralConditioning) -> Tensor:
+        """Return log q of the leading coefficient alone, (batch,), of fields of their shape.
+
+        The first factor of the chain rule: it decides how much mass each regime has.
+        """
+        target = (fields - given.mean).flatten(1) @ self.whiten[0] / given.leading_std
+        start, log_slope = self.maps.inverse(target, given.spline)
+        log_normal = -0.5 * (start**2 + math.log(2.0 * math.pi))
+        return log_normal - log_slope - given.leading_std.log()
+
+    def _following(self, leading: Tensor, given: SpectralConditioning) -> tuple[Tensor, Tensor]:
+        """Return raw maps (member, batch, pattern - 1, 2), and the log scale of what is left."""
+        steps = torch.linspace(-1.5, 1.5, _STEPS, device=leading.device)
+        soft = torch.tanh(3.0 * (leading[..., None] - steps))
+        absolute = leading[..., None]
+        summary = given.summary.expand(*leading.shape, -1)
+        out = self.follow(torch.cat([summary, absolute, soft], -1))
+        each, left = out[..., :-1].unflatten(-1, (self.candidates + 2, -1)), out[..., -1]
+        gated = (each[..., 2:, :] * given.shifts[..., 1:]).sum(-2)
+        return torch.stack([each[..., 0, :] + gated, each[..., 1, :]], -1), left
+
+    def _parts(self, deviation: Tensor) -> tuple[Tensor, Tensor]:
+        """Split deviations into coefficients, and what is left of the flattened field."""
+        flat = deviation.flatten(-2)
+        coefficients = flat @ self.whiten.T
+        return coefficients, flat - coefficients @ self.colour
+
+    def _log_det(self, *parts: Tensor) -> Tensor:
+        first, others, left = parts
+        size, patterns = self.whiten.shape[1], len(self.whiten)
+        return first + others.sum(-1) + (size - patterns) * left
+
+    def push(self, deviation: Tensor, given: SpectralConditioning) -> tuple[Tensor, Tensor]:
+        """Map base deviations (member, batch, channel, node) to fields and log |det|."""
+        coefficients, left = self._parts(deviation)
+        start = coefficients[..., 0] / given.leading_std
+        mapped, first = self.maps.forward(start, given.spline)
+        leading = given.leading_std * mapped
+        raw, log_left = self._following(self._absolute(leading, given), given)
+        others, scales = self._affine.forward(coefficients[..., 1:], raw)
+        new = torch.cat([leading[..., None], others], -1)
+        flat = new @ self.colour + log_left.exp()[..., None] * left
+        fields = given.mean + flat.unflatten(-1, deviation.shape[-2:])
+        return fields, self._log_det(first, scales, log_left)
+
+    def pull(self, fields: Tensor, given: SpectralConditioning) -> tuple[Tensor, Tensor]:
+        """Map fields back to base deviations; also log |det| of `push` there."""
+        coefficients, left = self._parts(fields - given.mean)
+        leading = coefficients[..., 0]
+        raw, log_left = self._following(self._absolute(leading, given), given)
+        start, first = self.maps.inverse(leading / given.leading_std, given.spline)
+        others, scales = self._affine.inverse(coefficients[..., 1:], raw)
+        old = torch.cat([(given.leading_std * start)[..., None], others], -1)
+        flat = old @ self.colour + (-log_left).exp()[..., None] * left
+        return flat.unflatten(-1, fields.shape[-2:]), self._log_det(first, scales, log_left)
+
+    @staticmethod
+    def _absolute(leading: Tensor, given: SpectralConditioning) -> Tensor:
+        """Return the leading coefficient of the field itself, not of its deviation."""
+        return leading + given.shifts[:, -1, 0]

@@ -1,0 +1,141 @@
+"""Score amortized posteriors where the exact one is known.
+
+python -m benchmarks.truth    writes benchmarks/results/truth.csv and .md, docs/truth.png
+
+Three kinds of problems: linear-Gaussian on each domain (benchmarks/truth_gaussian.py), the mixture
+of two random fields on HEALPix (truth_mixture.py), and densities in the plane (truth_planar.py).
+Flows learn from draws that are made on the fly, and are scored on others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+
+from apsgeo.atomic import atomic_file
+from benchmarks.report import RESULTS, commit, provenance, write
+from benchmarks.truth_fields import mixture_rows
+from benchmarks.truth_figure import draw
+from benchmarks.truth_gaussian import gaussian_rows
+from benchmarks.truth_mixture import MixtureProblem
+from benchmarks.truth_planar_rows import planar_rows
+from benchmarks.truth_scores import Row
+from benchmarks.truth_training import Recipe
+
+__all__ = ["main", "parse", "report"]
+
+FIGURE = Path(__file__).parents[1] / "docs" / "truth.png"
+_HEADINGS = {
+    "kl": "KL, nats",
+    "kl_greatest": "greatest",
+    "mean_error": "mean error, std",
+    "crps": "CRPS",
+    "energy": "energy score",
+    "mode_error": "mode error",
+    "collapsed": "collapsed",
+    "ess": "ESS",
+    "pareto_k": "Pareto k",
+    "sbc": "SBC p",
+    "tarp": "TARP p",
+    "train_seconds": "training, CPU s",
+    "sample_ms": "64 members, ms",
+}
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.truth", description=__doc__)
+    parser.add_argument("--steps", type=int, default=6000, help="of the mixture's main flow")
+    parser.add_argument("--planar-steps", type=int, default=1000)
+    parser.add_argument("--fields", type=int, default=64, help="measurements a density")
+    parser.add_argument("--planar-fields", type=int, default=500)
+    parser.add_argument("--simulations", type=int, default=200, help="linear-Gaussian, a domain")
+    parser.add_argument("--members", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for truth.csv, .md")
+    parser.add_argument("--figure", type=Path, default=FIGURE)
+    return parser.parse_args(arguments)
+
+
+def _cell(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
+def _table(rows: list[Row]) -> str:
+    """Return the rows, with the columns that any of them has."""
+    kept = [name for name in _HEADINGS if any(not math.isnan(getattr(row, name)) for row in rows)]
+    head = "| problem | method | " + " | ".join(_HEADINGS[name] for name in kept) + " |\n"
+    line = "| --- | --- |" + " ---: |" * len(kept) + "\n"
+    body = "\n".join(
+        f"| {row.problem} | {row.method} | "
+        + " | ".join(_cell(getattr(row, name)) for name in kept)
+        + " |"
+        for row in rows
+    )
+    return head + line + body + "\n"
+
+
+def report(parts: dict[str, list[Row]], made_with: str) -> str:
+    """Return the tables, with what is needed to make them again."""
+    tables = "\n".join(f"## {name}\n\n{_table(rows)}" for name, rows in parts.items())
+    return (
+        "# Posteriors that are known exactly\n\n"
+        "KL(q || p) by the members' log q - log p, with the exact normalizer; the greatest is over "
+        "measurements. CRPS and energy score are expected scores relative to the exact "
+        "posterior's, so that 1 is exact. The mode error is that of a mode's weight, on average; a "
+        "mode is collapsed where its weight is above 0.1 and no member is in it. ESS is a share of "
+        "the members. The figure of the plane is `docs/truth.png`; docs/truth.md says what the "
+        "methods are.\n\n"
+        f"{tables}\n{made_with}"
+    )
+
+
+def save(folder: Path, parts: dict[str, list[Row]], made_with: str) -> None:
+    """Write truth.csv and truth.md."""
+    with (
+        atomic_file(folder / "truth.csv", overwrite=True) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, [each.name for each in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for part in parts.values() for row in part)
+    write(folder / "truth.md", report(parts, made_with))
+
+
+def main() -> None:
+    """Run the suite and write its results."""
+    arguments = sys.argv[1:]
+    options = parse(arguments)
+    made_with = provenance("benchmarks.truth", arguments, options.seed, commit())
+    torch.set_num_threads(options.threads)
+    parts: dict[str, list[Row]] = {}
+    parts["Linear-Gaussian"] = gaussian_rows(
+        simulations=options.simulations, members=39, seed=options.seed
+    )
+    rows, panels = planar_rows(
+        options.planar_steps, fields=options.planar_fields, members=63, seed=options.seed
+    )
+    parts["In the plane"] = rows
+    draw(panels, options.figure)
+    save(options.output, parts, made_with)
+    parts["Mixture of two random fields, HEALPix nside 8"] = mixture_rows(
+        MixtureProblem(),
+        Recipe(steps=options.steps),
+        fields=options.fields,
+        members=options.members,
+        seed=options.seed,
+    )
+    save(options.output, parts, made_with)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The two-dimensional rows of the truth suite."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from apsgeo.diagnostics import ranks, tarp_ranks, uniformity
+from apsgeo.flows.base import Base, BasePosterior, StandardNormalBase
+from apsgeo.flows.coupling import ElementwiseMap, GlobalCoupling
+from apsgeo.flows.elementwise import Affine, Elementwise, Spline
+from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.operators import Measurement
+from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.training.loop import fit_loop
+from apsgeo.training.objective import (
+    ForwardKL,
+    Objective,
+    PathReverseKL,
+    ReverseKL,
+    WeightedSum,
+)
+from apsgeo.training.pairs import Batch
+from benchmarks.truth_figure import Panel
+from benchmarks.truth_planar import (
+    DENSITIES,
+    NOISE_STD,
+    Banana,
+    EightGaussians,
+    Planar,
+    Quadrature,
+    Ring,
+)
+from benchmarks.truth_scores import Row, excess_scores, weight_scores
+
+__all__ = ["METHODS", "Method", "PlanarFlow", "planar_rows", "train"]
+
+_CONTEXT = 8
+_BATCH = 128
+_WIDTH = 64
+_SHOWN = {Banana: 1.0, Ring: 0.8, EightGaussians: 0.8}
+"""The value that was measured in the figure."""
+_SHOWN_MEMBERS = 1000
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a flow of points is built and trained."""
+
+    name: str
+    base: str
+    maps: Elementwise
+    objective: str
+    couplings: int = 4
+
+
+METHODS = (
+    Method("paper's form", "normal", Affine(), "reverse", couplings=8),
+    Method("anchored, untrained", "gaussian", Affine(), "none"),
+    Method("anchored, reverse", "gaussian", Spline(8, 4.0), "path"),
+    Method("anchored, forward", "gaussian", Spline(8, 4.0), "forward"),
+    Method("anchored, mixed", "gaussian", Spline(8, 4.0), "mixed"),
+)
+
+
+class _AnchorBase:
+    """The exact posterior of one Gaussian prior, whatever the season."""
+
+    def __init__(self, prior: GaussianPrior) -> None:
+        self.prior, self.noise_dim = prior, prior.noise_dim
+
+    def posterior(self, measurement: Measurement, season: Tensor) -> BasePosterior:
+        return self.prior.posterior(measurement)
+
+
+class _Context(nn.Module):
+    """An MLP of all features of both coordinates."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(2 * inputs, _WIDTH),
+            nn.SiLU(),
+            nn.Linear(_WIDTH, _WIDTH),
+            nn.SiLU(),
+            nn.Linear(_WIDTH, 2 * _CONTEXT),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.net(features.flatten(1)).unflatten(1, (_CONTEXT, 2))
+
+
+class PlanarFlow:
+    """A conditional flow of points (batch, 1, 2), and how it meets a measurement."""
+
+    def __init__(self, density: Planar, method: Method) -> None:
+        self.base: Base = _AnchorBase(density.anchor)
+        if method.base == "normal":
+            self.base = StandardNormalBase(1, 2)
+        transforms: list[nn.Module] = [
+            GlobalCoupling(
+                torch.eye(2)[None],
+                torch.ones(2),
+                _CONTEXT,
+                parity=index % 2 == 0,
+                width=_WIDTH,
+                elementwise=method.maps,
+            )
+            for index in range(method.couplings)
+        ]
+        transforms.append(ElementwiseMap(density.anchor.domain, 1, _CONTEXT, Affine()))
+        context = _Context(ConditionalFlow.inputs(1, 0))
+        self.flow = ConditionalFlow(self.base, context, transforms)
+
+    def start(self, given: Measurement) -> tuple[BasePosterior, Conditioning]:
+        """Return the base's posterior, and what the transforms see."""
+        base = self.base.posterior(given, torch.zeros(len(given), dtype=torch.long))
+        known = torch.zeros(len(given), 0, 2)
+        return base, self.flow.condition(given, base.mean, base.std(), known)
+
+    @torch.no_grad()
+    def draw(
+        self, given: Measurement, members: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return points (member, batch, 2) and log q of them (member, batch)."""
+        base, seen = self.start(given)
+        noise = torch.randn(members, len(given), base.noise_dim, generator=generator)
+        deviation = base.deviations(noise)
+        points, log_det = self.flow.push(deviation, seen)
+        energy = torch.stack([(d * base.precision_apply(d)).flatten(1).sum(1) for d in deviation])
+        return points[:, :, 0], base.peak_log_prob().to(points) - 0.5 * energy - log_det
+
+
+def objective(density: Planar, name: str) -> Objective:
+    """Return a divergence by its name."""
+
+    def log_density(points: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        return density.log_prob(points[:, 0])
+
+    if name == "forward":
+        return ForwardKL()
+    if name == "reverse":
+        return ReverseKL(log_density)
+    path = PathReverseKL(log_density)
+    return path if name == "path" else WeightedSum({ForwardKL(): 0.5, path: 0.5})
+
+
+def train(density: Planar, method: Method, steps: int, seed: int) -> tuple[PlanarFlow, float]:
+    """Return a trained flow and the processor's seconds that it took."""
+    torch.manual_seed(seed)
+    made = PlanarFlow(density, method)
+    if method.objective == "none":
+        return made, 0.0
+    loss = objective(density, method.objective)
+
+    def step_fn(step: int, generator: torch.Generator) -> Tensor:
+        truth = density.sample(_BATCH, generator)
+        given = density.measure(truth, generator)
+        base, seen = made.start(given)
+        noise = torch.randn(1, _BATCH, base.noise_dim, generator=generator)
+        season = torch.zeros(_BATCH, dtype=torch.long)
+        deviations = base.deviations(noise)
+        batch = Batch(truth, given, seen.mean, seen.std, deviations, season, made.base)
+        return loss(made.flow, batch, seen, generator)
+
+    start = time.process_time()
+    fit_loop(made.flow, step_fn, steps=steps, lr=2e-3, seed=seed, progress=False)
+    return made, time.process_time() - start
+
+
+def score(
+    density: Planar, made: PlanarFlow, *, fields: int, members: int, seed: int
+) -> dict[str, float]:
+    """Return the scores of a flow on measurements that it has not seen."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = density.sample(fields, generator)
+    given = density.measure(truth, generator)
+    exact = Quadrature(density, given.values[:, 0, 0])
+    points, log_q = made.draw(given, members, generator)
+    crps, energy = excess_scores(points.double(), exact.sample(members, generator))
+    truths = truth[:, 0].double()
+    found = {
+        "sbc": uniformity(ranks(points[..., 1], truths[:, 1]), members).p_value,
+        "tarp": uniformity(tarp_ranks(points, truths), members).p_value,
+    }
+    scores = weight_scores(log_q, exact.log_prob(points.double()))
+    return scores | found | {"crps": crps, "energy": energy}
+
+
+def planar_rows(
+    steps: int, *, fields: int, members: int, seed: int
+) -> tuple[list[Row], list[Panel]]:
+    """Train and score all methods on all densities; also return what a figure shows of them."""
+    rows, panels = [], []
+    for kind in DENSITIES:
+        density = kind()
+        value = _SHOWN[kind]
+        shown = Measurement.of(torch.tensor([[[value, torch.nan]]]), NOISE_STD)
+        panel = Panel(density.name, value, Quadrature(density, shown.values[:, 0, 0]), {})
+        panels.append(panel)
+        for method in METHODS:
+            made, seconds = train(density, method, steps, seed)
+            found = score(density, made, fields=fields, members=members, seed=seed + 1)
+            points, _ = made.draw(shown, _SHOWN_MEMBERS, torch.Generator().manual_seed(seed))
+            panel.members[method.name] = points[:, 0]
+            start = time.perf_counter()
+            made.draw(shown, 64, torch.Generator())
+            spent = 1e3 * (time.perf_counter() - start)
+            row = Row(density.name, method.name, **found, train_seconds=seconds, sample_ms=spent)
+            rows.append(row)
+            print(row, flush=True)
+    return rows, panels
