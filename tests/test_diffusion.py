@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.nn import UNet
-from apsgeo.priors.diffusion import DiffusionPrior, Estimate
+from apsgeo.priors.analytic import AnalyticDiffusion
+from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.diffusion_fit import train_diffusion
+from apsgeo.priors.estimate import Estimate
 from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.schedule import VPSchedule
@@ -72,6 +74,8 @@ class ZeroNetwork(nn.Module):
 class Mixture:
     """Two Gaussians of different covariance with overall mean zero."""
 
+    domain, channels = SMALL, 2
+
     def __init__(self) -> None:
         centre = torch.linspace(0.4, 1.2, DIMS, dtype=torch.float64)
         self.log_weights = torch.tensor([0.4, 0.6], dtype=torch.float64).log()
@@ -112,27 +116,17 @@ class Mixture:
         return DenseGaussian(*torch.linalg.eigh((weights * (self.covariances + outer)).sum(0)))
 
 
-class ExactPrior(DiffusionPrior):
-    """A prior whose network is perfect: its denoiser is the mixture's."""
-
-    mixture = Mixture()
-
-    def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
-        out = torch.zeros_like(x_t)
-        for value in log_snr.unique().tolist():
-            rows = (log_snr == value).nonzero().flatten()
-            clean = x_t[rows] * math.sqrt(1.0 + math.exp(-value))
-            exact = self.mixture.denoise(clean, math.exp(-0.5 * value))
-            out = out.index_add(0, rows, exact - mean[rows])
-        return out
-
-
 def gaussian() -> DenseGaussian:
     return DenseGaussian(torch.logspace(-1.5, 1.0, DIMS, dtype=torch.float64), orthogonal(DIMS, 9))
 
 
-def anchored(anchor: Any, cls: type[DiffusionPrior] = DiffusionPrior, **options: Any) -> Any:
-    return cls(SMALL, 2, ZeroNetwork(2), anchor=anchor, **options)
+def anchored(anchor: Any, **options: Any) -> Any:
+    return DiffusionPrior(SMALL, 2, ZeroNetwork(2), anchor=anchor, **options)
+
+
+def exact(mixture: Mixture, **options: Any) -> Any:
+    """A prior whose network is perfect: its denoiser is the mixture's."""
+    return AnalyticDiffusion(mixture, anchor=mixture.matched(), **options)  # type: ignore[arg-type]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -198,7 +192,7 @@ def test_every_record_may_have_its_own_time() -> None:
 
 def test_score_is_the_gradient_of_the_noisy_log_density() -> None:
     mixture = Mixture()
-    prior = anchored(mixture.matched(), ExactPrior)
+    prior = exact(mixture)
     for t in (0.001, 0.1, 0.37, 1.0):
         alpha, sigma = float(prior.schedule.alpha(t)), float(prior.schedule.sigma(t))
         x_t = torch.randn(6, *SHAPE, generator=seeded(), dtype=torch.float64, requires_grad=True)
@@ -212,7 +206,7 @@ def test_without_anchor_the_start_is_the_standard_normal() -> None:
     x = torch.randn(3, *SHAPE, generator=seeded(), dtype=torch.float64)
     assert torch.allclose(prior.score(x, 0.3), -x)
     truth = torch.distributions.Normal(0.0, 1.0).log_prob(x).flatten(1).sum(1)
-    assert torch.allclose(prior.log_prob(x), truth)
+    assert torch.allclose(prior.log_prob(x).value, truth)
     assert within(prior.elbo(x, samples=64, generator=seeded()), truth, extra=1e-3 * DIMS)
 
 
@@ -323,7 +317,7 @@ def test_anchored_equals_the_anchor_while_the_network_is_zero() -> None:
     estimate = prior.anchored_log_prob(x, samples=2)
     assert torch.equal(estimate.value, anchor.log_prob(x))
     assert bool((estimate.standard_error == 0.0).all())
-    (gradient,) = torch.autograd.grad(prior.log_prob(x).sum(), x)
+    (gradient,) = torch.autograd.grad(prior.log_prob(x).value.sum(), x)
     assert torch.allclose(gradient, anchor.score(x))
 
 
@@ -343,7 +337,7 @@ def tail_bound(prior: DiffusionPrior, mixture: Mixture) -> float:
 
 def test_anchored_log_prob_is_the_mixtures() -> None:
     mixture = Mixture()
-    prior = anchored(mixture.matched(), ExactPrior, schedule=WIDE, levels=60)
+    prior = exact(mixture, schedule=WIDE, levels=60)
     x = mixture.sample(6, seeded(5))
     truth = mixture.log_prob(x)
     tails = tail_bound(prior, mixture)
@@ -362,7 +356,7 @@ def test_anchored_log_prob_is_the_mixtures() -> None:
 
 def test_elbo_of_the_exact_denoiser_is_the_mixtures_to_noise() -> None:
     mixture = Mixture()
-    prior = anchored(mixture.matched(), ExactPrior, schedule=WIDE, levels=60)
+    prior = exact(mixture, schedule=WIDE, levels=60)
     x = mixture.sample(6, seeded(5))
     estimate = precise_elbo(prior, x, seeded(8))
     assert within(estimate, mixture.log_prob(x))
@@ -372,7 +366,7 @@ def test_elbo_of_the_exact_denoiser_is_the_mixtures_to_noise() -> None:
 @pytest.mark.parametrize("method", ["anchored_log_prob", "elbo"])
 def test_gradient_with_respect_to_the_signal_is_the_mixtures_score(method: str) -> None:
     mixture = Mixture()
-    prior = anchored(mixture.matched(), ExactPrior, schedule=WIDE, levels=60)
+    prior = exact(mixture, schedule=WIDE, levels=60)
     one = mixture.sample(1, seeded(9)).requires_grad_()
     (truth,) = torch.autograd.grad(mixture.log_prob(one).sum(), one)
     copies = one.detach().expand(3000, -1, -1).clone().requires_grad_()
@@ -386,7 +380,7 @@ def test_gradient_with_respect_to_the_signal_is_the_mixtures_score(method: str) 
 
 def test_leaving_out_the_networks_jacobian_changes_the_gradient_not_the_value() -> None:
     mixture = Mixture()
-    prior = anchored(mixture.matched(), ExactPrior)
+    prior = exact(mixture)
     x = mixture.sample(2, seeded(9)).requires_grad_()
     values, gradients = [], []
     for differentiate in (True, False):
@@ -439,7 +433,7 @@ def test_training_improves_unseen_fields(with_anchor: bool) -> None:
 
     unseen = skewed(200, 3)
     start = small_prior(prior.anchor)
-    gain = prior.log_prob(unseen, generator=seeded()) - start.log_prob(unseen)
+    gain = prior.log_prob(unseen, generator=seeded()).value - start.log_prob(unseen).value
     error = float(gain.detach().std()) / math.sqrt(len(unseen))
     assert float(gain.detach().mean()) > 4.0 * error
 
@@ -452,7 +446,7 @@ def test_training_that_fails_leaves_the_anchor() -> None:
     )
     assert log[0]["best"] == 1.0
     assert sum(record.get("best", 0.0) for record in log) == 1.0
-    assert torch.equal(prior.log_prob(fields), white_anchor().log_prob(fields))
+    assert torch.equal(prior.log_prob(fields).value, white_anchor().log_prob(fields))
 
 
 def test_shrinkage_never_lets_a_level_worsen() -> None:
@@ -552,6 +546,8 @@ def test_bad_input_is_refused() -> None:
         prior.denoise(x, 1e-5)
     with pytest.raises(InputError, match="records"):
         prior.denoise(x, torch.tensor([0.1, 0.2, 0.3]))
+    with pytest.raises(InputError, match="anchored, elbo, ode"):
+        prior.log_prob(x, method="exact")
     with pytest.raises(InputError, match="points"):
         prior.anchored_log_prob(x, points=41)
     with pytest.raises(InputError, match="samples"):

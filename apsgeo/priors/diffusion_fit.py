@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from apsgeo.errors import InputError
-from apsgeo.priors.denoiser import AnchoredDenoiser
+from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.training.loop import fit_loop
 
@@ -29,13 +29,13 @@ class _Case(NamedTuple):
     mean: Tensor
     log_snr: Tensor
 
-    def errors(self, prior: AnchoredDenoiser) -> tuple[Tensor, Tensor]:
+    def errors(self, prior: DiffusionPrior) -> tuple[Tensor, Tensor]:
         """Return x0 - D_G and D - D_G, (records, channel, node)."""
         return self.x0 - self.mean, prior.correction(self.x_t, self.mean, self.log_snr)
 
 
 def train_diffusion(
-    prior: AnchoredDenoiser,
+    prior: DiffusionPrior,
     fields: Tensor,
     validation: Tensor,
     *,
@@ -131,7 +131,7 @@ def train_diffusion(
         return history + _shrink(prior, cases)
 
 
-def _held_out(prior: AnchoredDenoiser, validation: Tensor, seed: int) -> list[_Case]:
+def _held_out(prior: DiffusionPrior, validation: Tensor, seed: int) -> list[_Case]:
     """Make the held-out case of each level; neighbouring levels take other records."""
     generator = torch.Generator().manual_seed(seed + 1)
     wanted = math.ceil(_VALUES_A_LEVEL / validation[0].numel())
@@ -150,7 +150,7 @@ def _relative_mse(error: Tensor, change: Tensor) -> float:
     return float((error - change).pow(2).mean() / error.pow(2).mean())
 
 
-def _shrink(prior: AnchoredDenoiser, cases: list[_Case]) -> list[dict[str, float]]:
+def _shrink(prior: DiffusionPrior, cases: list[_Case]) -> list[dict[str, float]]:
     """Set the shrinkage of every level by least squares; return the curve over the levels."""
     curve = []
     factors = torch.ones_like(prior.shrinkage)
