@@ -179,11 +179,16 @@ class DiffusionDensity(AnchoredDenoiser):
         *,
         probes: int | None = None,
         generator: torch.Generator | None = None,
-        tolerance: float = 1e-5,
+        tolerance: float = 1e-6,
     ) -> Estimate:
-        """Return log p(x0) by the probability-flow ODE: `apsgeo.priors.ode.ode_log_prob`."""
+        """Return log p(x0) by the probability-flow ODE: `apsgeo.priors.ode.ode_log_prob`.
+
+        The anchor, if there is one, is the control variate of Hutchinson's estimate.
+        """
         self._check(x0)
-        return ode_log_prob(self, x0, probes=probes, generator=generator, tolerance=tolerance)
+        return ode_log_prob(
+            self, x0, probes=probes, anchor=self.anchor, generator=generator, tolerance=tolerance
+        )
 
     def log_prob(
         self, x0: Tensor, *, method: Literal["anchored", "elbo", "ode"] = "anchored", **options: Any

@@ -92,8 +92,7 @@ class LowRankPrior(GaussianPrior):
 
     Args:
         domain: Where the signal lives.
-        loadings: (channel, node, rank), L, in the units of the signal; the rank is at most
-            channels times nodes.
+        loadings: (channel, node, rank), L, in the units of the signal.
         white_std: s, positive.
 
     Raises:
@@ -106,11 +105,10 @@ class LowRankPrior(GaussianPrior):
         super().__init__()
         rank = loadings.shape[-1]
         fits = loadings.ndim == 3 and loadings.shape[1] == domain.num_nodes
-        if not (fits and rank <= loadings.shape[0] * loadings.shape[1] and white_std > 0.0):
+        if not (fits and white_std > 0.0):
             raise InputError(
                 f"loadings have shape {tuple(loadings.shape)} and white_std is {white_std}; "
-                f"(channel, {domain.num_nodes}, rank), with a rank of at most the number of "
-                "values, and a positive number were expected."
+                f"(channel, {domain.num_nodes}, rank) and a positive number were expected."
             )
         self.domain, self.channels = domain, int(loadings.shape[0])
         self.loadings, self.white_std = loadings, float(white_std)
