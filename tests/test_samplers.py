@@ -75,10 +75,11 @@ def variance_drawn(sampler: Sampler, lam: np.ndarray, schedule: VPSchedule) -> n
 def test_draws_of_a_gaussian_have_the_covariance_of_the_recursion(
     kind: type[Sampler], steps: int
 ) -> None:
-    prior, sampler = gaussian(), kind(steps)
-    draws = sampler.sample(AnalyticDiffusion(prior), DRAWS, generator=seeded(1), like=LIKE)
+    prior, sampler, schedule = gaussian(), kind(steps), VPSchedule(eps=0.1)
+    denoiser = AnalyticDiffusion(prior, schedule)
+    draws = sampler.sample(denoiser, DRAWS, generator=seeded(1), like=LIKE)
     lam, vectors = np.linalg.eigh(covariance(prior))
-    expected = np.diag(variance_drawn(sampler, lam, VPSchedule()))
+    expected = np.diag(variance_drawn(sampler, lam, schedule))
     flat = draws.flatten(1).numpy() @ vectors
     found = flat.T @ flat / DRAWS
     var = np.diag(expected)
