@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -15,7 +16,7 @@ from apsgeo.errors import InputError, ModelError
 from apsgeo.nn import UNet
 from apsgeo.priors.analytic import AnalyticDiffusion
 from apsgeo.priors.diffusion import DiffusionPrior
-from apsgeo.priors.diffusion_fit import train_diffusion
+from apsgeo.priors.diffusion_fit import _level_of, train_diffusion
 from apsgeo.priors.estimate import Estimate
 from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.matern import MaternField
@@ -470,6 +471,47 @@ def test_training_is_reproducible() -> None:
         states.append((prior.state_dict(), log[1:]))
     assert all(torch.equal(states[0][0][name], states[1][0][name]) for name in states[0][0])
     assert states[0][1] == states[1][1]
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    def train(prior: DiffusionPrior) -> list[dict[str, float]]:
+        return train_diffusion(
+            prior,
+            skewed(20, 1),
+            skewed(4, 2),
+            steps=11,
+            validate_every=3,
+            progress=False,
+            checkpoint=tmp_path / "run",
+            log=tmp_path / "log.csv",
+        )
+
+    whole, killed, again = (small_prior(white_anchor(), levels=4) for _ in range(3))
+    expected = train_diffusion(
+        whole, skewed(20, 1), skewed(4, 2), steps=11, validate_every=3, progress=False
+    )
+    perturb, calls = killed.perturb, iter(range(4 + 8))  # four held-out cases, eight steps
+
+    def until_killed(*arguments: Any) -> tuple[Tensor, Tensor]:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return perturb(*arguments)
+
+    killed.perturb = until_killed  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        train(killed)
+    found = train(again)
+    assert str(found) == str(expected)
+    state, again_state = whole.state_dict(), again.state_dict()
+    assert all(torch.equal(state[name], again_state[name]) for name in state)
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 6  # the head, 0, 3, 6, 9, 11
+
+
+def test_levels_are_visited_equally_often() -> None:
+    visited = [_level_of(step, 7, seed=3) for step in range(70)]
+    assert all(sorted(visited[k : k + 7]) == list(range(7)) for k in range(0, 70, 7))
+    assert visited[:7] != visited[7:14]
+    assert visited[:7] != [_level_of(step, 7, seed=4) for step in range(7)]
 
 
 class Watched(DenseGaussian):
