@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -353,6 +354,38 @@ def test_anchored_log_prob_is_the_mixtures() -> None:
     assert float((mixture.matched().log_prob(x) - truth).abs().max()) > 1.0
     few = prior.anchored_log_prob(x, samples=200, points=5, generator=seeded(7))
     assert within(few, truth, extra=10.0 * tails)
+
+
+def test_drawn_levels_are_an_unbiased_estimate_of_the_rule_of_all() -> None:
+    prior = anchored(gaussian(), levels=20)
+    rule, generator = torch.zeros(20).double(), seeded()
+    for level, weight in prior._drawn_levels(20, generator):
+        rule[level] += weight
+    assert torch.allclose(rule, 0.5 * prior.quadrature * torch.exp(prior.log_snr))
+    draws = torch.zeros(3000, 20).double()
+    for draw in draws:
+        for level, weight in prior._drawn_levels(3, generator):
+            draw[level] += weight
+    error = draws.std(0) / math.sqrt(len(draws))
+    assert bool(((draws.mean(0) - rule).abs() < 4.5 * error).all())
+
+
+def test_drawn_levels_vary_less_than_evenly_spaced_ones() -> None:
+    """For what the modes of a Gaussian gain whose variances are a tenth off the anchor's."""
+    anchor = gaussian()
+    prior = anchored(anchor, schedule=WIDE, levels=60)
+    gamma = torch.exp(prior.log_snr)[:, None]
+    shares = [
+        lam * gamma / (1.0 + lam * gamma) for lam in (anchor.eigenvalues, 1.1 * anchor.eigenvalues)
+    ]
+    gain = ((shares[0] - shares[1]).square() * (anchor.eigenvalues + 1.0 / gamma)).sum(1)
+    generator, even, drawn = seeded(1), [], []
+    for _ in range(500):
+        drawn.append(sum(w * float(gain[k]) for k, w in prior._drawn_levels(6, generator)))
+        offset = int(torch.randint(10, (), generator=generator))
+        weights = 5.0 * prior.quadrature * torch.exp(prior.log_snr)
+        even.append(float((weights * gain)[offset::10].sum()))
+    assert np.var(drawn) < 0.5 * np.var(even)
 
 
 def test_elbo_of_the_exact_denoiser_is_the_mixtures_to_noise() -> None:
