@@ -11,9 +11,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apsgeo import datasets, errors
     from apsgeo.distillation import distill
-    from apsgeo.domains import LatLonDomain
+    from apsgeo.domains import (
+        GraphDomain,
+        HEALPixDomain,
+        ImageDomain,
+        LatLonDomain,
+        MeshDomain,
+    )
+    from apsgeo.domains.healpix_adapters import from_healpix_map, label_healpix, read_healpix
+    from apsgeo.domains.image_adapters import from_image
+    from apsgeo.domains.labelled import regrid
+    from apsgeo.domains.layout import domain_of
+    from apsgeo.domains.mesh_adapters import from_ugrid, from_ugrid_faces, read_mesh
     from apsgeo.models import load
-    from apsgeo.operators import Mask
+    from apsgeo.operators import (
+        Block,
+        Compose,
+        Downsample,
+        GaussianBlur,
+        Identity,
+        Mask,
+        PointSample,
+        SpectralTruncation,
+        Stack,
+        Swath,
+    )
     from apsgeo.posterior import Posterior
     from apsgeo.prior import FieldPrior, fit_prior
     from apsgeo.priors.diffusion import DiffusionPrior
@@ -26,33 +48,61 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "Block",
+    "Compose",
     "DiffusionPrior",
+    "Downsample",
     "FieldPrior",
+    "GaussianBlur",
     "GaussianPrior",
+    "GraphDomain",
+    "HEALPixDomain",
+    "Identity",
+    "ImageDomain",
     "LatLonDomain",
     "Mask",
+    "MeshDomain",
+    "PointSample",
     "Posterior",
+    "SpectralTruncation",
+    "Stack",
+    "Swath",
     "__version__",
     "datasets",
     "distill",
+    "domain_of",
     "errors",
     "fit_prior",
+    "from_healpix_map",
+    "from_image",
+    "from_ugrid",
+    "from_ugrid_faces",
     "impute",
+    "label_healpix",
     "load",
+    "read_healpix",
+    "read_mesh",
+    "regrid",
 ]
 
-_HOME_OF = {
-    "DiffusionPrior": "apsgeo.priors.diffusion",
-    "FieldPrior": "apsgeo.prior",
-    "GaussianPrior": "apsgeo.priors.gaussian",
-    "LatLonDomain": "apsgeo.domains",
-    "Mask": "apsgeo.operators",
-    "Posterior": "apsgeo.posterior",
-    "distill": "apsgeo.distillation",
-    "fit_prior": "apsgeo.prior",
-    "impute": "apsgeo.xarray",
-    "load": "apsgeo.models",
+_NAMES_IN = {
+    "distillation": "distill",
+    "domains": "GraphDomain HEALPixDomain ImageDomain LatLonDomain MeshDomain",
+    "domains.healpix_adapters": "from_healpix_map label_healpix read_healpix",
+    "domains.image_adapters": "from_image",
+    "domains.labelled": "regrid",
+    "domains.layout": "domain_of",
+    "domains.mesh_adapters": "from_ugrid from_ugrid_faces read_mesh",
+    "models": "load",
+    "operators": "Block Compose Downsample GaussianBlur Identity Mask PointSample "
+    "SpectralTruncation Stack Swath",
+    "posterior": "Posterior",
+    "prior": "FieldPrior fit_prior",
+    "priors.diffusion": "DiffusionPrior",
+    "priors.gaussian": "GaussianPrior",
+    "xarray": "impute",
 }
+_HOME_OF = {name: module for module, names in _NAMES_IN.items() for name in names.split()}
 _LAZY_MODULES = frozenset({"datasets", "errors"})
 
 
@@ -60,7 +110,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return import_module(f"apsgeo.{name}")
     if name in _HOME_OF:
-        return getattr(import_module(_HOME_OF[name]), name)
+        return getattr(import_module(f"apsgeo.{_HOME_OF[name]}"), name)
     raise AttributeError(f"module 'apsgeo' has no attribute {name!r}")
 
 

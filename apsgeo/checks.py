@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +16,13 @@ from apsgeo.errors import GridError, InputError, NothingObservedWarning, UnitsEr
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from apsgeo.domains import Domain, LatLonDomain
+    from apsgeo.domains.layout import Layout
 
 __all__ = [
     "check_floating",
     "check_units",
     "check_values",
     "integer",
-    "latitude_flipped",
     "node_noise",
     "record_table",
 ]
@@ -39,6 +39,7 @@ _CONVERSIONS = {
     ("Pa", "hPa"): "obs / 100",
     ("hPa", "Pa"): "obs * 100",
 }
+_SAME = 1e-4  # between coordinates, in degrees
 _SHOWN = 3  # of a long list, in a message
 
 
@@ -102,70 +103,19 @@ def _unit(units: Any) -> str:
     return text
 
 
-def latitude_flipped(
-    obs: xr.DataArray, domain: Domain, *, given: str = "obs", wanted: str = "the model"
-) -> bool:
-    """Check that obs (..., lat, lon) is on the domain's grid; latitude may run either way.
-
-    Args:
-        obs: The data.
-        domain: What is wanted.
-        given: What messages call the data.
-        wanted: What messages call that which they are checked against.
-
-    Returns:
-        Whether latitude runs against the domain's.
-
-    Raises:
-        GridError: If the coordinates are no grid, or another one.
-    """
-    from apsgeo.domains import LatLonDomain
-    from apsgeo.domains.adapters import domain_of
-
-    own = domain_of(obs)
-    if not isinstance(domain, LatLonDomain):
-        raise GridError(f"{given} has latitudes and longitudes, and {wanted} is for {domain!r}")
-    same_lon = _same(own.lon, domain.lon)
-    if same_lon and _same(own.lat, domain.lat):
-        return False
-    if same_lon and _same(own.lat[::-1], domain.lat):
-        return True
-    raise GridError(
-        f"{given} is on {own!r}, and {wanted} on {domain!r}; "
-        f"{_advice(own, domain, str(obs.dims[-1]))}"
-    )
-
-
-def _advice(given: LatLonDomain, wanted: LatLonDomain, lon: str) -> str:
-    same_lon = _same(given.lon, wanted.lon)
-    if same_lon or not _same(np.sort(given.lon % 360), np.sort(wanted.lon % 360)):
-        return "interpolate one to the other's grid, or fit a model on this grid"
-    low = np.floor(wanted.lon[0])
-    return (
-        "the longitudes are the same, counted from elsewhere: use "
-        f"obs.assign_coords({lon}=(obs[{lon!r}] - ({low:g})) % 360 + ({low:g})).sortby({lon!r})"
-    )
-
-
-def _same(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
-    from apsgeo.domains.latlon import SAME_DEGREES
-
-    return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=SAME_DEGREES)
-
-
 def node_noise(
     noise_std: float | ArrayLike | xr.DataArray | None,
     obs: xr.DataArray,
     valid: NDArray[np.bool_],
-    flipped: bool,
+    layout: Layout,
 ) -> Tensor | None:
     """Return the noise as a tensor, a number () or one a node (node,) in the model's order.
 
     Args:
-        noise_std: None (returned as it is), a number, or one a cell of obs, (lat, lon) or flat.
-        obs: (..., lat, lon).
-        valid: (lat, lon) in the order of obs; elsewhere noise does not matter.
-        flipped: whether the latitude of obs runs against the model's.
+        noise_std: None (returned as it is), a number, or one a cell of obs, by its dims or flat.
+        obs: (..., *layout.dims).
+        valid: Of the shape of the layout; elsewhere noise does not matter.
+        layout: Of obs on the model's domain.
 
     Raises:
         InputError: If the shape is another, or a number is not finite and above zero.
@@ -176,7 +126,7 @@ def node_noise(
     if noise_std is None:
         return None
     if isinstance(noise_std, xr.DataArray):
-        noise_std = _like(noise_std, obs)
+        noise_std = _like(noise_std, obs, layout.dims)
     try:
         noise = np.asarray(noise_std, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -185,8 +135,8 @@ def node_noise(
         noise = noise.reshape(valid.shape)
     if noise.shape not in ((), valid.shape):
         raise InputError(
-            f"noise_std has shape {noise.shape}; expected a number, or one a cell: (lat, lon) = "
-            f"{valid.shape} or flat ({valid.size},)"
+            f"noise_std has shape {noise.shape}; expected a number, or one a cell: "
+            f"({', '.join(layout.dims)}) = {valid.shape} or flat ({valid.size},)"
         )
     used = np.broadcast_to(noise, valid.shape)[valid]
     if bad := int((~(np.isfinite(used) & (used > 0))).sum()):
@@ -196,36 +146,43 @@ def node_noise(
             f"{which}; for nearly perfect observations give a small number"
         )
     if noise.ndim:
-        noise = np.where(valid, noise, 1.0)
-        noise = (noise[::-1] if flipped else noise).ravel()
+        noise = layout.nodes(np.where(valid, noise, 1.0))
     return torch.tensor(noise, dtype=torch.float32)
 
 
-def _like(noise: xr.DataArray, obs: xr.DataArray) -> NDArray[Any]:
-    """Return labelled noise in the order of obs's (lat, lon)."""
-    lat, lon = obs.dims[-2:]
+def _like(noise: xr.DataArray, obs: xr.DataArray, dims: tuple[str, ...]) -> NDArray[Any]:
+    """Return labelled noise in the order of obs's dims."""
     if noise.ndim == 0:
         return noise.values
-    if set(noise.dims) != {lat, lon}:
+    if set(noise.dims) != set(dims):
         raise InputError(
-            f"noise_std has dims {noise.dims}; expected {(lat, lon)}: a number a cell that holds "
-            "for all times"
+            f"noise_std has dims {noise.dims}; expected {dims}: a number a cell that holds for all "
+            "times"
         )
-    noise = noise.transpose(lat, lon)
-    if lat in noise.coords and noise.sizes[lat] == obs.sizes[lat] > 1:
-        given, own = np.asarray(noise[lat].values), np.asarray(obs[lat].values)
-        if _same(given[::-1], own):
-            noise = noise.isel({lat: slice(None, None, -1)})
-    for dim in (lat, lon):
-        if dim in noise.coords and not _same(noise[dim].values, obs[dim].values):
+    noise = noise.transpose(*dims)
+    for dim in dims:
+        backwards = slice(None, None, -1)
+        if dim in noise.coords and len(noise[dim]) > 1 and _same(noise[dim][backwards], obs[dim]):
+            noise = noise.isel({dim: backwards})
+    for name, own in obs.coords.items():
+        of_cells = own.ndim and set(own.dims) <= set(dims)
+        if of_cells and name in noise.coords and not _same(noise[name], own):
             raise GridError(
-                f"noise_std has other coordinates {dim!r} than obs; select it on the grid of obs"
+                f"noise_std has other coordinates {name!r} than obs; select it on the grid of obs"
             )
     return noise.values
 
 
-def record_table(obs: xr.DataArray, seasons: int) -> NDArray[np.void]:
-    """Describe the records of obs (time, lat, lon) or (lat, lon), one if it has no time.
+def _same(first: xr.DataArray, second: xr.DataArray) -> bool:
+    """Tell whether coordinates are the same, as single precision holds degrees."""
+    numbers = first.dtype.kind in "fiu" and second.dtype.kind in "fiu"
+    if numbers and first.shape == second.shape:
+        return np.allclose(first.values, second.values, rtol=0, atol=_SAME)
+    return np.array_equal(first.values, second.values)
+
+
+def record_table(obs: xr.DataArray, dims: tuple[str, ...], seasons: int) -> NDArray[np.void]:
+    """Describe the records of obs (time, *dims) or (*dims), one if it has no time.
 
     Returns:
         (record,) with the fields ``key``, an int64 that names the record for its random draws: its
@@ -236,11 +193,12 @@ def record_table(obs: xr.DataArray, seasons: int) -> NDArray[np.void]:
         GridError: If times are missing, repeated or not in order.
         InputError: If the model knows months and obs has no dates.
     """
-    count = obs.shape[0] if obs.ndim == 3 else 1
+    records = obs.dims[: -len(dims)]
+    count = obs.shape[0] if records else 1
     if count == 0:
         raise InputError("obs has no record; select at least one time")
     table = np.zeros(count, dtype=[("key", "i8"), ("season", "i8"), ("name", "U40")])
-    labels = _labels(obs)
+    labels = _labels(obs, records)
     if labels is None:
         table["key"] = np.arange(count)
         table["name"] = [f"record {index}" for index in range(count)]
@@ -253,10 +211,10 @@ def record_table(obs: xr.DataArray, seasons: int) -> NDArray[np.void]:
     return table
 
 
-def _labels(obs: xr.DataArray) -> xr.DataArray | None:
+def _labels(obs: xr.DataArray, records: tuple[Hashable, ...]) -> xr.DataArray | None:
     """Return the coordinate of numbers or dates that tells the records apart, if there is one."""
-    for name in ("time", *obs.dims[:-2]):
-        if name in obs.coords and obs[name].dims == obs.dims[:-2]:
+    for name in ("time", *records):
+        if name in obs.coords and obs[name].dims == records:
             return obs[name] if obs[name].dtype.kind in "Mmiuf" or _is_cftime(obs[name]) else None
     return None
 
@@ -319,8 +277,8 @@ def check_values(
     """Check the values of some records.
 
     Args:
-        values: (record, lat, lon), NaN where not observed.
-        valid: (lat, lon), false where the model has no values.
+        values: (record, ...), NaN where not observed.
+        valid: (...), false where the model has no values.
         names: (record,), for messages.
         whole: whether these are all records, so that there must be a gap among them.
 
@@ -330,9 +288,10 @@ def check_values(
     Warns:
         NothingObservedWarning: If a record has no observation.
     """
+    cells = tuple(range(1, values.ndim))
     infinite = np.isinf(values)
     if infinite.any():
-        where = infinite.any(axis=(1, 2))
+        where = infinite.any(axis=cells)
         raise InputError(
             f"obs has {infinite.sum()} infinite values, in {_some(names[where])}; set them to NaN: "
             "obs.where(np.isfinite(obs))"
@@ -343,7 +302,7 @@ def check_values(
             "obs has no NaN, so there is no gap to fill; mark what was not observed as NaN: "
             "obs.where(observed)"
         )
-    empty = ~observed.any(axis=(1, 2))
+    empty = ~observed.any(axis=cells)
     if empty.any():
         warnings.warn(
             f"nothing was observed in {_some(names[empty])}: the members there are draws of the "

@@ -107,7 +107,8 @@ def main(
 @app.command(epilog="Example: apsgeo fit air.nc air-prior --baseline 1961 2000")
 def fit(
     history: Annotated[
-        Path, typer.Argument(metavar="HISTORY.nc", help="Complete fields (time, lat, lon).")
+        Path,
+        typer.Argument(metavar="HISTORY.nc", help="Complete fields (time, lat, lon) or the like."),
     ],
     prior: Annotated[Path, typer.Argument(metavar="PRIOR", help="The model folder to make.")],
     variable: Variable = None,
@@ -127,6 +128,14 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    mesh: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MESH",
+            help="Where fields (time, node) live: UGRID netCDF, or PLY, OBJ, STL, OFF.",
+            show_default=False,
+        ),
+    ] = None,
     rank: Annotated[int, typer.Option(min=1, help="Number of EOFs.")] = 200,
     skip: Annotated[
         Skip, typer.Option(help="The denoiser's skip connection; none is the paper's form.")
@@ -139,11 +148,13 @@ def fit(
 ) -> None:
     """Learn from complete fields what a variable looks like."""
     _refuse_existing(prior, overwrite)
+    from apsgeo.domains.mesh_adapters import read_mesh
     from apsgeo.io import read_field
     from apsgeo.prior import fit_prior
 
     fitted = fit_prior(
         read_field(history, variable),
+        None if mesh is None else read_mesh(mesh).domain,
         baseline=baseline,
         held_out_from=held_out_from,
         rank=rank,
@@ -257,6 +268,14 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POSTERIOR",
+            help="Whose domain the fields are on, if their labels do not say it.",
+            show_default=False,
+        ),
+    ] = None,
     variable: Variable = None,
 ) -> None:
     """Score an ensemble against the truth, by area."""
@@ -268,6 +287,7 @@ def evaluate(
         drawn,
         read_field(truth, variable),
         None if observed is None else read_field(observed, variable),
+        None if model is None else _open_posterior(model).domain,
     )
     _print_scores(scores, str(drawn.attrs.get("units", "")))
 

@@ -12,7 +12,6 @@ import xarray as xr
 from torch import Tensor
 
 from apsgeo.device import choose_device
-from apsgeo.domains.adapters import ordered
 from apsgeo.errors import InputError
 from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
 from apsgeo.flows.build import FlowSpec, build_flow
@@ -243,7 +242,7 @@ def _pairs(
         fields, later = drawn[:cut], drawn[cut:]
         season, later_season = season[:cut], season[cut:]
     else:
-        learned, kept_back = prior.split(ordered(history))
+        learned, kept_back = prior.split(history)
         fields, later = prior.encode(learned), prior.encode(kept_back)
         season, later_season = prior.season_of(learned), prior.season_of(kept_back)
     if len(fields) < folds or len(later) == 0:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from apsgeo.checks import check_units, latitude_flipped
-from apsgeo.domains.adapters import domain_of, horizontal_dims, ordered
+from apsgeo.checks import check_units
+from apsgeo.domains import Domain
+from apsgeo.domains.layout import Layout, layout_of
 from apsgeo.errors import InputError
 from apsgeo.metrics import EnsemblePrediction, Scores
-from apsgeo.metrics.labelled import latitude_weights
 from apsgeo.metrics.scoreboard import Tally
 
 __all__ = ["score_ensemble"]
@@ -23,17 +22,22 @@ def score_ensemble(
     ensemble: xr.DataArray,
     truth: xr.DataArray,
     observed: xr.DataArray | None = None,
+    domain: Domain | None = None,
     *,
     progress: bool = True,
 ) -> Scores:
-    """Score an ensemble over the cells that were not observed, weighted by cos(latitude).
+    """Score an ensemble over the cells that were not observed, weighted by area.
+
+    The weights are cos(latitude) on a latitude-longitude grid.
 
     Args:
-        ensemble: (member, time, lat, lon) or without time, in any order, two members or more.
-        truth: Fields on the same grid; latitude may run the other way, and there may be more times
-            than the ensemble has. What is NaN does not count.
+        ensemble: (member, time, lat, lon), or with the dims of another domain, or without time, in
+            any order, two members or more.
+        truth: Fields on the same domain; latitude may run the other way, and there may be more
+            times than the ensemble has. What is NaN does not count.
         observed: What the ensemble was drawn from, NaN where not observed; all cells count by
-            default. Times and grid as for ``truth``.
+            default. Times and domain as for ``truth``.
+        domain: Where the fields live, if their labels do not say it: `Posterior.domain`.
         progress: Whether to show a bar.
 
     Returns:
@@ -41,32 +45,34 @@ def score_ensemble(
 
     Raises:
         InputError: If the times or dims do not fit, or no cell is left to score.
-        GridError: If the grids differ.
+        GridError: If the domains differ, or the labels do not say the domain and it is not given.
         UnitsError: If the units differ.
     """
     if "member" not in ensemble.dims:
         raise InputError(f"the ensemble has dims {ensemble.dims}, and 'member' is not among them")
     units = ensemble.attrs.get("units")
     check_units(truth, units, given="the truth", wanted="the ensemble")
-    like = _records(ensemble.isel(member=0, drop=True))
-    ensemble = ensemble if ensemble.ndim == 4 else ensemble.expand_dims(like.dims[0])
+    first = ensemble.isel(member=0, drop=True)
+    layout = layout_of(first, domain, given="the ensemble")
+    like = _records(first, layout)
+    ensemble = ensemble if ensemble.ndim > like.ndim else ensemble.expand_dims(like.dims[0])
     ensemble = ensemble.transpose("member", *like.dims)
-    truth = _aligned(truth, like, "the truth")
-    seen = None if observed is None else _aligned(observed, like, "what was observed")
-    area = latitude_weights(like, horizontal_dims(like)[0]).values
-    area = np.repeat(area, like.shape[-1])
+    truth, of_truth = _aligned(truth, like, layout.domain, "the truth")
+    seen = None
+    if observed is not None:
+        seen = _aligned(observed, like, layout.domain, "what was observed")
     tally = Tally()
     with tqdm(
         total=len(like), desc="scoring", unit="field", delay=2.0, disable=not progress
     ) as bar:
         for start in range(0, len(like), _BATCH):
             part = slice(start, start + _BATCH)
-            expected = _flat(truth[part])
-            members = ensemble[:, part].values.reshape(-1, *expected.shape)
+            expected = of_truth.nodes(truth[part].values).astype(np.float64)
+            members = layout.nodes(ensemble[:, part].values)
             counts = np.isfinite(expected) & np.isfinite(members).all(axis=0)
             if seen is not None:
-                counts &= np.isnan(_flat(seen[part]))
-            weights = np.where(counts, area, 0.0)
+                counts &= np.isnan(seen[1].nodes(seen[0][part].values))
+            weights = np.where(counts, layout.weights, 0.0)
             scored = (weights > 0).any(axis=1)  # what was observed everywhere has no score
             if scored.any():
                 prediction = EnsemblePrediction(members[:, scored])
@@ -75,28 +81,25 @@ def score_ensemble(
     return tally.scores()
 
 
-def _records(field: xr.DataArray) -> xr.DataArray:
-    """Return a field as (time, lat, lon), with one record if it has no time."""
-    field = ordered(field)
-    return field if field.ndim == 3 else field.expand_dims("time")
+def _records(field: xr.DataArray, layout: Layout) -> xr.DataArray:
+    """Return a field as (time, *layout.dims), with one record if it has no time."""
+    field = layout.ordered(field)
+    return field if field.ndim > len(layout.dims) else field.expand_dims("time")
 
 
-def _flat(field: xr.DataArray) -> NDArray[np.float64]:
-    return field.values.reshape(len(field), -1).astype(np.float64)
-
-
-def _aligned(field: xr.DataArray, like: xr.DataArray, name: str) -> xr.DataArray:
-    """Return the records and rows of a field (time, lat, lon) in the order of ``like``."""
-    field = _records(field)
-    if latitude_flipped(field, domain_of(like), given=name, wanted="the ensemble"):
-        field = field[:, ::-1]
+def _aligned(
+    field: xr.DataArray, like: xr.DataArray, domain: Domain, name: str
+) -> tuple[xr.DataArray, Layout]:
+    """Return the records of a field in the order of ``like``, and where its nodes are."""
+    layout = layout_of(field, domain, given=name, wanted="the ensemble")
+    field = _records(field, layout)
     if any("time" not in array.coords or array["time"].ndim != 1 for array in (field, like)):
         if len(field) != len(like):
             raise InputError(
                 f"{name} has {len(field)} records and the ensemble {len(like)}, and they have no "
                 "times to go by; give the same records"
             )
-        return field
+        return field, layout
     own, wanted = field["time"].to_index(), like["time"].to_index()
     if not own.is_unique:
         raise InputError(f"{name} has repeated times; keep one of each: .drop_duplicates('time')")
@@ -106,4 +109,4 @@ def _aligned(field: xr.DataArray, like: xr.DataArray, name: str) -> xr.DataArray
             f"{name} has no record for {absent.sum()} of the ensemble's {len(wanted)} times, such "
             f"as {wanted[absent][0]}; give one that covers them"
         )
-    return field[position]
+    return field[position], layout

@@ -8,7 +8,7 @@ a folder that holds any other file is refused.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -222,9 +222,9 @@ def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.
         raise InputError(f"{path} cannot be read as netCDF: {error}") from error
     fields = _fields(dataset)
     if variable is None and len(fields) == 1:
-        return dataset[fields[0]]
+        return _with_grid_mapping(dataset, fields[0])
     if variable in dataset.data_vars:
-        return dataset[variable]
+        return _with_grid_mapping(dataset, variable)
     found = ", ".join(map(str, dataset.data_vars)) or "none"
     dataset.close()
     if variable is None:
@@ -233,6 +233,13 @@ def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.
             f"out of: {found}"
         )
     raise InputError(f"{path} has no variable {variable!r}; its variables: {found}")
+
+
+def _with_grid_mapping(dataset: xr.Dataset, name: Hashable) -> xr.DataArray:
+    """Return a variable with its grid mapping, which CF does not count among coordinates."""
+    mapping = dataset[name].attrs.get("grid_mapping")
+    known = mapping in dataset.data_vars
+    return dataset.set_coords(mapping)[name] if known else dataset[name]
 
 
 def _fields(dataset: xr.Dataset) -> list[str]:

@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
 from apsgeo import domains
-from apsgeo.domains.adapters import domain_of, ordered
 from apsgeo.domains.base import Domain
-from apsgeo.errors import GridError, InputError
+from apsgeo.domains.layout import Layout, layout_of
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.nn import UNet
 from apsgeo.priors.diffusion import COND_DIM, DiffusionPrior
@@ -30,10 +28,18 @@ from apsgeo.priors.scales import (
     to_config,
 )
 from apsgeo.priors.seasonal import SeasonalPrior
+from apsgeo.records import (
+    count_seasons,
+    fields_of,
+    last_tenth,
+    record_dim,
+    records_within,
+    season_index,
+    split_records,
+)
 
 __all__ = ["FieldPrior", "fit_prior"]
 
-_MONTHS = 12
 _WIDTH, _DEPTH = 16, 4  # of the denoising U-Net
 _LEVELS = 20  # each caches a factorization of the anchor
 
@@ -51,7 +57,8 @@ class FieldPrior:
             allows, else the hybrid itself.
         diffusion: The diffusion prior, or None if it was not asked for.
         units, name: Of the variable, or None if unknown.
-        held_out_from: Date from which on the history was held out, or None.
+        held_out_from: Date from which on the history was held out, or number of the first such
+            record where there are no dates, or None.
         provenance: How it was fitted.
         history: The fields that it was fitted to, if they are at hand; not saved.
     """
@@ -63,7 +70,7 @@ class FieldPrior:
     diffusion: DiffusionPrior | None = None
     units: str | None = None
     name: str | None = None
-    held_out_from: str | None = None
+    held_out_from: str | int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     history: xr.DataArray | None = None
 
@@ -74,23 +81,32 @@ class FieldPrior:
         )
 
     def season_of(self, history: xr.DataArray) -> Tensor:
-        """Return the season index (time,) of each record."""
-        return _season(history, self.normals.seasons)
+        """Return the season index (record,) of each record."""
+        records = record_dim(history, self._layout(history))
+        return season_index(history, records, self.normals.seasons)
 
     def encode(self, history: xr.DataArray) -> Tensor:
-        """Return standardized anomalies (time, channel, node), float32."""
-        fields = torch.from_numpy(_values(history))
+        """Return standardized anomalies (record, channel, node), float32.
+
+        Raises:
+            GridError: If the history is not on the prior's domain.
+        """
+        fields = fields_of(history, self._layout(history))
         standardized = self.normals.standardize(fields, self.season_of(history))
         return torch.where(self.normals.valid, standardized, 0.0).float()
 
     def split(self, history: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
         """Return the records to learn from and those held out."""
-        return _split(history, self.held_out_from)
+        records = record_dim(history, self._layout(history))
+        return split_records(history, records, self.held_out_from)
+
+    def _layout(self, history: xr.DataArray) -> Layout:
+        return layout_of(history, self.domain, given="the history", wanted="the prior")
 
     def refit(self, like: SeasonalPrior, fields: Tensor, season: Tensor) -> SeasonalPrior:
         """Fit a prior of the same scales to other fields, such as all but one fold."""
         return fit_gaussian(
-            like.field,
+            like.scales.relearn(like.field, fields),
             fields,
             like.scales,
             rank=like.eofs.rank,
@@ -165,9 +181,10 @@ class FieldPrior:
 
 def fit_prior(
     history: xr.DataArray,
+    domain: Domain | None = None,
     *,
     baseline: tuple[str, str] | None = None,
-    held_out_from: str | None = None,
+    held_out_from: str | int | None = None,
     scales: Scales | None = None,
     anchor_scales: Scales | None = None,
     rank: int = 400,
@@ -183,12 +200,15 @@ def fit_prior(
     scales are chosen by the score of held-out predictions, and a diffusion prior on top of it.
 
     Args:
-        history: Complete fields, dims (time, lat, lon) in any order; nodes that are NaN at every
-            time are taken for land.
+        history: Complete fields with the dim time and those of one domain, such as (time, lat, lon)
+            or (time, cells), in any order; nodes that are NaN at every time are taken for land.
+            Samples without dates have another dim than time, whose records count as they come.
+        domain: Where they live, if their labels do not say it: that of a mesh, say. See
+            `apsgeo.domains.layout.layout_of` for how labels and domain go together.
         baseline: First and last date of the climatological mean, such as ("1961", "2000"); the
             whole history by default.
-        held_out_from: Date from which on records only decide when to stop; the last tenth of the
-            history by default.
+        held_out_from: Date, or number of the record, from which on records only decide when to
+            stop; the last tenth of the history by default.
         scales: Of the hybrid covariance, if already known; spares the search.
         anchor_scales: Of the anchor's covariance, likewise; those of a hybrid covariance for the
             anchor to be that of `scales`. By default the anchor is localised if the field has at
@@ -202,18 +222,21 @@ def fit_prior(
         progress: Show progress bars.
 
     Raises:
-        InputError: If the history is too short or has gaps that change with time.
-        GridError: If its coordinates are not a grid.
+        InputError: If the history is too short, has gaps that change with time, or has no dates
+            where they are needed.
+        GridError: If its labels do not say the domain, or do not fit the one given.
     """
-    history = _ordered(history)
-    if held_out_from is None and history.sizes["time"] >= 10:
-        held_out_from = str(history["time"].values[-(history.sizes["time"] // 10)])
-    learned, _ = _split(history, held_out_from)
-    domain = domain_of(history)
-    seasons = _seasons(learned)
-    season = _season(learned, seasons)
-    within = None if baseline is None else _within(learned, baseline)
-    normals = Normals.fit(torch.from_numpy(_values(learned)), season, seasons, within)
+    layout = layout_of(history, domain, given="the history")
+    domain = layout.domain
+    records = record_dim(history, layout)
+    history = layout.ordered(history)
+    if held_out_from is None:
+        held_out_from = last_tenth(history, records)
+    learned, _ = split_records(history, records, held_out_from)
+    seasons = count_seasons(learned)
+    season = season_index(learned, records, seasons)
+    within = None if baseline is None else records_within(learned, baseline)
+    normals = Normals.fit(fields_of(learned, layout), season, seasons, within)
     prior = FieldPrior(
         domain=domain,
         normals=normals,
@@ -229,16 +252,16 @@ def fit_prior(
     search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": progress} | fit
     if scales is None:
         scales = select_scales(domain, fields, HybridScales.start(domain), **search)
-    prior.gaussian = fit_gaussian(scales.field(domain), fields, scales, **fit)
+    prior.gaussian = fit_gaussian(scales.field(domain, fields), fields, scales, **fit)
     prior.anchor = prior.gaussian
     localised = anchor_scales is None or isinstance(anchor_scales, LocalisedScales)
     if localised and fields[0].numel() <= MOST_VALUES:
         if anchor_scales is None:
             anchor_scales = select_scales(domain, fields, LocalisedScales.start(domain), **search)
-        field = anchor_scales.field(domain)
+        field = anchor_scales.field(domain, fields)
         prior.anchor = fit_gaussian(field, fields, anchor_scales, **fit)
     prior.provenance = {
-        "learned_from": [str(learned["time"].values[0]), str(learned["time"].values[-1])],
+        "learned_from": [str(learned[records].values[at]) for at in (0, -1)],
         "records": len(fields),
         "scales": to_config(prior.gaussian.scales),
         "anchor_scales": to_config(prior.anchor.scales),
@@ -298,52 +321,3 @@ def _fit_diffusion(
         crossfit=crossfit,
     )
     prior.provenance["denoising"] = [record for record in log if "level" in record]
-
-
-def _ordered(history: xr.DataArray) -> xr.DataArray:
-    if "time" not in history.dims:
-        raise InputError(
-            f"the history has dims {history.dims}; a prior is fitted to many fields along 'time'."
-        )
-    if "time" not in history.coords or history["time"].dtype.kind != "M":
-        raise InputError(
-            "the history's 'time' holds no datetime64 dates, which tell the seasons and what is "
-            "held out; assign them, or convert cftime dates: history.convert_calendar('standard')."
-        )
-    if not (np.diff(history["time"].values) > np.timedelta64(0)).all():
-        raise GridError("the history's times must ascend, each once; use history.sortby('time').")
-    return ordered(history)
-
-
-def _values(history: xr.DataArray) -> np.ndarray:
-    """Return (time, 1, node), float64."""
-    values = np.asarray(history.values, dtype=np.float64)
-    return values.reshape(len(values), 1, -1)
-
-
-def _seasons(history: xr.DataArray) -> int:
-    """Return 12 if every month is there at least twice, else 1."""
-    try:
-        months = history["time"].dt.month.values
-    except (AttributeError, KeyError, TypeError):
-        return 1
-    counts = np.bincount(months, minlength=_MONTHS + 1)[1:]
-    return _MONTHS if counts.min() >= 2 else 1
-
-
-def _season(history: xr.DataArray, seasons: int) -> Tensor:
-    if seasons == 1:
-        return torch.zeros(history.sizes.get("time", 1), dtype=torch.long)
-    return torch.from_numpy(np.atleast_1d(history["time"].dt.month.values) - 1).long()
-
-
-def _within(history: xr.DataArray, span: tuple[str, str]) -> Tensor:
-    chosen = history["time"].sel(time=slice(*span))
-    return torch.from_numpy(np.isin(history["time"].values, chosen.values))
-
-
-def _split(history: xr.DataArray, held_out_from: str | None) -> tuple[xr.DataArray, xr.DataArray]:
-    if held_out_from is None:
-        return history, history.isel(time=slice(0, 0))
-    later = history["time"].values >= np.datetime64(held_out_from)
-    return history.isel(time=~later), history.isel(time=later)

@@ -202,7 +202,7 @@ class NcepProtocol:
     def hybrid(self, scales: Scales) -> SeasonalPrior:
         """Fit the hybrid Gaussian prior to the standardized months for fitting."""
         fields, season = self._standardized(self.fit)
-        field = scales.field(self.domain)
+        field = scales.field(self.domain, fields)
         return fit_gaussian(field, fields, scales, season=season, seasons=12)
 
     def select_scales(self, start: S) -> S:
@@ -216,6 +216,7 @@ class NcepProtocol:
             season=season,
             seasons=12,
             held_out=held_out,
+            max_evaluations=60,
             seed=self.seed,
         )
 

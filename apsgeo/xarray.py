@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -20,7 +20,6 @@ from apsgeo.checks import (
     check_units,
     check_values,
     integer,
-    latitude_flipped,
     node_noise,
     record_table,
 )
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     import dask.array
     from torch import Tensor
 
+    from apsgeo.domains import Domain
+    from apsgeo.domains.layout import Layout
     from apsgeo.posterior import Posterior
 
 __all__ = ["ApsAccessor", "impute", "write_ensemble"]
@@ -37,6 +38,7 @@ __all__ = ["ApsAccessor", "impute", "write_ensemble"]
 CONVENTIONS = "CF-1.10"
 
 _BLOCK_BYTES = 2**24  # of members in one block; drawing them takes some ten times as much
+_MEMBER = -1  # the number of the members' axis, beside those of the data
 _LAYOUT = ("chunksizes", "contiguous", "original_shape", "preferred_chunks", "source")
 _COMPRESSIONS = ("zlib", "zstd", "szip", "bzip2", "blosc", "compression")
 _PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
@@ -59,21 +61,23 @@ def impute(
     cannot keep: its layout in a file, and the packing to integers, whose range members may leave.
 
     Args:
-        obs: Observed fields, dims (time, lat, lon) in any order or without time, NaN where not
-            observed; latitude may run either way. With dask, values are checked block by block as
-            they are computed.
+        obs: Observed fields on the model's domain, NaN where not observed: dims (time, lat, lon),
+            (time, cells), (time, y, x) or (time, node), in any order or without time. Latitude may
+            run either way, and HEALPix cells and stations be in another order; see
+            `apsgeo.domains.layout.layout_of`. With dask, values are checked block by block as they
+            are computed.
         posterior: The model, from `apsgeo.load` or `apsgeo.distill`.
         members: Size of the ensemble.
         seed: Not negative.
         noise_std: Standard deviation of the observations' noise in the units of ``obs``: a number,
-            or one a cell, (lat, lon) or flat, as ``obs`` has them; by default the posterior's.
+            or one a cell, by its dims or flat, as ``obs`` has them; by default the posterior's.
 
     Returns:
-        Members (member, time, lat, lon), dask, in the dtype of ``obs``; NaN where the model's
-        variable has no values (land).
+        Members (member, time, lat, lon), or with the other dims of ``obs``, dask, in its dtype;
+        NaN where the model's variable has no values (land).
 
     Raises:
-        GridError: If the coordinates are invalid or are not the model's grid.
+        GridError: If the coordinates are invalid or are not those of the model's domain.
         UnitsError: If both units are known and differ.
         InputError: If ``obs`` has infinite values or no gap, or another argument cannot be used.
 
@@ -84,28 +88,27 @@ def impute(
         >>> ensemble = apsgeo.impute(obs, apsgeo.load("ncep-air"), members=64)  # doctest: +SKIP
         >>> ensemble.quantile([0.05, 0.95], "member").compute()  # doctest: +SKIP
     """
-    from apsgeo.domains.adapters import ordered  # brings in torch
+    from apsgeo.domains.layout import layout_of  # brings in torch
 
     _check_types(obs, posterior)
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
     check_floating(obs)
     check_units(obs, posterior.units)
-    obs = ordered(obs)
-    flipped = latitude_flipped(obs, posterior.domain)
-    valid = posterior.normals.valid.numpy().reshape(obs.shape[-2:])
-    valid = valid[::-1] if flipped else valid
+    layout = layout_of(obs, posterior.domain, given="obs", wanted="the model")
+    obs = layout.ordered(obs)
+    valid = layout.places(posterior.normals.valid.numpy())
     sampler = _Sampler(
         posterior=posterior,
         members=members,
         seed=seed,
-        noise_std=node_noise(noise_std, obs, valid, flipped),
-        flipped=flipped,
+        noise_std=node_noise(noise_std, obs, valid, layout),
+        layout=layout,
         dtype=obs.dtype,
     )
-    table = record_table(obs, posterior.normals.seasons)
+    table = record_table(obs, layout.dims, posterior.normals.seasons)
     checked = _checked_blocks(obs, valid, table, members)
     drawn = _over_records(sampler, checked, table, members)
-    return _labelled(drawn if obs.ndim == 3 else drawn[:, 0], obs, sampler)
+    return _labelled(drawn if obs.ndim > valid.ndim else drawn[:, 0], obs, sampler)
 
 
 def write_ensemble(
@@ -139,12 +142,23 @@ def write_ensemble(
     for coordinate in dataset.coords.values():
         if coordinate.attrs.get("bounds", "") not in {"", *dataset.variables}:
             del coordinate.attrs["bounds"]  # CF demands what it names, which is not here
-    field = (1,) * (ensemble.ndim - 2) + ensemble.shape[-2:]
-    encoding = {**ensemble.encoding, "chunksizes": field}
+    encoding = {**ensemble.encoding, "chunksizes": _field_shape(ensemble)}
+    encoding.pop("coordinates", None)  # xarray finds them anew, and takes neither here
+    if (mapping := encoding.pop("grid_mapping", None)) in dataset.coords:
+        dataset[_name(ensemble)].attrs["grid_mapping"] = mapping
     if not any(encoding.get(name) for name in _COMPRESSIONS):
         encoding |= {"zlib": True, "complevel": 4, "shuffle": True}
     with ProgressBar(minimum=2.0, out=sys.stderr):
         return write_netcdf(dataset, path, overwrite, {_name(ensemble): encoding})
+
+
+def _field_shape(ensemble: xr.DataArray) -> tuple[int, ...]:
+    """Return the shape with one member and one record, which is what is drawn in blocks."""
+    chunks = ensemble.chunks or ((),) * ensemble.ndim
+    return tuple(
+        1 if dim in ("member", "time") or len(blocks) > 1 else ensemble.sizes[dim]
+        for dim, blocks in zip(ensemble.dims, chunks, strict=True)
+    )
 
 
 def _name(ensemble: xr.DataArray) -> str:
@@ -161,6 +175,23 @@ class ApsAccessor:
 
     def __init__(self, obs: xr.DataArray) -> None:
         self._obs = obs
+
+    @property
+    def domain(self) -> Domain:
+        """The domain that the labels say: see `apsgeo.domain_of`."""
+        from apsgeo.domains.layout import domain_of
+
+        return domain_of(self._obs)
+
+    def regrid(
+        self,
+        target: Domain | xr.DataArray,
+        method: Literal["bilinear", "conservative"] = "bilinear",
+    ) -> xr.DataArray:
+        """Bring it to another domain: see `apsgeo.regrid`."""
+        from apsgeo.domains.labelled import regrid
+
+        return regrid(self._obs, target, method)
 
     def impute(
         self,
@@ -179,22 +210,21 @@ class _Sampler:
 
     Attributes:
         noise_std: a number or (node,) in the model's order; None for the posterior's own.
-        flipped: whether the records' latitude runs against the model's.
+        layout: which dims of the records are the model's nodes.
     """
 
     posterior: Posterior
     members: int
     seed: int
     noise_std: Tensor | None
-    flipped: bool
+    layout: Layout
     dtype: np.dtype[Any]
 
     def __call__(self, values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
-        """Return members (member, record, lat, lon) of values (record, lat, lon)."""
+        """Return members (member, record, ...) of values (record, ...)."""
         import torch
 
-        nodes = values[:, ::-1] if self.flipped else values
-        nodes = np.array(nodes, dtype=np.float32).reshape(len(values), 1, -1)
+        nodes = np.array(self.layout.nodes(values), dtype=np.float32)[:, None]
         drawn = self.posterior.sample_members(
             torch.from_numpy(nodes),
             torch.from_numpy(records["season"].copy()),
@@ -203,8 +233,7 @@ class _Sampler:
             self.seed,
             noise_std=self.noise_std,
         )
-        members = drawn.cpu().numpy().reshape(self.members, *values.shape)
-        return (members[:, :, ::-1] if self.flipped else members).astype(self.dtype)
+        return self.layout.places(drawn.cpu().numpy()[:, :, 0]).astype(self.dtype)
 
 
 def _check_types(obs: Any, posterior: Any) -> None:
@@ -224,25 +253,26 @@ def _check_types(obs: Any, posterior: Any) -> None:
 def _checked_blocks(
     obs: xr.DataArray, valid: NDArray[np.bool_], table: NDArray[np.void], members: int
 ) -> dask.array.Array:
-    """Return (record, lat, lon) in blocks of a few records, checked now or when computed."""
+    """Return (record, ...) in blocks of a few records, checked now or when computed."""
     import dask.array as da
 
-    data = obs.data if obs.ndim == 3 else obs.data[None]
+    data = obs.data if obs.ndim > valid.ndim else obs.data[None]
+    whole_cells = (-1,) * valid.ndim
     most = max(1, _BLOCK_BYTES // (members * valid.size * obs.dtype.itemsize))
     if not isinstance(data, da.Array):
         data = np.asarray(data)
         check_values(data, valid, table["name"], whole=True)
-        return da.from_array(data, chunks=(most, -1, -1), name=False)
+        return da.from_array(data, chunks=(most, *whole_cells), name=False)
     whole = data.numblocks[0] == 1
 
     def check(values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
         check_values(values, valid, records["name"], whole=whole)
         return values
 
-    data = data.rechunk((data.chunks[0], -1, -1))
+    data = data.rechunk((data.chunks[0], *whole_cells))
     checked = _over_records(check, data, table)
     pieces = [min(most, size - start) for size in data.chunks[0] for start in range(0, size, most)]
-    return checked.rechunk((tuple(pieces), -1, -1))
+    return checked.rechunk((tuple(pieces), *whole_cells))
 
 
 def _over_records(
@@ -251,24 +281,26 @@ def _over_records(
     table: NDArray[np.void],
     members: int | None = None,
 ) -> dask.array.Array:
-    """Call ``func`` on the blocks of data (record, lat, lon) and the same records of the table.
+    """Call ``func`` on the blocks of data (record, ...) and the same records of the table.
 
     With ``members``, it adds a first axis of that size.
     """
     import dask.array as da
 
+    axes = tuple(range(data.ndim))
+    out = axes if members is None else (_MEMBER, *axes)
     return da.blockwise(
         func,
-        "tyx" if members is None else "mtyx",
+        out,
         data,
-        "tyx",
+        axes,
         da.from_array(table, chunks=data.chunks[:1], name=False),
-        "t",
-        new_axes=None if members is None else {"m": members},
+        axes[:1],
+        new_axes=None if members is None else {_MEMBER: members},
         concatenate=True,
         # A name of its own spares dask from hashing the model.
         name=f"impute-{uuid.uuid4().hex}",
-        meta=np.empty((0,) * (3 if members is None else 4), dtype=data.dtype),
+        meta=np.empty((0,) * len(out), dtype=data.dtype),
     )
 
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from apsgeo import datasets
 from apsgeo.domains import Domain, ImageDomain
-from apsgeo.domains.adapters import domain_of
-from apsgeo.domains.healpix_adapters import healpix_domain_of
+from apsgeo.domains.layout import domain_of
 from apsgeo.domains.mesh_adapters import from_ugrid
 from benchmarks.domain_views import View, along_z, globe, picture
 
@@ -116,7 +115,7 @@ def _fashion() -> Case:
 
 def _height() -> Case:
     height = datasets.load("z500-healpix")
-    return monthly(height, healpix_domain_of(height), "m", 5.0)
+    return monthly(height, domain_of(height), "m", 5.0)
 
 
 def _air() -> Case:

@@ -112,7 +112,7 @@ def fit(case: Case, *, rank: int, evaluations: int, seed: int, progress: bool = 
         seed=seed,
         progress=progress,
     )
-    field = scales.field(case.domain)
+    field = scales.field(case.domain, anomalies)
     prior = fit_gaussian(field, anomalies, scales, rank=rank, season=season, seasons=seasons)
     return Fitted(normals, prior, time.perf_counter() - begun)
 

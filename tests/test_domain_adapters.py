@@ -20,7 +20,7 @@ from apsgeo.domains.healpix_adapters import (
     to_healpix_map,
 )
 from apsgeo.domains.image_adapters import from_image, to_image
-from apsgeo.domains.mesh_adapters import from_ugrid, read_mesh, tidy_mesh
+from apsgeo.domains.mesh_adapters import from_ugrid, from_ugrid_faces, read_mesh, tidy_mesh
 from apsgeo.errors import GridError, InputError
 
 
@@ -250,6 +250,51 @@ def test_a_band_round_the_globe_is_closed_where_longitude_360_is_0() -> None:
     mesh = from_ugrid(dataset)
     assert mesh.vertex.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
     assert len(mesh.domain.faces) == 8
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_faces_of_ugrid_are_joined_where_they_share_a_side(start: int) -> None:
+    domain = from_ugrid_faces(ugrid(False, start))
+    assert domain.areas.tolist() == [1.0, 0.5]
+    np.testing.assert_allclose(domain.positions, [[0.5, 0.5], [4 / 3, 0.5]])
+    assert domain.edge_index.tolist() == [[0, 1], [1, 0]]
+    # a side of length 1 between centres at the distance 5/6
+    np.testing.assert_allclose(domain.stiffness.toarray(), [[1.2, -1.2], [-1.2, 1.2]])
+    assert domain.radius_km == 1e-3
+
+
+def test_faces_round_the_globe_are_a_ring() -> None:
+    lon, lat = np.tile([0.0, 90, 180, 270, 360], 2), np.repeat([-10.0, 10], 5)
+    i = np.arange(4)
+    dataset = ugrid(True).drop_vars(["node_x", "node_y", "faces", "depth"])
+    dataset["node_x"] = ("node", lon, {"units": "degrees_east"})
+    dataset["node_y"] = ("node", lat, {"units": "degrees_north"})
+    dataset["faces"] = (("face", "corner"), np.stack([i, i + 1, i + 6, i + 5], 1))
+    domain = from_ugrid_faces(dataset)
+    degree = np.bincount(domain.edge_index[0].numpy())
+    assert degree.tolist() == [2, 2, 2, 2]
+    np.testing.assert_allclose(domain.edge_length, np.pi / 2)
+    centres = np.deg2rad([45.0, 135, 225, 315])
+    expected = np.stack([np.cos(centres), np.sin(centres), 0 * centres], 1)
+    np.testing.assert_allclose(domain.positions, expected, atol=1e-12)
+    conductance = np.deg2rad(20) / (np.pi / 2)
+    np.testing.assert_allclose(domain.stiffness.diagonal(), 2 * conductance)
+    flat = dataset.assign(faces=(("face", "corner"), np.zeros((4, 4), dtype=int)))
+    with pytest.raises(GridError, match="4 faces have no area"):
+        from_ugrid_faces(flat)
+
+
+def test_squares_of_a_plane_have_the_five_point_stencil() -> None:
+    y, x = np.meshgrid(np.arange(5.0), np.arange(6.0), indexing="ij")
+    number = np.arange(30).reshape(5, 6)
+    corners = [number[:-1, :-1], number[:-1, 1:], number[1:, 1:], number[1:, :-1]]
+    dataset = ugrid(False).drop_vars(["node_x", "node_y", "faces", "depth"])
+    dataset["node_x"] = ("node", x.ravel())
+    dataset["node_y"] = ("node", y.ravel())
+    dataset["faces"] = (("face", "corner"), np.stack([c.ravel() for c in corners], 1))
+    domain = from_ugrid_faces(dataset)
+    difference = abs(domain.stiffness - ImageDomain(4, 5).stiffness)
+    assert difference.max() < 1e-12
 
 
 def test_broken_ugrid_is_refused() -> None:

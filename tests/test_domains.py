@@ -341,6 +341,18 @@ def test_signals_survive_the_batches_of_the_graph_library(domain: Domain) -> Non
         domain.from_batch(batch)
 
 
+def test_tensors_go_to_a_device_and_the_domain_stays(domain: Domain) -> None:
+    there = domain.to("meta", torch.float32)
+    for name, tensor in there._asdict().items():
+        own = getattr(domain, name)
+        assert (tensor.device.type, tensor.shape) == ("meta", own.shape), name
+        assert tensor.dtype == (torch.float32 if own.is_floating_point() else own.dtype), name
+    assert torch.equal(domain.to("cpu").areas, domain.areas)
+    assert domain.areas.device.type == "cpu"
+    data = domain.to_data(torch.zeros(2, domain.num_nodes, device="meta"))
+    assert all(data[name].device.type == "meta" for name in ("x", "pos", "edge_index", "edge_attr"))
+
+
 def test_graph_conversion_refuses_other_shapes(domain: Domain) -> None:
     with pytest.raises(InputError, match=r"\(channel, node\)"):
         domain.to_data(noise(1, 2, domain.num_nodes))

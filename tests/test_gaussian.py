@@ -340,7 +340,8 @@ def test_measurement_on_another_domain_is_refused(prior: Prior) -> None:
 def test_saved_prior_is_the_same(domain: LatLonDomain, scales: Scales) -> None:
     fields = torch.randn(30, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0))
     season = torch.arange(30) % 3
-    fitted = fit_gaussian(scales.field(domain), fields, scales, rank=10, season=season, seasons=3)
+    field = scales.field(domain, fields)
+    fitted = fit_gaussian(field, fields, scales, rank=10, season=season, seasons=3)
     config, tensors = fitted.to_state()
     again = SeasonalPrior.from_state(json.loads(json.dumps(config)), tensors, domain)
     sent = pickle.loads(pickle.dumps(fitted))
@@ -375,7 +376,7 @@ def test_fitted_prior_has_the_data_variance(
     fields = scale * torch.randn(
         40, 1, domain.num_nodes, generator=torch.Generator().manual_seed(0)
     )
-    fitted = fit_gaussian(scales.field(domain), fields, scales, rank=10)
+    fitted = fit_gaussian(scales.field(domain, fields), fields, scales, rank=10)
     torch.testing.assert_close(
         fitted.annual.variance, inflation * (fields.double() ** 2).mean(0), rtol=2e-3, atol=0.0
     )
@@ -495,7 +496,8 @@ def test_rounded_eofs_are_what_is_saved(domain: LatLonDomain) -> None:
 def test_each_field_meets_the_prior_of_its_season(domain: LatLonDomain, scales: Scales) -> None:
     _, fields, season = seasonal_eofs(domain)
     noisy = fields + 0.3 * torch.randn(fields.shape, generator=torch.Generator().manual_seed(1))
-    prior = fit_gaussian(scales.field(domain), noisy, scales, rank=10, season=season, seasons=12)
+    field = scales.field(domain, noisy)
+    prior = fit_gaussian(field, noisy, scales, rank=10, season=season, seasons=12)
     mask = torch.rand(fields[:3].shape, generator=torch.Generator().manual_seed(2)) < 0.3
     measured = Measurement(noisy[:3].double(), mask, torch.full_like(mask, 0.3, dtype=torch.double))
     together = prior.posterior(measured, torch.tensor([7, 1, 7]))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import apsgeo
+from apsgeo import domains, operators
 from apsgeo.errors import ModelError
 
 MODULES = {"datasets", "errors"}
@@ -22,6 +23,11 @@ def test_every_public_name_is_what_it_should_be_whatever_was_imported_before() -
         value = getattr(apsgeo, name)
         assert inspect.ismodule(value) == (name in MODULES), name
     assert set(apsgeo.__all__) <= set(dir(apsgeo))
+
+
+def test_every_kind_of_domain_and_of_operator_is_a_public_name() -> None:
+    for cls in (*domains.DOMAINS, *operators.OPERATORS):
+        assert getattr(apsgeo, cls.__name__) is cls
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import scipy.linalg
@@ -18,7 +18,15 @@ from apsgeo.errors import InputError
 if TYPE_CHECKING:
     from torch_geometric.data import Batch, Data
 
-__all__ = ["EARTH_RADIUS_KM", "Domain", "arcs", "check_kernel_size", "laplacian_of", "with_sign"]
+__all__ = [
+    "EARTH_RADIUS_KM",
+    "Domain",
+    "Geometry",
+    "arcs",
+    "check_kernel_size",
+    "laplacian_of",
+    "with_sign",
+]
 
 EARTH_RADIUS_KM = 6371.0
 
@@ -74,6 +82,17 @@ class Reduced:
     positions: NDArray[np.float64]
     areas: NDArray[np.float64]
     stiffness: scipy.sparse.csc_array
+
+
+class Geometry(NamedTuple):
+    """The tensors of a domain, on a device; see those of `Domain` by the same names."""
+
+    positions: Tensor
+    areas: Tensor
+    edge_index: Tensor
+    edge_length: Tensor
+    colouring: Tensor
+    features: Tensor
 
 
 class Domain(ABC):
@@ -230,6 +249,22 @@ class Domain(ABC):
         vectors = with_sign(vectors[:, order] / root[:, None])
         return torch.from_numpy(values[order].clip(min=0)), torch.from_numpy(vectors)
 
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Geometry:
+        """Return the domain's tensors on a device, for networks and losses of your own.
+
+        The domain itself stays on the CPU, where its sparse matrices are. The layers that it
+        lends hold what they need, and move as modules do.
+
+        Args:
+            device: as torch names it.
+            dtype: of what is floating point; as it is by default, which is float64 but for the
+                features.
+        """
+        tensors = (getattr(self, name) for name in Geometry._fields)
+        return Geometry(
+            *(x.to(device, dtype if x.is_floating_point() else x.dtype) for x in tensors)
+        )
+
     def to_data(self, signal: Tensor) -> "Data":
         """Convert one signal to a PyG graph with `x`, `pos`, `edge_index` and `edge_attr`.
 
@@ -237,7 +272,8 @@ class Domain(ABC):
             signal: values `(C, N)`.
 
         Returns:
-            Data with `x (N, C)`, `pos (N, d)`, `edge_index (2, E)`, `edge_attr (E, 1)` (lengths).
+            Data with `x (N, C)`, `pos (N, d)`, `edge_index (2, E)`, `edge_attr (E, 1)` (lengths);
+            all on the signal's device.
 
         Raises:
             InputError: the signal's shape is not `(C, N)`.
@@ -251,9 +287,9 @@ class Domain(ABC):
 
         return Data(
             x=signal.T,
-            pos=self.positions.to(signal.dtype),
-            edge_index=self.edge_index,
-            edge_attr=self.edge_length.to(signal.dtype)[:, None],
+            pos=self.positions.to(signal),
+            edge_index=self.edge_index.to(signal.device),
+            edge_attr=self.edge_length.to(signal)[:, None],
         )
 
     def from_data(self, data: "Data") -> Tensor:

@@ -15,13 +15,18 @@ from apsgeo.domains.healpix import HEALPixDomain
 from apsgeo.errors import GridError, InputError
 
 __all__ = [
+    "GRID_MAPPING",
     "from_healpix_map",
+    "healpix_coords",
     "healpix_dim",
     "healpix_domain_of",
+    "is_healpix",
     "label_healpix",
     "read_healpix",
     "to_healpix_map",
 ]
+
+GRID_MAPPING = "crs"  # the coordinate that `label_healpix` makes
 
 _SCHEMES = {"nested": True, "nest": True, "ring": False}
 
@@ -135,6 +140,13 @@ def _marks(array: xr.DataArray) -> tuple[str | None, dict[str, Any]]:
     return coordinate, marks
 
 
+def is_healpix(array: xr.DataArray) -> bool:
+    """Tell whether labels say that the array has HEALPix cells: ids, a scheme, a grid mapping."""
+    coordinate, marks = _marks(array)
+    said = {"indexing_scheme", "healpix_order", "healpix_nside", "nest"} & set(marks)
+    return coordinate is not None or bool(said) or marks.get("grid_mapping_name") == "healpix"
+
+
 def healpix_dim(array: xr.DataArray) -> str:
     """Return the name of the dimension that runs over HEALPix cells.
 
@@ -223,9 +235,17 @@ def label_healpix(
         coords: further coordinates.
         options: further arguments of `xarray.DataArray`, such as `name` and `attrs`.
     """
+    labels = {**(coords or {}), **healpix_coords(domain, dims[-1])}
+    array = xr.DataArray(values, labels, dims, **options)
+    array.encoding["grid_mapping"] = GRID_MAPPING
+    return array
+
+
+def healpix_coords(domain: HEALPixDomain, dim: str) -> dict[str, xr.Variable]:
+    """Return the coordinate of cell ids along a dim, and the grid mapping."""
     scheme = "nested" if domain.nest else "ring"
     ids = xr.Variable(
-        dims[-1],
+        dim,
         domain.pixels,
         # no standard_name: xdggs refuses attributes that it does not know
         {"grid_name": "healpix", "level": domain.level, "indexing_scheme": scheme},
@@ -239,8 +259,4 @@ def label_healpix(
             "indexing_scheme": scheme,
         },
     )
-    array = xr.DataArray(
-        values, {**(coords or {}), "cell_ids": ids, "crs": mapping}, dims, **options
-    )
-    array.encoding["grid_mapping"] = "crs"
-    return array
+    return {"cell_ids": ids, GRID_MAPPING: mapping}

@@ -9,11 +9,12 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from apsgeo.domains.base import EARTH_RADIUS_KM
+from apsgeo.domains.graph import GraphDomain
 from apsgeo.domains.mesh import MeshDomain
 from apsgeo.domains.triangles import triangle_areas
 from apsgeo.errors import GridError, InputError
 
-__all__ = ["TidyMesh", "from_ugrid", "read_mesh", "tidy_mesh"]
+__all__ = ["TidyMesh", "from_ugrid", "from_ugrid_faces", "read_mesh", "tidy_mesh"]
 
 Index = NDArray[np.int64]
 
@@ -54,10 +55,7 @@ def tidy_mesh(vertices: ArrayLike, faces: ArrayLike, radius_km: float = 1.0) -> 
             f"faces name vertices {corners.min()} to {corners.max()}, but there are the vertices "
             f"0 to {len(points) - 1}: count from 0."
         )
-    # longitudes 0 and 360 are the same place but for rounding
-    rounded = np.round(points / max(np.ptp(points), 1e-300), 12)
-    _, first, which = np.unique(rounded, axis=0, return_index=True, return_inverse=True)
-    corners = first[which.ravel()][corners]
+    corners = _merged(points)[corners]
     area = triangle_areas(points, corners)
     longest = np.ptp(points[corners], axis=1).max(1)
     corners = corners[area > 1e-14 * longest**2]
@@ -68,12 +66,23 @@ def tidy_mesh(vertices: ArrayLike, faces: ArrayLike, radius_km: float = 1.0) -> 
     return TidyMesh(domain, vertex)
 
 
+def _merged(points: NDArray[np.float64]) -> Index:
+    """Return for each point `(V,)` the first at the same place."""
+    # longitudes 0 and 360 are the same place but for rounding
+    rounded = np.round(points / max(np.ptp(points), 1e-300), 12)
+    _, first, which = np.unique(rounded, axis=0, return_index=True, return_inverse=True)
+    return first[which.ravel()]
+
+
 def read_mesh(path: str | PathLike[str]) -> TidyMesh:
-    """Read a triangle mesh from a PLY, OBJ, STL or OFF file, through trimesh.
+    """Read a triangle mesh from UGRID netCDF, or from a PLY, OBJ, STL or OFF file by trimesh.
 
     Raises:
         InputError: trimesh is not installed; the file is missing or holds no triangles.
+        GridError: the netCDF file does not follow UGRID: see `from_ugrid`.
     """
+    if Path(path).suffix.lower() in (".nc", ".nc4"):
+        return _read_ugrid(Path(path))
     try:
         import trimesh
     except ImportError as error:
@@ -91,6 +100,16 @@ def read_mesh(path: str | PathLike[str]) -> TidyMesh:
     return tidy_mesh(mesh.vertices, mesh.faces)
 
 
+def _read_ugrid(path: Path) -> TidyMesh:
+    try:
+        with xr.open_dataset(path) as dataset:
+            return from_ugrid(dataset)
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read as netCDF: {error}") from error
+
+
 def from_ugrid(dataset: xr.Dataset) -> TidyMesh:
     """Return the mesh of a data set that follows the UGRID conventions 1.0.
 
@@ -104,6 +123,68 @@ def from_ugrid(dataset: xr.Dataset) -> TidyMesh:
     Raises:
         GridError: there is not one mesh of faces, or it lacks coordinates or connectivity.
     """
+    axes, faces = _read_topology(dataset)
+    points, radius = _points(axes)
+    triangles, _ = _triangles(faces)
+    return tidy_mesh(points, triangles, radius)._replace(dim=str(axes[0].dims[0]))
+
+
+def from_ugrid_faces(dataset: xr.Dataset) -> GraphDomain:
+    r"""Return the faces of a UGRID mesh as nodes, for values that are on faces.
+
+    All faces are nodes, in their order, at their centres and with their areas. Two that share a
+    side are joined, with the conductance of two-point fluxes: the length of the side over the
+    distance of the centres (Eymard, Gallouët & Herbin 2000, *Finite volume methods*, section 9),
+    which is consistent where side and line cross at a right angle.
+
+    Raises:
+        GridError: as for `from_ugrid`; a face has no area.
+    """
+    axes, faces = _read_topology(dataset)
+    points, radius = _points(axes)
+    spherical = radius == EARTH_RADIUS_KM
+    triangles, face = _triangles(faces)
+    area = triangle_areas(points, triangles)
+    areas = np.bincount(face, area, len(faces))
+    if not (areas > 0).all():
+        raise GridError(f"{(areas <= 0).sum()} faces have no area; drop them and their values.")
+    middle = area[:, None] * points[triangles].mean(1)
+    centres = np.stack([np.bincount(face, x, len(faces)) / areas for x in middle.T], 1)
+    if spherical:
+        centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    low, high, start, end = _shared_sides(np.where(faces < 0, -1, _merged(points)[faces]))
+    length, distance = (
+        2 * np.arcsin(chord / 2) if spherical else chord
+        for chord in (
+            np.linalg.norm(points[start] - points[end], axis=1),
+            np.linalg.norm(centres[low] - centres[high], axis=1),
+        )
+    )
+    return GraphDomain(
+        centres,
+        np.stack([low, high]),
+        areas=areas,
+        conductance=length / distance,
+        radius_km=radius,
+        spherical=spherical,
+    )
+
+
+def _shared_sides(faces: Index) -> tuple[Index, Index, Index, Index]:
+    """Return both faces and both ends of each side between two faces (-1 pads corners)."""
+    following = np.roll(faces, -1, axis=1)
+    following = np.where(following < 0, faces[:, :1], following)
+    face = np.broadcast_to(np.arange(len(faces))[:, None], faces.shape)
+    real = (faces >= 0) & (faces != following)
+    sides = np.sort(np.stack([faces[real], following[real]], 1), axis=1)
+    order = np.lexsort((sides[:, 1], sides[:, 0]))
+    sides, face = sides[order], face[real][order]
+    same = np.flatnonzero((sides[1:] == sides[:-1]).all(1))
+    return face[same], face[same + 1], sides[same, 0], sides[same, 1]
+
+
+def _read_topology(dataset: xr.Dataset) -> tuple[list[xr.DataArray], Index]:
+    """Return the coordinates of the nodes, and the corners `(F, most)` of faces, -1 for none."""
     names = [
         str(name)
         for name, variable in dataset.variables.items()
@@ -124,9 +205,7 @@ def from_ugrid(dataset: xr.Dataset) -> TidyMesh:
                 "are not in the data set."
             )
     axes = [dataset[name] for name in str(topology["node_coordinates"]).split()]
-    points, radius = _points(axes)
-    mesh = tidy_mesh(points, _triangles(dataset, topology), radius)
-    return mesh._replace(dim=str(axes[0].dims[0]))
+    return axes, _corners(dataset, topology)
 
 
 def _points(axes: list[xr.DataArray]) -> tuple[NDArray[np.float64], float]:
@@ -146,8 +225,8 @@ def _points(axes: list[xr.DataArray]) -> tuple[NDArray[np.float64], float]:
     return points, 1e-3 if given <= {"m", "meter", "meters", "metre", "metres"} else 1.0
 
 
-def _triangles(dataset: xr.Dataset, topology: dict[str, Any]) -> Index:
-    """Return the corners of the faces, counted from 0, with faces of more corners split."""
+def _corners(dataset: xr.Dataset, topology: dict[str, Any]) -> Index:
+    """Return the corners `(F, most)` of the faces, counted from 0, and -1 where there is none."""
     table = dataset[topology["face_node_connectivity"]]
     if topology.get("face_dimension", table.dims[0]) != table.dims[0]:
         table = table.transpose()
@@ -157,8 +236,14 @@ def _triangles(dataset: xr.Dataset, topology: dict[str, Any]) -> Index:
     if fill is not None:
         there &= values != fill
     start = int(table.attrs.get("start_index", 0))
-    numbers = np.where(there, values, start).astype(np.int64) - start
-    parts = []
-    for last in range(2, numbers.shape[1]):
-        parts.append(numbers[there[:, last]][:, [0, last - 1, last]])
-    return np.concatenate(parts) if parts else np.zeros((0, 3), dtype=np.int64)
+    return np.where(there, np.where(there, values, start).astype(np.int64) - start, -1)
+
+
+def _triangles(faces: Index) -> tuple[Index, Index]:
+    """Split faces `(F, most)` from their first corner on; return triangles, and whose they are."""
+    parts, whose = [np.zeros((0, 3), dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    for last in range(2, faces.shape[1]):
+        there = np.flatnonzero(faces[:, last] >= 0)
+        parts.append(faces[there][:, [0, last - 1, last]])
+        whose.append(there)
+    return np.concatenate(parts), np.concatenate(whose)

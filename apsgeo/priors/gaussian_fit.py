@@ -49,7 +49,8 @@ def fit_gaussian(
     """Fit a Gaussian prior with given scales to anomalies (time, channel, node).
 
     Args:
-        field: `scales.field(domain)`; passed, not made, since it is the same for every fold.
+        field: `scales.field(domain, fields)`; passed, not made, since some are the same for every
+            fold.
         fields: The anomalies.
         scales: `HybridScales` or `LocalisedScales`.
         rank: Number of EOFs.
@@ -75,6 +76,7 @@ class _Trial:
 
     eofs: EOFs
     variance: Tensor
+    split: int
     season: int
     measurement: Measurement
     nodes: np.ndarray
@@ -103,7 +105,7 @@ def _trials(
     densities = _DENSITIES * draws
     share = (domain.areas / domain.areas.sum()).repeat(fields.shape[1])
     trials: list[_Trial] = []
-    for held in splits:
+    for split, held in enumerate(splits):
         train, when = fields[~held], season[~held]
         eofs = empirical_orthogonal_functions(domain, train, rank, when, seasons).rounded()
         variance = _variance(train)
@@ -117,7 +119,8 @@ def _trials(
             count = min(targets, int((hidden > 0).sum()))
             nodes = torch.multinomial(hidden, count, generator=generator).numpy()
             at_nodes = truth.flatten(1).numpy()[:, nodes]
-            trials.append(_Trial(eofs, variance, chosen, measurement, nodes, at_nodes))
+            trial = _Trial(eofs, variance, split, chosen, measurement, nodes, at_nodes)
+            trials.append(trial)
     return trials
 
 
@@ -158,8 +161,8 @@ def select_scales(
 
         def loss(point: Array) -> float:
             scales = start.decode(point)
-            field = scales.field(domain, draft=True)
-            scores = list(pool.map(lambda trial: trial.score(scales, field), trials))
+            local = [scales.field(domain, fields[~held], draft=True) for held in splits]
+            scores = list(pool.map(lambda trial: trial.score(scales, local[trial.split]), trials))
             bar.update()
             if not reference:
                 reference.extend(scores)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from apsgeo.domains.base import Domain
 from apsgeo.linalg import Cholesky, Dissection
+from apsgeo.priors.anisotropy import conducting
 
 __all__ = ["LocalField", "MaternField", "MaternSum"]
 
@@ -26,9 +27,11 @@ class LocalField(ABC):
         precision: (latent, latent), of z.
         spread: (node, latent): B.
         positions: (latent, d), of z.
+        reach: (face,), by which conductances were multiplied, or None.
     """
 
     domain: Domain
+    reach: Array | None
     precision: sp.csc_array
     spread: sp.csr_array
     positions: Array
@@ -75,6 +78,8 @@ class MaternField(LocalField):
         domain: Where it lives.
         range_km: sqrt(8 nu) / kappa, the distance at which the correlation is about 0.14.
         smoothness: nu, a positive integer.
+        reach: (face,), by which the conductance of each face is multiplied, so that the range
+            follows place and direction; see `apsgeo.priors.anisotropy.face_reach`.
         variance: (node,), where it is known; spares its computation.
     """
 
@@ -84,16 +89,18 @@ class MaternField(LocalField):
         range_km: float,
         smoothness: int = 1,
         *,
+        reach: Array | None = None,
         variance: Array | None = None,
     ) -> None:
-        self.domain = domain
+        self.domain, self.reach = domain, reach
         self._variance = variance
         self.range_km, self.smoothness = float(range_km), smoothness
         self.kappa = np.sqrt(8.0 * smoothness) * domain.radius_km / self.range_km
         cells = domain.reduced
         self.positions, self.spread = cells.positions, cells.spread
         self._areas = cells.areas[:, None]
-        operator = sp.csc_array(cells.stiffness + self.kappa**2 * sp.diags_array(cells.areas))
+        stiffness = cells.stiffness if reach is None else conducting(cells.stiffness, reach)
+        operator = sp.csc_array(stiffness + self.kappa**2 * sp.diags_array(cells.areas))
         # The planar field that this operator makes has variance 1 / (4 pi nu kappa^{2 nu}).
         self._amplitude = np.sqrt(4.0 * np.pi * smoothness) * self.kappa**smoothness
         self._factor = Cholesky(operator, Dissection(operator, self.positions))
@@ -120,7 +127,7 @@ class MaternField(LocalField):
         return self._amplitude * (self.spread @ self._again(half, self.smoothness // 2))
 
     def spectrum(self, eigenvalues: Array) -> Array:
-        """Return the variance of coefficients of eigenfunctions of the Laplacian."""
+        """Return the variance of coefficients of eigenfunctions, as if the range were one."""
         return self._amplitude**2 / (self.kappa**2 + eigenvalues) ** (self.smoothness + 1)
 
     def covariance_apply(self, columns: Array) -> Array:
@@ -153,7 +160,7 @@ class MaternSum(LocalField):
         *,
         variance: Array | None = None,
     ) -> None:
-        self.domain = fields[0].domain
+        self.domain, self.reach = fields[0].domain, fields[0].reach
         self._fields, self._shares, self._variance = fields, shares, variance
         self.precision = sp.csc_array(sp.block_diag([f.precision for f in fields], format="csc"))
         scaled = [np.sqrt(a) * f.spread for f, a in zip(fields, shares, strict=True)]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from apsgeo.domains.base import Domain
 from apsgeo.kinds import of_kind
+from apsgeo.priors.anisotropy import face_reach
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.localised import LocalisedField, LocalisedPrior
@@ -64,8 +65,18 @@ class Scales(Protocol):
         """Undo `encode`."""
         ...
 
-    def field(self, domain: Domain, *, draft: bool = False) -> Any:
-        """Return the local field; a draft takes its variance for one, which is quicker."""
+    def field(self, domain: Domain, fields: Tensor | None = None, *, draft: bool = False) -> Any:
+        """Return the local field; a draft serves for a few posteriors.
+
+        Args:
+            domain: Where it lives.
+            fields: (time, channel, node), from which it may learn; without them it is stationary.
+            draft: Leave out what is slow, needed once for many posteriors.
+        """
+        ...
+
+    def relearn(self, field: Any, fields: Tensor) -> Any:
+        """Return the local field of other fields, such as those of all but one fold."""
         ...
 
     def field_to_tensors(self, field: Any) -> dict[str, Tensor]:
@@ -105,22 +116,37 @@ class _Hybrid(_Point, ABC):
 
     eof_weight: float
     nugget: float
+    adaptivity: float
 
-    def field(self, domain: Domain, *, draft: bool = False) -> LocalField:
-        """Return the Matern field of the residual."""
-        return self._field(domain, np.ones(domain.num_nodes) if draft else None)
+    def field(
+        self, domain: Domain, fields: Tensor | None = None, *, draft: bool = False
+    ) -> LocalField:
+        """Return the Matern field of the residual, whose range follows that of the fields."""
+        reach = None if fields is None else face_reach(domain, fields) ** self.adaptivity
+        return self._field(domain, reach, None)
+
+    def relearn(self, field: LocalField, fields: Tensor) -> LocalField:
+        """Return that of other fields; the same if it is stationary."""
+        return field if field.reach is None else self.field(field.domain, fields)
 
     def field_from_tensors(self, domain: Domain, tensors: dict[str, Tensor]) -> LocalField:
         """Rebuild the Matern field."""
-        return self._field(domain, tensors["matern_variance"].double().numpy())
+        reach, variance = (
+            tensors[name].double().numpy() if name in tensors else None
+            for name in ("matern_reach", "matern_variance")
+        )
+        return self._field(domain, reach, variance)
 
     @abstractmethod
-    def _field(self, domain: Domain, variance: Array | None) -> LocalField:
+    def _field(self, domain: Domain, reach: Array | None, variance: Array | None) -> LocalField:
         """Return the Matern field of the residual, of known variance (node,) or of its own."""
 
     def field_to_tensors(self, field: LocalField) -> dict[str, Tensor]:
-        """Return the variance of the local field."""
-        return {"matern_variance": torch.from_numpy(field.variance).float()}
+        """Return the variance of the local field, and how far it reaches across faces."""
+        tensors = {"matern_variance": torch.from_numpy(field.variance).float()}
+        if field.reach is not None:
+            tensors["matern_reach"] = torch.from_numpy(field.reach).float()
+        return tensors
 
     def build(self, field: LocalField, loadings: Tensor, variance: Tensor) -> HybridPrior:
         """Return the prior."""
@@ -139,23 +165,26 @@ class HybridScales(_Hybrid):
         range_km: Range of the Matern residual.
         nugget: Fraction of each node's variance that is white.
         seasonal_share: Share of the EOF covariance that follows the season, in (0, 1).
+        adaptivity: Power of `face_reach` by which the range follows place and direction, in
+            (0, 1).
     """
 
     eof_weight: float = 0.5
     range_km: float = 2250.0
     nugget: float = 5e-4
     seasonal_share: float = 0.7
+    adaptivity: float = 0.6
     kind: ClassVar[str] = "hybrid"
-    fractions: ClassVar[frozenset[str]] = frozenset({"eof_weight", "seasonal_share"})
-    steps: ClassVar[tuple[float, ...]] = (0.8, 0.3, 1.5, 1.0)
+    fractions: ClassVar[frozenset[str]] = frozenset({"eof_weight", "seasonal_share", "adaptivity"})
+    steps: ClassVar[tuple[float, ...]] = (0.8, 0.3, 1.5, 1.0, 0.8)
 
     @classmethod
     def start(cls, domain: Domain) -> HybridScales:
         """Return a guess; the range is that of the defaults where the domain is a whole sphere."""
         return cls(range_km=0.1 * _extent_km(domain))
 
-    def _field(self, domain: Domain, variance: Array | None) -> MaternField:
-        return MaternField(domain, self.range_km, variance=variance)
+    def _field(self, domain: Domain, reach: Array | None, variance: Array | None) -> MaternField:
+        return MaternField(domain, self.range_km, reach=reach, variance=variance)
 
 
 @dataclass(frozen=True)
@@ -172,6 +201,8 @@ class TwoRangeScales(_Hybrid):
         nugget: Fraction of each node's variance that is white.
         inflation: Of the covariance, against that of the history: the climate moves on.
         seasonal_share: Share of the EOF covariance that follows the season, in (0, 1).
+        adaptivity: Power of `face_reach` by which the ranges follow place and direction, in
+            (0, 1).
     """
 
     eof_weight: float = 0.5
@@ -181,9 +212,12 @@ class TwoRangeScales(_Hybrid):
     nugget: float = 2e-4
     inflation: float = 1.2
     seasonal_share: float = 0.75
+    adaptivity: float = 0.6
     kind: ClassVar[str] = "two-range hybrid"
-    fractions: ClassVar[frozenset[str]] = frozenset({"eof_weight", "short_share", "seasonal_share"})
-    steps: ClassVar[tuple[float, ...]] = (0.5, -0.6, 0.25, -0.25, 1.0, 0.3, 0.7)
+    fractions: ClassVar[frozenset[str]] = frozenset(
+        {"eof_weight", "short_share", "seasonal_share", "adaptivity"}
+    )
+    steps: ClassVar[tuple[float, ...]] = (0.5, -0.6, 0.25, -0.25, 1.0, 0.3, 0.7, 0.8)
 
     @classmethod
     def start(cls, domain: Domain) -> TwoRangeScales:
@@ -196,8 +230,8 @@ class TwoRangeScales(_Hybrid):
         more = self.inflation
         return super().build(field, loadings * np.sqrt(more), variance * more)
 
-    def _field(self, domain: Domain, variance: Array | None) -> MaternSum:
-        fields = [MaternField(domain, km, 2) for km in (self.short_km, self.long_km)]
+    def _field(self, domain: Domain, reach: Array | None, variance: Array | None) -> MaternSum:
+        fields = [MaternField(domain, km, 2, reach=reach) for km in (self.short_km, self.long_km)]
         return MaternSum(fields, [self.short_share, 1.0 - self.short_share], variance=variance)
 
 
@@ -232,9 +266,15 @@ class LocalisedScales(_Point):
         extent = _extent_km(domain)
         return cls(taper_km=0.17 * extent, range_km=0.07 * extent)
 
-    def field(self, domain: Domain, *, draft: bool = False) -> LocalisedField:
-        """Return the taper and the Matern field."""
+    def field(
+        self, domain: Domain, fields: Tensor | None = None, *, draft: bool = False
+    ) -> LocalisedField:
+        """Return the taper and the Matern field, which learn nothing from fields."""
         return LocalisedField(domain, self.taper_km, self.range_km, draft=draft)
+
+    def relearn(self, field: LocalisedField, fields: Tensor) -> LocalisedField:
+        """Return the same field."""
+        return field
 
     def field_to_tensors(self, field: LocalisedField) -> dict[str, Tensor]:
         """Return nothing: the field is quickly made anew."""

@@ -19,7 +19,7 @@ def build(raw: list[Path]) -> xr.Dataset:
     """Interpolate the temperature to the mesh, and leave out nodes that are land on its grid."""
     import torch
 
-    from apsgeo.domains.adapters import domain_of
+    from apsgeo.domains.layout import domain_of
     from apsgeo.domains.regrid import bilinear
 
     with xr.open_dataset(raw[0], engine="netcdf4") as file:
