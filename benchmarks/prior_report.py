@@ -81,7 +81,7 @@ def report(
         "anchor is the Gaussian of the same mean and covariance. *log p* is the mean over the "
         "fields, *gap* the same of log p - log p_G: how far from Gaussian. Then, in nats, the "
         "error of that mean ± its standard error. (a) and (b) take 9 evaluations a pass, and have "
-        "hundreds of passes for 8 fields; (c) has 8 fields, or 2 of many values. The ratios "
+        "dozens of passes for 8 fields; (c) has 8 fields, or one of many values. The ratios "
         "are of the variances of one pass for one field at equal evaluations, of (a), and of "
         "(a) with the anchor's control variate, to (b). (c) uses the anchor as "
         "control variate of Hutchinson's estimate.\n\n"

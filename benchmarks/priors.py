@@ -35,14 +35,14 @@ from benchmarks.report import RESULTS, commit, provenance, write
 # So wide that its ends do not matter beside the standard errors.
 SCHEDULE = VPSchedule(beta_max=30.0, eps=1e-4)
 EVALUATIONS = 9  # of the denoiser, in a pass of (a) and of (b)
-PASSES = {2: 300, 64: 200, 768: 60, 10512: 48}
+PASSES = {2: 150, 64: 120, 768: 50, 10512: 32}
 FIELDS = 8
 PROBES = 16
-TOLERANCE = 1e-7
-ODE_FIELDS = {2: 8, 64: 8, 768: 2, 10512: 2}
+TOLERANCE = 1e-9
+ODE_FIELDS = {2: 8, 64: 8, 768: 1, 10512: 1}
 MOST_EXACT = 1600  # values times components, up to which the trace is exact
 GRADIENTS = [(dims, shape) for dims in (64, 768) for shape in ((2, 0.7), (5, 3.0))]
-GRADIENT_PASSES = 40
+GRADIENT_PASSES = 25
 COPIES = 25
 
 
