@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-truth clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-truth bench-priors clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -50,6 +50,9 @@ bench-scaling: venv  ## measure the cost of a field by number of nodes; writes t
 
 bench-truth: venv  ## score flows where the posterior is known exactly; writes the table and figure
 	$(BIN)/python -m benchmarks.truth
+
+bench-priors: venv  ## compare log-densities of priors with the truth; writes the tables and figure
+	$(BIN)/python -m benchmarks.priors
 
 clean:  ## remove the environment, caches and the demo's output
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

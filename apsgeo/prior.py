@@ -16,8 +16,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.domains.layout import Layout, layout_of
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.nn import UNet
-from apsgeo.priors.denoiser import COND_DIM
-from apsgeo.priors.diffusion import DiffusionPrior
+from apsgeo.priors.diffusion import COND_DIM, DiffusionPrior
 from apsgeo.priors.diffusion_fit import train_diffusion
 from apsgeo.priors.gaussian_fit import contiguous_folds, fit_gaussian, select_scales
 from apsgeo.priors.localised import MOST_VALUES

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,10 @@ from torch import Tensor, nn
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.nn import UNet
-from apsgeo.priors.diffusion import DiffusionPrior, Estimate
-from apsgeo.priors.diffusion_fit import train_diffusion
+from apsgeo.priors.analytic import AnalyticDiffusion
+from apsgeo.priors.diffusion import DiffusionPrior
+from apsgeo.priors.diffusion_fit import _level_of, train_diffusion
+from apsgeo.priors.estimate import Estimate
 from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.schedule import VPSchedule
@@ -72,6 +76,8 @@ class ZeroNetwork(nn.Module):
 class Mixture:
     """Two Gaussians of different covariance with overall mean zero."""
 
+    domain, channels = SMALL, 2
+
     def __init__(self) -> None:
         centre = torch.linspace(0.4, 1.2, DIMS, dtype=torch.float64)
         self.log_weights = torch.tensor([0.4, 0.6], dtype=torch.float64).log()
@@ -112,27 +118,17 @@ class Mixture:
         return DenseGaussian(*torch.linalg.eigh((weights * (self.covariances + outer)).sum(0)))
 
 
-class ExactPrior(DiffusionPrior):
-    """A prior whose network is perfect: its denoiser is the mixture's."""
-
-    mixture = Mixture()
-
-    def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
-        out = torch.zeros_like(x_t)
-        for value in log_snr.unique().tolist():
-            rows = (log_snr == value).nonzero().flatten()
-            clean = x_t[rows] * math.sqrt(1.0 + math.exp(-value))
-            exact = self.mixture.denoise(clean, math.exp(-0.5 * value))
-            out = out.index_add(0, rows, exact - mean[rows])
-        return out
-
-
 def gaussian() -> DenseGaussian:
     return DenseGaussian(torch.logspace(-1.5, 1.0, DIMS, dtype=torch.float64), orthogonal(DIMS, 9))
 
 
-def anchored(anchor: Any, cls: type[DiffusionPrior] = DiffusionPrior, **options: Any) -> Any:
-    return cls(SMALL, 2, ZeroNetwork(2), anchor=anchor, **options)
+def anchored(anchor: Any, **options: Any) -> Any:
+    return DiffusionPrior(SMALL, 2, ZeroNetwork(2), anchor=anchor, **options)
+
+
+def exact(mixture: Mixture, **options: Any) -> Any:
+    """A prior whose network is perfect: its denoiser is the mixture's."""
+    return AnalyticDiffusion(mixture, anchor=mixture.matched(), **options)  # type: ignore[arg-type]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -198,7 +194,7 @@ def test_every_record_may_have_its_own_time() -> None:
 
 def test_score_is_the_gradient_of_the_noisy_log_density() -> None:
     mixture = Mixture()
-    prior = anchored(mixture.matched(), ExactPrior)
+    prior = exact(mixture)
     for t in (0.001, 0.1, 0.37, 1.0):
         alpha, sigma = float(prior.schedule.alpha(t)), float(prior.schedule.sigma(t))
         x_t = torch.randn(6, *SHAPE, generator=seeded(), dtype=torch.float64, requires_grad=True)
@@ -212,7 +208,7 @@ def test_without_anchor_the_start_is_the_standard_normal() -> None:
     x = torch.randn(3, *SHAPE, generator=seeded(), dtype=torch.float64)
     assert torch.allclose(prior.score(x, 0.3), -x)
     truth = torch.distributions.Normal(0.0, 1.0).log_prob(x).flatten(1).sum(1)
-    assert torch.allclose(prior.log_prob(x), truth)
+    assert torch.allclose(prior.log_prob(x).value, truth)
     assert within(prior.elbo(x, samples=64, generator=seeded()), truth, extra=1e-3 * DIMS)
 
 
@@ -323,7 +319,7 @@ def test_anchored_equals_the_anchor_while_the_network_is_zero() -> None:
     estimate = prior.anchored_log_prob(x, samples=2)
     assert torch.equal(estimate.value, anchor.log_prob(x))
     assert bool((estimate.standard_error == 0.0).all())
-    (gradient,) = torch.autograd.grad(prior.log_prob(x).sum(), x)
+    (gradient,) = torch.autograd.grad(prior.log_prob(x).value.sum(), x)
     assert torch.allclose(gradient, anchor.score(x))
 
 
@@ -343,7 +339,7 @@ def tail_bound(prior: DiffusionPrior, mixture: Mixture) -> float:
 
 def test_anchored_log_prob_is_the_mixtures() -> None:
     mixture = Mixture()
-    prior = anchored(mixture.matched(), ExactPrior, schedule=WIDE, levels=60)
+    prior = exact(mixture, schedule=WIDE, levels=60)
     x = mixture.sample(6, seeded(5))
     truth = mixture.log_prob(x)
     tails = tail_bound(prior, mixture)
@@ -360,9 +356,41 @@ def test_anchored_log_prob_is_the_mixtures() -> None:
     assert within(few, truth, extra=10.0 * tails)
 
 
+def test_drawn_levels_are_an_unbiased_estimate_of_the_rule_of_all() -> None:
+    prior = anchored(gaussian(), levels=20)
+    rule, generator = torch.zeros(20).double(), seeded()
+    for level, weight in prior._drawn_levels(20, generator):
+        rule[level] += weight
+    assert torch.allclose(rule, 0.5 * prior.quadrature * torch.exp(prior.log_snr))
+    draws = torch.zeros(3000, 20).double()
+    for draw in draws:
+        for level, weight in prior._drawn_levels(3, generator):
+            draw[level] += weight
+    error = draws.std(0) / math.sqrt(len(draws))
+    assert bool(((draws.mean(0) - rule).abs() < 4.5 * error).all())
+
+
+def test_drawn_levels_vary_less_than_evenly_spaced_ones() -> None:
+    """For what the modes of a Gaussian gain whose variances are a tenth off the anchor's."""
+    anchor = gaussian()
+    prior = anchored(anchor, schedule=WIDE, levels=60)
+    gamma = torch.exp(prior.log_snr)[:, None]
+    shares = [
+        lam * gamma / (1.0 + lam * gamma) for lam in (anchor.eigenvalues, 1.1 * anchor.eigenvalues)
+    ]
+    gain = ((shares[0] - shares[1]).square() * (anchor.eigenvalues + 1.0 / gamma)).sum(1)
+    generator, even, drawn = seeded(1), [], []
+    for _ in range(500):
+        drawn.append(sum(w * float(gain[k]) for k, w in prior._drawn_levels(6, generator)))
+        offset = int(torch.randint(10, (), generator=generator))
+        weights = 5.0 * prior.quadrature * torch.exp(prior.log_snr)
+        even.append(float((weights * gain)[offset::10].sum()))
+    assert np.var(drawn) < 0.5 * np.var(even)
+
+
 def test_elbo_of_the_exact_denoiser_is_the_mixtures_to_noise() -> None:
     mixture = Mixture()
-    prior = anchored(mixture.matched(), ExactPrior, schedule=WIDE, levels=60)
+    prior = exact(mixture, schedule=WIDE, levels=60)
     x = mixture.sample(6, seeded(5))
     estimate = precise_elbo(prior, x, seeded(8))
     assert within(estimate, mixture.log_prob(x))
@@ -372,7 +400,7 @@ def test_elbo_of_the_exact_denoiser_is_the_mixtures_to_noise() -> None:
 @pytest.mark.parametrize("method", ["anchored_log_prob", "elbo"])
 def test_gradient_with_respect_to_the_signal_is_the_mixtures_score(method: str) -> None:
     mixture = Mixture()
-    prior = anchored(mixture.matched(), ExactPrior, schedule=WIDE, levels=60)
+    prior = exact(mixture, schedule=WIDE, levels=60)
     one = mixture.sample(1, seeded(9)).requires_grad_()
     (truth,) = torch.autograd.grad(mixture.log_prob(one).sum(), one)
     copies = one.detach().expand(3000, -1, -1).clone().requires_grad_()
@@ -386,7 +414,7 @@ def test_gradient_with_respect_to_the_signal_is_the_mixtures_score(method: str) 
 
 def test_leaving_out_the_networks_jacobian_changes_the_gradient_not_the_value() -> None:
     mixture = Mixture()
-    prior = anchored(mixture.matched(), ExactPrior)
+    prior = exact(mixture)
     x = mixture.sample(2, seeded(9)).requires_grad_()
     values, gradients = [], []
     for differentiate in (True, False):
@@ -439,7 +467,7 @@ def test_training_improves_unseen_fields(with_anchor: bool) -> None:
 
     unseen = skewed(200, 3)
     start = small_prior(prior.anchor)
-    gain = prior.log_prob(unseen, generator=seeded()) - start.log_prob(unseen)
+    gain = prior.log_prob(unseen, generator=seeded()).value - start.log_prob(unseen).value
     error = float(gain.detach().std()) / math.sqrt(len(unseen))
     assert float(gain.detach().mean()) > 4.0 * error
 
@@ -452,7 +480,7 @@ def test_training_that_fails_leaves_the_anchor() -> None:
     )
     assert log[0]["best"] == 1.0
     assert sum(record.get("best", 0.0) for record in log) == 1.0
-    assert torch.equal(prior.log_prob(fields), white_anchor().log_prob(fields))
+    assert torch.equal(prior.log_prob(fields).value, white_anchor().log_prob(fields))
 
 
 def test_shrinkage_never_lets_a_level_worsen() -> None:
@@ -476,6 +504,47 @@ def test_training_is_reproducible() -> None:
         states.append((prior.state_dict(), log[1:]))
     assert all(torch.equal(states[0][0][name], states[1][0][name]) for name in states[0][0])
     assert states[0][1] == states[1][1]
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    def train(prior: DiffusionPrior) -> list[dict[str, float]]:
+        return train_diffusion(
+            prior,
+            skewed(20, 1),
+            skewed(4, 2),
+            steps=11,
+            validate_every=3,
+            progress=False,
+            checkpoint=tmp_path / "run",
+            log=tmp_path / "log.csv",
+        )
+
+    whole, killed, again = (small_prior(white_anchor(), levels=4) for _ in range(3))
+    expected = train_diffusion(
+        whole, skewed(20, 1), skewed(4, 2), steps=11, validate_every=3, progress=False
+    )
+    perturb, calls = killed.perturb, iter(range(4 + 8))  # four held-out cases, eight steps
+
+    def until_killed(*arguments: Any) -> tuple[Tensor, Tensor]:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return perturb(*arguments)
+
+    killed.perturb = until_killed  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        train(killed)
+    found = train(again)
+    assert str(found) == str(expected)
+    state, again_state = whole.state_dict(), again.state_dict()
+    assert all(torch.equal(state[name], again_state[name]) for name in state)
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 6  # the head, 0, 3, 6, 9, 11
+
+
+def test_levels_are_visited_equally_often() -> None:
+    visited = [_level_of(step, 7, seed=3) for step in range(70)]
+    assert all(sorted(visited[k : k + 7]) == list(range(7)) for k in range(0, 70, 7))
+    assert visited[:7] != visited[7:14]
+    assert visited[:7] != [_level_of(step, 7, seed=4) for step in range(7)]
 
 
 class Watched(DenseGaussian):
@@ -552,6 +621,8 @@ def test_bad_input_is_refused() -> None:
         prior.denoise(x, 1e-5)
     with pytest.raises(InputError, match="records"):
         prior.denoise(x, torch.tensor([0.1, 0.2, 0.3]))
+    with pytest.raises(InputError, match="anchored, elbo, ode"):
+        prior.log_prob(x, method="exact")
     with pytest.raises(InputError, match="points"):
         prior.anchored_log_prob(x, points=41)
     with pytest.raises(InputError, match="samples"):

@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal, norm
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.metrics.scores import crps_normal
-from apsgeo.operators import Mask, Measurement
+from apsgeo.operators import Downsample, Mask, Measurement
 from apsgeo.priors.eofs import EOFs, empirical_orthogonal_functions
 from apsgeo.priors.gaussian_fit import (
     contiguous_folds,
@@ -27,6 +27,7 @@ from apsgeo.priors.localised import (
     gaspari_cohn,
     matern_correlation,
 )
+from apsgeo.priors.lowrank import LowRankPrior
 from apsgeo.priors.matern import LocalField, MaternField, MaternSum
 from apsgeo.priors.scales import (
     HybridScales,
@@ -41,8 +42,8 @@ from apsgeo.priors.seasonal import SeasonalPrior
 DRAWS = 4000
 # The localised prior's Matern correlation is interpolated in a table, to about (step of the
 # table)^2 = 6e-8, and kept in single precision, to 6e-8; the inverse multiplies both.
-RELATIVE = {HybridPrior: 1e-9, LocalisedPrior: 4e-6}
-Prior = HybridPrior | LocalisedPrior
+RELATIVE = {HybridPrior: 1e-9, LocalisedPrior: 4e-6, LowRankPrior: 1e-9}
+Prior = HybridPrior | LocalisedPrior | LowRankPrior
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +51,15 @@ def domain() -> LatLonDomain:
     return LatLonDomain(np.linspace(90, -90, 9), np.arange(0, 360, 30.0))
 
 
-@pytest.fixture(scope="module", params=["hybrid", "two-range hybrid", "localised"])
+@pytest.fixture(scope="module", params=["hybrid", "two-range hybrid", "localised", "low-rank"])
 def prior(domain: LatLonDomain, request: pytest.FixtureRequest) -> Prior:
     rng = np.random.default_rng(0)
     nodes = domain.num_nodes
     loadings = torch.from_numpy(0.4 * rng.standard_normal((2, nodes, 5)))
     local = torch.from_numpy(rng.uniform(0.4, 1.0, (2, nodes)))
     nugget = torch.full((2, nodes), 0.1, dtype=torch.float64)
+    if request.param == "low-rank":
+        return LowRankPrior(domain, loadings, 0.4)
     if request.param == "hybrid":
         return HybridPrior(MaternField(domain, 6000.0), loadings, local, nugget)
     if request.param == "two-range hybrid":
@@ -83,6 +86,8 @@ def covariance_of(field: LocalField) -> np.ndarray:
 def dense(prior: Prior) -> np.ndarray:
     """The covariance, from the definition."""
     loadings = prior.loadings.flatten(0, 1).numpy()
+    if isinstance(prior, LowRankPrior):
+        return loadings @ loadings.T + prior.white_std**2 * np.eye(len(loadings))
     eofs, scale = loadings @ loadings.T, prior.local_scale.flatten().numpy()
     if isinstance(prior, HybridPrior):
         local = covariance_of(prior.matern)
@@ -215,6 +220,46 @@ def test_denoiser_is_the_posterior_mean_and_its_own_adjoint(prior: Prior) -> Non
     )
     spread = np.sqrt(np.trace(covariance - shrunk @ covariance) / len(covariance))
     assert prior.denoise_std(0.5) == pytest.approx(spread, rel=0.05)
+
+
+def test_posterior_of_an_average_is_exact(prior: Prior) -> None:
+    operator = Downsample(2).on(prior.domain)
+    values = operator.apply(torch.ones(1, 2, prior.domain.num_nodes, dtype=torch.float64))
+    posterior = prior.posterior(Measurement.of(values, 0.3, operator))
+    unit = torch.eye(prior.size, dtype=torch.float64).reshape(prior.size, 2, -1)
+    matrix, covariance = operator.apply(unit).flatten(1).numpy().T, dense(prior)
+    gram = matrix @ covariance @ matrix.T + 0.09 * np.eye(len(matrix))
+    y = values.flatten().numpy()
+    np.testing.assert_allclose(
+        posterior.mean.flatten().numpy(),
+        covariance @ matrix.T @ np.linalg.solve(gram, y),
+        atol=RELATIVE[type(prior)],
+    )
+    evidence = multivariate_normal(np.zeros(len(y)), gram).logpdf(y)
+    assert float(posterior.log_evidence()) == pytest.approx(evidence, rel=RELATIVE[type(prior)])
+
+
+def test_low_rank_denoiser_and_its_spread_are_exact_at_every_level(domain: LatLonDomain) -> None:
+    loadings = torch.from_numpy(np.random.default_rng(0).standard_normal((1, domain.num_nodes, 4)))
+    prior = LowRankPrior(domain, torch.cat([loadings, loadings], -1), 0.2)  # of rank four
+    covariance, x = dense(prior), prior.sample(2, torch.Generator().manual_seed(0)).double()
+    for noise_std in (1e-4, 0.3, 50.0):
+        noisy = covariance + noise_std**2 * np.eye(len(covariance))
+        gain = np.linalg.solve(noisy, covariance)
+        np.testing.assert_allclose(
+            prior.denoise(x, noise_std).flatten(1).numpy(), x.flatten(1).numpy() @ gain, atol=1e-9
+        )
+        spread = noise_std * np.sqrt(np.trace(gain) / len(gain))
+        assert prior.denoise_std(noise_std) == pytest.approx(spread, rel=1e-9)
+        truth = multivariate_normal(np.zeros(len(noisy)), noisy).logpdf(x.flatten(1).numpy())
+        np.testing.assert_allclose(prior.log_prob(x, noise_std).numpy(), truth, rtol=1e-9)
+
+
+def test_low_rank_prior_of_what_does_not_fit_is_refused(domain: LatLonDomain) -> None:
+    loadings = torch.zeros(1, domain.num_nodes, 2)
+    for given, white_std in ((loadings, 0.0), (loadings[:, 1:], 0.1), (loadings[0], 0.1)):
+        with pytest.raises(InputError, match="loadings have shape"):
+            LowRankPrior(domain, given, white_std)
 
 
 @pytest.mark.parametrize("index", [0, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +116,88 @@ def test_one_non_finite_gradient_is_skipped_many_stop() -> None:
 
     with pytest.raises(ApsgeoError, match="no finite gradient"):
         fit_loop(model, never, steps=100, progress=False)
+
+
+@pytest.mark.parametrize("killed_at", [3, 40, 137])
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_killed_run_goes_on_to_the_same_bits(
+    tmp_path: Path, killed_at: int, validated: bool
+) -> None:
+    def run(model: Line, name: str, stop: int | None = None) -> list[dict[str, float]]:
+        good = noisy_quadratic(model)
+
+        def step_fn(step: int, generator: torch.Generator) -> Tensor:
+            if step == stop:
+                raise KeyboardInterrupt
+            loss = good(step, generator)  # type: ignore[operator]
+            return loss * math.nan if step == 5 else loss
+
+        return fit_loop(
+            model,
+            step_fn,
+            steps=150,
+            lr=0.1,
+            ema_decay=0.9,
+            validate=(lambda: distance(model)) if validated else None,
+            validate_every=20,
+            progress=False,
+            checkpoint=tmp_path / name,
+            log=tmp_path / f"{name}.csv",
+        )
+
+    whole, killed, again = Line(), Line(), Line()
+    expected = run(whole, "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(killed, "killed", stop=killed_at)
+    found = run(again, "killed")
+    assert torch.equal(again.weight, whole.weight)
+    assert str(found) == str(expected)  # the first loss is NaN
+    logs = [(tmp_path / f"{name}.csv").read_text() for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
+    assert len(logs[0].splitlines()) == 1 + len(expected)
+    # Finished, it is left as it is.
+    assert str(run(Line(), "killed", stop=0)) == str(expected)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    fit(Line(), checkpoint=tmp_path / "run")
+    with pytest.raises(InputError, match="lr=0.1, this one has lr=0.2"):
+        fit(Line(), checkpoint=tmp_path / "run", lr=0.2)
+    other = nn.Sequential(Line())
+    with pytest.raises(InputError, match="does not fit the network"):
+        fit_loop(
+            other,
+            noisy_quadratic(other[0]),  # type: ignore[arg-type]
+            steps=200,
+            lr=0.1,
+            warmup=10,
+            ema_decay=0.9,
+            progress=False,
+            checkpoint=tmp_path / "run",
+        )
+
+
+def test_steps_are_adams_on_clipped_gradients() -> None:
+    """Against the recursion of Kingma & Ba (2015), with gradients far above and below the clip."""
+    model, clip, steps = Line(), 0.5, 8
+    scales = torch.tensor([100.0, 0.01, 3.0, 1e-3, 50.0, 0.2, 1.0, 1e4])
+
+    def step_fn(step: int, generator: torch.Generator) -> Tensor:
+        return scales[step] * (model.weight * TARGET).sum()
+
+    fit_loop(
+        model, step_fn, steps=steps, lr=0.1, warmup=0, clip=clip, ema_decay=0.0, progress=False
+    )
+    weight = first = second = torch.zeros(3, dtype=torch.float64)
+    for step in range(steps):
+        gradient = (scales[step] * TARGET).double()
+        gradient = gradient * min(1.0, clip / (float(gradient.norm()) + 1e-6))
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        mean, square = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        rate = learning_rate(step, steps, 0.1, 0)
+        weight = weight - rate * mean / (square.sqrt() + 1e-8)
+    torch.testing.assert_close(model.weight.detach().double(), weight, rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_to_train_and_bad_arguments() -> None:

@@ -1,64 +1,55 @@
-"""A denoiser that corrects the exact denoiser of a Gaussian anchor, at every noise level."""
+"""Denoisers that correct the exact denoiser of a Gaussian anchor, at every noise level."""
 
 from __future__ import annotations
 
-from typing import Any, Self
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from apsgeo.domains.base import Domain
-from apsgeo.errors import InputError, ModelError
-from apsgeo.nn import FourierEmbedding, UNet
+from apsgeo.errors import InputError
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.schedule import VPSchedule
+from apsgeo.priors.views import score
 
-__all__ = ["COND_DIM", "AnchoredDenoiser"]
-
-COND_DIM = 64
+__all__ = ["AnchoredDenoiser", "alpha_sigma"]
 
 
-class AnchoredDenoiser(nn.Module):
+class AnchoredDenoiser(nn.Module, ABC):
     r"""A denoiser on a domain that corrects the exact denoiser of a Gaussian anchor.
 
     With x_t = alpha x + sigma n, n standard normal, and gamma = alpha^2 / sigma^2,
 
-        denoise(x_t, t) = D_G(x_t / alpha; sigma / alpha) + c_out(t) net(D_G, residual, log gamma)
+        denoise(x_t, t) = D_G(x_t / alpha; sigma / alpha) + correction
 
-    where D_G is the anchor's exact posterior mean, residual = (x_t - alpha D_G) / sigma, and c_out
-    the anchor's rms posterior standard deviation. A network that starts at zero starts at the
-    optimal denoiser of the anchor. Without an anchor the network sees x_t alone, and its skip
-    connection is the denoiser of N(0, I): D = alpha x_t + sigma net(x_t, log gamma), the
-    preconditioning of Karras et al. (2022, arXiv 2206.00364, table 1) for data of unit variance.
+    where D_G is the anchor's exact posterior mean; c_out(t) is the anchor's rms posterior standard
+    deviation. Without an anchor D_G is the denoiser of N(0, I), alpha x_t, and c_out = sigma. A
+    subclass gives the correction.
 
     The anchor is evaluated on a fixed grid of levels only, equally spaced in log gamma between
     ``schedule.T`` and ``schedule.eps``, so that its factorizations are reused; between two levels
-    D_G is the linear interpolation, in log gamma, of the denoisers of both. This defines the
-    denoiser; per eigenvalue of the covariance it is within spacing^2 / 83 of the exact D_G. A
-    ``shrinkage`` in [0, 1] per level, one until training sets it, multiplies the correction.
+    D_G is the linear interpolation, in log gamma, of the denoisers of both. Per eigenvalue of the
+    covariance it is within spacing^2 / 83 of the exact D_G.
 
     Signals are (batch, channel, node) in standardized anomalies (no unit, variance about one).
 
     Args:
         domain: where the signal lives.
         channels: channels of the signal.
-        network: maps (batch, 2 channels with an anchor, else channels; node) and a condition
-            (batch, 64) to (batch, channels, node); a `UNet` of default size if not given.
         schedule: the noise schedule; `VPSchedule()` if not given.
-        anchor: the Gaussian prior to correct, or None for the plain form.
+        anchor: the Gaussian prior to correct, or None.
         levels: number of levels of the grid, at least 2.
         residual_std: c_out at the levels (levels,), if already known.
     """
 
     residual_std: Tensor
-    shrinkage: Tensor
 
     def __init__(
         self,
         domain: Domain,
         channels: int,
-        network: nn.Module | None = None,
         schedule: VPSchedule | None = None,
         anchor: GaussianPrior | None = None,
         *,
@@ -70,11 +61,6 @@ class AnchoredDenoiser(nn.Module):
             raise InputError(f"levels={levels}; give at least 2")
         self.domain, self.channels, self.anchor = domain, channels, anchor
         self.schedule = VPSchedule() if schedule is None else schedule
-        if network is None:
-            inputs = channels if anchor is None else 2 * channels
-            network = UNet(domain, inputs, channels, cond_dim=COND_DIM)
-        self.network = network
-        self.embedding = FourierEmbedding(COND_DIM)
         ends = torch.tensor([self.schedule.T, self.schedule.eps])
         first, last = self.schedule.log_snr(ends).tolist()
         self.log_snr = torch.linspace(first, last, levels, dtype=torch.float64)
@@ -82,7 +68,6 @@ class AnchoredDenoiser(nn.Module):
         if residual_std is None:
             residual_std = self._anchor_residual_std()
         self.register_buffer("residual_std", residual_std.double())
-        self.register_buffer("shrinkage", torch.ones(levels, dtype=torch.float64))
 
     @property
     def levels(self) -> int:
@@ -124,9 +109,7 @@ class AnchoredDenoiser(nn.Module):
 
     def score(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         """Return grad log p_t(x_t) = (alpha D - x_t) / sigma^2 (Tweedie's formula)."""
-        clean = self.denoise(x_t, t)
-        alpha, sigma = _alpha_sigma(self._log_snr_of(t, len(x_t)), x_t)
-        return (alpha * clean - x_t) / sigma**2
+        return score(self, x_t, t)
 
     def anchor_mean(
         self, x_t: Tensor, log_snr: Tensor, anchor: GaussianPrior | None = None
@@ -135,7 +118,7 @@ class AnchoredDenoiser(nn.Module):
 
         Another ``anchor`` than the prior's own serves training on fields that the own has seen.
         """
-        alpha, _ = _alpha_sigma(log_snr, x_t)
+        alpha, _ = alpha_sigma(log_snr, x_t)
         anchor = self.anchor if anchor is None else anchor
         if anchor is None:
             return alpha * x_t
@@ -148,17 +131,9 @@ class AnchoredDenoiser(nn.Module):
             mean = mean.index_add(0, rows, share * part)
         return mean
 
+    @abstractmethod
     def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
-        """Return what the network adds to the anchor's ``mean``, (batch, channel, node)."""
-        parameter = next(self.network.parameters())
-        inputs = x_t
-        if self.anchor is not None:
-            alpha, sigma = _alpha_sigma(log_snr, x_t)
-            inputs = torch.cat([mean, (x_t - alpha * mean) / sigma], dim=1)
-        cond = self.embedding(log_snr.to(parameter) / 4.0)
-        out = self.network(inputs.to(parameter), cond).to(x_t)
-        scale = self.output_std(log_snr) * (self._hats(log_snr) @ self.shrinkage.cpu())
-        return scale.to(x_t)[:, None, None] * out
+        """Return what is added to the anchor's ``mean``, (batch, channel, node)."""
 
     def output_std(self, log_snr: Tensor) -> Tensor:
         """Return c_out at log-SNRs (batch,), interpolated between the levels."""
@@ -193,58 +168,12 @@ class AnchoredDenoiser(nn.Module):
         self, x0: Tensor, log_snr: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return x_t = alpha x0 + sigma n at log-SNRs (batch,), and n, from a CPU generator."""
-        alpha, sigma = _alpha_sigma(log_snr, x0)
+        alpha, sigma = alpha_sigma(log_snr, x0)
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
         return alpha * x0 + sigma * noise, noise
 
-    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return a JSON-able configuration and the tensors; neither domain nor anchor is in it."""
-        config = {
-            "channels": self.channels,
-            "levels": self.levels,
-            "anchored": self.anchor is not None,
-            "schedule": self.schedule.to_config(),
-            "network": self.network.config,
-        }
-        return config, {name: t.detach().cpu() for name, t in self.state_dict().items()}
 
-    @classmethod
-    def from_state(
-        cls,
-        config: dict[str, Any],
-        tensors: dict[str, Tensor],
-        domain: Domain,
-        anchor: GaussianPrior | None = None,
-    ) -> Self:
-        """Rebuild a prior from `to_state`, its domain and the anchor that it was trained with.
-
-        Raises:
-            ModelError: an anchor is missing or not wanted, or the tensors do not fit.
-        """
-        if config["anchored"] != (anchor is not None):
-            raise ModelError(
-                f"the diffusion prior was saved with anchored={config['anchored']}; "
-                f"{'pass its Gaussian anchor' if config['anchored'] else 'pass no anchor'}"
-            )
-        denoiser = cls(
-            domain,
-            int(config["channels"]),
-            UNet(domain, **config["network"]),
-            VPSchedule(**config["schedule"]),
-            anchor,
-            levels=int(config["levels"]),
-            residual_std=tensors["residual_std"],
-        )
-        try:
-            denoiser.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ModelError(
-                f"the diffusion prior's tensors do not fit its network: {error}"
-            ) from error
-        return denoiser.eval()
-
-
-def _alpha_sigma(log_snr: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+def alpha_sigma(log_snr: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return alpha and sigma (batch, 1, 1): alpha^2 = sigmoid(log_snr), alpha^2 + sigma^2 = 1."""
     each = log_snr[:, None, None]
     return torch.exp(0.5 * logsigmoid(each)).to(like), torch.exp(0.5 * logsigmoid(-each)).to(like)

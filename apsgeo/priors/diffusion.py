@@ -1,269 +1,132 @@
-"""The diffusion prior: two estimates of the log-density that a denoiser stands for."""
+"""The diffusion prior: a network that corrects the denoiser of a Gaussian anchor."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Self
 
 import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch import Tensor, nn
 
-from apsgeo.errors import InputError
-from apsgeo.priors.denoiser import AnchoredDenoiser
+from apsgeo.domains.base import Domain
+from apsgeo.errors import ModelError
+from apsgeo.nn import FourierEmbedding, UNet
+from apsgeo.priors.denoiser import alpha_sigma
+from apsgeo.priors.density import DiffusionDensity
+from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.schedule import VPSchedule
 
-__all__ = ["DiffusionPrior", "Estimate"]
+__all__ = ["COND_DIM", "DiffusionPrior"]
 
-_LOG_2PI = math.log(2.0 * math.pi)
-
-
-class Estimate(NamedTuple):
-    """A Monte Carlo estimate (batch,) and its standard error (batch,), NaN from a single pass."""
-
-    value: Tensor
-    standard_error: Tensor
+COND_DIM = 64
 
 
-class DiffusionPrior(AnchoredDenoiser):
-    """A denoising diffusion prior: an `AnchoredDenoiser` and the log-densities that it implies.
+class DiffusionPrior(DiffusionDensity):
+    r"""A denoising diffusion prior: a network on top of a Gaussian anchor, or a plain one.
 
-    Built, evaluated and saved as its base says; trained by
-    `apsgeo.priors.diffusion_fit.train_diffusion`.
+    With x_t = alpha x + sigma n, n standard normal, and gamma = alpha^2 / sigma^2,
+
+        denoise(x_t, t) = D_G(x_t / alpha; sigma / alpha) + c_out(t) net(D_G, residual, log gamma)
+
+    where D_G is the anchor's exact posterior mean, residual = (x_t - alpha D_G) / sigma, and c_out
+    the anchor's rms posterior standard deviation. A network that starts at zero starts at the
+    optimal denoiser of the anchor. Without an anchor the network sees x_t alone, and its skip
+    connection is the denoiser of N(0, I): D = alpha x_t + sigma net(x_t, log gamma), the
+    preconditioning of Karras et al. (2022, arXiv 2206.00364, table 1) for data of unit variance.
+
+    The grid of levels and its interpolation are those of `AnchoredDenoiser`, and define the
+    denoiser. A ``shrinkage`` in [0, 1] per level, one until training sets it, multiplies the
+    correction. It is trained by `apsgeo.priors.diffusion_fit.train_diffusion`.
+
+    Signals are (batch, channel, node) in standardized anomalies (no unit, variance about one).
+
+    Args:
+        domain: where the signal lives.
+        channels: channels of the signal.
+        network: maps (batch, 2 channels with an anchor, else channels; node) and a condition
+            (batch, 64) to (batch, channels, node); a `UNet` of default size if not given.
+        schedule: the noise schedule; `VPSchedule()` if not given.
+        anchor: the Gaussian prior to correct, or None for the plain form.
+        levels: number of levels of the grid, at least 2.
+        residual_std: c_out at the levels (levels,), if already known.
     """
 
-    def elbo(
+    shrinkage: Tensor
+
+    def __init__(
         self,
-        x0: Tensor,
+        domain: Domain,
+        channels: int,
+        network: nn.Module | None = None,
+        schedule: VPSchedule | None = None,
+        anchor: GaussianPrior | None = None,
         *,
-        generator: torch.Generator | None = None,
-        samples: int = 1,
-        points: int = 8,
-        times: Literal["importance", "uniform"] = "importance",
-        differentiate_network: bool = True,
-    ) -> Estimate:
-        r"""Estimate the evidence lower bound b(x0) <= log p(x0), without bias; differentiable.
-
-        The bound of docs/method.md by denoising score matching (Song et al. 2021, arXiv 2101.09258,
-        theorem 3): with f = -beta x / 2, so that -(2 / g^2) div f = d, with E|grad log p(x_t|x0)|^2
-        = d / sigma^2 and s - grad log p(x_t|x0) = alpha (D - x0) / sigma^2, and since
-        d gamma / dt = -beta alpha^2 / sigma^4, the integral from eps to T is
-
-            1/2 int_{gamma_T}^{gamma_eps} E|x0 - D|^2 d gamma - d/2 log(sigma_T^2 / sigma_eps^2).
-
-        The prior term is E log N(x_T; 0, I) = -(d log(2 pi) + alpha_T^2 |x0|^2 + d sigma_T^2) / 2.
-        Below eps stands a reconstruction p(x0|x_eps) = N(x0; D(x_eps), tau^2), tau = c_out(eps),
-        with E[log p(x0|x_eps) - log p(x_eps|x0)] = d/2 log(sigma_eps^2 / tau^2) + d/2 -
-        E|x0 - D|^2 / (2 tau^2). Nothing is left out: at every x0 the sum bounds the log density
-        of the model that runs the reverse diffusion from N(0, I) to eps and then reconstructs.
-        (tau does not depend on the network, so that a perfect network may leave a gap here.)
-
-        One pass takes ``points`` systematic times with one random offset, shared by the batch,
-        and fresh noise at each, plus one denoising for the reconstruction. The error that the
-        anchor makes on its own draws is integrated exactly; only the difference is sampled.
-
-        Args:
-            x0: signals (batch, channel, node).
-            generator: CPU generator of times and noise.
-            samples: independent passes; the standard error comes from their spread.
-            points: times in a pass.
-            times: "importance" draws them uniform in log gamma (density beta / sigma^2),
-                "uniform" in t, with the weights that either needs.
-            differentiate_network: False leaves out the network's Jacobian in the gradient with
-                respect to x0 (the anchor's is kept): cheaper, biased once the network is trained,
-                as in score distillation (Poole et al. 2022, arXiv 2209.14988). The value is the
-                same.
-
-        Returns:
-            The estimate and its standard error, in nats, each (batch,), float64.
-
-        Raises:
-            InputError: a shape does not fit, or ``samples`` or ``points`` is below 1.
-        """
-        self._check(x0)
-        low, high = self.log_snr[0], self.log_snr[-1]
-        dims, log_var_t = x0[0].numel(), float(logsigmoid(-low))
-        log_tau2 = 2.0 * math.log(float(self.residual_std[-1]))
-        # The reconstruction's d/2 is gone against the reference error d tau^2 / (2 tau^2).
-        constant = log_var_t - math.exp(log_var_t) - _LOG_2PI - log_tau2 - self._kept_integral()
-        constant *= 0.5 * dims
-        energy = 0.5 * float(torch.sigmoid(low)) * _sum(x0 * x0)
-        passes = []
-        for _ in range(_at_least_one("samples", samples)):
-            value = constant - energy
-            for place in _systematic(_at_least_one("points", points), generator):
-                if times == "importance":
-                    log_snr, density = low + place * (high - low), 1.0 / float(high - low)
-                else:
-                    t = self.schedule.eps + place * (self.schedule.T - self.schedule.eps)
-                    rate = self.schedule.beta(t) / self.schedule.sigma(t) ** 2
-                    density = 1.0 / float(rate * (self.schedule.T - self.schedule.eps))
-                    log_snr = self.schedule.log_snr(t)
-                excess = self._excess_error(x0, log_snr, generator, differentiate_network)
-                value = value - excess / (2.0 * density * points)
-            excess = self._excess_error(x0, high, generator, differentiate_network)
-            passes.append(value - excess / (2.0 * self._kept(high)))
-        return _estimate(passes)
-
-    def anchored_log_prob(
-        self,
-        x0: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        samples: int = 1,
-        points: int | None = None,
-        differentiate_network: bool = True,
-    ) -> Estimate:
-        r"""Estimate log p(x0) from the anchor's by the pointwise I-MMSE identity; differentiable.
-
-            log p(x0) = log p_G(x0) + 1/2 int_0^inf E_n[ |x0 - D_G|^2 - |x0 - D|^2 ] d gamma
-
-        (Kong, Brekelmans & Ver Steeg 2023, arXiv 2302.03792), both terms on the same noise, and
-        p_G = N(0, I) without an anchor. It equals log p_G exactly while the network is zero. For
-        an optimal D it is log p(x0) at every x0; for another D it is a lower bound on average over
-        x0 from the data's distribution, not at each x0: where no data is, it is unconstrained.
-
-        The integral is the trapezoidal rule in log gamma over the level grid; outside the grid D
-        is taken to be D_G, so that the tails vanish. On average over data of mean zero and the
-        anchor's covariance C, the estimate loses at most gamma_T tr(C) / 2 nats below the grid
-        (the anchor's mse is at most tr(C), the optimum's at least 0) and J / (2 gamma_eps) above
-        it, J = E|grad log p|^2: there mse_G <= d / gamma, and by van Trees' inequality the
-        optimum's mse is at least d^2 / (d gamma + J).
-
-        Args:
-            x0: signals (batch, channel, node).
-            generator: CPU generator of levels and noise.
-            samples: independent passes; the standard error comes from their spread.
-            points: levels in a pass, systematic with a random offset (an unbiased estimate of the
-                rule); None takes all of them.
-            differentiate_network: see `elbo`.
-
-        Returns:
-            The estimate and its standard error, in nats, each (batch,), float64.
-
-        Raises:
-            InputError: a shape does not fit, ``samples`` is below 1, or ``points`` is not between
-                1 and ``levels``.
-        """
-        gain = self.anchored_gain(
-            x0,
-            generator=generator,
-            samples=samples,
-            points=points,
-            differentiate_network=differentiate_network,
+        levels: int = 40,
+        residual_std: Tensor | None = None,
+    ) -> None:
+        super().__init__(
+            domain, channels, schedule, anchor, levels=levels, residual_std=residual_std
         )
-        return Estimate(self._base_log_prob(x0) + gain.value, gain.standard_error)
+        if network is None:
+            inputs = channels if anchor is None else 2 * channels
+            network = UNet(domain, inputs, channels, cond_dim=COND_DIM)
+        self.network = network
+        self.embedding = FourierEmbedding(COND_DIM)
+        self.register_buffer("shrinkage", torch.ones(levels, dtype=torch.float64))
 
-    def anchored_gain(
-        self,
-        x0: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        samples: int = 1,
-        points: int | None = None,
-        differentiate_network: bool = True,
-    ) -> Estimate:
-        """Estimate log p(x0) - log p_G(x0) alone; arguments are those of `anchored_log_prob`."""
-        self._check(x0)
-        points = self.levels if points is None else points
-        if not 1 <= points <= self.levels:
-            raise InputError(f"points={points}; give 1 to {self.levels}, the number of levels")
-        weights = (0.5 * self.quadrature * torch.exp(self.log_snr)).tolist()
-        passes = []
-        for _ in range(_at_least_one("samples", samples)):
-            value = x0.new_zeros(len(x0), dtype=torch.float64)
-            for place in _systematic(points, generator):
-                level = min(int(place * self.levels), self.levels - 1)
-                error, change, _ = self._errors(
-                    x0, self.log_snr[level], generator, differentiate_network
-                )
-                share = self.levels / points
-                value = value + share * weights[level] * _sum((2.0 * error - change) * change)
-            passes.append(value)
-        return _estimate(passes)
-
-    def log_prob(
-        self,
-        x0: Tensor,
-        *,
-        method: Literal["anchored", "elbo"] = "anchored",
-        generator: torch.Generator | None = None,
-        samples: int = 1,
-    ) -> Tensor:
-        """Return the value (batch,) of `anchored_log_prob` or of `elbo`, in nats."""
-        if method == "anchored":
-            return self.anchored_log_prob(x0, generator=generator, samples=samples).value
-        return self.elbo(x0, generator=generator, samples=samples).value
-
-    def _base_log_prob(self, x0: Tensor) -> Tensor:
+    def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
+        """Return what the network adds to the anchor's ``mean``, (batch, channel, node)."""
+        parameter = next(self.network.parameters())
+        inputs = x_t
         if self.anchor is not None:
-            return self.anchor.log_prob(x0).double()
-        return -0.5 * (_sum(x0 * x0) + x0[0].numel() * _LOG_2PI)
+            alpha, sigma = alpha_sigma(log_snr, x_t)
+            inputs = torch.cat([mean, (x_t - alpha * mean) / sigma], dim=1)
+        cond = self.embedding(log_snr.to(parameter) / 4.0)
+        out = self.network(inputs.to(parameter), cond).to(x_t)
+        scale = self.output_std(log_snr) * (self._hats(log_snr) @ self.shrinkage.cpu())
+        return scale.to(x_t)[:, None, None] * out
 
-    def _errors(
-        self,
-        x0: Tensor,
-        log_snr: Tensor,
-        generator: torch.Generator | None,
-        differentiate_network: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Perturb x0 to one log-SNR; return x0 - D_G, D - D_G and the noise, each as x0."""
-        each = log_snr.expand(len(x0))
-        x_t, noise = self.perturb(x0, each, generator)
-        mean = self.anchor_mean(x_t, each)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and differentiate_network):
-            change = self.correction(x_t, mean, each)
-        return x0 - mean, change, noise
+    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return a JSON-able configuration and the tensors; neither domain nor anchor is in it."""
+        config = {
+            "channels": self.channels,
+            "levels": self.levels,
+            "anchored": self.anchor is not None,
+            "schedule": self.schedule.to_config(),
+            "network": self.network.config,
+        }
+        return config, {name: t.detach().cpu() for name, t in self.state_dict().items()}
 
-    def _kept(self, log_snr: Tensor) -> float:
-        """Return r = gamma c_out^2, the share of its input that the anchor keeps, in (0, 1)."""
-        return math.exp(float(log_snr)) * float(self.output_std(log_snr[None])) ** 2
+    @classmethod
+    def from_state(
+        cls,
+        config: dict[str, Any],
+        tensors: dict[str, Tensor],
+        domain: Domain,
+        anchor: GaussianPrior | None = None,
+    ) -> Self:
+        """Rebuild a prior from `to_state`, its domain and the anchor that it was trained with.
 
-    def _kept_integral(self) -> float:
-        """Return the integral of r over log gamma; between levels log r is linear."""
-        log_kept = self.log_snr + 2.0 * torch.log(self.residual_std.cpu())
-        rise = log_kept.diff()
-        ratio = torch.where(rise.abs() < 1e-6, 1.0 + 0.5 * rise, torch.expm1(rise) / rise)
-        return self.spacing * float((torch.exp(log_kept[:-1]) * ratio).sum())
-
-    def _excess_error(
-        self,
-        x0: Tensor,
-        log_snr: Tensor,
-        generator: torch.Generator | None,
-        differentiate_network: bool,
-    ) -> Tensor:
-        """Estimate gamma E|x0 - D|^2 - d r (batch,) without bias.
-
-        d r is the anchor's error on its own draws: taking it out spares the estimate the noise of
-        the random times. |n|^2 - d, of mean zero, is a control variate: a linear denoiser that
-        keeps the share r of its input errs by r n / sqrt(gamma), nearly all of it at high SNR.
+        Raises:
+            ModelError: an anchor is missing or not wanted, or the tensors do not fit.
         """
-        error, change, noise = self._errors(x0, log_snr, generator, differentiate_network)
-        dims, kept = noise[0].numel(), self._kept(log_snr)
-        scaled = math.exp(float(log_snr)) * _sum((error - change) ** 2)
-        return scaled - kept**2 * (_sum(noise**2) - dims) - kept * dims
-
-
-def _sum(x: Tensor) -> Tensor:
-    """Sum over everything but the batch, in float64."""
-    return x.flatten(1).sum(1, dtype=torch.float64)
-
-
-def _systematic(points: int, generator: torch.Generator | None) -> Iterator[Tensor]:
-    """Yield ``points`` equally spaced places in [0, 1) with one random offset."""
-    offset = torch.rand((), generator=generator, dtype=torch.float64)
-    for index in range(points):
-        yield (index + offset) / points
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise InputError(f"{name}={value}; give at least 1")
-    return value
-
-
-def _estimate(passes: list[Tensor]) -> Estimate:
-    values = torch.stack(passes)
-    spread = values.detach().std(0) if len(passes) > 1 else torch.full_like(values[0], math.nan)
-    return Estimate(values.mean(0), spread.detach() / math.sqrt(len(passes)))
+        if config["anchored"] != (anchor is not None):
+            raise ModelError(
+                f"the diffusion prior was saved with anchored={config['anchored']}; "
+                f"{'pass its Gaussian anchor' if config['anchored'] else 'pass no anchor'}"
+            )
+        denoiser = cls(
+            domain,
+            int(config["channels"]),
+            UNet(domain, **config["network"]),
+            VPSchedule(**config["schedule"]),
+            anchor,
+            levels=int(config["levels"]),
+            residual_std=tensors["residual_std"],
+        )
+        try:
+            denoiser.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ModelError(
+                f"the diffusion prior's tensors do not fit its network: {error}"
+            ) from error
+        return denoiser.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from apsgeo.errors import InputError
-from apsgeo.priors.denoiser import AnchoredDenoiser
+from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.training.loop import fit_loop
 
@@ -29,13 +30,13 @@ class _Case(NamedTuple):
     mean: Tensor
     log_snr: Tensor
 
-    def errors(self, prior: AnchoredDenoiser) -> tuple[Tensor, Tensor]:
+    def errors(self, prior: DiffusionPrior) -> tuple[Tensor, Tensor]:
         """Return x0 - D_G and D - D_G, (records, channel, node)."""
         return self.x0 - self.mean, prior.correction(self.x_t, self.mean, self.log_snr)
 
 
 def train_diffusion(
-    prior: AnchoredDenoiser,
+    prior: DiffusionPrior,
     fields: Tensor,
     validation: Tensor,
     *,
@@ -47,6 +48,8 @@ def train_diffusion(
     seed: int = 0,
     progress: bool = True,
     crossfit: Sequence[tuple[GaussianPrior, Tensor]] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    log: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, float]]:
     r"""Train the denoiser of ``prior`` in place, and keep the weights best on held-out fields.
 
@@ -73,6 +76,9 @@ def train_diffusion(
         crossfit: (anchor, records) pairs: each anchor was fitted without those records (int64
             indices into ``fields``) and stands in for the prior's own on them. An anchor that has
             seen a field denoises it too well for a network to learn from (docs/method.md).
+        checkpoint: a folder from which a killed run goes on, with identical results, when it is
+            called again alike; see `fit_loop`.
+        log: a CSV file of the records of `fit_loop`.
 
     Returns:
         The records of `fit_loop`, then one record per level: ``level``, ``log_snr``,
@@ -92,12 +98,9 @@ def train_diffusion(
     everything = (prior.anchor, torch.arange(len(fields)))
     folds = [everything] if crossfit is None else list(crossfit)
     sizes = torch.tensor([len(rows) for _, rows in folds], dtype=torch.float64)
-    order: list[int] = []
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
-        if not order:
-            order.extend(torch.randperm(prior.levels, generator=generator).tolist())
-        level = order.pop()
+        level = _level_of(step, prior.levels, seed)
         anchor, rows = folds[int(torch.multinomial(sizes, 1, generator=generator))]
         picked = rows[torch.randint(len(rows), (batch,), generator=generator)]
         x0 = fields[picked.to(fields.device)]
@@ -126,12 +129,21 @@ def train_diffusion(
         seed=seed,
         progress=progress,
         description="diffusion prior",
+        checkpoint=checkpoint,
+        log=log,
     )
     with torch.no_grad():
         return history + _shrink(prior, cases)
 
 
-def _held_out(prior: AnchoredDenoiser, validation: Tensor, seed: int) -> list[_Case]:
+def _level_of(step: int, levels: int, seed: int) -> int:
+    """Return the level of a step: each once in every ``levels`` steps, in shuffled order."""
+    round_, place = divmod(step, levels)
+    generator = torch.Generator().manual_seed(1_000_003 * seed + round_)
+    return int(torch.randperm(levels, generator=generator)[place])
+
+
+def _held_out(prior: DiffusionPrior, validation: Tensor, seed: int) -> list[_Case]:
     """Make the held-out case of each level; neighbouring levels take other records."""
     generator = torch.Generator().manual_seed(seed + 1)
     wanted = math.ceil(_VALUES_A_LEVEL / validation[0].numel())
@@ -150,7 +162,7 @@ def _relative_mse(error: Tensor, change: Tensor) -> float:
     return float((error - change).pow(2).mean() / error.pow(2).mean())
 
 
-def _shrink(prior: AnchoredDenoiser, cases: list[_Case]) -> list[dict[str, float]]:
+def _shrink(prior: DiffusionPrior, cases: list[_Case]) -> list[dict[str, float]]:
     """Set the shrinkage of every level by least squares; return the curve over the levels."""
     curve = []
     factors = torch.ones_like(prior.shrinkage)

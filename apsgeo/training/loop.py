@@ -7,14 +7,24 @@ batch, ``validate`` scores the current weights on data that is never trained on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from apsgeo.errors import ApsgeoError, InputError
+from apsgeo.training.checkpoint import (
+    load_checkpoint,
+    load_module,
+    optimizer_from_tensors,
+    optimizer_to_tensors,
+    save_checkpoint,
+    write_log,
+)
 
 __all__ = ["EMA", "StepFn", "fit_loop"]
 
@@ -22,6 +32,7 @@ StepFn = Callable[[int, torch.Generator], Tensor]
 
 _MAX_SKIPPED = 20
 _FINAL_LR = 0.01
+_COLUMNS = ("step", "loss", "lr", "skipped", "validation", "best")
 
 
 class EMA:
@@ -54,6 +65,10 @@ class EMA:
     def weights(self) -> list[Tensor]:
         """Return copies of the averaged weights, in the order of ``module.parameters()``."""
         return [average.clone() for average in self._average]
+
+    def restore(self, weights: list[Tensor]) -> None:
+        """Take up an average that `weights` returned."""
+        self._average = [w.to(p) for w, p in zip(weights, self._parameters, strict=True)]
 
     @torch.no_grad()
     def load(self, weights: list[Tensor]) -> None:
@@ -94,6 +109,8 @@ def fit_loop(
     seed: int = 0,
     progress: bool = True,
     description: str = "training",
+    checkpoint: str | os.PathLike[str] | None = None,
+    log: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, float]]:
     """Minimise ``step_fn`` over the trainable parameters of ``module`` and keep the best weights.
 
@@ -117,6 +134,10 @@ def fit_loop(
         seed: seeds the generator that ``step_fn`` is given.
         progress: show a progress bar (on stderr, after two seconds).
         description: the label of the bar.
+        checkpoint: a folder in which the state of the run is kept at every record. If it is there,
+            the run goes on from it, to the same weights and records as if it had never been
+            stopped, provided ``step_fn`` depends on its arguments alone.
+        log: a CSV file of the records so far, written at every record.
 
     Returns:
         One record per validation (with no ``validate``, per ``validate_every`` steps): ``step``
@@ -125,7 +146,8 @@ def fit_loop(
         ``validate`` also ``validation`` and ``best`` (1.0 where it beat all earlier records).
 
     Raises:
-        InputError: ``steps`` is negative, or nothing is trainable.
+        InputError: ``steps`` is negative, nothing is trainable, or the checkpoint is of a run with
+            other options or of another network.
         ApsgeoError: the gradient was not finite for 20 steps in a row.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
@@ -137,37 +159,106 @@ def fit_loop(
     warmup = min(warmup, steps // 10)
     every = max(1, steps // 10) if validate_every is None else max(1, validate_every)
     optimizer = torch.optim.Adam(trainable, lr=lr)
-    generator = torch.Generator().manual_seed(seed)
     ema = EMA(module, ema_decay)
     keeper = _BestKeeper(module, ema, validate)
-    bar = tqdm(total=steps, desc=description, disable=not progress, delay=2)
-    losses: list[float] = []
-    skipped = in_a_row = 0
-    with bar:
-        bar.set_postfix(keeper.record(0, losses, lr, skipped), refresh=False)
+    run = _Run(module, optimizer, ema, keeper, torch.Generator().manual_seed(seed))
+    options = {"steps": steps, "lr": lr, "warmup": warmup, "clip": clip, "ema_decay": ema_decay}
+    options |= {"every": every, "seed": seed, "parameters": sum(p.numel() for p in trainable)}
+    saved = None if checkpoint is None else load_checkpoint(checkpoint, options)
+    if saved is not None:
+        run.restore(saved)
+
+    def record(rate: float) -> None:
+        bar.set_postfix(keeper.record(run.done, run.losses, rate, run.skipped), refresh=False)
+        run.losses = []
+        if log is not None:
+            write_log(log, keeper.history)
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, options, run.tensors())
+
+    with tqdm(
+        total=steps, initial=run.done, desc=description, disable=not progress, delay=2
+    ) as bar:
+        if saved is None:
+            record(lr)
         module.train()
-        for step in range(steps):
+        for step in range(run.done, steps):
             rate = learning_rate(step, steps, lr, warmup)
-            loss = _update(optimizer, trainable, step_fn, step, generator, rate, clip)
-            if math.isfinite(loss):
-                losses.append(loss)
-                in_a_row = 0
-                ema.update()
-            else:
-                skipped, in_a_row = skipped + 1, in_a_row + 1
-                if in_a_row == _MAX_SKIPPED:
-                    raise ApsgeoError(
-                        f"{description}: no finite gradient in the {_MAX_SKIPPED} steps up to "
-                        f"step {step}; lower the learning rate ({lr}) or check the data for "
-                        "non-finite values"
-                    )
+            loss = _update(optimizer, trainable, step_fn, step, run.generator, rate, clip)
+            run.count(loss)
+            if run.in_a_row == _MAX_SKIPPED:
+                raise ApsgeoError(
+                    f"{description}: no finite gradient in the {_MAX_SKIPPED} steps up to "
+                    f"step {step}; lower the learning rate ({lr}) or check the data for "
+                    "non-finite values"
+                )
             bar.update()
-            if (step + 1) % every == 0 or step + 1 == steps:
-                bar.set_postfix(keeper.record(step + 1, losses, rate, skipped), refresh=False)
-                losses = []
+            if run.done % every == 0 or run.done == steps:
+                record(rate)
     ema.load(keeper.best)
     module.eval()
     return keeper.history
+
+
+@dataclass
+class _Run:
+    """All that the next step of a run depends on."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: EMA
+    keeper: _BestKeeper
+    generator: torch.Generator
+    done: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def count(self, loss: float) -> None:
+        """Take note of a step, whose loss is NaN if it was left out."""
+        self.done += 1
+        if math.isfinite(loss):
+            self.losses.append(loss)
+            self.in_a_row = 0
+            self.ema.update()
+        else:
+            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state, as it is after a record: then no loss waits to be averaged."""
+        columns, table = self.keeper.table()
+        counts = [self.done, self.skipped, self.in_a_row, self.ema.updates]
+        named: dict[str, Mapping[str, Tensor]] = {
+            "module": self.module.state_dict(),
+            "optimizer": optimizer_to_tensors(self.optimizer),
+            "average": _numbered(self.ema.weights()),
+            "best": _numbered(self.keeper.best),
+            "history": {name: table[:, index] for index, name in enumerate(columns)},
+            "run": {"counts": torch.tensor(counts), "generator": self.generator.get_state()},
+        }
+        return {f"{part}/{name}": t for part, each in named.items() for name, t in each.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take up the state of `tensors`."""
+        named: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            part, name = key.split("/", 1)
+            named.setdefault(part, {})[name] = tensor
+        load_module(self.module, named["module"])
+        optimizer_from_tensors(self.optimizer, named.get("optimizer", {}))
+        counts = named["run"]["counts"].tolist()
+        self.done, self.skipped, self.in_a_row, self.ema.updates = counts
+        self.ema.restore(_in_order(named["average"]))
+        self.keeper.restore(named["history"], _in_order(named["best"]))
+        self.generator.set_state(named["run"]["generator"])
+
+
+def _numbered(tensors: list[Tensor]) -> dict[str, Tensor]:
+    return {str(index): tensor for index, tensor in enumerate(tensors)}
+
+
+def _in_order(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    return [tensors[str(index)] for index in range(len(tensors))]
 
 
 def _update(
@@ -220,3 +311,19 @@ class _BestKeeper:
             shown["validation"] = score
         self.history.append(entry)
         return shown
+
+    def table(self) -> tuple[list[str], Tensor]:
+        """Return the history as names of columns and numbers (record, column), float64."""
+        columns = list(self.history[0])
+        rows = [[entry[name] for name in columns] for entry in self.history]
+        return columns, torch.tensor(rows, dtype=torch.float64)
+
+    def restore(self, history: Mapping[str, Tensor], best: list[Tensor]) -> None:
+        """Take up the columns of `table`, and the best weights."""
+        columns = {name: history[name].tolist() for name in _COLUMNS if name in history}
+        columns |= {name: [int(count) for count in columns[name]] for name in ("step", "skipped")}
+        rows = zip(*columns.values(), strict=True)
+        self.history = [dict(zip(columns, row, strict=True)) for row in rows]
+        self.best = best
+        scores = [entry["validation"] for entry in self.history if entry.get("best")]
+        self._best_score = min(scores, default=math.inf)
