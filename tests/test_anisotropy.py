@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from apsgeo.domains import Domain, HEALPixDomain, LatLonDomain
+from apsgeo.domains import Domain, HEALPixDomain, LatLonDomain, MeshDomain
 from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask, Measurement
 from apsgeo.priors.anisotropy import conducting, face_reach
@@ -131,3 +131,11 @@ def test_a_fold_learns_its_own_reach(domain: Domain) -> None:
     np.testing.assert_allclose(part.reach, face_reach(domain, fields[:30]) ** 0.6)
     assert not np.allclose(part.reach, whole.reach)
     assert scales.relearn(stationary, fields) is stationary
+
+
+def test_a_mesh_of_obtuse_triangles_keeps_its_stiffness() -> None:
+    vertices = [[0.0, 0.0], [4.0, 0.0], [2.0, 0.5], [2.0, -0.5]]
+    mesh = MeshDomain(vertices, [[0, 1, 2], [1, 0, 3]])
+    fields = torch.randn(50, 1, 4, generator=torch.Generator().manual_seed(0))
+    assert mesh.stiffness[0, 1] > 0  # a negative conductance
+    assert np.all(face_reach(mesh, fields) == 1.0)

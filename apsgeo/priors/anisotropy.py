@@ -31,11 +31,15 @@ def face_reach(domain: Domain, fields: Tensor) -> Array:
     place and direction (Fuglstad et al. 2015, https://doi.org/10.5705/ss.2013.106w).
 
     Returns:
-        (face,), relative to the geometric mean by area; one where a cell never varies.
+        (face,), relative to the geometric mean by area; one where a cell never varies, and
+        everywhere if conductances are negative (at obtuse triangles of a mesh): the stiffness
+        would not stay positive semi-definite.
     """
     cells = domain.reduced
     faces = _faces(cells.stiffness)
     start, end = faces.coords
+    if (faces.data > 0.0).any():
+        return np.ones(len(start))
     rows = fields.flatten(0, 1)
     means = (cells.spread / cells.spread.sum(axis=0)[None, :]).T.tocsr()
     variance, squares = np.zeros(len(cells.areas)), np.zeros(len(start))
