@@ -4,17 +4,19 @@ The result is made beside its destination under a hidden temporary name, flushed
 renamed.
 """
 
+import csv
 import ctypes
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from apsgeo.errors import OutputExistsError
 
-__all__ = ["atomic_file", "atomic_folder"]
+__all__ = ["atomic_file", "atomic_folder", "write_csv"]
 
 
 @contextmanager
@@ -127,3 +129,14 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_csv(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as CSV, atomically, in place of an earlier file; columns as in the first."""
+    with (
+        atomic_file(path, overwrite=True) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)

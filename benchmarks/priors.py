@@ -12,7 +12,6 @@ that a bias shows.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apsgeo.atomic import atomic_file
+from apsgeo.atomic import write_csv
 from apsgeo.priors.analytic import AnalyticDiffusion
 from apsgeo.priors.estimate import Estimate
 from apsgeo.priors.schedule import VPSchedule
@@ -169,17 +168,6 @@ def _compare(each: Sequence[Tensor], truth: Tensor) -> tuple[float, float, float
     return bias / norm, chance**0.5 / norm, noise / norm
 
 
-def write_rows(path: Path, rows: Sequence[Row] | Sequence[GradientRow]) -> None:
-    """Write rows as CSV."""
-    with (
-        atomic_file(path, overwrite=True) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-
-
 def main() -> None:
     """Run the benchmark and write its results."""
     arguments = sys.argv[1:]
@@ -200,9 +188,9 @@ def main() -> None:
             if (dims, (components, mean_rms)) in GRADIENTS:
                 gradients += measure_gradients(case, generator, options.share)
                 print(*gradients[-6:], sep="\n", flush=True)
-    write_rows(options.output / "priors.csv", rows)
+    write_csv(options.output / "priors.csv", [asdict(row) for row in rows])
     if gradients:
-        write_rows(options.output / "prior_gradients.csv", gradients)
+        write_csv(options.output / "prior_gradients.csv", [asdict(row) for row in gradients])
     made = provenance("benchmarks.priors", arguments, options.seed, made_by)
     seconds = time.perf_counter() - start
     write(options.output / "priors.md", report(rows, gradients, made, seconds))

@@ -11,7 +11,6 @@ its own. Each row is measured in a process of its own, so that the peak of its m
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import os
 import resource
@@ -25,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from apsgeo.atomic import atomic_file
+from apsgeo.atomic import write_csv
 from apsgeo.domains import Domain, HEALPixDomain
 from apsgeo.operators import Downsample, Identity, Mask, Measurement
 from apsgeo.plotting import save_figure
@@ -206,13 +205,7 @@ def main() -> None:
             for nside in options.nsides:
                 rows.append(pool.submit(run, task, nside, options).result())
                 print(rows[-1], flush=True)
-    with (
-        atomic_file(options.output / "scaling.csv", overwrite=True) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_csv(options.output / "scaling.csv", [asdict(row) for row in rows])
     write(options.output / "scaling.md", report(rows, arguments, options, made_by))
     draw(rows, options.figure)
     for task, found in by_task(rows).items():

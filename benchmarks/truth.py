@@ -10,15 +10,14 @@ Flows learn from draws that are made on the fly, and are scored on others.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from apsgeo.atomic import atomic_file
+from apsgeo.atomic import write_csv
 from benchmarks.report import RESULTS, commit, provenance, write
 from benchmarks.truth_fields import mixture_rows
 from benchmarks.truth_figure import draw
@@ -101,13 +100,8 @@ def report(parts: dict[str, list[Row]], made_with: str) -> str:
 
 def save(folder: Path, parts: dict[str, list[Row]], made_with: str) -> None:
     """Write truth.csv and truth.md."""
-    with (
-        atomic_file(folder / "truth.csv", overwrite=True) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, [each.name for each in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for part in parts.values() for row in part)
+    rows = [asdict(row) for part in parts.values() for row in part]
+    write_csv(folder / "truth.csv", rows)
     write(folder / "truth.md", report(parts, made_with))
 
 

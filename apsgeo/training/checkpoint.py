@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from apsgeo.atomic import atomic_file
 from apsgeo.errors import InputError
 
 __all__ = [
@@ -20,7 +18,6 @@ __all__ = [
     "optimizer_from_tensors",
     "optimizer_to_tensors",
     "save_checkpoint",
-    "write_log",
 ]
 
 _KIND = "checkpoint"
@@ -94,14 +91,3 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         raise InputError(
             f"the checkpoint does not fit the network: {error}; give another folder"
         ) from error
-
-
-def write_log(path: str | os.PathLike[str], history: Sequence[Mapping[str, float]]) -> None:
-    """Write records as CSV, atomically, in place of an earlier log; columns as in the first."""
-    with (
-        atomic_file(path, overwrite=True) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from apsgeo.atomic import write_csv
 from apsgeo.errors import ApsgeoError, InputError
 from apsgeo.training.checkpoint import (
     load_checkpoint,
@@ -23,7 +24,6 @@ from apsgeo.training.checkpoint import (
     optimizer_from_tensors,
     optimizer_to_tensors,
     save_checkpoint,
-    write_log,
 )
 
 __all__ = ["EMA", "StepFn", "fit_loop"]
@@ -172,7 +172,7 @@ def fit_loop(
         bar.set_postfix(keeper.record(run.done, run.losses, rate, run.skipped), refresh=False)
         run.losses = []
         if log is not None:
-            write_log(log, keeper.history)
+            write_csv(log, keeper.history)
         if checkpoint is not None:
             save_checkpoint(checkpoint, options, run.tensors())
 
