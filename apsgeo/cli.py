@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from apsgeo.errors import ApsgeoError, InputError, NothingObservedWarning, OutputExistsError
+from apsgeo.console import Commands, print_scores
+from apsgeo.errors import InputError, OutputExistsError
 
 if TYPE_CHECKING:
-    from apsgeo.metrics import Scores
     from apsgeo.posterior import Posterior
     from apsgeo.prior import FieldPrior
 
 __all__ = ["app"]
 
 
-class _Commands(TyperGroup):
-    """Commands whose expected errors are one line on stderr and the exit status 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        with warnings.catch_warnings():
-            warnings.showwarning = _one_line(warnings.showwarning)
-            try:
-                return super().invoke(ctx)
-            except (ApsgeoError, OSError) as error:
-                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-                raise typer.Exit(2) from error
-
-
-def _one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
-    def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
-        if issubclass(category, NothingObservedWarning):
-            typer.echo(f"warning: {message}", err=True)
-        else:
-            otherwise(message, category, *rest, **options)
-
-    return show
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     help="Fill the gaps of geophysical fields with ensembles, in one network evaluation a field.",
     epilog="Example: apsgeo impute gappy.nc ncep-air filled.nc --members 64",
     no_args_is_help=True,
@@ -143,6 +117,28 @@ def fit(
     steps: Annotated[
         int, typer.Option(min=0, help="Training steps of the diffusion prior.")
     ] = 1500,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stop after so many tenths of the steps without improvement; never by default.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keeps the state of the training; given again after a kill, it goes on there.",
+            show_default=False,
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-file", metavar="LOG.csv", help="Steps, losses, validations.", show_default=False
+        ),
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -151,19 +147,25 @@ def fit(
     from apsgeo.domains.mesh_adapters import read_mesh
     from apsgeo.io import read_field
     from apsgeo.prior import fit_prior
+    from apsgeo.training.distributed import data_parallel, is_first
 
-    fitted = fit_prior(
-        read_field(history, variable),
-        None if mesh is None else read_mesh(mesh).domain,
-        baseline=baseline,
-        held_out_from=held_out_from,
-        rank=rank,
-        skip=skip.value,
-        steps=steps,
-        seed=seed,
-    )
-    fitted.save(prior, overwrite=overwrite)
-    typer.echo(f"{prior}: {fitted!r}")
+    with data_parallel():
+        fitted = fit_prior(
+            read_field(history, variable),
+            None if mesh is None else read_mesh(mesh).domain,
+            baseline=baseline,
+            held_out_from=held_out_from,
+            rank=rank,
+            skip=skip.value,
+            steps=steps,
+            patience=patience,
+            seed=seed,
+            checkpoint=checkpoint,
+            log=log,
+        )
+        if is_first():
+            fitted.save(prior, overwrite=overwrite)
+            typer.echo(f"{prior}: {fitted!r}")
 
 
 @app.command(epilog="Example: apsgeo distill air-prior air-model --history air.nc --noise-std 0.25")
@@ -289,7 +291,7 @@ def evaluate(
         None if observed is None else read_field(observed, variable),
         None if model is None else _open_posterior(model).domain,
     )
-    _print_scores(scores, str(drawn.attrs.get("units", "")))
+    print_scores(scores, str(drawn.attrs.get("units", "")))
 
 
 @app.command(epilog="Example: apsgeo demo --output demo --every 6 --members 32 --density 0.05")
@@ -382,18 +384,3 @@ def _open_posterior(name: str) -> Posterior:
     if not isinstance(model, Posterior):
         raise InputError(f"{name} is a prior; make a posterior of it with apsgeo distill")
     return model
-
-
-def _print_scores(scores: Scores, units: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{scores.records} fields")
-    table.add_column("score")
-    table.add_column("value", justify="right")
-    unit = f" [{units}]" if units else ""
-    table.add_row(f"CRPS{unit}", f"{scores.crps:.4g}")
-    table.add_row(f"RMSE{unit}", f"{scores.rmse:.4g}")
-    table.add_row("spread/skill", f"{scores.spread_skill:.3f}")
-    table.add_row("90 % coverage", f"{100 * scores.coverage90:.1f} %")
-    Console().print(table, markup=False)

@@ -14,6 +14,7 @@ from torch import Tensor
 from apsgeo import domains
 from apsgeo.domains.base import Domain
 from apsgeo.domains.layout import Layout, layout_of
+from apsgeo.errors import InputError
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.nn import UNet
 from apsgeo.priors.diffusion import COND_DIM, DiffusionPrior
@@ -79,6 +80,24 @@ class FieldPrior:
             f"FieldPrior({self.name!r} [{self.units}] on {self.domain!r}, {self.anchor!r}, "
             f"diffusion={self.diffusion is not None})"
         )
+
+    @property
+    def denoising(self) -> xr.Dataset:
+        """The held-out denoising of the diffusion prior by level of noise, a table along ``level``.
+
+        ``mse`` and ``mse_anchor``, that of the Gaussian prior, in standardized units squared, and
+        ``gain`` in nats, by ``noise_std`` and ``log_snr``; see
+        `apsgeo.priors.diffusion_fit.train_diffusion`. It is saved with the prior.
+
+        Raises:
+            InputError: If there is no diffusion prior.
+        """
+        curve = self.provenance.get("denoising")
+        if not curve:
+            raise InputError("the prior has no diffusion prior; fit one with steps above 0.")
+        columns = {name: ("level", [row[name] for row in curve]) for name in curve[0]}
+        del columns["level"]
+        return xr.Dataset(columns).set_coords(["noise_std", "log_snr"])
 
     def season_of(self, history: xr.DataArray) -> Tensor:
         """Return the season index (record,) of each record."""
@@ -190,9 +209,12 @@ def fit_prior(
     rank: int = 400,
     skip: Literal["gaussian", "none"] = "gaussian",
     steps: int = 1500,
+    patience: int | None = None,
     folds: int = 4,
     seed: int = 0,
     progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    log: str | os.PathLike[str] | None = None,
 ) -> FieldPrior:
     """Learn what a variable looks like from complete fields.
 
@@ -217,13 +239,19 @@ def fit_prior(
         skip: "gaussian" gives the denoiser the Gaussian prior as skip connection, "none" is the
             paper's plain form.
         steps: Training steps of the diffusion prior; 0 for none.
+        patience: Stop its training early after so many of the validations, one each tenth of the
+            steps, without a better denoising of the held-out records. The best weights are kept
+            in any case.
         folds: Contiguous blocks of the history for cross-fitting.
         seed: Of masks, noise and weights.
         progress: Show progress bars.
+        checkpoint: A folder that keeps the state of the training of the diffusion prior: called
+            again alike after it was killed, it goes on from there, to the same bits.
+        log: A CSV file of the training so far: step, loss, learning rate, validation.
 
     Raises:
         InputError: If the history is too short, has gaps that change with time, or has no dates
-            where they are needed.
+            where they are needed; if the checkpoint is of another run.
         GridError: If its labels do not say the domain, or do not fit the one given.
     """
     layout = layout_of(history, domain, given="the history")
@@ -268,22 +296,18 @@ def fit_prior(
         "baseline": baseline,
         "seed": seed,
         "steps": steps,
+        "patience": patience,
         "skip": skip,
     }
     if steps:
-        _fit_diffusion(prior, fields, skip, steps=steps, folds=folds, seed=seed, progress=progress)
+        training: dict[str, Any] = {"steps": steps, "patience": patience, "seed": seed}
+        training |= {"progress": progress, "checkpoint": checkpoint, "log": log}
+        _fit_diffusion(prior, fields, skip, folds, **training)
     return prior
 
 
 def _fit_diffusion(
-    prior: FieldPrior,
-    fields: Tensor,
-    skip: str,
-    *,
-    steps: int,
-    folds: int,
-    seed: int,
-    progress: bool,
+    prior: FieldPrior, fields: Tensor, skip: str, folds: int, *, seed: int, **training: Any
 ) -> None:
     """Train the diffusion prior in place, cross-fitted where it has an anchor."""
     assert prior.history is not None
@@ -315,9 +339,8 @@ def _fit_diffusion(
         prior.diffusion,
         fields,
         held if len(held) else fields,
-        steps=steps,
         seed=seed,
-        progress=progress,
         crossfit=crossfit,
+        **training,
     )
     prior.provenance["denoising"] = [record for record in log if "level" in record]

@@ -17,7 +17,7 @@ from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.lowrank import LowRankPrior
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.mixture import GaussianMixturePrior
-from apsgeo.priors.schedule import VPSchedule
+from apsgeo.priors.schedule import EDMSchedule, Schedule, VPSchedule
 from apsgeo.priors.views import epsilon, score, velocity
 
 DOMAIN = ImageDomain(2, 3)
@@ -74,8 +74,10 @@ def test_a_gaussian_is_its_own_anchor() -> None:
     assert float(estimate.standard_error.max()) < 1e-9
 
 
-@pytest.mark.parametrize("schedule", [VPSchedule(beta_max=2.0, eps=0.05), WIDE])
-def test_probability_flow_of_a_gaussian_is_its_closed_form(schedule: VPSchedule) -> None:
+@pytest.mark.parametrize(
+    "schedule", [VPSchedule(beta_max=2.0, eps=0.05), WIDE, EDMSchedule(0.05, 4.0)]
+)
+def test_probability_flow_of_a_gaussian_is_its_closed_form(schedule: Schedule) -> None:
     """Along an eigenvector s grows as sqrt(lam + v); see `ode_log_prob` for the two ends."""
     prior = gaussian()
     x = draws(prior)

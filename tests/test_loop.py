@@ -163,6 +163,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     fit(Line(), checkpoint=tmp_path / "run")
     with pytest.raises(InputError, match="lr=0.1, this one has lr=0.2"):
         fit(Line(), checkpoint=tmp_path / "run", lr=0.2)
+    with pytest.raises(InputError, match="data=None, this one has data='other'"):
+        fit(Line(), checkpoint=tmp_path / "run", identity={"data": "other"})
     other = nn.Sequential(Line())
     with pytest.raises(InputError, match="does not fit the network"):
         fit_loop(
@@ -175,6 +177,23 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
             progress=False,
             checkpoint=tmp_path / "run",
         )
+
+
+def test_patience_stops_early_and_for_good(tmp_path: Path) -> None:
+    """Worse from the third record on: of patience two, the records are 0, 1, and two more."""
+    scores = iter([5.0, 4.0, 4.5, 4.0, 3.0, 3.0])
+    model = Line()
+    run: dict[str, object] = {"validate_every": 10, "patience": 2, "checkpoint": tmp_path / "run"}
+    history = fit(model, validate=lambda: next(scores), **run)
+    assert [record["validation"] for record in history] == [5.0, 4.0, 4.5, 4.0]
+    assert [record["best"] for record in history] == [1.0, 1.0, 0.0, 0.0]
+    again = Line()
+    assert str(fit(again, validate=lambda: next(scores), **run)) == str(history)
+    assert torch.equal(again.weight, model.weight)
+    # Without validation there is nothing to be patient about.
+    assert fit(Line(), patience=1)[-1]["step"] == 200
+    with pytest.raises(InputError, match="patience=0"):
+        fit(Line(), patience=0)
 
 
 def test_steps_are_adams_on_clipped_gradients() -> None:

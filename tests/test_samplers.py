@@ -14,7 +14,7 @@ from apsgeo.priors.analytic import AnalyticDiffusion
 from apsgeo.priors.lowrank import LowRankPrior
 from apsgeo.priors.mixture import GaussianMixturePrior
 from apsgeo.priors.samplers import DDIM, Ancestral, DPMSolver, Heun, Sampler
-from apsgeo.priors.schedule import VPSchedule
+from apsgeo.priors.schedule import EDMSchedule, Schedule, VESchedule, VPSchedule
 
 DOMAIN = ImageDomain(2, 3)
 LIKE = torch.empty(0, dtype=torch.float64)
@@ -41,7 +41,7 @@ def covariance(prior: LowRankPrior) -> np.ndarray:
     return prior.covariance(np.arange(6), np.arange(6))
 
 
-def scales(sampler: Sampler, schedule: VPSchedule) -> np.ndarray:
+def scales(sampler: Sampler, schedule: Schedule) -> np.ndarray:
     """Return sigma / alpha at the sampler's times."""
     first, last = (float(schedule.log_snr(end)) for end in (schedule.T, schedule.eps))
     return np.exp(-0.5 * np.linspace(first, last, sampler.steps + 1))
@@ -59,7 +59,7 @@ def factor_of_a_step(sampler: Sampler, lam: np.ndarray, now: float, then: float)
     return 1.0 + 0.5 * (then - now) * ((1.0 - gain) / now + euler * last / then)
 
 
-def variance_drawn(sampler: Sampler, lam: np.ndarray, schedule: VPSchedule) -> np.ndarray:
+def variance_drawn(sampler: Sampler, lam: np.ndarray, schedule: Schedule) -> np.ndarray:
     """The variance that the sampler gives, along an eigenvector: a linear recursion."""
     v = scales(sampler, schedule)
     var = np.full_like(lam, 1.0 + v[0] ** 2)  # alpha^2 = 1 / (1 + v^2)
@@ -70,12 +70,13 @@ def variance_drawn(sampler: Sampler, lam: np.ndarray, schedule: VPSchedule) -> n
     return var * (lam / (lam + v[-1] ** 2)) ** 2
 
 
+@pytest.mark.parametrize("schedule", [VPSchedule(eps=0.1), VESchedule(0.1, 9.0), EDMSchedule()])
 @pytest.mark.parametrize("steps", [8, 60])
 @pytest.mark.parametrize("kind", [Ancestral, DDIM, Heun])
 def test_draws_of_a_gaussian_have_the_covariance_of_the_recursion(
-    kind: type[Sampler], steps: int
+    kind: type[Sampler], steps: int, schedule: Schedule
 ) -> None:
-    prior, sampler, schedule = gaussian(), kind(steps), VPSchedule(eps=0.1)
+    prior, sampler = gaussian(), kind(steps)
     denoiser = AnalyticDiffusion(prior, schedule)
     draws = sampler.sample(denoiser, DRAWS, generator=seeded(1), like=LIKE)
     lam, vectors = np.linalg.eigh(covariance(prior))

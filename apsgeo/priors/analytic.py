@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from apsgeo.domains.base import Domain
-from apsgeo.priors.denoiser import alpha_sigma
 from apsgeo.priors.density import DiffusionDensity
 from apsgeo.priors.gaussian import GaussianPrior
-from apsgeo.priors.schedule import VPSchedule
+from apsgeo.priors.schedule import Schedule
 
 __all__ = ["AnalyticDiffusion", "AnalyticPrior"]
 
@@ -47,7 +46,7 @@ class AnalyticDiffusion(DiffusionDensity):
     def __init__(
         self,
         prior: AnalyticPrior,
-        schedule: VPSchedule | None = None,
+        schedule: Schedule | None = None,
         anchor: GaussianPrior | None = None,
         *,
         levels: int = 40,
@@ -65,7 +64,7 @@ class AnalyticDiffusion(DiffusionDensity):
         return self._exact(x_t, log_snr) - mean
 
     def _exact(self, x_t: Tensor, log_snr: Tensor) -> Tensor:
-        alpha, _ = alpha_sigma(log_snr, x_t)
+        alpha, _ = self.scales(log_snr, x_t)
         clean, out = x_t / alpha, torch.zeros_like(x_t)
         for level in log_snr.unique().tolist():
             rows = (log_snr == level).nonzero().flatten().to(x_t.device)

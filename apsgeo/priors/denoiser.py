@@ -11,10 +11,10 @@ from torch.nn.functional import logsigmoid
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.priors.gaussian import GaussianPrior
-from apsgeo.priors.schedule import VPSchedule
+from apsgeo.priors.schedule import Schedule, VPSchedule
 from apsgeo.priors.views import score
 
-__all__ = ["AnchoredDenoiser", "alpha_sigma"]
+__all__ = ["AnchoredDenoiser"]
 
 
 class AnchoredDenoiser(nn.Module, ABC):
@@ -25,7 +25,7 @@ class AnchoredDenoiser(nn.Module, ABC):
         denoise(x_t, t) = D_G(x_t / alpha; sigma / alpha) + correction
 
     where D_G is the anchor's exact posterior mean; c_out(t) is the anchor's rms posterior standard
-    deviation. Without an anchor D_G is the denoiser of N(0, I), alpha x_t, and c_out = sigma. A
+    deviation. Without an anchor D_G is the denoiser of N(0, I), and c_out^2 = 1 / (1 + gamma). A
     subclass gives the correction.
 
     The anchor is evaluated on a fixed grid of levels only, equally spaced in log gamma between
@@ -50,7 +50,7 @@ class AnchoredDenoiser(nn.Module, ABC):
         self,
         domain: Domain,
         channels: int,
-        schedule: VPSchedule | None = None,
+        schedule: Schedule | None = None,
         anchor: GaussianPrior | None = None,
         *,
         levels: int = 40,
@@ -61,7 +61,7 @@ class AnchoredDenoiser(nn.Module, ABC):
             raise InputError(f"levels={levels}; give at least 2")
         self.domain, self.channels, self.anchor = domain, channels, anchor
         self.schedule = VPSchedule() if schedule is None else schedule
-        ends = torch.tensor([self.schedule.T, self.schedule.eps])
+        ends = torch.tensor([self.schedule.T, self.schedule.eps], dtype=torch.float64)
         first, last = self.schedule.log_snr(ends).tolist()
         self.log_snr = torch.linspace(first, last, levels, dtype=torch.float64)
         self.noise_std: list[float] = torch.exp(-0.5 * self.log_snr).tolist()
@@ -118,10 +118,10 @@ class AnchoredDenoiser(nn.Module, ABC):
 
         Another ``anchor`` than the prior's own serves training on fields that the own has seen.
         """
-        alpha, _ = alpha_sigma(log_snr, x_t)
+        alpha, sigma = self.scales(log_snr, x_t)
         anchor = self.anchor if anchor is None else anchor
         if anchor is None:
-            return alpha * x_t
+            return alpha / (alpha**2 + sigma**2) * x_t
         clean, hats = x_t / alpha, self._hats(log_snr)
         mean = torch.zeros_like(x_t)
         for level in hats.any(0).nonzero().flatten().tolist():
@@ -134,6 +134,11 @@ class AnchoredDenoiser(nn.Module, ABC):
     @abstractmethod
     def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
         """Return what is added to the anchor's ``mean``, (batch, channel, node)."""
+
+    def scales(self, log_snr: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma (batch, 1, 1) at log-SNRs (batch,), as ``like``."""
+        alpha, sigma = self.schedule.scales(log_snr[:, None, None])
+        return alpha.to(like), sigma.to(like)
 
     def output_std(self, log_snr: Tensor) -> Tensor:
         """Return c_out at log-SNRs (batch,), interpolated between the levels."""
@@ -168,12 +173,6 @@ class AnchoredDenoiser(nn.Module, ABC):
         self, x0: Tensor, log_snr: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return x_t = alpha x0 + sigma n at log-SNRs (batch,), and n, from a CPU generator."""
-        alpha, sigma = alpha_sigma(log_snr, x0)
+        alpha, sigma = self.scales(log_snr, x0)
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
         return alpha * x0 + sigma * noise, noise
-
-
-def alpha_sigma(log_snr: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return alpha and sigma (batch, 1, 1): alpha^2 = sigmoid(log_snr), alpha^2 + sigma^2 = 1."""
-    each = log_snr[:, None, None]
-    return torch.exp(0.5 * logsigmoid(each)).to(like), torch.exp(0.5 * logsigmoid(-each)).to(like)

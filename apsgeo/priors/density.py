@@ -36,8 +36,9 @@ class DiffusionDensity(AnchoredDenoiser):
         r"""Estimate the evidence lower bound b(x0) <= log p(x0), without bias; differentiable.
 
         The bound of docs/method.md by denoising score matching (Song et al. 2021, arXiv 2101.09258,
-        theorem 3): with f = -beta x / 2, so that -(2 / g^2) div f = d, with E|grad log p(x_t|x0)|^2
-        = d / sigma^2 and s - grad log p(x_t|x0) = alpha (D - x0) / sigma^2, and since
+        theorem 3), which depends on the schedule by the range of gamma alone. For VP, with
+        f = -beta x / 2, so that -(2 / g^2) div f = d, with E|grad log p(x_t|x0)|^2 = d / sigma^2
+        and s - grad log p(x_t|x0) = alpha (D - x0) / sigma^2, and since
         d gamma / dt = -beta alpha^2 / sigma^4, the integral from eps to T is
 
             1/2 int_{gamma_T}^{gamma_eps} E|x0 - D|^2 d gamma - d/2 log(sigma_T^2 / sigma_eps^2).
@@ -58,7 +59,7 @@ class DiffusionDensity(AnchoredDenoiser):
             generator: CPU generator of times and noise.
             samples: independent passes; the standard error comes from their spread.
             points: times in a pass.
-            times: "importance" draws them uniform in log gamma (density beta / sigma^2),
+            times: "importance" draws them uniform in log gamma (for VP, density beta / sigma^2),
                 "uniform" in t, with the weights that either needs.
             differentiate_network: False leaves out the network's Jacobian in the gradient with
                 respect to x0 (the anchor's is kept): cheaper, biased once the network is trained,
@@ -87,8 +88,8 @@ class DiffusionDensity(AnchoredDenoiser):
                     log_snr, density = low + place * (high - low), 1.0 / float(high - low)
                 else:
                     t = self.schedule.eps + place * (self.schedule.T - self.schedule.eps)
-                    rate = self.schedule.beta(t) / self.schedule.sigma(t) ** 2
-                    density = 1.0 / float(rate * (self.schedule.T - self.schedule.eps))
+                    span = self.schedule.T - self.schedule.eps
+                    density = 1.0 / float(self.schedule.rate(t) * span)
                     log_snr = self.schedule.log_snr(t)
                 excess = self._excess_error(x0, log_snr, generator, differentiate_network)
                 value = value - excess / (2.0 * density * points)

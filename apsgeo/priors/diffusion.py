@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from apsgeo.domains.base import Domain
 from apsgeo.errors import ModelError
 from apsgeo.nn import FourierEmbedding, UNet
-from apsgeo.priors.denoiser import alpha_sigma
 from apsgeo.priors.density import DiffusionDensity
 from apsgeo.priors.gaussian import GaussianPrior
-from apsgeo.priors.schedule import VPSchedule
+from apsgeo.priors.schedule import Schedule, from_config
 
 __all__ = ["COND_DIM", "DiffusionPrior"]
 
@@ -29,9 +28,13 @@ class DiffusionPrior(DiffusionDensity):
 
     where D_G is the anchor's exact posterior mean, residual = (x_t - alpha D_G) / sigma, and c_out
     the anchor's rms posterior standard deviation. A network that starts at zero starts at the
-    optimal denoiser of the anchor. Without an anchor the network sees x_t alone, and its skip
-    connection is the denoiser of N(0, I): D = alpha x_t + sigma net(x_t, log gamma), the
-    preconditioning of Karras et al. (2022, arXiv 2206.00364, table 1) for data of unit variance.
+    optimal denoiser of the anchor. Without an anchor the network sees c_in x_t alone, and its skip
+    connection is the denoiser of N(0, I): with c_in = (alpha^2 + sigma^2)^(-1/2)
+
+        denoise(x_t, t) = c_in^2 alpha x_t + c_in sigma net(c_in x_t, log gamma),
+
+    the preconditioning of Karras et al. (2022, arXiv 2206.00364, table 1) for data of unit
+    variance, which for VP is D = alpha x_t + sigma net(x_t, log gamma).
 
     The grid of levels and its interpolation are those of `AnchoredDenoiser`, and define the
     denoiser. A ``shrinkage`` in [0, 1] per level, one until training sets it, multiplies the
@@ -57,7 +60,7 @@ class DiffusionPrior(DiffusionDensity):
         domain: Domain,
         channels: int,
         network: nn.Module | None = None,
-        schedule: VPSchedule | None = None,
+        schedule: Schedule | None = None,
         anchor: GaussianPrior | None = None,
         *,
         levels: int = 40,
@@ -76,9 +79,10 @@ class DiffusionPrior(DiffusionDensity):
     def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
         """Return what the network adds to the anchor's ``mean``, (batch, channel, node)."""
         parameter = next(self.network.parameters())
-        inputs = x_t
-        if self.anchor is not None:
-            alpha, sigma = alpha_sigma(log_snr, x_t)
+        alpha, sigma = self.scales(log_snr, x_t)
+        if self.anchor is None:
+            inputs = x_t / (alpha**2 + sigma**2).sqrt()
+        else:
             inputs = torch.cat([mean, (x_t - alpha * mean) / sigma], dim=1)
         cond = self.embedding(log_snr.to(parameter) / 4.0)
         out = self.network(inputs.to(parameter), cond).to(x_t)
@@ -118,7 +122,7 @@ class DiffusionPrior(DiffusionDensity):
             domain,
             int(config["channels"]),
             UNet(domain, **config["network"]),
-            VPSchedule(**config["schedule"]),
+            from_config({"kind": "vp"} | config["schedule"]),
             anchor,
             levels=int(config["levels"]),
             residual_std=tensors["residual_std"],

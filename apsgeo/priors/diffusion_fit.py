@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from apsgeo.errors import InputError
 from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.training.distributed import share_of
 from apsgeo.training.loop import fit_loop
 
 __all__ = ["train_diffusion"]
@@ -45,6 +47,7 @@ def train_diffusion(
     lr: float = 1e-3,
     ema_decay: float = 0.995,
     validate_every: int | None = None,
+    patience: int | None = None,
     seed: int = 0,
     progress: bool = True,
     crossfit: Sequence[tuple[GaussianPrior, Tensor]] | None = None,
@@ -71,13 +74,14 @@ def train_diffusion(
         lr: peak learning rate.
         ema_decay: see `apsgeo.training.loop.EMA`.
         validate_every: steps between validations; a tenth of ``steps`` by default.
+        patience: stop early after so many validations in a row without a new best.
         seed: decides records, levels and noise; weights are reproducible on one machine.
         progress: show a progress bar.
         crossfit: (anchor, records) pairs: each anchor was fitted without those records (int64
             indices into ``fields``) and stands in for the prior's own on them. An anchor that has
             seen a field denoises it too well for a network to learn from (docs/method.md).
         checkpoint: a folder from which a killed run goes on, with identical results, when it is
-            called again alike; see `fit_loop`.
+            called again alike, with the same fields; see `fit_loop`.
         log: a CSV file of the records of `fit_loop`.
 
     Returns:
@@ -87,7 +91,8 @@ def train_diffusion(
         and ``gain``, the level's contribution to the held-out anchored log-density in nats.
 
     Raises:
-        InputError: a shape does not fit, or there are no fields.
+        InputError: a shape does not fit, there are no fields, the processes that train together
+            do not divide ``batch``, or the checkpoint is of another run.
     """
     for name, given in (("fields", fields), ("validation", validation)):
         if given.ndim != 3 or len(given) == 0 or given.shape[1] != prior.channels:
@@ -98,6 +103,7 @@ def train_diffusion(
     everything = (prior.anchor, torch.arange(len(fields)))
     folds = [everything] if crossfit is None else list(crossfit)
     sizes = torch.tensor([len(rows) for _, rows in folds], dtype=torch.float64)
+    mine = share_of(batch)
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         level = _level_of(step, prior.levels, seed)
@@ -107,6 +113,7 @@ def train_diffusion(
         with torch.no_grad():
             log_snr = prior.log_snr[level].expand(batch)
             x_t, _ = prior.perturb(x0, log_snr, generator)
+            x0, x_t, log_snr = x0[mine], x_t[mine], log_snr[mine]
             mean = prior.anchor_mean(x_t, log_snr, anchor)
         error = x0 - mean - prior.correction(x_t, mean, log_snr)
         return error.pow(2).mean() / float(prior.residual_std[level]) ** 2
@@ -126,14 +133,24 @@ def train_diffusion(
         ema_decay=ema_decay,
         validate=validate,
         validate_every=validate_every,
+        patience=patience,
         seed=seed,
         progress=progress,
         description="diffusion prior",
         checkpoint=checkpoint,
+        identity={"batch": batch, "data": _digest(fields, validation)},
         log=log,
     )
     with torch.no_grad():
         return history + _shrink(prior, cases)
+
+
+def _digest(*tensors: Tensor) -> str:
+    """Return a checksum of values."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _level_of(step: int, levels: int, seed: int) -> int:

@@ -38,10 +38,10 @@ def ode_log_prob(
 
     (eq. 39). It is followed from s = x0 at ``schedule.eps``, by an explicit Runge-Kutta method of
     order 8 (DOP853; Hairer, Norsett & Wanner 1993) with adaptive steps that the batch shares, to
-    ``schedule.T``, where x_T is N(0, I). From p_eps, the density of x0 plus noise of variance v =
-    (sigma / alpha)^2, to p leads the heat equation, d p / dv = Laplacian(p) / 2, by one step of
-    Euler's method: its error is of the order of (v / eigenvalue)^2 / 4 for each eigenvalue of the
-    covariance.
+    ``schedule.T``, where x_T is N(0, (alpha^2 + sigma^2) I). From p_eps, the density of x0 plus
+    noise of variance v = (sigma / alpha)^2, to p leads the heat equation, d p / dv =
+    Laplacian(p) / 2, by one step of Euler's method: its error is of the order of
+    (v / eigenvalue)^2 / 4 for each eigenvalue of the covariance.
 
     The trace is exact, or Hutchinson's estimate on fixed random signs (Grathwohl et al. 2019,
     arXiv 1810.01367). Its standard error comes from the spread over the signs, for the path that
@@ -107,9 +107,9 @@ def ode_log_prob(
         raise InputError(f"the probability flow could not be integrated: {solution.message}")
     final = torch.from_numpy(solution.y[:, -1])
     moved, change = final[: start.numel()], final[start.numel() :]
-    alpha = float(schedule.alpha(schedule.T))
-    energy = ((alpha * moved) ** 2).reshape(batch, -1).sum(1)
-    terminal = -0.5 * (energy + dims * _LOG_2PI) + dims * math.log(alpha)
+    variance = 1.0 + math.exp(2.0 * last)
+    energy = (moved**2).reshape(batch, -1).sum(1) / variance
+    terminal = -0.5 * (energy + dims * (_LOG_2PI + math.log(variance)))
     slope, loss = begin[: start.numel()].reshape(batch, -1), begin[start.numel() :]
     if control is not None:
         terminal = (

@@ -1,7 +1,8 @@
-"""Unconditional samplers: from white noise to fields, with any denoiser.
+"""Unconditional samplers: from white noise to fields, with any denoiser and schedule.
 
 A sampler walks down a grid of times, equally spaced in log(alpha^2 / sigma^2) from ``schedule.T``
-to ``schedule.eps``, and returns the denoised last state. With s = x_t / alpha and v = sigma /
+to ``schedule.eps``, and returns the denoised last state. The first, x_T, is drawn as data of
+covariance I would be, N(0, (alpha^2 + sigma^2) I). With s = x_t / alpha and v = sigma /
 alpha the probability-flow ODE is ds/dv = (s - D) / v; see `apsgeo.priors.ode`.
 """
 
@@ -69,7 +70,7 @@ class Sampler(ABC):
 
         times = self._times(denoiser)
         with torch.no_grad():
-            path = _Path(denoiser, noise() / times[0].alpha, noise)
+            path = _Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
             for now, then in pairwise(times):
                 path.s = self._step(path, now, then)
             return path.denoise(path.s, times[-1])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from apsgeo.domains.base import Domain
-from apsgeo.priors.schedule import VPSchedule
+from apsgeo.priors.schedule import Schedule
 
 __all__ = ["Denoiser", "epsilon", "score", "velocity"]
 
@@ -22,7 +22,7 @@ class Denoiser(Protocol):
 
     domain: Domain
     channels: int
-    schedule: VPSchedule
+    schedule: Schedule
 
     def denoise(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         """Return E[x | x_t] for x_t (batch, channel, node) at one time or one a record."""
@@ -41,9 +41,9 @@ def epsilon(denoiser: Denoiser, x_t: Tensor, t: float | Tensor) -> Tensor:
 
 
 def velocity(denoiser: Denoiser, x_t: Tensor, t: float | Tensor) -> Tensor:
-    """Return E[alpha n - sigma x | x_t] = (alpha x_t - D) / sigma, as x_t."""
+    """Return E[alpha n - sigma x | x_t] = (alpha x_t - (alpha^2 + sigma^2) D) / sigma, as x_t."""
     alpha, sigma = _alpha_sigma(denoiser, x_t, t)
-    return (alpha * x_t - denoiser.denoise(x_t, t)) / sigma
+    return (alpha * x_t - (alpha**2 + sigma**2) * denoiser.denoise(x_t, t)) / sigma
 
 
 def _alpha_sigma(denoiser: Denoiser, x_t: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from apsgeo.training.checkpoint import (
     optimizer_to_tensors,
     save_checkpoint,
 )
+from apsgeo.training.distributed import agreed, average_gradients, is_first
 
 __all__ = ["EMA", "StepFn", "fit_loop"]
 
@@ -109,7 +111,9 @@ def fit_loop(
     seed: int = 0,
     progress: bool = True,
     description: str = "training",
+    patience: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    identity: Mapping[str, Any] | None = None,
     log: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, float]]:
     """Minimise ``step_fn`` over the trainable parameters of ``module`` and keep the best weights.
@@ -134,10 +138,17 @@ def fit_loop(
         seed: seeds the generator that ``step_fn`` is given.
         progress: show a progress bar (on stderr, after two seconds).
         description: the label of the bar.
+        patience: stop early after so many validations in a row without a new best; None, or no
+            ``validate``, for never.
         checkpoint: a folder in which the state of the run is kept at every record. If it is there,
             the run goes on from it, to the same weights and records as if it had never been
             stopped, provided ``step_fn`` depends on its arguments alone.
+        identity: what tells the run from others of the same options, such as a digest of its
+            data, fit for JSON: a checkpoint of another is refused.
         log: a CSV file of the records so far, written at every record.
+
+    Several processes (`apsgeo.training.distributed`) average their gradients; the first validates
+    for all, and writes.
 
     Returns:
         One record per validation (with no ``validate``, per ``validate_every`` steps): ``step``
@@ -146,8 +157,8 @@ def fit_loop(
         ``validate`` also ``validation`` and ``best`` (1.0 where it beat all earlier records).
 
     Raises:
-        InputError: ``steps`` is negative, nothing is trainable, or the checkpoint is of a run with
-            other options or of another network.
+        InputError: ``steps`` is negative, ``patience`` below 1, nothing is trainable, or the
+            checkpoint is of a run with other options or of another network.
         ApsgeoError: the gradient was not finite for 20 steps in a row.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
@@ -156,14 +167,23 @@ def fit_loop(
             f"steps={steps} and {len(trainable)} trainable parameters; "
             "give steps >= 0 and a module with parameters that require gradients"
         )
+    if patience is not None and patience < 1:
+        raise InputError(f"patience={patience}; give at least 1 validation, or None")
     warmup = min(warmup, steps // 10)
     every = max(1, steps // 10) if validate_every is None else max(1, validate_every)
     optimizer = torch.optim.Adam(trainable, lr=lr)
     ema = EMA(module, ema_decay)
     keeper = _BestKeeper(module, ema, validate)
     run = _Run(module, optimizer, ema, keeper, torch.Generator().manual_seed(seed))
-    options = {"steps": steps, "lr": lr, "warmup": warmup, "clip": clip, "ema_decay": ema_decay}
+    options: dict[str, Any] = {
+        "steps": steps,
+        "lr": lr,
+        "warmup": warmup,
+        "clip": clip,
+        "ema_decay": ema_decay,
+    }
     options |= {"every": every, "seed": seed, "parameters": sum(p.numel() for p in trainable)}
+    options |= {"patience": patience} | dict(identity or {})
     saved = None if checkpoint is None else load_checkpoint(checkpoint, options)
     if saved is not None:
         run.restore(saved)
@@ -171,18 +191,24 @@ def fit_loop(
     def record(rate: float) -> None:
         bar.set_postfix(keeper.record(run.done, run.losses, rate, run.skipped), refresh=False)
         run.losses = []
-        if log is not None:
+        if log is not None and is_first():
             write_csv(log, keeper.history)
-        if checkpoint is not None:
+        if checkpoint is not None and is_first():
             save_checkpoint(checkpoint, options, run.tensors())
 
     with tqdm(
-        total=steps, initial=run.done, desc=description, disable=not progress, delay=2
+        total=steps,
+        initial=run.done,
+        desc=description,
+        disable=not (progress and is_first()),
+        delay=2,
     ) as bar:
         if saved is None:
             record(lr)
         module.train()
         for step in range(run.done, steps):
+            if patience is not None and keeper.stale >= patience:
+                break
             rate = learning_rate(step, steps, lr, warmup)
             loss = _update(optimizer, trainable, step_fn, step, run.generator, rate, clip)
             run.count(loss)
@@ -276,11 +302,12 @@ def _update(
     optimizer.zero_grad(set_to_none=True)
     loss = step_fn(step, generator)
     loss.backward()
+    loss = average_gradients(trainable, loss.detach())
     norm = nn.utils.clip_grad_norm_(trainable, clip)
-    if not bool(torch.isfinite(norm) & torch.isfinite(loss.detach())):
+    if not bool(torch.isfinite(norm) & torch.isfinite(loss)):
         return math.nan
     optimizer.step()
-    return float(loss.detach())
+    return float(loss)
 
 
 class _BestKeeper:
@@ -302,7 +329,7 @@ class _BestKeeper:
         else:
             self.module.eval()
             with self.ema.applied(), torch.no_grad():
-                score = float(self.validate())
+                score = agreed(float(self.validate()), self.best[0])
             self.module.train()
             better = score < self._best_score
             if better:
@@ -311,6 +338,12 @@ class _BestKeeper:
             shown["validation"] = score
         self.history.append(entry)
         return shown
+
+    @property
+    def stale(self) -> int:
+        """Number of validations since the last that was a new best."""
+        flags = [bool(entry.get("best", 1.0)) for entry in reversed(self.history)]
+        return flags.index(True) if True in flags else len(flags)
 
     def table(self) -> tuple[list[str], Tensor]:
         """Return the history as names of columns and numbers (record, column), float64."""
