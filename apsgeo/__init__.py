@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from apsgeo.domains.labelled import regrid
     from apsgeo.domains.layout import domain_of
     from apsgeo.domains.mesh_adapters import from_ugrid, from_ugrid_faces, read_mesh
+    from apsgeo.field_prior import FieldPrior
     from apsgeo.models import load
     from apsgeo.operators import (
         Block,
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
         Swath,
     )
     from apsgeo.posterior import Posterior
-    from apsgeo.prior import FieldPrior, fit_prior
-    from apsgeo.priors.diffusion import DiffusionPrior
+    from apsgeo.prior import fit_prior
+    from apsgeo.priors.diffusion import DenoiserSpec, DiffusionPrior
     from apsgeo.priors.gaussian import GaussianPrior
     from apsgeo.xarray import impute
 
@@ -50,6 +51,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 __all__ = [
     "Block",
     "Compose",
+    "DenoiserSpec",
     "DiffusionPrior",
     "Downsample",
     "FieldPrior",
@@ -83,9 +85,11 @@ __all__ = [
     "read_healpix",
     "read_mesh",
     "regrid",
+    "windows",
 ]
 
 _NAMES_IN = {
+    "channels": "windows",
     "distillation": "distill",
     "domains": "GraphDomain HEALPixDomain ImageDomain LatLonDomain MeshDomain",
     "domains.healpix_adapters": "from_healpix_map label_healpix read_healpix",
@@ -93,12 +97,13 @@ _NAMES_IN = {
     "domains.labelled": "regrid",
     "domains.layout": "domain_of",
     "domains.mesh_adapters": "from_ugrid from_ugrid_faces read_mesh",
+    "field_prior": "FieldPrior",
     "models": "load",
     "operators": "Block Compose Downsample GaussianBlur Identity Mask PointSample "
     "SpectralTruncation Stack Swath",
     "posterior": "Posterior",
-    "prior": "FieldPrior fit_prior",
-    "priors.diffusion": "DiffusionPrior",
+    "prior": "fit_prior",
+    "priors.diffusion": "DenoiserSpec DiffusionPrior",
     "priors.gaussian": "GaussianPrior",
     "xarray": "impute",
 }

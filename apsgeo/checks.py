@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import warnings
 from collections.abc import Hashable
@@ -109,12 +110,13 @@ def node_noise(
     valid: NDArray[np.bool_],
     layout: Layout,
 ) -> Tensor | None:
-    """Return the noise as a tensor, a number () or one a node (node,) in the model's order.
+    """Return the noise as a tensor, a number () or one a node ([channel,] node), in their order.
 
     Args:
-        noise_std: None (returned as it is), a number, or one a cell of obs, by its dims or flat.
-        obs: (..., *layout.dims).
-        valid: Of the shape of the layout; elsewhere noise does not matter.
+        noise_std: None (returned as it is), a number, or one a cell of obs, by its dims or flat, or
+            one a channel, by its dim.
+        obs: (..., *layout.cells).
+        valid: (*layout.cells); elsewhere noise does not matter.
         layout: Of obs on the model's domain.
 
     Raises:
@@ -126,17 +128,17 @@ def node_noise(
     if noise_std is None:
         return None
     if isinstance(noise_std, xr.DataArray):
-        noise_std = _like(noise_std, obs, layout.dims)
+        noise_std = _like(noise_std, obs, layout)
     try:
         noise = np.asarray(noise_std, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"noise_std={noise_std!r} given; expected numbers") from error
-    if noise.shape == (valid.size,):
-        noise = noise.reshape(valid.shape)
-    if noise.shape not in ((), valid.shape):
+    if noise.shape == (math.prod(layout.shape),):
+        noise = noise.reshape(layout.shape)
+    if noise.shape not in ((), layout.shape, valid.shape):
         raise InputError(
             f"noise_std has shape {noise.shape}; expected a number, or one a cell: "
-            f"({', '.join(layout.dims)}) = {valid.shape} or flat ({valid.size},)"
+            f"({', '.join(layout.dims)}) = {layout.shape} or flat ({math.prod(layout.shape)},)"
         )
     used = np.broadcast_to(noise, valid.shape)[valid]
     if bad := int((~(np.isfinite(used) & (used > 0))).sum()):
@@ -150,10 +152,15 @@ def node_noise(
     return torch.tensor(noise, dtype=torch.float32)
 
 
-def _like(noise: xr.DataArray, obs: xr.DataArray, dims: tuple[str, ...]) -> NDArray[Any]:
+def _like(noise: xr.DataArray, obs: xr.DataArray, layout: Layout) -> NDArray[Any]:
     """Return labelled noise in the order of obs's dims."""
     if noise.ndim == 0:
         return noise.values
+    dims = layout.dims
+    if noise.dims == (layout.channel,):
+        noise = noise.expand_dims({dim: obs.sizes[dim] for dim in dims})
+    if layout.channel in noise.dims:
+        dims = layout.cells
     if set(noise.dims) != set(dims):
         raise InputError(
             f"noise_std has dims {noise.dims}; expected {dims}: a number a cell that holds for all "

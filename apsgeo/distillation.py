@@ -49,7 +49,7 @@ def distill(
     operator: Operator,
     noise_std: float | Tensor,
     *,
-    history: xr.DataArray | None = None,
+    history: xr.DataArray | xr.Dataset | None = None,
     objective: Mode = "score",
     spec: FlowSpec | None = None,
     score_weight: float = 1.0,
@@ -67,8 +67,8 @@ def distill(
     Args:
         prior: What fields look like.
         operator: The family of measurements.
-        noise_std: Standard deviation of their noise, a number or one an observation, in the data's
-            units; the observations of masks are the nodes.
+        noise_std: Standard deviation of their noise, a number, one an observation, or one a channel
+            (channel, 1), in the data's units; the observations of masks are the nodes.
         history: Complete fields to simulate measurements of; `prior.history` by default, and
             draws of the Gaussian prior where there is none.
         objective: "score" is the CRPS of the members on simulated pairs; "reverse" the paper's
@@ -99,7 +99,7 @@ def distill(
     spec = spec or FlowSpec()
     _check_density(prior, spec, objective)
     linear = operator.on(prior.domain)
-    noise = _noise(linear, noise_std)
+    noise = _noise(linear, noise_std, prior.normals.mean.shape[1])
     history = prior.history if history is None else history
     place = choose_device(device)
     torch.manual_seed(seed)
@@ -158,17 +158,18 @@ def distill(
     )
 
 
-def _noise(linear: LinearMap, noise_std: float | Tensor) -> Tensor:
+def _noise(linear: LinearMap, noise_std: float | Tensor, channels: int) -> Tensor:
     noise = torch.as_tensor(noise_std, dtype=torch.float32)
     nodes = linear.num_observations
-    if noise.ndim > 1 or (noise.ndim == 1 and len(noise) != nodes):
+    shapes = [(), (nodes,), (channels, 1), (channels, nodes)]
+    if tuple(noise.shape) not in shapes:
         raise InputError(
             f"noise_std has shape {tuple(noise.shape)}; give a number or one an "
-            f"observation ({nodes})."
+            f"observation ({nodes}), or one a channel ({channels}, 1)."
         )
     if not bool((torch.isfinite(noise) & (noise > 0)).all()):
         raise InputError(f"noise_std must be finite and above zero, got {noise_std}.")
-    return noise.expand(nodes).clone()
+    return noise.expand(*noise.shape[:-1], nodes).clone()
 
 
 def _given(prior: FieldPrior, flow: ConditionalFlow, batch: Batch) -> Conditioning:
@@ -225,7 +226,7 @@ def _bases(
 
 def _pairs(
     prior: FieldPrior,
-    history: xr.DataArray | None,
+    history: xr.DataArray | xr.Dataset | None,
     operator: Operator,
     noise: Tensor,
     spec: FlowSpec,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from apsgeo.checks import check_units
@@ -32,7 +33,7 @@ def score_ensemble(
 
     Args:
         ensemble: (member, time, lat, lon), or with the dims of another domain, or without time, in
-            any order, two members or more.
+            any order, two members or more. Channels along a dim channel, band or rgb are pooled.
         truth: Fields on the same domain; latitude may run the other way, and there may be more
             times than the ensemble has. What is NaN does not count.
         observed: What the ensemble was drawn from, NaN where not observed; all cells count by
@@ -61,18 +62,18 @@ def score_ensemble(
     seen = None
     if observed is not None:
         seen = _aligned(observed, like, layout.domain, "what was observed")
-    tally = Tally()
+    tally, nodes = Tally(), layout.domain.num_nodes
     with tqdm(
         total=len(like), desc="scoring", unit="field", delay=2.0, disable=not progress
     ) as bar:
         for start in range(0, len(like), _BATCH):
             part = slice(start, start + _BATCH)
-            expected = of_truth.nodes(truth[part].values).astype(np.float64)
-            members = layout.nodes(ensemble[:, part].values)
+            expected = _values(of_truth, truth[part])
+            members = _values(layout, ensemble[:, part])
             counts = np.isfinite(expected) & np.isfinite(members).all(axis=0)
             if seen is not None:
-                counts &= np.isnan(seen[1].nodes(seen[0][part].values))
-            weights = np.where(counts, layout.weights, 0.0)
+                counts &= np.isnan(_values(seen[1], seen[0][part]))
+            weights = np.where(counts, np.tile(layout.weights, counts.shape[1] // nodes), 0.0)
             scored = (weights > 0).any(axis=1)  # what was observed everywhere has no score
             if scored.any():
                 prediction = EnsemblePrediction(members[:, scored])
@@ -82,9 +83,15 @@ def score_ensemble(
 
 
 def _records(field: xr.DataArray, layout: Layout) -> xr.DataArray:
-    """Return a field as (time, *layout.dims), with one record if it has no time."""
+    """Return a field as (time, *layout.cells), with one record if it has no time."""
     field = layout.ordered(field)
-    return field if field.ndim > len(layout.dims) else field.expand_dims("time")
+    return field if field.ndim > len(layout.cells) else field.expand_dims("time")
+
+
+def _values(layout: Layout, field: xr.DataArray) -> NDArray[np.float64]:
+    """Return (..., channel * node)."""
+    nodes = layout.channel_nodes(field.values).astype(np.float64)
+    return nodes.reshape(*nodes.shape[:-2], -1)
 
 
 def _aligned(

@@ -7,7 +7,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from apsgeo.domains.layout import Layout
+from apsgeo.channels import as_array
+from apsgeo.domains.base import Domain
+from apsgeo.domains.layout import Layout, layout_of
 from apsgeo.errors import GridError, InputError
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "records_within",
     "season_index",
     "split_records",
+    "static_fields",
 ]
 
 _MONTHS = 12
@@ -31,7 +34,7 @@ def record_dim(history: xr.DataArray, layout: Layout) -> str:
         GridError: If there are several, or times do not ascend.
     """
     ordered = layout.ordered(history)
-    if ordered.ndim == len(layout.dims):
+    if ordered.ndim == len(layout.cells):
         raise InputError(
             f"the history has dims {history.dims}; a prior is fitted to many fields along 'time', "
             "or along a dim of samples that have no dates."
@@ -54,9 +57,9 @@ def _check_times(history: xr.DataArray) -> None:
 
 
 def fields_of(history: xr.DataArray, layout: Layout) -> Tensor:
-    """Return the fields (record, 1, node), float64."""
+    """Return the fields (record, channel, node), float64."""
     fields = np.asarray(layout.ordered(history).values, dtype=np.float64)
-    return torch.from_numpy(layout.nodes(fields)[:, None])
+    return torch.from_numpy(layout.channel_nodes(fields))
 
 
 def count_seasons(history: xr.DataArray) -> int:
@@ -98,6 +101,9 @@ def split_records(
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Return the records before a date, or of lower numbers, and the others.
 
+    Windows of times (`apsgeo.channels.windows`) are left out of the former where they reach into
+    the latter.
+
     Raises:
         InputError: If a date is given and records have none.
     """
@@ -107,7 +113,37 @@ def split_records(
         later = times.values >= np.datetime64(held_out_from)
     else:
         later = np.arange(count) >= (count if held_out_from is None else held_out_from)
-    return history.isel({records: ~later}), history.isel({records: later})
+    reach = int(history["lag"].max()) if "lag" in history.dims else 0
+    earlier = ~later & ~np.append(later[reach:], np.full(reach, later.any()))
+    return history.isel({records: earlier}), history.isel({records: later})
+
+
+def static_fields(
+    static: xr.DataArray | xr.Dataset | None, valid: Tensor, domain: Domain
+) -> Tensor:
+    """Return what is known of each node (field, node), of mean 0 and variance 1, float32.
+
+    The first field is where data are valid, if that is not everywhere; the others are those of
+    ``static``, zero where it is NaN.
+
+    Raises:
+        GridError: If ``static`` is not on the domain, or has records.
+        InputError: If a field of it is the same everywhere.
+    """
+    fields = [] if bool(valid.all()) else [valid.double()[None]]
+    if static is not None:
+        array = as_array(static)
+        layout = layout_of(array, domain, given="static", wanted="the history")
+        values = layout.ordered(array)
+        if values.ndim > len(layout.cells):
+            raise GridError(f"static has dims {array.dims}; expected {layout.dims} alone.")
+        fields.append(torch.from_numpy(layout.channel_nodes(values.values.astype(np.float64))))
+    known = torch.cat(fields) if fields else torch.zeros(0, domain.num_nodes)
+    centred = known - known.nanmean(1, keepdim=True)
+    std = centred.square().nanmean(1, keepdim=True).sqrt()
+    if not bool((std > 0).all()):
+        raise InputError("a field of static is the same everywhere, or NaN; leave it out.")
+    return torch.nan_to_num(centred / std).float()
 
 
 def _times(history: xr.DataArray, argument: str) -> xr.DataArray:

@@ -8,13 +8,14 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 import apsgeo
+from apsgeo.channels import as_array, as_variables, check_variables
 from apsgeo.checks import (
     check_floating,
     check_units,
@@ -23,7 +24,7 @@ from apsgeo.checks import (
     node_noise,
     record_table,
 )
-from apsgeo.errors import InputError
+from apsgeo.errors import GridError, InputError
 
 if TYPE_CHECKING:
     import dask.array
@@ -44,13 +45,16 @@ _COMPRESSIONS = ("zlib", "zstd", "szip", "bzip2", "blosc", "compression")
 _PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 
 
+Fields = TypeVar("Fields", xr.DataArray, xr.Dataset)
+
+
 def impute(
-    obs: xr.DataArray,
+    obs: Fields,
     posterior: Posterior,
     members: int = 64,
     seed: int = 0,
     noise_std: float | ArrayLike | xr.DataArray | None = None,
-) -> xr.DataArray:
+) -> Fields:
     """Fill the gaps of observed fields with an ensemble; one network evaluation a field.
 
     Nothing is sampled before values are asked for, and then block by block in time. Member k of
@@ -64,13 +68,15 @@ def impute(
         obs: Observed fields on the model's domain, NaN where not observed: dims (time, lat, lon),
             (time, cells), (time, y, x) or (time, node), in any order or without time. Latitude may
             run either way, and HEALPix cells and stations be in another order; see
-            `apsgeo.domains.layout.layout_of`. With dask, values are checked block by block as they
-            are computed.
+            `apsgeo.domains.layout.layout_of`. Channels are along a dim channel, band or rgb, or
+            the variables of a data set, as the history's were. With dask, values are checked block
+            by block as they are computed.
         posterior: The model, from `apsgeo.load` or `apsgeo.distill`.
         members: Size of the ensemble.
         seed: Not negative.
         noise_std: Standard deviation of the observations' noise in the units of ``obs``: a number,
-            or one a cell, by its dims or flat, as ``obs`` has them; by default the posterior's.
+            or one a cell, by its dims or flat, as ``obs`` has them, or one a channel, by its dim;
+            by default the posterior's.
 
     Returns:
         Members (member, time, lat, lon), or with the other dims of ``obs``, dask, in its dtype;
@@ -91,12 +97,16 @@ def impute(
     from apsgeo.domains.layout import layout_of  # brings in torch
 
     _check_types(obs, posterior)
+    if isinstance(obs, xr.Dataset):
+        array = as_array(obs)
+        check_variables(array, posterior.name, given="obs", wanted="the model")
+        return as_variables(impute(array, posterior, members, seed, noise_std), obs)
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
     check_floating(obs)
     check_units(obs, posterior.units)
     layout = layout_of(obs, posterior.domain, given="obs", wanted="the model")
     obs = layout.ordered(obs)
-    valid = layout.places(posterior.normals.valid.numpy())
+    valid = _valid(layout, obs, posterior)
     sampler = _Sampler(
         posterior=posterior,
         members=members,
@@ -105,10 +115,22 @@ def impute(
         layout=layout,
         dtype=obs.dtype,
     )
-    table = record_table(obs, layout.dims, posterior.normals.seasons)
+    table = record_table(obs, layout.cells, posterior.normals.seasons)
     checked = _checked_blocks(obs, valid, table, members)
     drawn = _over_records(sampler, checked, table, members)
     return _labelled(drawn if obs.ndim > valid.ndim else drawn[:, 0], obs, sampler)
+
+
+def _valid(layout: Layout, obs: xr.DataArray, posterior: Posterior) -> NDArray[np.bool_]:
+    """Tell where the model has values, by the cells of a record of obs."""
+    shape = tuple(obs.sizes[dim] for dim in layout.cells)
+    given, wanted = len(shape) - len(layout.dims) and shape[0], posterior.normals.mean.shape[1]
+    if max(given, 1) != wanted:
+        raise GridError(
+            f"obs has {max(given, 1)} channels, and the model {wanted}; give the variables or "
+            "colours of its history"
+        )
+    return np.broadcast_to(layout.places(posterior.normals.valid.numpy()), shape)
 
 
 def write_ensemble(
@@ -224,7 +246,7 @@ class _Sampler:
         """Return members (member, record, ...) of values (record, ...)."""
         import torch
 
-        nodes = np.array(self.layout.nodes(values), dtype=np.float32)[:, None]
+        nodes = np.array(self.layout.channel_nodes(values), dtype=np.float32)
         drawn = self.posterior.sample_members(
             torch.from_numpy(nodes),
             torch.from_numpy(records["season"].copy()),
@@ -233,15 +255,11 @@ class _Sampler:
             self.seed,
             noise_std=self.noise_std,
         )
-        return self.layout.places(drawn.cpu().numpy()[:, :, 0]).astype(self.dtype)
+        return self.layout.channel_places(drawn.cpu().numpy()).astype(self.dtype)
 
 
 def _check_types(obs: Any, posterior: Any) -> None:
-    if isinstance(obs, xr.Dataset):
-        raise InputError(
-            f"obs is a Dataset; give one of its variables ({', '.join(map(str, obs.data_vars))})"
-        )
-    if not isinstance(obs, xr.DataArray):
+    if not isinstance(obs, xr.DataArray | xr.Dataset):
         raise InputError(f"obs is a {type(obs).__name__}; expected an xarray.DataArray")
     if not hasattr(posterior, "sample_members"):
         raise InputError(

@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apsgeo.domains import LatLonDomain
+from apsgeo.domains import ImageDomain, LatLonDomain
 from apsgeo.errors import InputError
-from apsgeo.nn import ConvNet, FourierEmbedding, UNet
+from apsgeo.nn import SIZES, ConvNet, FourierEmbedding, UNet
 from apsgeo.nn.unet import _Modulation, _ResidualBlock
 
 GLOBAL = LatLonDomain(np.linspace(90, -90, 13), np.arange(0, 360, 15.0))
 REGIONAL = LatLonDomain(np.arange(30.0, 60.0, 3.0), np.arange(0.0, 36.0, 3.0))
+LARGE = ImageDomain(64, 64)
 
 
 def noise(*shape: int) -> Tensor:
@@ -49,6 +50,26 @@ def test_unet_without_zero_init_starts_elsewhere_but_regardless_of_the_condition
     x, cond = noise(2, 1, GLOBAL.num_nodes), noise(2, 2)
     assert unet(x, cond).std() > 0.01
     torch.testing.assert_close(unet(x, cond), unet(x, 0 * cond), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "millions"), list(zip(SIZES, (0.3, 1, 3, 10, 30), strict=True)))
+def test_sizes_are_what_they_say(size: str, millions: float) -> None:
+    unet = UNet(LARGE, 2, 1, cond_dim=64, **SIZES[size])  # type: ignore[arg-type]
+    assert sum(p.numel() for p in unet.parameters()) == pytest.approx(1e6 * millions, rel=0.15)
+
+
+def test_static_fields_are_seen_and_kept() -> None:
+    static = noise(2, GLOBAL.num_nodes)
+    unet = UNet(GLOBAL, 1, 1, width=8, depth=1, static=static)
+    scrambled(unet)
+    again = UNet(GLOBAL, **unet.config)
+    again.load_state_dict(unet.state_dict())
+    x = noise(2, 1, GLOBAL.num_nodes)
+    torch.testing.assert_close(again(x), unet(x), atol=0, rtol=0)
+    again.static[1, 40] += 1.0
+    changed = (again(x) - unet(x)).detach().abs().amax((0, 1))
+    assert float(changed[40]) > 1e-3
+    assert "static" not in UNet(GLOBAL, 1, 1, width=8).state_dict()  # as before there were any
 
 
 def test_unet_treats_the_records_of_a_batch_independently() -> None:

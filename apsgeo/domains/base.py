@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from apsgeo.domains.symmetry import Symmetries
 from apsgeo.errors import InputError
 
 if TYPE_CHECKING:
@@ -158,6 +159,11 @@ class Domain(ABC):
     @abstractmethod
     def features(self) -> Tensor:
         """Static positional features `(F, N)` for networks, float32, of order one."""
+
+    @property
+    def symmetries(self) -> Symmetries:
+        """What leaves the domain as it is; none, where it knows of none."""
+        return Symmetries({})
 
     @property
     @abstractmethod

@@ -84,6 +84,8 @@ class GraphConv(nn.Module):
         """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
         if not self.hops:
             return self.mix(x)
+        if x.dtype in (torch.bfloat16, torch.float16):
+            x = x.float()  # there is no sparse product of half precision
         batch, channels, nodes = x.shape
         rows = x.permute(2, 0, 1).reshape(nodes, batch * channels)
         shape = (len(self.starts) - 1, nodes)

@@ -26,6 +26,7 @@ from apsgeo.domains.healpix_layers import (
     HEALPixPool,
 )
 from apsgeo.domains.healpix_tables import face_grid, padded_faces, patches, pixel_triangles
+from apsgeo.domains.symmetry import Symmetries, Symmetry
 from apsgeo.domains.triangles import cotangent_conductance
 from apsgeo.errors import GridError, InputError
 
@@ -212,6 +213,19 @@ class HEALPixDomain(Domain):
         l = np.floor(np.sqrt(np.arange(k)))
         root = math.sqrt(self._whole / (4 * math.pi))
         return torch.from_numpy(l * (l + 1)), torch.from_numpy(with_sign(basis * root))
+
+    @cached_property
+    def symmetries(self) -> Symmetries:
+        """A quarter turn, and the mirror images of east and west, north and south."""
+        x, y, z = self.positions.numpy().T
+        moved = {"quarter turn": ((-y, x, z), 4), "east-west": ((x, -y, z), 2)}
+        moved["north-south"] = (x, y, -z), 2
+        found = {}
+        for name, (points, order) in moved.items():
+            node = self.node_at(np.stack(points, 1))
+            if node.min() >= 0:
+                found[name] = Symmetry(torch.from_numpy(node), order)
+        return Symmetries.of(self, found)
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
         """Make a convolution over squares of pixels, which goes on across base pixels.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from apsgeo.domains.base import EARTH_RADIUS_KM, Domain, Reduced, laplacian_of
 from apsgeo.domains.latlon_layers import Border, LatLonConv, LatLonPool, LatLonUnpool
+from apsgeo.domains.symmetry import Symmetries, Symmetry
 from apsgeo.errors import GridError, InputError
 
 __all__ = ["LatLonDomain"]
@@ -200,6 +201,16 @@ class LatLonDomain(Domain):
         x, y, z = self.positions.T
         cos_lat = torch.from_numpy(np.repeat(np.cos(np.deg2rad(self.lat)), self.shape[1]))
         return torch.stack([x, y, z, cos_lat]).float()
+
+    @cached_property
+    def symmetries(self) -> Symmetries:
+        """A turn by one column, and the mirror images of east and west, north and south."""
+        index = torch.arange(self.num_nodes).reshape(self.shape)
+        found = {"east-west": Symmetry(index.flip(1).flatten(), 2)}
+        found["north-south"] = Symmetry(index.flip(0).flatten(), 2)
+        if self.is_global:
+            found["turn"] = Symmetry(index.roll(1, 1).flatten(), self.shape[1])
+        return Symmetries.of(self, found)
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
         """Make a convolution, periodic in longitude and across the poles where the grid is.

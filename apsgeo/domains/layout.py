@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = ["Layout", "domain_of", "layout_of"]
 
 _ROWS = ("y", "row", "rows", "height", "h")
 _COLUMNS = ("x", "col", "cols", "column", "columns", "width", "w")
+_CHANNELS = ("channel", "channels", "band", "rgb", "variable", "lag")
 _RECORDS = "time"
 _NEAREST = 6  # stations that each is joined to
 
@@ -48,26 +49,43 @@ class Layout:
         dims: The dims, in the order in which they are flattened.
         shape: Their sizes.
         order: The place `(N,)` of each node; None where node i is in place i.
+        channel: The dim of channels, or None of a field that has one value a node: one of the name
+            channel, band, rgb, variable or lag.
     """
 
     domain: Domain
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     order: Index | None = None
+    channel: str | None = None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The dims of one record: channels, if there are any, and `dims`."""
+        return self.dims if self.channel is None else (self.channel, *self.dims)
 
     def ordered(self, array: xr.DataArray) -> xr.DataArray:
-        """Return the array with its records first, if it has any, and `dims` last.
+        """Return the array with its records first, if it has any, and `cells` last.
 
         Raises:
             GridError: If it has more than one other dim.
         """
-        records = [str(dim) for dim in array.dims if dim not in self.dims]
+        records = [str(dim) for dim in array.dims if dim not in self.cells]
         if len(records) > 1:
             raise GridError(
                 f"the array has dims {array.dims}; expected a time dimension and "
-                f"{', '.join(map(repr, self.dims))}. Select one level or member first."
+                f"{', '.join(map(repr, self.cells))}. Select one level or member first."
             )
-        return array.transpose(*records, *self.dims)
+        return array.transpose(*records, *self.cells)
+
+    def channel_nodes(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values `(..., *cells)` as `(..., channel, N)`, one channel if there is no dim."""
+        nodes = self.nodes(values)
+        return nodes[..., None, :] if self.channel is None else nodes
+
+    def channel_places(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Undo `channel_nodes`."""
+        return self.places(values[..., 0, :] if self.channel is None else values)
 
     def nodes(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values `(..., *shape)` at places as values `(..., N)` at nodes."""
@@ -116,11 +134,11 @@ def layout_of(
         GridError: If the labels do not say the domain, or say another.
     """
     if domain is not None:
-        return _on(domain, array, given, wanted)
+        return _with_channel(_on(domain, array, given, wanted), array)
     for read in (_read_latlon, _read_healpix, _read_image, _read_stations):
         found = read(array)
         if found is not None:
-            return _on(found, array, given, wanted)
+            return _with_channel(_on(found, array, given, wanted), array)
     raise GridError(
         f"{given} has dims {_sizes(array)}, and nothing says where they are; expected latitude and "
         "longitude, HEALPix 'cell_ids' with the attributes level and indexing_scheme, pixels "
@@ -156,6 +174,12 @@ def _read_stations(array: xr.DataArray) -> GraphDomain | None:
     if lat is None or lon is None or lat.ndim != 1 or lat.dims != lon.dims:
         return None
     return GraphDomain.from_latlon(lat.values, lon.values, k=min(_NEAREST, lat.size - 1))
+
+
+def _with_channel(layout: Layout, array: xr.DataArray) -> Layout:
+    found = [str(dim) for dim in array.dims if str(dim).lower() in _CHANNELS]
+    channels = [dim for dim in found if dim not in layout.dims]
+    return replace(layout, channel=channels[0]) if len(channels) == 1 else layout
 
 
 @singledispatch
@@ -297,7 +321,8 @@ def _pixel_dims(array: xr.DataArray) -> tuple[str, str] | None:
 
 
 def _node_dims(array: xr.DataArray) -> tuple[str, ...]:
-    return tuple(str(dim) for dim in array.dims if dim != _RECORDS)
+    others = (_RECORDS, *_CHANNELS)
+    return tuple(str(dim) for dim in array.dims if str(dim).lower() not in others)
 
 
 def _sizes(array: xr.DataArray) -> str:

@@ -1,5 +1,5 @@
 """Networks, written once over the layers that a domain lends."""
 
-from apsgeo.nn.unet import ConvNet, FourierEmbedding, UNet
+from apsgeo.nn.unet import SIZES, ConvNet, FourierEmbedding, UNet
 
-__all__ = ["ConvNet", "FourierEmbedding", "UNet"]
+__all__ = ["SIZES", "ConvNet", "FourierEmbedding", "UNet"]

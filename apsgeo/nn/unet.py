@@ -11,7 +11,19 @@ from torch import Tensor, nn
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 
-__all__ = ["ConvNet", "FourierEmbedding", "UNet"]
+__all__ = ["SIZES", "ConvNet", "FourierEmbedding", "UNet"]
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"width": 16, "depth": 4},
+    "small": {"width": 32, "depth": 4},
+    "medium": {"width": 56, "depth": 4},
+    "large": {"width": 96, "depth": 4},
+    "huge": {"width": 176, "depth": 4},
+}
+"""Options of a `UNet` of about 0.3, 1, 3, 10 and 30 million parameters.
+
+Small domains are coarsened fewer times, and have fewer: 28 x 28 pixels 0.6 of these.
+"""
 
 
 class FourierEmbedding(nn.Module):
@@ -135,9 +147,12 @@ class UNet(nn.Module):
         depth: how many times to coarsen; fewer where the domain grows too small before.
         cond_dim: length of the condition, or 0 for none.
         zero_init: start with the output zero.
+        static: further known fields (F, N) of order one, such as orography or a mask of land, which
+            are appended like the domain's; or their number F, of a network that is to be loaded.
     """
 
     features: Tensor
+    static: Tensor
 
     def __init__(
         self,
@@ -149,6 +164,7 @@ class UNet(nn.Module):
         depth: int = 3,
         cond_dim: int = 0,
         zero_init: bool = True,
+        static: Tensor | int = 0,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -159,10 +175,16 @@ class UNet(nn.Module):
             "cond_dim": cond_dim,
             "zero_init": zero_init,
         }
+        if isinstance(static, int):
+            static = torch.zeros(static, domain.num_nodes)
+        if len(static):
+            self.config["static"] = len(static)
+        self.register_buffer("static", static.float(), persistent=len(static) > 0)
         self.register_buffer("features", domain.features, persistent=False)
         hidden = 2 * width if cond_dim else 0
         self.embed = nn.Sequential(nn.Linear(cond_dim, hidden), nn.SiLU()) if cond_dim else None
-        self.stem = domain.conv(in_channels + len(domain.features), width)
+        known = len(domain.features) + len(static)
+        self.stem = domain.conv(in_channels + known, width)
         self.body = _pyramid(domain, width, depth, hidden)
         self.head_modulation = _Modulation(width, hidden)
         self.head = domain.conv(width, out_channels)
@@ -182,7 +204,8 @@ class UNet(nn.Module):
                 f"{self.config['cond_dim']}; pass a cond exactly if cond_dim is not 0."
             )
         hidden = None if self.embed is None else self.embed(cond)
-        features = self.features.to(x.dtype).expand(len(x), -1, -1)
+        known = torch.cat([self.features, self.static])
+        features = known.to(x.dtype).expand(len(x), -1, -1)
         y = self.body(self.stem(torch.cat([x, features], 1)), hidden)
         return self.head(F.silu(self.head_modulation(y, hidden)))
 

@@ -2,21 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
-from apsgeo.errors import ModelError
-from apsgeo.nn import FourierEmbedding, UNet
+from apsgeo.errors import InputError, ModelError
+from apsgeo.nn import SIZES, FourierEmbedding, UNet
 from apsgeo.priors.density import DiffusionDensity
 from apsgeo.priors.gaussian import GaussianPrior
-from apsgeo.priors.schedule import Schedule, from_config
+from apsgeo.priors.schedule import Schedule, VPSchedule, from_config
 
-__all__ = ["COND_DIM", "DiffusionPrior"]
+__all__ = ["COND_DIM", "DenoiserSpec", "DiffusionPrior"]
 
 COND_DIM = 64
+
+
+@dataclass(frozen=True)
+class DenoiserSpec:
+    """The architecture of a diffusion prior.
+
+    Attributes:
+        size: Of the U-Net, a name in `apsgeo.nn.SIZES`: about 0.3, 1, 3, 10 or 30 million
+            parameters.
+        schedule: The noise schedule.
+        levels: Of the grid, each of which caches a factorization of the anchor.
+
+    Raises:
+        InputError: If there is no such size.
+    """
+
+    size: Literal["tiny", "small", "medium", "large", "huge"] = "tiny"
+    schedule: Schedule = field(default_factory=VPSchedule)
+    levels: int = 20
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise InputError(f"size={self.size!r}; give one of {', '.join(SIZES)}")
+
+    def build(
+        self, domain: Domain, channels: int, anchor: GaussianPrior | None, static: Tensor
+    ) -> DiffusionPrior:
+        """Return an untrained prior, its weights drawn by torch's global generator.
+
+        Args:
+            domain: Where the signal lives.
+            channels: Of the signal.
+            anchor: The Gaussian prior to correct, or None.
+            static: Known fields (field, node) of order one, which the network sees.
+        """
+        network = UNet(
+            domain,
+            channels if anchor is None else 2 * channels,
+            channels,
+            cond_dim=COND_DIM,
+            static=static,
+            **SIZES[self.size],
+        )
+        return DiffusionPrior(domain, channels, network, self.schedule, anchor, levels=self.levels)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the attributes as a JSON-able dictionary."""
+        return {**vars(self), "schedule": self.schedule.to_config()}
 
 
 class DiffusionPrior(DiffusionDensity):

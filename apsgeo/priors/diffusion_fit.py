@@ -6,11 +6,12 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from apsgeo.domains.symmetry import Symmetries
 from apsgeo.errors import InputError
 from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.gaussian import GaussianPrior
@@ -51,6 +52,8 @@ def train_diffusion(
     seed: int = 0,
     progress: bool = True,
     crossfit: Sequence[tuple[GaussianPrior, Tensor]] | None = None,
+    augment: Symmetries | None = None,
+    precision: Literal["float32", "bfloat16"] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     log: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, float]]:
@@ -80,6 +83,11 @@ def train_diffusion(
         crossfit: (anchor, records) pairs: each anchor was fitted without those records (int64
             indices into ``fields``) and stands in for the prior's own on them. An anchor that has
             seen a field denoises it too well for a network to learn from (docs/method.md).
+        augment: symmetries of the domain that the fields have, such as
+            ``prior.domain.symmetries.only("left-right")``: each step learns from fields that a
+            random one of them moved.
+        precision: of the network in training; by default "bfloat16" (mixed precision: weights and
+            losses stay in single precision) on CUDA, elsewhere "float32".
         checkpoint: a folder from which a killed run goes on, with identical results, when it is
             called again alike, with the same fields; see `fit_loop`.
         log: a CSV file of the records of `fit_loop`.
@@ -104,18 +112,24 @@ def train_diffusion(
     folds = [everything] if crossfit is None else list(crossfit)
     sizes = torch.tensor([len(rows) for _, rows in folds], dtype=torch.float64)
     mine = share_of(batch)
+    place = fields.device.type
+    mixed = place == "cuda" if precision is None else precision == "bfloat16"
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         level = _level_of(step, prior.levels, seed)
         anchor, rows = folds[int(torch.multinomial(sizes, 1, generator=generator))]
         picked = rows[torch.randint(len(rows), (batch,), generator=generator)]
         x0 = fields[picked.to(fields.device)]
+        if augment:
+            x0 = x0[..., augment.draw(generator)]
         with torch.no_grad():
             log_snr = prior.log_snr[level].expand(batch)
             x_t, _ = prior.perturb(x0, log_snr, generator)
             x0, x_t, log_snr = x0[mine], x_t[mine], log_snr[mine]
             mean = prior.anchor_mean(x_t, log_snr, anchor)
-        error = x0 - mean - prior.correction(x_t, mean, log_snr)
+        with torch.autocast(place, torch.bfloat16, enabled=mixed):
+            change = prior.correction(x_t, mean, log_snr)
+        error = x0 - mean - change
         return error.pow(2).mean() / float(prior.residual_std[level]) ** 2
 
     prior.shrinkage.fill_(1.0)
@@ -138,7 +152,12 @@ def train_diffusion(
         progress=progress,
         description="diffusion prior",
         checkpoint=checkpoint,
-        identity={"batch": batch, "data": _digest(fields, validation)},
+        identity={
+            "batch": batch,
+            "mixed": mixed,
+            "augment": list(augment or ()),
+            "data": _digest(fields, validation),
+        },
         log=log,
     )
     with torch.no_grad():
