@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-truth bench-priors clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-truth bench-priors docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -53,6 +53,10 @@ bench-truth: venv  ## score flows where the posterior is known exactly; writes t
 
 bench-priors: venv  ## compare log-densities of priors with the truth; writes the tables and figure
 	$(BIN)/python -m benchmarks.priors
+
+docs: venv  ## build the documentation into build/docs; a warning is an error
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going docs build/docs
 
 clean:  ## remove the environment, caches and the demo's output
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

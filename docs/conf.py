@@ -18,6 +18,7 @@ html_theme = "alabaster"
 default_role = "py:obj"  # `name` in a docstring is a name of the API, and a link where it can be
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # fields of a named tuple are documented by autodoc already
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True}

@@ -118,7 +118,7 @@ def from_ugrid(dataset: xr.Dataset) -> TidyMesh:
     first corner on, which is right where they are convex.
 
     Returns:
-        The mesh; variables at its nodes are `variable.isel({mesh.dim: mesh.vertex})`.
+        The mesh; variables at its nodes are ``variable.isel({mesh.dim: mesh.vertex})``.
 
     Raises:
         GridError: there is not one mesh of faces, or it lacks coordinates or connectivity.
