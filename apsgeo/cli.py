@@ -44,6 +44,16 @@ class Skip(StrEnum):
     none = "none"
 
 
+class Size(StrEnum):
+    """The size of the denoiser's network: 0.3, 1, 3, 10 or 30 million parameters."""
+
+    tiny = "tiny"
+    small = "small"
+    medium = "medium"
+    large = "large"
+    huge = "huge"
+
+
 class Objective(StrEnum):
     """What a flow is trained on."""
 
@@ -114,6 +124,9 @@ def fit(
     skip: Annotated[
         Skip, typer.Option(help="The denoiser's skip connection; none is the paper's form.")
     ] = Skip.gaussian,
+    size: Annotated[
+        Size, typer.Option(help="Of the denoiser: 0.3, 1, 3, 10 or 30 million parameters.")
+    ] = Size.tiny,
     steps: Annotated[
         int, typer.Option(min=0, help="Training steps of the diffusion prior.")
     ] = 1500,
@@ -147,6 +160,7 @@ def fit(
     from apsgeo.domains.mesh_adapters import read_mesh
     from apsgeo.io import read_field
     from apsgeo.prior import fit_prior
+    from apsgeo.priors.diffusion import DenoiserSpec
     from apsgeo.training.distributed import data_parallel, is_first
 
     with data_parallel():
@@ -157,6 +171,7 @@ def fit(
             held_out_from=held_out_from,
             rank=rank,
             skip=skip.value,
+            spec=DenoiserSpec(size=size.value),
             steps=steps,
             patience=patience,
             seed=seed,

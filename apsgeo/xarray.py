@@ -260,7 +260,7 @@ class _Sampler:
 
 def _check_types(obs: Any, posterior: Any) -> None:
     if not isinstance(obs, xr.DataArray | xr.Dataset):
-        raise InputError(f"obs is a {type(obs).__name__}; expected an xarray.DataArray")
+        raise InputError(f"obs is a {type(obs).__name__}; expected an xarray.DataArray or Dataset")
     if not hasattr(posterior, "sample_members"):
         raise InputError(
             f"posterior is a {type(posterior).__name__}; expected a Posterior: open a saved one "

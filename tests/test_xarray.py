@@ -515,10 +515,14 @@ def test_members_must_be_a_whole_number_above_zero(
     assert run(obs, posterior, members=cast(int, np.int64(2))).sizes["member"] == 2
 
 
+def test_a_data_set_of_the_variable_is_as_good(obs: xr.DataArray, posterior: Posterior) -> None:
+    found = impute(obs.to_dataset(), posterior, members=5)
+    xr.testing.assert_equal(found["air"], run(obs, posterior))
+
+
 def test_arguments_of_other_types_are_refused(obs: xr.DataArray, posterior: Posterior) -> None:
-    refused(
-        InputError, r"a Dataset; give one of its variables \(air\)", obs.to_dataset(), posterior
-    )
+    slp = obs.to_dataset(name="slp")
+    refused(InputError, "obs has the variables slp, and the model is of air", slp, posterior)
     refused(InputError, "obs is a ndarray", obs.values, posterior)
     refused(InputError, "posterior is a str; .*apsgeo.load", obs, "ncep-air")
     refused(InputError, "in which no value can be missing", obs.fillna(0).astype(int), posterior)

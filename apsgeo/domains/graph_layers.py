@@ -84,8 +84,13 @@ class GraphConv(nn.Module):
         """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
         if not self.hops:
             return self.mix(x)
-        if x.dtype in (torch.bfloat16, torch.float16):
-            x = x.float()  # there is no sparse product of half precision
+        with torch.autocast(x.device.type, enabled=False):
+            half = x.dtype in (torch.bfloat16, torch.float16)  # of which there is no sparse product
+            joined = self._join(x.float() if half else x)
+        return self.mix(joined)
+
+    def _join(self, x: Tensor) -> Tensor:
+        """Return the channels and what they are about each node, (B, stack * channels, N)."""
         batch, channels, nodes = x.shape
         rows = x.permute(2, 0, 1).reshape(nodes, batch * channels)
         shape = (len(self.starts) - 1, nodes)
@@ -101,7 +106,7 @@ class GraphConv(nn.Module):
             before, last = last, 2 * mean - before
             stack.append(last)
         joined = torch.stack(stack).unflatten(-1, (batch, channels)).permute(2, 0, 3, 1)
-        return self.mix(joined.flatten(1, 2))
+        return joined.flatten(1, 2)
 
 
 class AggregatePool(nn.Module):
