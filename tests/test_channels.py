@@ -71,7 +71,7 @@ def test_what_one_colour_says_of_another_is_known(tmp_path: Path) -> None:
     assert ensemble.dims == ("member", "sample", "rgb", "y", "x")
     error = ensemble.mean("member") - truth
     spread = truth.std()
-    rms = np.sqrt((error**2).mean(["sample", "y", "x"]))
+    rms = (error**2).mean(["sample", "y", "x"]) ** 0.5
     assert float(rms.sel(rgb="g")) < 0.25 * float(spread)
     assert float(rms.sel(rgb="b")) > 0.5 * float(spread)
     scores = score_ensemble(ensemble, truth, obs, progress=False)

@@ -54,7 +54,8 @@ def test_unet_without_zero_init_starts_elsewhere_but_regardless_of_the_condition
 
 @pytest.mark.parametrize(("size", "millions"), list(zip(SIZES, (0.3, 1, 3, 10, 30), strict=True)))
 def test_sizes_are_what_they_say(size: str, millions: float) -> None:
-    unet = UNet(LARGE, 2, 1, cond_dim=64, **SIZES[size])  # type: ignore[arg-type]
+    width, depth = SIZES[size]
+    unet = UNet(LARGE, 2, 1, width=width, depth=depth, cond_dim=64)
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(1e6 * millions, rel=0.15)
 
 

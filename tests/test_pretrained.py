@@ -96,17 +96,17 @@ def test_what_networks_predict_is_turned_into_the_clean_signal(kind: str) -> Non
 
 def test_a_denoiser_of_azulas_kind_has_our_samplers_and_log_densities() -> None:
     prior, exact = from_azula(Exact(), DOMAIN, 1), gaussian()
-    same = AnalyticDiffusion(exact, prior.schedule)  # type: ignore[arg-type]
+    same = AnalyticDiffusion(exact, prior.schedule)
     x = exact.sample(3, seeded(3)).double()
     times = torch.tensor([0.0, 0.3, 1.0]).double()
     assert torch.allclose(prior.denoise(x, times), same.denoise(x, times), rtol=1e-8)
-    drawn = [Heun(6).sample(p, 4, generator=seeded(4), like=x) for p in (prior, same)]
-    assert torch.allclose(*drawn, rtol=1e-6)
+    one, other = (Heun(6).sample(p, 4, generator=seeded(4), like=x) for p in (prior, same))
+    assert torch.allclose(one, other, rtol=1e-6)
     # The ends: noise of 0.01 to 1e-4 of the variance at most, and a signal of 1e-4 of the noise's.
     found = prior.log_prob(x, method="ode", tolerance=1e-6).value
     assert torch.allclose(found, exact.log_prob(x), atol=5e-3)
-    values = [p.log_prob(x, method="anchored", generator=seeded(5)).value for p in (prior, same)]
-    assert torch.allclose(*values, rtol=1e-8)
+    one, other = (p.log_prob(x, generator=seeded(5)).value for p in (prior, same))
+    assert torch.allclose(one, other, rtol=1e-8)
 
 
 def test_azula_itself() -> None:
@@ -135,7 +135,7 @@ def test_azula_itself() -> None:
     assert torch.allclose(found.float(), truth, atol=2e-2)
     backbone = nn.Module()
     backbone.weight = nn.Parameter(torch.zeros(()))
-    backbone.forward = lambda x_t, t: 0.1 * x_t  # type: ignore[method-assign]
+    backbone.forward = lambda x_t, t: 0.1 * x_t
     karras = from_azula(denoise.KarrasDenoiser(backbone, schedule), DOMAIN, 1)
     time = torch.tensor([0.2, 0.5, 0.8])
     own = denoise.KarrasDenoiser(backbone, schedule)(x.reshape(3, 1, 2, 3), time).mean

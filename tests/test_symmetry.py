@@ -125,7 +125,7 @@ def test_training_sees_fields_that_were_moved() -> None:
         seen.append(x0)
         return perturb(x0, *rest)
 
-    trained.perturb = watched  # type: ignore[method-assign]
+    trained.perturb = watched  # type: ignore[method-assign, assignment]
     train(trained, augment=DOMAIN.symmetries.only("left-right"))
     steps, fields = seen[trained.levels :], skewed(30, 1)  # the first are held-out cases
     mirrored = fields.reshape(30, 1, 6, 6).flip(-1).reshape(30, 1, 36)
@@ -168,7 +168,7 @@ def test_mixed_precision_is_nearly_the_same_and_keeps_weights_single(domain: Dom
             steps=3,
             validate_every=1,
             progress=False,
-            precision=precision,  # type: ignore[arg-type]
+            precision=precision,
         )
         losses[precision] = [record["loss"] for record in log[1:4]]
         assert {p.dtype for p in trained.parameters()} == {torch.float32}

@@ -43,6 +43,7 @@ class IndependentCells:
     normals: Normals
     noise_std: Tensor
     units: str | None = "degC"
+    name: str | None = "air"
     calls: list[tuple[int, int]] = field(default_factory=list)
 
     def sample_members(

@@ -13,14 +13,14 @@ from apsgeo.errors import InputError
 
 __all__ = ["SIZES", "ConvNet", "FourierEmbedding", "UNet"]
 
-SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"width": 16, "depth": 4},
-    "small": {"width": 32, "depth": 4},
-    "medium": {"width": 56, "depth": 4},
-    "large": {"width": 96, "depth": 4},
-    "huge": {"width": 176, "depth": 4},
+SIZES: dict[str, tuple[int, int]] = {
+    "tiny": (16, 4),
+    "small": (32, 4),
+    "medium": (56, 4),
+    "large": (96, 4),
+    "huge": (176, 4),
 }
-"""Options of a `UNet` of about 0.3, 1, 3, 10 and 30 million parameters.
+"""Width and depth of a `UNet` of about 0.3, 1, 3, 10 and 30 million parameters.
 
 Small domains are coarsened fewer times, and have fewer: 28 x 28 pixels 0.6 of these.
 """

@@ -53,13 +53,15 @@ class DenoiserSpec:
             anchor: The Gaussian prior to correct, or None.
             static: Known fields (field, node) of order one, which the network sees.
         """
+        width, depth = SIZES[self.size]
         network = UNet(
             domain,
             channels if anchor is None else 2 * channels,
             channels,
+            width=width,
+            depth=depth,
             cond_dim=COND_DIM,
             static=static,
-            **SIZES[self.size],
         )
         return DiffusionPrior(domain, channels, network, self.schedule, anchor, levels=self.levels)
 
