@@ -23,7 +23,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ncep", description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="take every N-th test month")
     parser.add_argument("--densities", type=float, nargs="+", default=list(DENSITIES))
-    parser.add_argument("--members", type=int, default=64, help="size of the ensembles")
+    parser.add_argument("--members", type=int, default=32, help="size of the ensembles")
     parser.add_argument("--seed", type=int, default=0, help="of masks, noise and ensembles")
     parser.add_argument("--methods", nargs="+", help="names of rows; all by default")
     parser.add_argument("--anchored", default="ncep-air", help="model: name or folder")
