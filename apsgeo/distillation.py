@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,9 +15,10 @@ from torch import Tensor
 from apsgeo.device import choose_device
 from apsgeo.errors import InputError
 from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
-from apsgeo.flows.build import FlowSpec, build_flow
+from apsgeo.flows.build import FlowSpec, Spec, build_flow
 from apsgeo.flows.context import site_features
-from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.flows.flow import Conditioning, Flow
+from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.operators import LinearMap, Operator
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
@@ -25,8 +27,10 @@ from apsgeo.training.loop import fit_loop
 from apsgeo.training.objective import (
     CRPS,
     ForwardKL,
+    LeadingForwardKL,
     LogDensity,
     Objective,
+    PathReverseKL,
     ReverseKL,
     WeightedSum,
     fair_crps,
@@ -41,6 +45,7 @@ _VALIDATION_DENSITIES = (0.01, 0.05, 0.3)
 _VALIDATION_MEMBERS = 16
 _PRIOR_DRAWS = 480
 _MOST_DENSE = 3000  # values of a dense anchor whose density can be had in every training step
+_LEADING_WEIGHT = 10.0  # of the leading coefficient's likelihood, of one among many dimensions
 _DENSITY_POINTS = 2  # levels or times in one estimate of the prior's log-density in training
 
 
@@ -51,7 +56,7 @@ def distill(
     *,
     history: xr.DataArray | xr.Dataset | None = None,
     objective: Mode = "score",
-    spec: FlowSpec | None = None,
+    spec: Spec | None = None,
     score_weight: float = 1.0,
     steps: int = 2000,
     batch: int = 12,
@@ -99,24 +104,28 @@ def distill(
     spec = spec or FlowSpec()
     _check_density(prior, spec, objective)
     linear = operator.on(prior.domain)
+    spec.check(linear)
     noise = _noise(linear, noise_std, prior.normals.mean.shape[1])
     history = prior.history if history is None else history
     place = choose_device(device)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    train, held = _pairs(prior, history, operator, noise, spec, folds, rounds, generator, progress)
+    source = _fields(prior, history, folds, generator)
     flow = build_flow(
         prior.domain,
         prior.normals.mean.shape[1],
         prior.normals.covariate_count,
-        site_features(prior.domain, train.fields),
+        site_features(prior.domain, source[0].fields),
         spec,
         prior.anchor,
+    )
+    train, held = _pairs(
+        prior, source, operator, noise, spec, flow, folds, rounds, generator, progress
     )
     flow.to(place)
     if prior.diffusion is not None:
         prior.diffusion.to(place)
-    loss = _objective(prior, objective, score_weight)
+    loss = _objective(prior, flow, objective, score_weight)
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         drawn = train.draw(batch, CRPS.members, generator).to(place)
@@ -172,22 +181,28 @@ def _noise(linear: LinearMap, noise_std: float | Tensor, channels: int) -> Tenso
     return noise.expand(*noise.shape[:-1], nodes).clone()
 
 
-def _given(prior: FieldPrior, flow: ConditionalFlow, batch: Batch) -> Conditioning:
-    known = prior.normals.covariates(batch.season).to(batch.mean)
-    return flow.condition(batch.measurement, batch.mean, batch.std, known)
+def _given(prior: FieldPrior, flow: Flow, batch: Batch) -> Conditioning:
+    known = prior.normals.covariates(batch.season).to(batch.truth)
+    given: Conditioning = flow.condition(batch.start, known)
+    return given
 
 
-def _objective(prior: FieldPrior, mode: Mode, score_weight: float) -> Objective:
+def _objective(prior: FieldPrior, flow: Flow, mode: Mode, score_weight: float) -> Objective:
     weights = prior.domain.areas.float() * prior.normals.std * prior.normals.valid
     score = CRPS(weights)
-    reverse = ReverseKL(_log_density(prior))
+    # From N(0, I) it is the paper's own estimate; elsewhere that of less variance.
+    paper = isinstance(flow.base, StandardNormalBase)
+    reverse = (ReverseKL if paper else PathReverseKL)(_log_density(prior))
     if mode == "score":
         return score
     if mode == "reverse":
         return reverse
-    if mode == "forward":
-        return WeightedSum({ForwardKL(): 1.0, score: score_weight})
-    return WeightedSum({ForwardKL(): 0.5, reverse: 0.5, score: score_weight})
+    terms: dict[Objective, float] = {ForwardKL(): 1.0, score: score_weight}
+    if isinstance(flow, SpectralFlow):
+        terms[LeadingForwardKL()] = _LEADING_WEIGHT
+    if mode == "mixed":
+        terms |= {reverse: 0.5} | {each: 0.5 for each in terms if isinstance(each, ForwardKL)}
+    return WeightedSum(terms)
 
 
 def _log_density(prior: FieldPrior) -> LogDensity:
@@ -204,7 +219,7 @@ def _log_density(prior: FieldPrior) -> LogDensity:
     return estimate
 
 
-def _check_density(prior: FieldPrior, spec: FlowSpec, mode: Mode) -> None:
+def _check_density(prior: FieldPrior, spec: Spec, mode: Mode) -> None:
     values = prior.domain.num_nodes * prior.normals.mean.shape[1]
     dense = spec.base == "gaussian" and prior.anchor.kind == "localised" and values > _MOST_DENSE
     if dense and mode != "score":
@@ -215,42 +230,60 @@ def _check_density(prior: FieldPrior, spec: FlowSpec, mode: Mode) -> None:
         )
 
 
-def _bases(
-    prior: FieldPrior, fields: Tensor, season: Tensor, spec: FlowSpec, folds: int
-) -> list[Base]:
+def _bases(prior: FieldPrior, fields: Tensor, season: Tensor, spec: Spec, folds: int) -> list[Base]:
     if spec.base == "normal":
         return [StandardNormalBase(fields.shape[1], prior.domain.num_nodes)] * folds
     anchors = prior.cross_fitted(prior.anchor, fields, season, folds)
     return [GaussianBase(anchor) for anchor in anchors]
 
 
-def _pairs(
+@dataclass(frozen=True)
+class _Fields:
+    """Standardized anomalies (record, channel, node), and the seasons of the records."""
+
+    fields: Tensor
+    season: Tensor
+
+
+def _fields(
     prior: FieldPrior,
     history: xr.DataArray | xr.Dataset | None,
+    folds: int,
+    generator: torch.Generator,
+) -> tuple[_Fields, _Fields]:
+    """Return fields to learn from, and others to stop by."""
+    if history is None:
+        season = torch.arange(_PRIOR_DRAWS) % prior.normals.seasons
+        drawn = prior.gaussian.sample(season, generator)
+        cut = len(drawn) * 9 // 10
+        learned, later = (_Fields(drawn[at], season[at]) for at in (slice(cut), slice(cut, None)))
+    else:
+        learned, later = (
+            _Fields(prior.encode(part), prior.season_of(part)) for part in prior.split(history)
+        )
+    if len(learned.fields) < folds or len(later.fields) == 0:
+        raise InputError(
+            f"{len(learned.fields)} fields to learn from and {len(later.fields)} held out from "
+            f"{prior.held_out_from}; give a history with at least {folds} and 1."
+        )
+    return learned, later
+
+
+def _pairs(
+    prior: FieldPrior,
+    source: tuple[_Fields, _Fields],
     operator: Operator,
     noise: Tensor,
-    spec: FlowSpec,
+    spec: Spec,
+    flow: Flow,
     folds: int,
     rounds: int,
     generator: torch.Generator,
     progress: bool,
 ) -> tuple[PairSet, PairSet]:
     """Simulate measurements to learn from, and others, at fixed densities, to stop by."""
-    if history is None:
-        season = torch.arange(_PRIOR_DRAWS) % prior.normals.seasons
-        drawn = prior.gaussian.sample(season, generator)
-        cut = len(drawn) * 9 // 10
-        fields, later = drawn[:cut], drawn[cut:]
-        season, later_season = season[:cut], season[cut:]
-    else:
-        learned, kept_back = prior.split(history)
-        fields, later = prior.encode(learned), prior.encode(kept_back)
-        season, later_season = prior.season_of(learned), prior.season_of(kept_back)
-    if len(fields) < folds or len(later) == 0:
-        raise InputError(
-            f"{len(fields)} fields to learn from and {len(later)} held out from "
-            f"{prior.held_out_from}; give a history with at least {folds} and 1."
-        )
+    learned, later = source
+    fields, season = learned.fields, learned.season
     seasons, linear = prior.normals.seasons, operator.on(prior.domain)
     masks = [operator.simulate(prior.domain, generator) for _ in range(rounds * folds * seasons)]
     train = simulate_pairs(
@@ -262,6 +295,7 @@ def _pairs(
         masks,
         noise,
         linear,
+        functionals=flow.functionals,
         members=2 * CRPS.members,
         seed=int(torch.randint(2**31, (), generator=generator)),
         progress=progress,
@@ -271,20 +305,16 @@ def _pairs(
         for density in _VALIDATION_DENSITIES
         for _ in range(seasons)
     ]
-    last = (
-        GaussianBase(prior.anchor)
-        if spec.base == "gaussian"
-        else StandardNormalBase(fields.shape[1], prior.domain.num_nodes)
-    )
     held = simulate_pairs(
-        later,
-        later_season,
-        torch.zeros(len(later), dtype=torch.long),
-        [last],
+        later.fields,
+        later.season,
+        torch.zeros(len(later.fields), dtype=torch.long),
+        [flow.base],
         prior.normals,
         checks,
         noise,
         linear,
+        functionals=flow.functionals,
         members=_VALIDATION_MEMBERS,
         seed=int(torch.randint(2**31, (), generator=generator)),
         progress=progress,
@@ -293,7 +323,7 @@ def _pairs(
 
 
 def _held_out(
-    prior: FieldPrior, flow: ConditionalFlow, held: PairSet
+    prior: FieldPrior, flow: Flow, held: PairSet
 ) -> Iterator[tuple[Batch, Conditioning, Tensor, Tensor]]:
     """Yield each group, its conditioning, the area of its hidden nodes, and the units' scale."""
     area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
@@ -303,19 +333,19 @@ def _held_out(
         yield batch, _given(prior, flow, batch), area * batch.measurement.hidden, scale
 
 
-def _held_out_score(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> float:
+def _held_out_score(prior: FieldPrior, flow: Flow, held: PairSet) -> float:
     """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks."""
     ratios = []
     for batch, given, hidden, scale in _held_out(prior, flow, held):
         weights = hidden * scale
         fields, _ = flow.push(batch.deviations, given)
         score = (weights * fair_crps(fields, batch.truth)).sum()
-        base = (weights * fair_crps(batch.mean + batch.deviations, batch.truth)).sum()
+        base = (weights * fair_crps(batch.start.mean + batch.deviations, batch.truth)).sum()
         ratios.append(float(score / base))
     return sum(ratios) / len(ratios)
 
 
-def _calibrate_spread(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> None:
+def _calibrate_spread(prior: FieldPrior, flow: Flow, held: PairSet) -> None:
     """Set the flow's spread, so far that of its base, by held-out pairs.
 
     By least squares of the log of the factor on that of the observed share; a constant where all
@@ -328,9 +358,7 @@ def _calibrate_spread(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -
 
 
 @torch.no_grad()
-def _spread_factors(
-    prior: FieldPrior, flow: ConditionalFlow, held: PairSet
-) -> tuple[np.ndarray, np.ndarray]:
+def _spread_factors(prior: FieldPrior, flow: Flow, held: PairSet) -> tuple[np.ndarray, np.ndarray]:
     """Return, for each group, the logs of its observed share and of error over spread."""
     found = []
     for batch, given, hidden, scale in _held_out(prior, flow, held):

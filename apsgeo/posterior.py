@@ -18,9 +18,9 @@ from apsgeo import domains, operators
 from apsgeo.device import choose_device
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
-from apsgeo.flows.base import BasePosterior, GaussianBase
-from apsgeo.flows.build import FlowSpec, build_flow
-from apsgeo.flows.flow import ConditionalFlow
+from apsgeo.flows.base import BasePosterior, GaussianBase, Moments
+from apsgeo.flows.build import Spec, build_flow, spec_from_config
+from apsgeo.flows.flow import Flow
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.operators import LinearMap, Measurement, Operator
 from apsgeo.priors.normals import Normals
@@ -63,12 +63,8 @@ class FieldDistribution(Distribution):
         flow, normals = posterior.flow, posterior.normals
         self._base: BasePosterior = flow.base.posterior(measurement, season)
         place = flow.device  # the base is solved on the CPU
-        self._given = flow.condition(
-            measurement.to(place),
-            self._base.mean.to(place),
-            self._base.std().to(place),
-            normals.covariates(season).to(place),
-        )
+        start = Moments.of(self._base, flow.functionals).to(place)
+        self._given = flow.condition(start, normals.covariates(season).to(place))
         shape = torch.Size(measurement.shape)
         super().__init__(shape[:1], shape[1:], validate_args=False)
 
@@ -177,8 +173,8 @@ class Posterior:
     domain: Domain
     normals: Normals
     operator: Operator
-    flow: ConditionalFlow
-    spec: FlowSpec
+    flow: Flow
+    spec: Spec
     noise_std: Tensor
     units: str | None = None
     name: str | None = None
@@ -187,7 +183,7 @@ class Posterior:
     def __repr__(self) -> str:
         return (
             f"Posterior({self.name!r} [{self.units}] on {self.domain!r}, {self.operator!r}, "
-            f"base={self.spec.base!r})"
+            f"{self.spec.kind} flow, base={self.spec.base!r})"
         )
 
     @cached_property
@@ -303,13 +299,13 @@ class Posterior:
     def _from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Posterior:
         domain = domains.from_config(config["domain"])
         normals = Normals.from_tensors(tensors)
-        spec = FlowSpec(**config["spec"])
+        spec = spec_from_config(config["spec"])
         anchor = None
         if config["anchor"] is not None:
             state = part(tensors, "anchor.")
             anchor = SeasonalPrior.from_state(config["anchor"], state, domain)
         weights = part(tensors, "flow.")
-        sites = weights["context.sites"]
+        sites = weights.get("context.sites", torch.empty(0, domain.num_nodes))
         channels, known = normals.mean.shape[1], normals.covariate_count
         flow = build_flow(domain, channels, known, sites, spec, anchor)
         flow.load_state_dict(weights)

@@ -17,6 +17,7 @@ from apsgeo.diagnostics import ImportanceWeights, importance_weights
 from apsgeo.distillation import distill
 from apsgeo.errors import GridError, InputError, ModelError
 from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior, member_noise
 from apsgeo.prior import FieldPrior, fit_prior
@@ -84,6 +85,7 @@ def test_one_network_evaluation_a_field_for_any_number_of_members(
     posterior: Posterior, members: int
 ) -> None:
     evaluated: list[int] = []
+    assert isinstance(posterior.flow, ConditionalFlow)
     hook = posterior.flow.context.register_forward_hook(
         lambda _module, inputs, _output: evaluated.append(len(inputs[0]))
     )

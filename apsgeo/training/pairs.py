@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from apsgeo.flows.base import Base
+from apsgeo.flows.base import Base, Moments
 from apsgeo.operators import LinearMap, Measurement
 from apsgeo.operators.linear import IdentityMap
 from apsgeo.parallel import workers
@@ -24,29 +24,29 @@ class Batch:
 
     Attributes:
         truth: (batch, channel, node) standardized anomalies.
-        measurement: What was simulated of them.
-        mean, std: Moments of the base posterior, (batch, channel, node).
+        start: What was simulated of them, and moments of the base given it.
         deviations: Draws of the base posterior minus its mean, (member, batch, channel, node).
         season: (batch,).
         base: The base distribution, fitted without these fields.
     """
 
     truth: Tensor
-    measurement: Measurement
-    mean: Tensor
-    std: Tensor
+    start: Moments
     deviations: Tensor
     season: Tensor
     base: Base
+
+    @property
+    def measurement(self) -> Measurement:
+        """What was simulated of the fields."""
+        return self.start.measurement
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device; the season, an index, stays."""
         return replace(
             self,
             truth=self.truth.to(device),
-            measurement=self.measurement.to(device),
-            mean=self.mean.to(device),
-            std=self.std.to(device),
+            start=self.start.to(device),
             deviations=self.deviations.to(device),
         )
 
@@ -61,6 +61,7 @@ class _Group:
     values: Tensor
     mean: Tensor
     std: Tensor
+    variance: Tensor
     deviations: Tensor
     fold: int
     season: int
@@ -120,9 +121,12 @@ class PairSet:
         )
         return Batch(
             truth=self.fields[times],
-            measurement=measurement,
-            mean=torch.stack([group.mean[i] for group, i in picked]),
-            std=torch.stack([group.std for group, _ in picked]),
+            start=Moments(
+                measurement,
+                mean=torch.stack([group.mean[i] for group, i in picked]),
+                deviation=torch.stack([group.std for group, _ in picked]),
+                variance=torch.stack([group.variance for group, _ in picked]),
+            ),
             deviations=torch.stack([group.deviations[kept].float() for group, _ in picked], 1),
             season=torch.tensor([group.season for group, _ in picked]),
             base=self.bases[fold],
@@ -165,6 +169,7 @@ def _simulate_group(
     std: Tensor,
     operator: LinearMap,
     base: Base,
+    functionals: Tensor,
     members: int,
     seed: tuple[int, int, int],
 ) -> _Group:
@@ -173,14 +178,16 @@ def _simulate_group(
     truth = fields[times]
     measurement = _measure(truth, mask, noise_std, std, operator, generator)
     posterior = base.posterior(measurement, torch.full((len(times),), season))
+    moments = Moments.of(posterior, functionals)
     draws = torch.randn(members, posterior.noise_dim, generator=generator)
     return _Group(
         times=times,
         mask=measurement.mask[0].clone(),
         noise_std=measurement.noise_std[0].clone(),
         values=measurement.values,
-        mean=posterior.mean,
-        std=posterior.std()[0],
+        mean=moments.mean,
+        std=moments.deviation[0],
+        variance=moments.variance[0],
         deviations=posterior.shared_deviations(draws).half(),
         fold=fold,
         season=season,
@@ -199,6 +206,7 @@ def simulate_pairs(
     noise_std: Tensor,
     operator: LinearMap | None = None,
     *,
+    functionals: Tensor | None = None,
     members: int = 8,
     seed: int = 0,
     progress: bool = True,
@@ -216,6 +224,7 @@ def simulate_pairs(
         masks: Boolean (observation,) masks, taken in turn by the groups.
         noise_std: (observation,) in the units of the data.
         operator: What is observed; the nodes by default.
+        functionals: Of the flow, the variance of which it is to be told; see `Flow.functionals`.
         members: Base deviations kept for each group.
         seed: Seeds the noise.
         progress: Show a progress bar.
@@ -227,6 +236,7 @@ def simulate_pairs(
         if len(times := ((fold == f) & (season == s)).nonzero()[:, 0])
     ]
     linear = IdentityMap(fields.shape[-1]) if operator is None else operator
+    wanted = torch.empty(0, 0) if functionals is None else functionals
     rounds = len(masks) // max(1, len(cells))
     bar = tqdm(total=rounds * len(cells), desc="pairs", disable=not progress)
 
@@ -237,7 +247,7 @@ def simulate_pairs(
         for job in range(number * rounds, (number + 1) * rounds):
             key = (f, s, (seed * 1_000_003 + job) % (2**63))
             given = masks[job], noise_std, normals.std[s], linear
-            groups.append(_simulate_group(fields, times, *given, bases[f], members, key))
+            groups.append(_simulate_group(fields, times, *given, bases[f], wanted, members, key))
             bar.update()
         return groups
 
