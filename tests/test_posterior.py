@@ -22,6 +22,7 @@ from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior, member_noise
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.priors.scales import HybridScales, LocalisedScales
+from apsgeo.training.held_out import spread_factors
 from apsgeo.training.pairs import PairSet, simulate_pairs
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
@@ -358,11 +359,11 @@ def test_spread_is_calibrated_at_every_density(
 
     monkeypatch.setattr(distillation, "simulate_pairs", spy)
     made = distilled(prior, steps=0)
-    shares, factors = distillation._spread_factors(prior, made.flow, seen[-1])
+    shares, factors = spread_factors(prior, made.flow, seen[-1])
     assert np.ptp(shares) > 2.0
     assert factors.mean() == pytest.approx(0.0, abs=0.05)  # 32 members, few fields
     assert np.polyfit(shares, factors, 1)[0] == pytest.approx(0.0, abs=0.05)
     made.flow.spread.zero_()
-    _, before = distillation._spread_factors(prior, made.flow, seen[-1])
+    _, before = spread_factors(prior, made.flow, seen[-1])
     assert before.mean() < -0.2
     assert np.polyfit(shares, before, 1)[0] < -0.1

@@ -1,4 +1,4 @@
-"""Spectral flows through `distill`, `Posterior`, `save` and `load`, with a prior of every season."""
+"""Spectral flows through `distill`, `Posterior`, `save` and `load`, with seasonal priors."""
 
 from pathlib import Path
 from typing import Any
