@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.flows.base import BasePosterior, GaussianBase, Moments
 from apsgeo.flows.build import Spec, build_flow, spec_from_config
-from apsgeo.flows.flow import Flow
+from apsgeo.flows.flow import Conditioning, Flow
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.operators import LinearMap, Measurement, Operator
 from apsgeo.priors.normals import Normals
@@ -71,7 +72,9 @@ class FieldDistribution(Distribution):
         place = flow.device  # the base is solved on the CPU
         start = Moments.of(self._base, flow.functionals).to(place)
         told = torch.tensor([features] * len(measurement)).reshape(len(measurement), -1)
-        self._given = flow.condition(start, known_fields(normals, season, told).to(place))
+        self._given: Conditioning = flow.condition(
+            start, known_fields(normals, season, told).to(place)
+        )
         shape = torch.Size(measurement.shape)
         super().__init__(shape[:1], shape[1:], validate_args=False)
 
@@ -84,6 +87,22 @@ class FieldDistribution(Distribution):
     def noise_dim(self) -> int:
         """Length of the standard normal vector behind one member."""
         return self._base.noise_dim
+
+    @property
+    def flow(self) -> Flow:
+        """The conditional flow."""
+        return self._posterior.flow
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """What the maps of the flow see of the measurements."""
+        return self._given
+
+    def given(self, conditioning: Conditioning) -> FieldDistribution:
+        """Return the distribution of the same measurements with another conditioning."""
+        other = copy.copy(self)
+        other._given = conditioning
+        return other
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node)."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,12 @@ class Conditioning:
 
     mean: Tensor
     log_share: Tensor
+    free: ClassVar[tuple[str, ...]] = ("mean",)
+    """What can be fitted to a measurement afterwards; see `apsgeo.refinement.adapt`."""
+
+    def replaced(self, **values: Tensor) -> Self:
+        """Return it with some attributes replaced."""
+        return replace(self, **values)
 
     def detach(self) -> Self:
         """Return it without gradients."""
@@ -122,6 +128,7 @@ class NodeConditioning(Conditioning):
 
     std: Tensor
     context: Tensor
+    free: ClassVar[tuple[str, ...]] = ("mean", "context")
 
 
 class ConditionalFlow(Flow):

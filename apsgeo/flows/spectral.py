@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ class SpectralConditioning(Conditioning):
     spline: Tensor
     shifts: Tensor
     summary: Tensor
+    free: ClassVar[tuple[str, ...]] = ("mean", "spline", "shifts", "summary")
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
