@@ -22,6 +22,7 @@ from apsgeo.operators import LinearMap, Operator
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
 from apsgeo.priors.gaussian_fit import contiguous_folds
+from apsgeo.priors.samplers import DPMSolver
 from apsgeo.training.held_out import calibrate_spread, conditioned, held_out_score
 from apsgeo.training.loop import fit_loop
 from apsgeo.training.objective import (
@@ -43,6 +44,8 @@ Mode = Literal["score", "reverse", "forward", "mixed"]
 _VALIDATION_DENSITIES = (0.01, 0.05, 0.3)
 _VALIDATION_MEMBERS = 16
 _PRIOR_DRAWS = 480
+_SAMPLER_STEPS = 20
+_SAMPLED_AT_ONCE = 120
 _MOST_DENSE = 3000  # values of a dense anchor whose density can be had in every training step
 _LEADING_WEIGHT = 10.0  # of the leading coefficient's likelihood, of one among many dimensions
 _DENSITY_POINTS = 2  # levels or times in one estimate of the prior's log-density in training
@@ -77,7 +80,8 @@ def distill(
             numbers (least, most), a level between them, log-uniformly, for each simulated
             measurement; the posterior's default is then their geometric mean.
         history: Complete fields to simulate measurements of; `prior.history` by default, and
-            draws of the Gaussian prior where there is none.
+            draws of the diffusion prior, or of the Gaussian one if there is no other, where there
+            is none.
         objective: "score" is the CRPS of the members on simulated pairs; "reverse" the paper's
             amortized KL, "forward" maximum likelihood on the pairs, "mixed" the mean of both.
         spec: Architecture of the flow.
@@ -306,6 +310,21 @@ class _Fields:
     season: Tensor
 
 
+def _draws(prior: FieldPrior, season: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a field of each season (record,) from the best prior that there is.
+
+    The diffusion prior does not know the season: its draws are of the whole year.
+    """
+    if prior.diffusion is None:
+        return prior.gaussian.sample(season, generator)
+    sampler = DPMSolver(steps=_SAMPLER_STEPS)
+    blocks = [
+        sampler.sample(prior.diffusion, len(part), generator=generator)
+        for part in season.split(_SAMPLED_AT_ONCE)
+    ]
+    return torch.cat(blocks) * prior.normals.valid
+
+
 def _fields(
     prior: FieldPrior,
     history: xr.DataArray | xr.Dataset | None,
@@ -315,7 +334,7 @@ def _fields(
     """Return fields to learn from, and others to stop by."""
     if history is None:
         season = torch.arange(_PRIOR_DRAWS) % prior.normals.seasons
-        drawn = prior.gaussian.sample(season, generator)
+        drawn = _draws(prior, season, generator)
         cut = len(drawn) * 9 // 10
         learned, later = (_Fields(drawn[at], season[at]) for at in (slice(cut), slice(cut, None)))
     else:

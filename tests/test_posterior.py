@@ -21,6 +21,7 @@ from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior, member_noise
 from apsgeo.prior import FieldPrior, fit_prior
+from apsgeo.priors.samplers import DPMSolver
 from apsgeo.priors.scales import HybridScales, LocalisedScales
 from apsgeo.training.held_out import spread_factors
 from apsgeo.training.pairs import PairSet, simulate_pairs
@@ -261,6 +262,21 @@ def test_distill_without_history_uses_prior_draws(prior: FieldPrior, tmp_path: P
     made = distilled(loaded, steps=2)
     y, season = gappy(1)
     assert made.sample_members(y, season, np.arange(1), 2, seed=0).shape == (2, 1, 1, 60)
+
+
+def test_without_history_the_fields_are_draws_of_the_diffusion_prior(prior: FieldPrior) -> None:
+    """Bit for bit those of its sampler; of the Gaussian prior only where there is no other."""
+    assert prior.diffusion is not None
+    season = torch.arange(125) % 12
+    first, second = (torch.Generator().manual_seed(3) for _ in range(2))
+    drawn = distillation._draws(prior, season, first)
+    sampler = DPMSolver(steps=20)
+    parts = [sampler.sample(prior.diffusion, count, generator=second) for count in (120, 5)]
+    assert torch.equal(drawn, torch.cat(parts))
+    alone = replace(prior, diffusion=None)
+    gaussian = distillation._draws(alone, season, torch.Generator().manual_seed(3))
+    expected = prior.gaussian.sample(season, torch.Generator().manual_seed(3))
+    assert torch.equal(gaussian, expected)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, [1.0, 2.0]])
