@@ -15,6 +15,7 @@ from apsgeo.errors import InputError
 __all__ = ["FunctionSpaceNet"]
 
 _HEAD = 16  # channels of a head of attention
+_SHARPNESS = (4.0, 12.0)  # logits of a place with itself, of the first head and of the last
 
 
 class _Film(nn.Module):
@@ -171,15 +172,17 @@ class FunctionSpaceNet(nn.Module):
 
         hidden, known = width if cond_dim else 0, modes + len(static)
         self.embed = nn.Sequential(nn.Linear(cond_dim, hidden), nn.SiLU()) if cond_dim else None
-        self.place = nn.Sequential(nn.Linear(known, width), nn.SiLU(), nn.Linear(width, width))
+        self.places = nn.Parameter(_landmarks(domain, functions.float(), latents))
+        self.names = nn.Linear(modes, width)
+        sharpness = torch.linspace(*_SHARPNESS, width // _HEAD)[:, None].expand(-1, modes) / modes
+        self.read_sharpness = nn.Parameter(sharpness.clone())
+        self.write_sharpness = nn.Parameter(sharpness.clone())
         self.read_gate, self.write_gate = nn.Linear(known, width), nn.Linear(known, width)
-        self.read_key, self.write_query = nn.Linear(width, width), nn.Linear(width, width)
         self.read_value = nn.Linear(in_channels, width, bias=False)
-        self.read_query = nn.Parameter(torch.randn(latents, width))
-        self.names = nn.Parameter(torch.randn(latents, width))
         self.blocks = nn.ModuleList(_LatentBlock(width, hidden) for _ in range(layers))
-        self.write_films = nn.ModuleList(_Film(width, hidden) for _ in range(4))
-        self.write_key, self.write_value = nn.Linear(width, width), nn.Linear(width, width)
+        self.write_value = nn.Linear(width, width)
+        self.place = nn.Linear(known, width)
+        self.films = nn.ModuleList(_Film(width, hidden) for _ in range(3))
         self.pointwise = _pointwise(width)
         self.head = nn.Linear(width, out_channels * (1 + in_channels))
         if zero_init:
@@ -214,9 +217,7 @@ class FunctionSpaceNet(nn.Module):
                 "give those fields on the new domain."
             )
         changed = {"static": given if static is None else static}
-        there = type(self)(
-            domain, **self.config | changed, functions=self._functions_on(domain)
-        )
+        there = type(self)(domain, **self.config | changed, functions=self._functions_on(domain))
         buffers = dict(there.named_buffers())
         weights = {n: t for n, t in self.state_dict().items() if n not in buffers}
         there.load_state_dict(weights, strict=False)
@@ -253,37 +254,66 @@ class FunctionSpaceNet(nn.Module):
                 f"{self.config['cond_dim']}; pass a cond exactly if cond_dim is not 0."
             )
         hidden = None if self.embed is None else self.embed(cond)
-        known = torch.cat([self.functions, self.static]).T.to(x.dtype)
-        place = self.place(known)
-        z = self.names + self.read(x, known, place)
+        z = self.names(self.places) + self.read(x)
         for block in self.blocks:
             z = block(z, hidden)
-        smooth, gain = self._write(z, known, place, hidden).split(
-            [self.config["out_channels"], self.head.out_features - self.config["out_channels"]], 1
-        )
-        return smooth + (gain.unflatten(1, (-1, x.shape[1])) * x[:, None]).sum(2)
+        out = self.head.out_features // (1 + x.shape[1])
+        smooth, gain = self._write(z, hidden).tensor_split([out], dim=1)
+        return smooth + (gain.unflatten(1, (out, -1)) * x[:, None]).sum(2)
 
-    def read(self, x: Tensor, known: Tensor, place: Tensor) -> Tensor:
-        """Return the latents' linear functionals (B, L, width) of the signal."""
-        value = self.read_gate(known) * self.read_value(x.transpose(1, 2))
-        # weights are the same for all records: these are read as one record with more channels
-        value = value.unflatten(-1, (-1, _HEAD)).permute(2, 1, 0, 3)
-        out = F.scaled_dot_product_attention(
-            _heads(self.read_query[None])[0],
-            _heads(self.read_key(place)[None])[0],
-            value.flatten(2),
-            attn_mask=self.log_areas.to(x.dtype).expand(len(self.read_query), -1),
-        )
-        return out.unflatten(-1, (len(x), _HEAD)).permute(2, 1, 0, 3).flatten(2)
+    @property
+    def _known(self) -> Tensor:
+        """What is known of each node, (N, modes + F)."""
+        return torch.cat([self.functions, self.static]).T.to(self.places.dtype)
 
-    def _write(self, z: Tensor, known: Tensor, place: Tensor, cond: Tensor | None) -> Tensor:
-        """Return the smooth functions (B, out_channels (1 + in_channels), N) of the latents."""
-        of_key, of_value, inner, outer = self.write_films
-        key = self.write_key(of_key(F.layer_norm(z, z.shape[1:]), cond))
-        value = self.write_value(of_value(z, cond))
-        y = self.write_gate(known) * _attend(self.write_query(place)[None], key, value)
-        change = inner(F.layer_norm(y + place, y.shape[-1:]), cond)
+    def read(self, x: Tensor) -> Tensor:
+        """Return linear functionals (B, latents, width) of the signal (B, in_channels, N)."""
+        value = self.read_gate(self._known) * self.read_value(x.transpose(1, 2))
+        query = self.read_sharpness[:, None] * self.places
+        return _attend_alike(query, self.functions.T.to(query.dtype), value, self.log_areas)
+
+    def _write(self, z: Tensor, cond: Tensor | None) -> Tensor:
+        """Return smooth functions (B, out_channels (1 + in_channels), N) of the latents."""
+        of_value, inner, outer = self.films
+        query = self.write_sharpness[:, None] * self.functions.T.to(z.dtype)
+        known = self._known
+        y = _attend_alike(query, self.places, self.write_value(of_value(z, cond)))
+        y = self.write_gate(known) * y
+        change = inner(F.layer_norm(y + self.place(known), y.shape[-1:]), cond)
         return self.head(outer(y + self.pointwise(change), cond)).transpose(1, 2)
+
+
+def _attend_alike(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Attend with the same weights in all records, which are read as one with more channels.
+
+    Args:
+        query: (H, M, k).
+        key: (L, k), of all heads.
+        value: (B, L, channels), with channels / H to each head.
+        bias: (L,), added to the logits.
+
+    Returns:
+        (B, M, channels).
+    """
+    records, heads = len(value), len(query)
+    value = value.unflatten(-1, (heads, -1)).permute(2, 1, 0, 3)
+    mask = None if bias is None else bias.to(query.dtype).expand(query.shape[1], -1)
+    out = F.scaled_dot_product_attention(
+        query, key.to(query.dtype).expand(heads, -1, -1), value.flatten(2), mask, scale=1.0
+    )
+    return out.unflatten(-1, (records, -1)).permute(2, 1, 0, 3).flatten(2)
+
+
+def _landmarks(domain: Domain, functions: Tensor, count: int) -> Tensor:
+    """Return the functions (count, modes) at nodes that are each far from those before it."""
+    chosen, distance = [0], torch.full((domain.num_nodes,), torch.inf, dtype=torch.float64)
+    for _ in range(count - 1):
+        apart = (domain.positions - domain.positions[chosen[-1]]).norm(dim=1)
+        distance = torch.minimum(distance, apart)
+        chosen.append(int(distance.argmax()))
+    return functions[:, chosen].T.clone()
 
 
 def _is_computed(domain: Domain) -> bool:
