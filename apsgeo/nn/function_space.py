@@ -80,16 +80,18 @@ class FunctionSpaceNet(nn.Module):
     in Manifold Diffusion Fields (Elhag et al. 2024, arXiv 2305.15586), which a Perceiver IO (Jaegle
     et al. 2022, arXiv 2107.14795) reads and writes; no weight knows the number of nodes.
 
-    Latents attend to the nodes with the weights of a quadrature,
+    Each latent has a place on the domain, that is, values c_l of the eigenfunctions, which are
+    learned, from nodes far from each other on. It attends to the nodes with the weights of a
+    quadrature,
 
-        w_li = a_i exp(q_l k(phi_i)) / sum_j a_j exp(q_l k(phi_j)),    a_i the areas,
+        w_li = a_i exp(c_l S phi_i) / sum_j a_j exp(c_l S phi_j),    a_i the areas, S diagonal,
 
-    which tend to a density on the domain as nodes become many. Keys depend on the place alone, and
-    what is read is linear in the values: the latents are linear functionals of the signal, as
-    smooth as the eigenfunctions are, whose white noise has a variance that falls with the number
-    of nodes as in function space. Then the latents attend to each other, and each place to the
-    latents. The output is a smooth function plus the own value of the node, multiplied by another
-    smooth function. So nothing at the nodes is nonlinear in noisy values.
+    which tend to a density about that place as nodes become many. Weights depend on the place
+    alone, and what is read is linear in the values: the latents are linear functionals of the
+    signal, as smooth as the eigenfunctions are, and white noise in them has a variance that falls
+    with the number of nodes. Then the latents attend to each other, and each place to the latents.
+    The output is a smooth function plus the own values of the node, multiplied by other smooth
+    functions: nothing is nonlinear in the noisy values of single nodes.
 
     The eigenfunctions are those of the continuous Laplacian where the domain knows these
     (`Domain.continuous_eigenbasis`: the globe, images). Elsewhere they are computed, and are saved
@@ -194,8 +196,9 @@ class FunctionSpaceNet(nn.Module):
         cls, domain: Domain, in_channels: int, out_channels: int, size: str, **options: Any
     ) -> Self:
         """Make a network of a size in `SIZES`; small domains have a mode for each two nodes."""
-        sizes = dict(cls.SIZES[size])
+        sizes: dict[str, Any] = dict(cls.SIZES[size])
         sizes["modes"] = min(sizes["modes"], max(domain.num_nodes // 2, 1))
+        sizes["latents"] = min(sizes["latents"], domain.num_nodes)
         return cls(domain, in_channels, out_channels, **sizes, **options)
 
     def on(self, domain: Domain, static: Tensor | None = None) -> Self:
@@ -233,8 +236,8 @@ class FunctionSpaceNet(nn.Module):
             )
         if here is None or there is None:
             return aligned(self.functions.cpu().T, self.domain, domain).T
-        scaled = [e[0] * d.areas.sum() for e, d in ((here, self.domain), (there, domain))]
-        if not torch.allclose(*scaled, rtol=1e-4, atol=1e-4):
+        values_here, values_there = here[0] * self.domain.areas.sum(), there[0] * domain.areas.sum()
+        if not torch.allclose(values_here, values_there, rtol=1e-4, atol=1e-4):
             raise InputError(
                 f"the eigenvalues of {domain!r} are not in proportion to those of {self.domain!r} "
                 "that the network was trained on; give the same shape at another resolution."
@@ -283,9 +286,7 @@ class FunctionSpaceNet(nn.Module):
         return self.head(outer(y + self.pointwise(change), cond)).transpose(1, 2)
 
 
-def _attend_alike(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
-) -> Tensor:
+def _attend_alike(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Attend with the same weights in all records, which are read as one with more channels.
 
     Args:

@@ -212,12 +212,13 @@ class DiffusionPrior(DiffusionDensity):
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return a JSON-able configuration and the tensors; neither domain nor anchor is in it."""
+        network: Any = self.network
         config = {
             "channels": self.channels,
             "levels": self.levels,
             "anchored": self.anchor is not None,
             "schedule": self.schedule.to_config(),
-            "network": {"kind": self.network.kind} | self.network.config,
+            "network": {"kind": network.kind, **network.config},
             "trained_nodes": self.trained_nodes,
         }
         return config, {name: t.detach().cpu() for name, t in self.state_dict().items()}
