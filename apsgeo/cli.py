@@ -170,7 +170,7 @@ def fit(
     from apsgeo.domains.mesh_adapters import read_mesh
     from apsgeo.io import read_field
     from apsgeo.prior import fit_prior
-    from apsgeo.priors.diffusion import DenoiserSpec
+    from apsgeo.priors.spec import DenoiserSpec
     from apsgeo.training.distributed import data_parallel, is_first
 
     with data_parallel():

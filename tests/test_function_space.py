@@ -25,10 +25,12 @@ from apsgeo.domains.alignment import aligned
 from apsgeo.errors import InputError
 from apsgeo.nn import SIZES, FunctionSpaceNet
 from apsgeo.prior import FieldPrior, fit_prior
-from apsgeo.priors.diffusion import COND_DIM, DenoiserSpec, DiffusionPrior
+from apsgeo.priors.diffusion import COND_DIM
 from apsgeo.priors.diffusion_fit import train_diffusion
+from apsgeo.priors.function_space import FunctionSpacePrior
 from apsgeo.priors.lowrank import LowRankPrior
 from apsgeo.priors.scales import HybridScales
+from apsgeo.priors.spec import DenoiserSpec, from_state
 
 NSIDES = {nside: HEALPixDomain(nside) for nside in (4, 8, 16, 32)}
 DEGREES = torch.tensor([l for l in range(5) for _ in range(2 * l + 1)], dtype=torch.float64)
@@ -66,8 +68,10 @@ def sheet(count: int) -> MeshDomain:
 
 
 def waves(domain: Domain) -> Tensor:
-    """The first eight Neumann eigenfunctions (N, 8) of the unit square, three pairs of which are
-    degenerate, with mean squares of one."""
+    """Neumann eigenfunctions (N, 8) of the unit square, with mean squares of one.
+
+    These are the first, but for the order in three degenerate pairs.
+    """
     y, x = math.pi * domain.positions.T[:, :, None]
     i, j = torch.tensor([[0, 0, 1, 1, 0, 2, 1, 2], [0, 1, 0, 1, 2, 0, 2, 1]])
     norms = torch.where(i > 0, 2.0, 1.0).sqrt() * torch.where(j > 0, 2.0, 1.0).sqrt()
@@ -134,7 +138,7 @@ def test_aligned_eigenfunctions_are_those_of_the_surface() -> None:
 
 def test_alignment_refuses_other_surfaces() -> None:
     functions = sheet(6).eigenbasis(8)[1]
-    moved = MeshDomain(sheet(6).positions.numpy() + [5.0, 0.0], sheet(6).to_config()["faces"])
+    moved = MeshDomain(sheet(6).positions + 5.0, sheet(6).to_config()["faces"])
     with pytest.raises(InputError, match="least overlap is"):
         aligned(functions, sheet(6), moved)
     with pytest.raises(InputError, match="not of the kind"):
@@ -229,20 +233,18 @@ def test_static_fields_are_seen_on_either_domain() -> None:
 
 
 class Optimum(FunctionSpaceNet):
-    """What makes the plain form the posterior mean of a field of `POWER`, on nside 4.
+    """What makes a prior the posterior mean of a field of `POWER`, on nside 4.
 
     There the coefficients of the harmonics, means over the nodes, have noise of variance s^2 / 192.
     """
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         assert cond is not None
-        log_snr = 8.0 * torch.asin(cond[:, :1])  # the lowest frequency of the embedding
-        var = torch.exp(-log_snr)
-        scaled, share = (1.0 + var).sqrt()[:, None] * x, 1.0 / (1.0 + var)[:, None]
+        var = torch.exp(-8.0 * torch.asin(cond[:, :1]))  # the lowest frequency of the embedding
         functions = self.functions.T
-        coefficients = scaled @ functions / len(functions)
-        posterior = (coefficients * (POWER / (POWER + var / 192))[:, None]) @ functions.T
-        return (posterior - share * scaled) / (var / (1.0 + var)).sqrt()[:, None]
+        coefficients = (1.0 + var).sqrt() * (x[:, 0] @ functions) / len(functions)
+        smooth = (coefficients * POWER / (POWER + var / 192)) @ functions.T
+        return torch.stack([smooth, torch.full_like(smooth, -50.0)], 1)
 
 
 def fields(domain: Domain, count: int, seed: int) -> Tensor:
@@ -257,7 +259,7 @@ def least_error(domain: Domain, noise_std: float) -> float:
     return float(torch.linalg.solve(precision, root.T).mul(root.T).sum(0).mean())
 
 
-def error_of(prior: DiffusionPrior, noise_std: float, count: int = 200) -> float:
+def error_of(prior: FunctionSpacePrior, noise_std: float, count: int = 200) -> float:
     x0 = fields(prior.domain, count, seed=7)
     level = torch.full((count,), -2.0 * math.log(noise_std), dtype=torch.float64)
     x_t, _ = prior.perturb(x0, level, seeded(8))
@@ -270,8 +272,8 @@ def error_of(prior: DiffusionPrior, noise_std: float, count: int = 200) -> float
 @pytest.mark.parametrize("noise_std", [0.3, 1.0, 3.0])
 def test_noise_per_node_means_the_same_at_every_resolution(nside: int, noise_std: float) -> None:
     """An optimal prior on nside 4 is optimal, for noise of that deviation at each node, on all."""
-    net = Optimum(NSIDES[4], 1, 1, width=16, modes=len(POWER), latents=4, cond_dim=COND_DIM)
-    prior = DiffusionPrior(NSIDES[4], 1, net.double(), levels=200).on(NSIDES[nside])
+    net = Optimum(NSIDES[4], 1, 2, width=16, modes=len(POWER), latents=4, cond_dim=COND_DIM)
+    prior = FunctionSpacePrior(NSIDES[4], 1, net.double(), levels=200).on(NSIDES[nside])
     best = least_error(NSIDES[nside], noise_std)
     # 200 records of 25 values each; where noise is strong few of them count
     assert error_of(prior, noise_std) == pytest.approx(best, rel=0.1)
@@ -281,13 +283,19 @@ def test_noise_per_node_means_the_same_at_every_resolution(nside: int, noise_std
 
 
 def low_rank(domain: Domain) -> LowRankPrior:
-    return LowRankPrior(domain, (unit_functions(domain) * POWER.sqrt()).T[None], 0.1)
+    return LowRankPrior(domain, (unit_functions(domain) * POWER.sqrt())[None], 0.1)
+
+
+def built(anchor: LowRankPrior | None, levels: int = 4) -> FunctionSpacePrior:
+    spec = DenoiserSpec(network="function-space", levels=levels)
+    prior = spec.build(NSIDES[4], 1, anchor, torch.zeros(0, 192))
+    assert isinstance(prior, FunctionSpacePrior)
+    return prior
 
 
 def test_the_anchor_is_that_of_the_new_resolution() -> None:
-    spec = DenoiserSpec(network="function-space", levels=5)
     anchors = {nside: low_rank(NSIDES[nside]) for nside in (4, 8)}
-    prior = spec.build(NSIDES[4], 1, anchors[4], torch.zeros(0, 192))
+    prior = built(anchors[4], levels=5)
     fine = prior.on(NSIDES[8], anchors[8])
     level = fine.log_snr[2].expand(3)
     x_t, _ = fine.perturb(fields(NSIDES[8], 3, 0), level)
@@ -296,28 +304,84 @@ def test_the_anchor_is_that_of_the_new_resolution() -> None:
     torch.testing.assert_close(fine.denoise(x_t, t), expected)
     with pytest.raises(InputError, match="an anchor"):
         prior.on(NSIDES[8])
-    plain = spec.build(NSIDES[4], 1, None, torch.zeros(0, 192))
     with pytest.raises(InputError, match="no anchor"):
-        plain.on(NSIDES[8], anchors[8])
-    with pytest.raises(InputError, match="bound to its grid"):
-        DenoiserSpec().build(NSIDES[4], 1, None, torch.zeros(0, 192)).on(NSIDES[8])
+        built(None).on(NSIDES[8], anchors[8])
+
+
+def test_without_an_anchor_the_untrained_prior_is_the_denoiser_of_white_noise() -> None:
+    prior = built(None)
+    for domain in (NSIDES[4], NSIDES[8]):
+        there, x_t = prior.on(domain), fields(domain, 2, 0)
+        expected = there.anchor_mean(x_t, there.schedule.log_snr(0.3).expand(2))
+        torch.testing.assert_close(there.denoise(x_t, 0.3), expected)
 
 
 @pytest.mark.parametrize("with_anchor", [True, False])
 def test_a_prior_elsewhere_is_saved_and_comes_back(with_anchor: bool) -> None:
     torch.manual_seed(0)
     anchors = [low_rank(NSIDES[n]) if with_anchor else None for n in (4, 8)]
-    spec = DenoiserSpec(network="function-space", levels=4)
-    prior = spec.build(NSIDES[4], 1, anchors[0], torch.zeros(0, 192))
+    prior = built(anchors[0])
     torch.nn.init.normal_(prior.network.get_parameter("head.weight"))
     prior.shrinkage.fill_(0.5)
     x = fields(NSIDES[4], 2, 0).float()
     fine = prior.on(NSIDES[8], anchors[1])
     assert torch.equal(fine.on(NSIDES[4], anchors[0]).denoise(x, 0.2), prior.denoise(x, 0.2))
     config, tensors = fine.to_state()
-    again = DiffusionPrior.from_state(
-        json.loads(json.dumps(config)), tensors, NSIDES[8], anchors[1]
-    )
+    again = from_state(json.loads(json.dumps(config)), tensors, NSIDES[8], anchors[1])
     x = fields(NSIDES[8], 2, 0).float()
     assert torch.equal(again.denoise(x, 0.2), fine.denoise(x, 0.2))
     assert float((fine.denoise(x, 0.2) - x).std()) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def trained() -> FunctionSpacePrior:
+    """A prior of fields of `POWER`, learned on nside 4 in seconds."""
+    torch.manual_seed(0)
+    sizes = {"width": 32, "modes": 36, "latents": 48, "layers": 1, "cond_dim": COND_DIM}
+    prior = FunctionSpacePrior(NSIDES[4], 1, FunctionSpaceNet(NSIDES[4], 1, 2, **sizes), levels=8)
+    history, held_out = (fields(NSIDES[4], n, seed).float() for n, seed in ((2000, 1), (50, 2)))
+    options: dict[str, Any] = {"steps": 250, "batch": 24, "lr": 1e-2, "validate_every": 125}
+    train_diffusion(prior, history, held_out, progress=False, **options)
+    return prior
+
+
+@pytest.mark.parametrize("noise_std", [0.3, 1.0, 3.0])
+def test_what_was_learned_serves_finer_grids(trained: FunctionSpacePrior, noise_std: float) -> None:
+    """More nodes with noise of the same deviation tell more, and the prior makes use of it."""
+    untrained = noise_std**2 / (1.0 + noise_std**2)
+    errors = [error_of(trained.on(NSIDES[nside]), noise_std) for nside in (4, 8, 16)]
+    print(noise_std, untrained, errors, [least_error(NSIDES[n], noise_std) for n in (4, 8, 16)])
+    assert errors[0] < 0.9 * untrained
+    assert errors[2] < errors[1] < errors[0]
+
+
+def test_what_was_learned_is_sampled_and_rated_on_finer_grids(trained: FunctionSpacePrior) -> None:
+    fine = trained.on(NSIDES[8])
+    x = fields(NSIDES[8], 4, seed=9)
+    likely = fine.elbo(x, samples=8, generator=seeded(0)).value
+    shuffled = x[..., torch.randperm(768, generator=seeded(1))]
+    assert bool((likely > fine.elbo(shuffled, samples=8, generator=seeded(0)).value).all())
+
+
+def test_it_is_fitted_and_saved_like_any_other(tmp_path: Path) -> None:
+    values = noise(30, 6, 6).cumsum(1).cumsum(2).numpy() ** 3
+    history = xr.DataArray(values.astype("float32"), dims=("sample", "y", "x"), name="t")
+    scales: Any = HybridScales()
+    prior = fit_prior(
+        history,
+        scales=scales,
+        anchor_scales=scales,
+        rank=3,
+        folds=2,
+        spec=DenoiserSpec(network="function-space", levels=4),
+        steps=2,
+        progress=False,
+    )
+    again = FieldPrior.load(prior.save(tmp_path / "prior"))
+    assert isinstance(again.diffusion, FunctionSpacePrior)
+    assert isinstance(prior.diffusion, FunctionSpacePrior)
+    x = prior.encode(history)
+    assert torch.equal(again.diffusion.denoise(x, 0.2), prior.diffusion.denoise(x, 0.2))
+    assert prior.provenance["denoiser"]["network"] == "function-space"
+    with pytest.raises(InputError, match="network='transformer'"):
+        DenoiserSpec(network="transformer")  # type: ignore[arg-type]

@@ -90,8 +90,7 @@ class FunctionSpaceNet(nn.Module):
     alone, and what is read is linear in the values: the latents are linear functionals of the
     signal, as smooth as the eigenfunctions are, and white noise in them has a variance that falls
     with the number of nodes. Then the latents attend to each other, and each place to the latents.
-    The output is a smooth function plus the own values of the node, multiplied by other smooth
-    functions: nothing is nonlinear in the noisy values of single nodes.
+    The output is a smooth function: what else is in the value of a single node it does not tell.
 
     The eigenfunctions are those of the continuous Laplacian where the domain knows these
     (`Domain.continuous_eigenbasis`: the globe, images). Elsewhere they are computed, and are saved
@@ -102,8 +101,7 @@ class FunctionSpaceNet(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output.
         width: channels of nodes and latents, a multiple of 16.
-        modes: how many eigenfunctions tell the place; no finer structure is seen, but by the own
-            value of each node.
+        modes: how many eigenfunctions tell the place; no finer structure is seen.
         latents: how many.
         layers: blocks of attention among the latents.
         cond_dim: length of the condition, or 0 for none.
@@ -115,8 +113,6 @@ class FunctionSpaceNet(nn.Module):
     Raises:
         InputError: `width` is no multiple of 16, or `modes` is out of range.
     """
-
-    kind: ClassVar[str] = "function-space"
 
     SIZES: ClassVar[dict[str, dict[str, int]]] = {
         "tiny": {"width": 64, "modes": 64, "latents": 64, "layers": 3},
@@ -186,7 +182,7 @@ class FunctionSpaceNet(nn.Module):
         self.place = nn.Linear(known, width)
         self.films = nn.ModuleList(_Film(width, hidden) for _ in range(3))
         self.pointwise = _pointwise(width)
-        self.head = nn.Linear(width, out_channels * (1 + in_channels))
+        self.head = nn.Linear(width, out_channels)
         if zero_init:
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
@@ -224,7 +220,7 @@ class FunctionSpaceNet(nn.Module):
         buffers = dict(there.named_buffers())
         weights = {n: t for n, t in self.state_dict().items() if n not in buffers}
         there.load_state_dict(weights, strict=False)
-        return there.to(next(self.parameters()).device).train(self.training)
+        return there.to(next(self.parameters())).train(self.training)
 
     def _functions_on(self, domain: Domain) -> Tensor:
         modes = int(self.config["modes"])
@@ -260,9 +256,7 @@ class FunctionSpaceNet(nn.Module):
         z = self.names(self.places) + self.read(x)
         for block in self.blocks:
             z = block(z, hidden)
-        out = self.head.out_features // (1 + x.shape[1])
-        smooth, gain = self._write(z, hidden).tensor_split([out], dim=1)
-        return smooth + (gain.unflatten(1, (out, -1)) * x[:, None]).sum(2)
+        return self._write(z, hidden)
 
     @property
     def _known(self) -> Tensor:
@@ -276,7 +270,7 @@ class FunctionSpaceNet(nn.Module):
         return _attend_alike(query, self.functions.T.to(query.dtype), value, self.log_areas)
 
     def _write(self, z: Tensor, cond: Tensor | None) -> Tensor:
-        """Return smooth functions (B, out_channels (1 + in_channels), N) of the latents."""
+        """Return smooth functions (B, out_channels, N) of the latents."""
         of_value, inner, outer = self.films
         query = self.write_sharpness[:, None] * self.functions.T.to(z.dtype)
         known = self._known

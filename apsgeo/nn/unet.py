@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -150,8 +150,6 @@ class UNet(nn.Module):
         static: further known fields (F, N) of order one, such as orography or a mask of land, which
             are appended like the domain's; or their number F, of a network that is to be loaded.
     """
-
-    kind: ClassVar[str] = "unet"
 
     features: Tensor
     static: Tensor
