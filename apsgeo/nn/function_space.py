@@ -44,7 +44,6 @@ def _heads(x: Tensor) -> Tensor:
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attend from `(B, M, C)` to `(B, L, C)`, with heads of `_HEAD` channels, to `(B, M, C)`."""
-    query = query.expand(len(key), -1, -1)
     out = F.scaled_dot_product_attention(_heads(query), _heads(key), _heads(value))
     return out.transpose(1, 2).flatten(2)
 
@@ -62,15 +61,35 @@ class _LatentBlock(nn.Module):
         self.out = nn.Linear(width, width)
         self.pointwise = _pointwise(width)
 
-    def forward(self, z: Tensor, cond: Tensor | None) -> Tensor:
+        _zero(self.out)
+
+    def forward(self, z: Tensor, names: Tensor, cond: Tensor | None) -> Tensor:
+        """Map `z (B, L, width)`, told apart by `names (L, width)`, and `cond (B, cond_dim)`."""
         first, second = self.films
-        query, key, value = self.project(first(F.layer_norm(z, z.shape[1:]), cond)).chunk(3, -1)
+        known = names + first(F.layer_norm(z, z.shape[1:]), cond)
+        query, key, value = self.project(known).chunk(3, -1)
         z = z + self.out(_attend(query, key, value))
-        return z + self.pointwise(second(F.layer_norm(z, z.shape[1:]), cond))
+        return z + self.pointwise(names + second(F.layer_norm(z, z.shape[1:]), cond))
 
 
 def _pointwise(width: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+    """Make a network of one hidden layer that starts at zero."""
+    last = nn.Linear(4 * width, width)
+    _zero(last)
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), last)
+
+
+def _gate(known: int, width: int) -> nn.Linear:
+    """Make factors of order one, that are linear in what is known of a node."""
+    layer = nn.Linear(known, width)
+    nn.init.normal_(layer.weight, std=known**-0.5)
+    nn.init.ones_(layer.bias)
+    return layer
+
+
+def _zero(layer: nn.Linear) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
 
 
 class FunctionSpaceNet(nn.Module):
@@ -175,17 +194,18 @@ class FunctionSpaceNet(nn.Module):
         sharpness = torch.linspace(*_SHARPNESS, width // _HEAD)[:, None].expand(-1, modes) / modes
         self.read_sharpness = nn.Parameter(sharpness.clone())
         self.write_sharpness = nn.Parameter(sharpness.clone())
-        self.read_gate, self.write_gate = nn.Linear(known, width), nn.Linear(known, width)
+        self.read_gate, self.write_gate = _gate(known, width), _gate(known, width)
         self.read_value = nn.Linear(in_channels, width, bias=False)
+        nn.init.normal_(self.read_value.weight, std=in_channels**-0.5)
         self.blocks = nn.ModuleList(_LatentBlock(width, hidden) for _ in range(layers))
         self.write_value = nn.Linear(width, width)
+        nn.init.orthogonal_(self.write_value.weight)
         self.place = nn.Linear(known, width)
         self.films = nn.ModuleList(_Film(width, hidden) for _ in range(3))
         self.pointwise = _pointwise(width)
         self.head = nn.Linear(width, out_channels)
         if zero_init:
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+            _zero(self.head)
 
     @classmethod
     def sized(
@@ -253,9 +273,9 @@ class FunctionSpaceNet(nn.Module):
                 f"{self.config['cond_dim']}; pass a cond exactly if cond_dim is not 0."
             )
         hidden = None if self.embed is None else self.embed(cond)
-        z = self.names(self.places) + self.read(x)
+        names, z = self.names(self.places), self.read(x)
         for block in self.blocks:
-            z = block(z, hidden)
+            z = block(z, names, hidden)
         return self._write(z, hidden)
 
     @property
