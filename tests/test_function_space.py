@@ -138,7 +138,7 @@ def test_aligned_eigenfunctions_are_those_of_the_surface() -> None:
 
 def test_alignment_refuses_other_surfaces() -> None:
     functions = sheet(6).eigenbasis(8)[1]
-    moved = MeshDomain(sheet(6).positions + 5.0, sheet(6).to_config()["faces"])
+    moved = MeshDomain(sheet(6).positions.numpy() + 5.0, sheet(6).to_config()["faces"])
     with pytest.raises(InputError, match="least overlap is"):
         aligned(functions, sheet(6), moved)
     with pytest.raises(InputError, match="not of the kind"):
@@ -187,7 +187,7 @@ def _gradient(net: FunctionSpaceNet, x: Tensor, weights: Tensor) -> Tensor:
 def test_what_is_read_is_linear_and_white_noise_counts_by_the_number_of_nodes() -> None:
     """Noise of twice the standard deviation on four times the nodes gives the same variance."""
     total = []
-    for domain in (NSIDES[4], NSIDES[8], NSIDES[16]):
+    for domain in (NSIDES[8], NSIDES[16], NSIDES[32]):
         net = small_net(NSIDES[4]).on(domain)
         x, y = noise(2, 1, 1, domain.num_nodes)
         torch.testing.assert_close(net.read(3.0 * x + y), 3.0 * net.read(x) + net.read(y))
@@ -197,14 +197,27 @@ def test_what_is_read_is_linear_and_white_noise_counts_by_the_number_of_nodes() 
     assert abs(total[1] - total[2]) < 0.4 * abs(total[0] - total[2])
 
 
+def test_cells_count_by_their_areas() -> None:
+    """The rows of a grid crowd at the poles, and yet the same is read as from equal areas."""
+    grid = LatLonDomain(np.linspace(90, -90, 49), np.arange(0, 360, 3.75))
+    equal = small_net(NSIDES[32])
+    uneven = small_net(grid)
+    uneven.load_state_dict(equal.state_dict())
+    first, second = (
+        net.read((d.positions[:, 2] ** 2 + d.positions[:, 0])[None, None])
+        for net, d in ((equal, NSIDES[32]), (uneven, grid))
+    )
+    assert float((first - second).norm() / first.norm().detach()) < 0.01
+
+
 def test_outputs_converge_with_the_resolution() -> None:
     """What is done to a smooth function tends to one function, at second order of the spacing."""
     net, cond = small_net(NSIDES[4], cond_dim=3), noise(1, 3)
-    found = {}
+    found: dict[int, Tensor] = {}
     for nside, domain in NSIDES.items():
         x, y, z = domain.positions.T
         out = net.on(domain)((z**2 + x * y - 0.5 * x)[None, None], cond)[0, 0]
-        found[nside] = unit_functions(domain, 16).T @ (domain.areas * out) / (4 * math.pi)
+        found[nside] = unit_functions(domain, 16).T @ (domain.areas * out.detach())
     errors = [float((found[n] - found[32]).norm() / found[32].norm()) for n in (4, 8, 16)]
     assert errors[0] < 0.1
     assert errors[1] < 0.35 * errors[0]
@@ -234,7 +247,7 @@ def test_static_fields_are_seen_on_either_domain() -> None:
     again = net.on(NSIDES[4], static)
     x = noise(2, 1, 192)
     assert torch.equal(again(x), net(x))
-    assert float((net.on(NSIDES[4], 0 * static)(x) - net(x)).std()) > 1e-3
+    assert float((net.on(NSIDES[4], 0 * static)(x) - net(x)).detach().std()) > 1e-3
     assert torch.equal(net.state_dict()["static"], static.float().double())
 
 
@@ -343,10 +356,17 @@ def test_a_prior_elsewhere_is_saved_and_comes_back(with_anchor: bool) -> None:
 def trained() -> FunctionSpacePrior:
     """A prior of fields of `POWER`, learned on nside 4 in seconds."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"width": 32, "modes": 36, "latents": 48, "layers": 1, "cond_dim": COND_DIM}
+    sizes: dict[str, Any] = {
+        "width": 32,
+        "modes": 36,
+        "latents": 64,
+        "layers": 1,
+        "cond_dim": COND_DIM,
+    }
     prior = FunctionSpacePrior(NSIDES[4], 1, FunctionSpaceNet(NSIDES[4], 1, 2, **sizes), levels=8)
     history, held_out = (fields(NSIDES[4], n, seed).float() for n, seed in ((2000, 1), (50, 2)))
-    options: dict[str, Any] = {"steps": 250, "batch": 24, "lr": 1e-2, "validate_every": 125}
+    options: dict[str, Any] = {"steps": 250, "batch": 24, "lr": 5e-3, "ema_decay": 0.95}
+    options["validate_every"] = 250
     train_diffusion(prior, history, held_out, progress=False, **options)
     return prior
 
@@ -355,10 +375,11 @@ def trained() -> FunctionSpacePrior:
 def test_what_was_learned_serves_finer_grids(trained: FunctionSpacePrior, noise_std: float) -> None:
     """More nodes with noise of the same deviation tell more, and the prior makes use of it."""
     untrained = noise_std**2 / (1.0 + noise_std**2)
-    errors = [error_of(trained.on(NSIDES[nside]), noise_std) for nside in (4, 8, 16)]
-    print(noise_std, untrained, errors, [least_error(NSIDES[n], noise_std) for n in (4, 8, 16)])
-    assert errors[0] < 0.9 * untrained
-    assert errors[2] < errors[1] < errors[0]
+    errors = [error_of(trained.on(NSIDES[nside]), noise_std, 60) for nside in (4, 8, 16)]
+    assert errors[0] < 0.8 * untrained
+    assert max(errors[1:]) < errors[0]
+    if noise_std == 3.0:
+        assert errors[1] < least_error(NSIDES[4], noise_std), "the best that nside 4 allows"
 
 
 def test_what_was_learned_is_sampled_and_rated_on_finer_grids(trained: FunctionSpacePrior) -> None:

@@ -15,7 +15,7 @@ from apsgeo.errors import InputError
 __all__ = ["FunctionSpaceNet"]
 
 _HEAD = 16  # channels of a head of attention
-_SHARPNESS = (4.0, 12.0)  # logits of a place with itself, of the first head and of the last
+_SHARPNESS = (8.0, 24.0)  # logits of a place with itself, of the first head and of the last
 
 
 class _Film(nn.Module):
