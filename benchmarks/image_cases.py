@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from apsgeo import datasets
+from apsgeo.flows.build import FlowSpec
 from apsgeo.operators import Block, Downsample, GaussianBlur, Identity, Mask, Operator
 
 __all__ = ["CASES", "ImageCase", "Task", "fashion", "terrain"]
@@ -47,8 +48,13 @@ class ImageCase:
         tasks: That are tried.
         data_range: Of PSNR and SSIM, in the units of the data.
         background: Values below it in all of a neighbourhood are background, or None.
+        colours: Map of the figure.
         rank: Number of EOFs.
-        symmetric: Whether mirrored images are as likely.
+        large: Whether the anchor is the hybrid prior itself: a dense one costs too much.
+        flow: Architecture.
+        steps, batch, rounds: See `apsgeo.distill`.
+        members: Of the ensembles.
+        most_images: For testing.
     """
 
     name: str
@@ -57,8 +63,15 @@ class ImageCase:
     tasks: tuple[Task, ...]
     data_range: float
     background: float | None
+    colours: str
     rank: int
-    symmetric: bool
+    large: bool
+    flow: FlowSpec
+    steps: int
+    batch: int
+    rounds: int
+    members: int
+    most_images: int
 
 
 def _padded(images: xr.DataArray, seed: int) -> xr.DataArray:
@@ -90,8 +103,15 @@ def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
         ),
         data_range=1.0,
         background=1.5 / GREY_LEVELS,
+        colours="gray",
         rank=300,
-        symmetric=False,
+        large=False,
+        flow=FlowSpec(width=24, depth=3, local=4, coupling_width=12),
+        steps=1200,
+        batch=12,
+        rounds=2,
+        members=128,
+        most_images=64,
     )
 
 
@@ -119,8 +139,15 @@ def terrain(size: int = TILE) -> ImageCase:
         tasks=(Task("super-resolution × 4", Downsample(4), 0.02),),
         data_range=8.0,
         background=None,
+        colours="terrain",
         rank=100,
-        symmetric=True,
+        large=True,
+        flow=FlowSpec(width=16, depth=4, local=4, coupling_width=8, patterns=0),
+        steps=300,
+        batch=3,
+        rounds=1,
+        members=128,
+        most_images=16,
     )
 
 
