@@ -91,9 +91,10 @@ class EightGaussians(Planar):
     """Equal weights on a circle of radius 2, each N(., 0.25^2 I)."""
 
     name = "eight Gaussians"
-    _std = 0.25
+    std = 0.25
 
-    def _centres(self) -> Tensor:
+    def centres(self) -> Tensor:
+        """Return the means (8, 2)."""
         angle = (torch.arange(8.0) + 0.5) * math.pi / 4.0
         return 2.0 * torch.stack([angle.cos(), angle.sin()], -1)
 
@@ -101,11 +102,11 @@ class EightGaussians(Planar):
         """Draw (count, 1, 2) points."""
         which = torch.randint(8, (count,), generator=generator)
         noise = torch.randn(count, 2, generator=generator)
-        return (self._centres()[which] + self._std * noise)[:, None]
+        return (self.centres()[which] + self.std * noise)[:, None]
 
     def log_prob(self, points: Tensor) -> Tensor:
         """Return the log density (...,) of points (..., 2)."""
-        each = _log_normal(points[..., None, :] - self._centres().to(points), self._std).sum(-1)
+        each = _log_normal(points[..., None, :] - self.centres().to(points), self.std).sum(-1)
         return torch.logsumexp(each, -1) - math.log(8.0)
 
 
