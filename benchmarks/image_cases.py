@@ -53,6 +53,7 @@ class ImageCase:
         large: Whether the anchor is the hybrid prior itself: a dense one costs too much.
         flow: Architecture.
         steps, batch, rounds: See `apsgeo.distill`.
+        held_out: Training images that only decide when to stop.
         members: Of the ensembles.
         most_images: For testing.
     """
@@ -70,6 +71,7 @@ class ImageCase:
     steps: int
     batch: int
     rounds: int
+    held_out: int
     members: int
     most_images: int
 
@@ -107,9 +109,10 @@ def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
         rank=300,
         large=False,
         flow=FlowSpec(width=24, depth=3, local=4, coupling_width=12),
-        steps=1200,
+        steps=700,
         batch=12,
         rounds=2,
+        held_out=80,
         members=128,
         most_images=64,
     )
@@ -146,6 +149,7 @@ def terrain(size: int = TILE) -> ImageCase:
         steps=300,
         batch=3,
         rounds=1,
+        held_out=24,
         members=128,
         most_images=16,
     )

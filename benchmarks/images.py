@@ -130,7 +130,13 @@ def _fitted(case: ImageCase, folder: Path) -> FieldPrior:
     """Fit the prior, or take up that of an earlier run."""
     if not folder.exists():
         anchor = apsgeo.HybridScales.start(apsgeo.domain_of(case.train)) if case.large else None
-        prior = apsgeo.fit_prior(case.train, steps=0, rank=case.rank, anchor_scales=anchor)
+        prior = apsgeo.fit_prior(
+            case.train,
+            steps=0,
+            rank=case.rank,
+            anchor_scales=anchor,
+            held_out_from=len(case.train) - case.held_out,
+        )
         prior.save(folder)
     return FieldPrior.load(folder)
 

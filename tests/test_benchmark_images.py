@@ -43,6 +43,7 @@ def case() -> ImageCase:
         steps=2,
         batch=4,
         rounds=1,
+        held_out=5,
         members=6,
         most_images=4,
     )
