@@ -13,9 +13,9 @@ from apsgeo.flows.elementwise import Affine, Spline
 from apsgeo.priors.analytic import AnalyticDiffusion
 from apsgeo.priors.dense import DensePrior
 from apsgeo.priors.density import DiffusionDensity
-from apsgeo.priors.diffusion import DenoiserSpec
 from apsgeo.priors.diffusion_fit import train_diffusion
 from apsgeo.priors.mixture import GaussianMixturePrior
+from apsgeo.priors.spec import DenoiserSpec
 from apsgeo.training.objective import LogDensity
 from apsgeo.training.pairs import Batch
 from benchmarks.truth_planar import Banana, EightGaussians, Planar, Ring
