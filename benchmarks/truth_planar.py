@@ -14,6 +14,7 @@ from torch import Tensor
 
 from apsgeo.domains import GraphDomain
 from apsgeo.operators import Measurement
+from apsgeo.priors.constants import LOG_2PI
 from apsgeo.priors.dense import DensePrior
 
 __all__ = ["DENSITIES", "NOISE_STD", "Banana", "EightGaussians", "Planar", "Quadrature", "Ring"]
@@ -22,11 +23,10 @@ NOISE_STD = 0.4
 EXTENT = 4.5  # half the side of the square that holds all mass
 POINTS = 300  # of the grid, along a side
 _MOMENT_DRAWS = 100_000
-_LOG_2PI = math.log(2.0 * math.pi)
 
 
 def _log_normal(x: Tensor, std: float) -> Tensor:
-    return -0.5 * ((x / std) ** 2 + _LOG_2PI) - math.log(std)
+    return -0.5 * ((x / std) ** 2 + LOG_2PI) - math.log(std)
 
 
 class Planar(ABC):
