@@ -18,6 +18,7 @@ from apsgeo.flows.build import FlowSpec, build_flow
 from apsgeo.flows.context import site_features
 from apsgeo.flows.flow import ConditionalFlow, Conditioning
 from apsgeo.operators import LinearMap, Operator
+from apsgeo.operators.mask import HELD_OUT_DENSITIES
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
 from apsgeo.priors.gaussian_fit import contiguous_folds
@@ -37,7 +38,6 @@ __all__ = ["distill"]
 
 Mode = Literal["score", "reverse", "forward", "mixed"]
 
-_VALIDATION_DENSITIES = (0.01, 0.05, 0.3)
 _VALIDATION_MEMBERS = 16
 _PRIOR_DRAWS = 480
 _MOST_DENSE = 3000  # values of a dense anchor whose density can be had in every training step
@@ -268,7 +268,7 @@ def _pairs(
     )
     checks = [
         operator.at_density(prior.domain, density, generator)
-        for density in _VALIDATION_DENSITIES
+        for density in HELD_OUT_DENSITIES
         for _ in range(seasons)
     ]
     last = (
