@@ -18,7 +18,7 @@ from apsgeo.priors.mixture import GaussianMixturePrior
 from apsgeo.priors.spec import DenoiserSpec
 from apsgeo.training.objective import LogDensity
 from apsgeo.training.pairs import Batch
-from benchmarks.truth_planar import Banana, EightGaussians, Planar, Ring
+from benchmarks.truth_planar import EightGaussians, Planar, Ring
 from benchmarks.truth_planar_rows import Method, score, train
 from benchmarks.truth_scores import Row
 
@@ -29,7 +29,7 @@ _SPLINE = Spline(8, 4.0)
 _REFERENCE = Method("", "gaussian", _SPLINE, "mixed")
 _ELBO_POINTS = 2  # in one estimate in training, as `apsgeo.distill` has it
 _PRIOR_FIELDS = 4096
-_PRIOR_STEPS = (50, 200, 800, 3200)
+_PRIOR_STEPS = (50, 200, 800)
 
 
 def _row(
@@ -60,7 +60,7 @@ def objective_rows(*, steps: int, fields: int, seed: int) -> list[Row]:
             ("mixed", "mixed"),
         )
     ]
-    return _all((Banana(), Ring(), EightGaussians()), methods, steps, fields, seed)
+    return _all((Ring(), EightGaussians()), methods, steps, fields, seed)
 
 
 def coupling_rows(*, steps: int, fields: int, seed: int) -> list[Row]:

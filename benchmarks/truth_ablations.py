@@ -31,11 +31,11 @@ __all__ = ["main", "parse", "report"]
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.truth_ablations")
-    parser.add_argument("--planar-steps", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=400, help="of each flow of fields")
-    parser.add_argument("--long-steps", type=int, default=1200, help="of flows tried on the unlike")
+    parser.add_argument("--planar-steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300, help="of each flow of fields")
+    parser.add_argument("--long-steps", type=int, default=800, help="of flows tried on the unlike")
     parser.add_argument("--fields", type=int, default=32, help="measurements a density")
-    parser.add_argument("--planar-fields", type=int, default=300)
+    parser.add_argument("--planar-fields", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS)
