@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
 from apsgeo.device import choose_device
+from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
-from apsgeo.flows.build import FlowSpec, build_flow
+from apsgeo.flows.build import FlowSpec, Spec, build_flow
 from apsgeo.flows.context import site_features
-from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.flows.flow import Flow
+from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.operators import LinearMap, Operator
 from apsgeo.operators.mask import HELD_OUT_DENSITIES
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
 from apsgeo.priors.gaussian_fit import contiguous_folds
+from apsgeo.training.held_out import calibrate_spread, conditioned, held_out_score
 from apsgeo.training.loop import fit_loop
 from apsgeo.training.objective import (
     CRPS,
     ForwardKL,
+    LeadingForwardKL,
     LogDensity,
     Objective,
+    PathReverseKL,
     ReverseKL,
     WeightedSum,
-    fair_crps,
 )
-from apsgeo.training.pairs import Batch, PairSet, simulate_pairs
+from apsgeo.training.pairs import Batch, PairSet, Setting, feature_count, simulate_pairs
 
 __all__ = ["distill"]
 
@@ -41,17 +44,18 @@ Mode = Literal["score", "reverse", "forward", "mixed"]
 _VALIDATION_MEMBERS = 16
 _PRIOR_DRAWS = 480
 _MOST_DENSE = 3000  # values of a dense anchor whose density can be had in every training step
+_LEADING_WEIGHT = 10.0  # of the leading coefficient's likelihood, of one among many dimensions
 _DENSITY_POINTS = 2  # levels or times in one estimate of the prior's log-density in training
 
 
 def distill(
     prior: FieldPrior,
     operator: Operator,
-    noise_std: float | Tensor,
+    noise_std: float | Tensor | tuple[float, float],
     *,
     history: xr.DataArray | xr.Dataset | None = None,
     objective: Mode = "score",
-    spec: FlowSpec | None = None,
+    spec: Spec | None = None,
     score_weight: float = 1.0,
     steps: int = 2000,
     batch: int = 12,
@@ -66,9 +70,12 @@ def distill(
 
     Args:
         prior: What fields look like.
-        operator: The family of measurements.
-        noise_std: Standard deviation of their noise, a number, one an observation, or one a channel
-            (channel, 1), in the data's units; the observations of masks are the nodes.
+        operator: What measures, or a family of what may: ``OneOf((Mask(), Downsample(2)))``. Any
+            mask is in the family of any other.
+        noise_std: Standard deviation of the noise, a number, one an observation, or one a channel
+            (channel, 1), in the data's units; the observations of masks are the nodes. Of two
+            numbers (least, most), a level between them, log-uniformly, for each simulated
+            measurement; the posterior's default is then their geometric mean.
         history: Complete fields to simulate measurements of; `prior.history` by default, and
             draws of the Gaussian prior where there is none.
         objective: "score" is the CRPS of the members on simulated pairs; "reverse" the paper's
@@ -98,29 +105,35 @@ def distill(
     """
     spec = spec or FlowSpec()
     _check_density(prior, spec, objective)
-    linear = operator.on(prior.domain)
-    noise = _noise(linear, noise_std, prior.normals.mean.shape[1])
+    channels = prior.normals.mean.shape[1]
+    family = _Family(operator, prior.domain)
+    for member in operator.typical():
+        spec.check(family.on(member))
+    noise = _Noise.of(noise_std, family, channels)
     history = prior.history if history is None else history
     place = choose_device(device)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    train, held = _pairs(prior, history, operator, noise, spec, folds, rounds, generator, progress)
+    source = _fields(prior, history, folds, generator)
     flow = build_flow(
         prior.domain,
-        prior.normals.mean.shape[1],
-        prior.normals.covariate_count,
-        site_features(prior.domain, train.fields),
+        channels,
+        prior.normals.covariate_count + feature_count(operator, channels),
+        site_features(prior.domain, source[0].fields),
         spec,
         prior.anchor,
+    )
+    train, held = _pairs(
+        prior, source, family, noise, spec, flow, folds, rounds, generator, progress
     )
     flow.to(place)
     if prior.diffusion is not None:
         prior.diffusion.to(place)
-    loss = _objective(prior, objective, score_weight)
+    loss = _objective(prior, flow, objective, score_weight)
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         drawn = train.draw(batch, CRPS.members, generator).to(place)
-        return loss(flow, drawn, _given(prior, flow, drawn), generator)
+        return loss(flow, drawn, conditioned(prior, flow, drawn), generator)
 
     log = fit_loop(
         flow,
@@ -128,19 +141,19 @@ def distill(
         steps=steps,
         lr=lr,
         # The paper's form is unsupervised: it is returned as training left it.
-        validate=None if objective == "reverse" else lambda: _held_out_score(prior, flow, held),
+        validate=None if objective == "reverse" else lambda: held_out_score(prior, flow, held),
         seed=seed,
         progress=progress,
         description=f"flow ({objective})",
     )
-    _calibrate_spread(prior, flow, held)
+    calibrate_spread(prior, flow, held)
     return Posterior(
         domain=prior.domain,
         normals=prior.normals,
         operator=operator,
         flow=flow.eval().cpu(),
         spec=spec,
-        noise_std=noise,
+        noise_std=noise.middle,
         units=prior.units,
         name=prior.name,
         provenance={
@@ -158,36 +171,99 @@ def distill(
     )
 
 
-def _noise(linear: LinearMap, noise_std: float | Tensor, channels: int) -> Tensor:
-    noise = torch.as_tensor(noise_std, dtype=torch.float32)
-    nodes = linear.num_observations
-    shapes = [(), (nodes,), (channels, 1), (channels, nodes)]
-    if tuple(noise.shape) not in shapes:
-        raise InputError(
-            f"noise_std has shape {tuple(noise.shape)}; give a number or one an "
-            f"observation ({nodes}), or one a channel ({channels}, 1)."
-        )
-    if not bool((torch.isfinite(noise) & (noise > 0)).all()):
-        raise InputError(f"noise_std must be finite and above zero, got {noise_std}.")
-    return noise.expand(*noise.shape[:-1], nodes).clone()
+@dataclass
+class _Family:
+    """A family of operators on a domain, whose maps are made once."""
+
+    operator: Operator
+    domain: Domain
+    maps: dict[Operator, LinearMap] = field(default_factory=dict)
+
+    def on(self, member: Operator) -> LinearMap:
+        """Return the map of a member."""
+        if member not in self.maps:
+            self.maps[member] = member.on(self.domain)
+        return self.maps[member]
+
+    def setting(self, member: Operator, mask: Tensor, noise_std: Tensor) -> Setting:
+        """Return a way of measuring by a member."""
+        return Setting(mask, noise_std, self.on(member), self.operator.features(member))
+
+    def simulate(self, noise: _Noise, generator: torch.Generator) -> Setting:
+        """Draw a member, a mask, and a noise level."""
+        member = self.operator.draw(generator)
+        mask = member.simulate(self.domain, generator)
+        return self.setting(member, mask, noise.draw(generator))
+
+    def checks(self, noise: _Noise, rounds: int, generator: torch.Generator) -> list[Setting]:
+        """Draw settings of the typical members, at fixed densities, so often each."""
+        return [
+            self.setting(
+                member, member.at_density(self.domain, density, generator), noise.draw(generator)
+            )
+            for _ in range(rounds)
+            for member in self.operator.typical()
+            for density in HELD_OUT_DENSITIES
+        ]
 
 
-def _given(prior: FieldPrior, flow: ConditionalFlow, batch: Batch) -> Conditioning:
-    known = prior.normals.covariates(batch.season).to(batch.mean)
-    return flow.condition(batch.measurement, batch.mean, batch.std, known)
+@dataclass(frozen=True)
+class _Noise:
+    """A range of noise levels, whose ends are one where the level is known."""
+
+    least: Tensor
+    most: Tensor
+
+    @classmethod
+    def of(
+        cls, noise_std: float | Tensor | tuple[float, float], family: _Family, channels: int
+    ) -> _Noise:
+        """Check what a user gave."""
+        ends = noise_std if isinstance(noise_std, tuple) else (noise_std, noise_std)
+        tensors = [torch.as_tensor(end, dtype=torch.float32) for end in ends]
+        if isinstance(noise_std, tuple) and not (len(ends) == 2 and ends[0] < ends[1]):
+            raise InputError(f"noise_std={noise_std}; of a range give (least, most).")
+        counts = {family.on(member).num_observations for member in family.operator.typical()}
+        (nodes,) = counts if len(counts) == 1 else (1,)
+        shapes = [(), (nodes,), (channels, 1), (channels, nodes)]
+        if any(tuple(end.shape) not in shapes for end in tensors):
+            raise InputError(
+                f"noise_std has shape {tuple(tensors[0].shape)}; give a number or one an "
+                f"observation ({nodes}), or one a channel ({channels}, 1)."
+            )
+        if not all(bool((torch.isfinite(end) & (end > 0)).all()) for end in tensors):
+            raise InputError(f"noise_std must be finite and above zero, got {noise_std}.")
+        return cls(*(end.expand(*end.shape[:-1], nodes).clone() for end in tensors))
+
+    @property
+    def middle(self) -> Tensor:
+        """The geometric mean of the ends."""
+        return self.least * (self.most / self.least).sqrt()
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Draw a level log-uniformly."""
+        if torch.equal(self.least, self.most):
+            return self.least
+        place = float(torch.rand((), generator=generator))
+        return self.least * (self.most / self.least) ** place
 
 
-def _objective(prior: FieldPrior, mode: Mode, score_weight: float) -> Objective:
+def _objective(prior: FieldPrior, flow: Flow, mode: Mode, score_weight: float) -> Objective:
     weights = prior.domain.areas.float() * prior.normals.std * prior.normals.valid
     score = CRPS(weights)
-    reverse = ReverseKL(_log_density(prior))
+    # From N(0, I) it is the paper's own estimate; elsewhere that of less variance.
+    paper = isinstance(flow.base, StandardNormalBase)
+    reverse = (ReverseKL if paper else PathReverseKL)(_log_density(prior))
     if mode == "score":
         return score
     if mode == "reverse":
         return reverse
-    if mode == "forward":
-        return WeightedSum({ForwardKL(): 1.0, score: score_weight})
-    return WeightedSum({ForwardKL(): 0.5, reverse: 0.5, score: score_weight})
+    terms: dict[Objective, float] = {ForwardKL(): 1.0, score: score_weight}
+    if isinstance(flow, SpectralFlow):
+        terms[LeadingForwardKL()] = _LEADING_WEIGHT
+    if mode == "mixed":
+        terms |= {reverse: 0.5} | {each: 0.5 for each in terms if isinstance(each, ForwardKL)}
+    return WeightedSum(terms)
 
 
 def _log_density(prior: FieldPrior) -> LogDensity:
@@ -204,7 +280,7 @@ def _log_density(prior: FieldPrior) -> LogDensity:
     return estimate
 
 
-def _check_density(prior: FieldPrior, spec: FlowSpec, mode: Mode) -> None:
+def _check_density(prior: FieldPrior, spec: Spec, mode: Mode) -> None:
     values = prior.domain.num_nodes * prior.normals.mean.shape[1]
     dense = spec.base == "gaussian" and prior.anchor.kind == "localised" and values > _MOST_DENSE
     if dense and mode != "score":
@@ -215,134 +291,84 @@ def _check_density(prior: FieldPrior, spec: FlowSpec, mode: Mode) -> None:
         )
 
 
-def _bases(
-    prior: FieldPrior, fields: Tensor, season: Tensor, spec: FlowSpec, folds: int
-) -> list[Base]:
+def _bases(prior: FieldPrior, fields: Tensor, season: Tensor, spec: Spec, folds: int) -> list[Base]:
     if spec.base == "normal":
         return [StandardNormalBase(fields.shape[1], prior.domain.num_nodes)] * folds
     anchors = prior.cross_fitted(prior.anchor, fields, season, folds)
     return [GaussianBase(anchor) for anchor in anchors]
 
 
-def _pairs(
+@dataclass(frozen=True)
+class _Fields:
+    """Standardized anomalies (record, channel, node), and the seasons of the records."""
+
+    fields: Tensor
+    season: Tensor
+
+
+def _fields(
     prior: FieldPrior,
     history: xr.DataArray | xr.Dataset | None,
-    operator: Operator,
-    noise: Tensor,
-    spec: FlowSpec,
+    folds: int,
+    generator: torch.Generator,
+) -> tuple[_Fields, _Fields]:
+    """Return fields to learn from, and others to stop by."""
+    if history is None:
+        season = torch.arange(_PRIOR_DRAWS) % prior.normals.seasons
+        drawn = prior.gaussian.sample(season, generator)
+        cut = len(drawn) * 9 // 10
+        learned, later = (_Fields(drawn[at], season[at]) for at in (slice(cut), slice(cut, None)))
+    else:
+        learned, later = (
+            _Fields(prior.encode(part), prior.season_of(part)) for part in prior.split(history)
+        )
+    if len(learned.fields) < folds or len(later.fields) == 0:
+        raise InputError(
+            f"{len(learned.fields)} fields to learn from and {len(later.fields)} held out from "
+            f"{prior.held_out_from}; give a history with at least {folds} and 1."
+        )
+    return learned, later
+
+
+def _pairs(
+    prior: FieldPrior,
+    source: tuple[_Fields, _Fields],
+    family: _Family,
+    noise: _Noise,
+    spec: Spec,
+    flow: Flow,
     folds: int,
     rounds: int,
     generator: torch.Generator,
     progress: bool,
 ) -> tuple[PairSet, PairSet]:
     """Simulate measurements to learn from, and others, at fixed densities, to stop by."""
-    if history is None:
-        season = torch.arange(_PRIOR_DRAWS) % prior.normals.seasons
-        drawn = prior.gaussian.sample(season, generator)
-        cut = len(drawn) * 9 // 10
-        fields, later = drawn[:cut], drawn[cut:]
-        season, later_season = season[:cut], season[cut:]
-    else:
-        learned, kept_back = prior.split(history)
-        fields, later = prior.encode(learned), prior.encode(kept_back)
-        season, later_season = prior.season_of(learned), prior.season_of(kept_back)
-    if len(fields) < folds or len(later) == 0:
-        raise InputError(
-            f"{len(fields)} fields to learn from and {len(later)} held out from "
-            f"{prior.held_out_from}; give a history with at least {folds} and 1."
-        )
-    seasons, linear = prior.normals.seasons, operator.on(prior.domain)
-    masks = [operator.simulate(prior.domain, generator) for _ in range(rounds * folds * seasons)]
+    learned, later = source
+    fields, season = learned.fields, learned.season
+    seasons = prior.normals.seasons
+    settings = [family.simulate(noise, generator) for _ in range(rounds * folds * seasons)]
     train = simulate_pairs(
         fields,
         season,
         contiguous_folds(len(fields), folds),
         _bases(prior, fields, season, spec, folds),
         prior.normals,
-        masks,
-        noise,
-        linear,
+        settings,
+        functionals=flow.functionals,
         members=2 * CRPS.members,
         seed=int(torch.randint(2**31, (), generator=generator)),
         progress=progress,
     )
-    checks = [
-        operator.at_density(prior.domain, density, generator)
-        for density in HELD_OUT_DENSITIES
-        for _ in range(seasons)
-    ]
-    last = (
-        GaussianBase(prior.anchor)
-        if spec.base == "gaussian"
-        else StandardNormalBase(fields.shape[1], prior.domain.num_nodes)
-    )
     held = simulate_pairs(
-        later,
-        later_season,
-        torch.zeros(len(later), dtype=torch.long),
-        [last],
+        later.fields,
+        later.season,
+        torch.zeros(len(later.fields), dtype=torch.long),
+        [flow.base],
         prior.normals,
-        checks,
-        noise,
-        linear,
+        family.checks(noise, seasons, generator),
+        functionals=flow.functionals,
         members=_VALIDATION_MEMBERS,
         seed=int(torch.randint(2**31, (), generator=generator)),
         progress=progress,
     )
     return train, held
-
-
-def _held_out(
-    prior: FieldPrior, flow: ConditionalFlow, held: PairSet
-) -> Iterator[tuple[Batch, Conditioning, Tensor, Tensor]]:
-    """Yield each group, its conditioning, the area that is scored, and the units' scale.
-
-    Hidden nodes are scored; all of them where everything is observed, with noise.
-    """
-    area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
-    for index in range(len(held.groups)):
-        batch = held.group(index).to(flow.device)
-        scale = prior.normals.std[batch.season].to(area)
-        hidden = batch.measurement.hidden
-        scored = hidden if bool(hidden.any()) else torch.ones_like(hidden)
-        yield batch, _given(prior, flow, batch), area * scored, scale
-
-
-def _held_out_score(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> float:
-    """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks."""
-    ratios = []
-    for batch, given, hidden, scale in _held_out(prior, flow, held):
-        weights = hidden * scale
-        fields, _ = flow.push(batch.deviations, given)
-        score = (weights * fair_crps(fields, batch.truth)).sum()
-        base = (weights * fair_crps(batch.mean + batch.deviations, batch.truth)).sum()
-        ratios.append(float(score / base))
-    return sum(ratios) / len(ratios)
-
-
-def _calibrate_spread(prior: FieldPrior, flow: ConditionalFlow, held: PairSet) -> None:
-    """Set the flow's spread, so far that of its base, by held-out pairs.
-
-    By least squares of the log of the factor on that of the observed share; a constant where all
-    masks have about the same share.
-    """
-    shares, factors = _spread_factors(prior, flow, held)
-    slope = np.polyfit(shares, factors, 1)[0] if np.ptp(shares) > math.log(2.0) else 0.0
-    flow.spread[0] = float(factors.mean() - slope * shares.mean())
-    flow.spread[1] = float(slope)
-
-
-@torch.no_grad()
-def _spread_factors(
-    prior: FieldPrior, flow: ConditionalFlow, held: PairSet
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each group, the logs of its observed share and of error over spread."""
-    found = []
-    for batch, given, hidden, scale in _held_out(prior, flow, held):
-        weights = hidden * scale**2
-        fields, _ = flow.push(batch.deviations, given)
-        error = (weights * (fields.mean(0) - batch.truth) ** 2).sum()
-        spread = (weights * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))
-        found.append((float(given.log_share.mean()), 0.5 * float((error / spread).log())))
-    shares, factors = np.array(found).T
-    return shares, factors

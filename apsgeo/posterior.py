@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,13 +18,14 @@ from apsgeo import domains, operators
 from apsgeo.device import choose_device
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
-from apsgeo.flows.base import BasePosterior, GaussianBase
-from apsgeo.flows.build import FlowSpec, build_flow
-from apsgeo.flows.flow import ConditionalFlow
+from apsgeo.flows.base import BasePosterior, GaussianBase, Moments
+from apsgeo.flows.build import Spec, build_flow, spec_from_config
+from apsgeo.flows.flow import Conditioning, Flow
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.operators import LinearMap, Measurement, Operator
 from apsgeo.priors.normals import Normals
 from apsgeo.priors.seasonal import SeasonalPrior
+from apsgeo.training.pairs import feature_count, known_fields
 
 __all__ = ["FieldDistribution", "Posterior", "member_noise"]
 
@@ -58,16 +59,21 @@ class FieldDistribution(Distribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = True
 
-    def __init__(self, posterior: Posterior, measurement: Measurement, season: Tensor) -> None:
+    def __init__(
+        self,
+        posterior: Posterior,
+        measurement: Measurement,
+        season: Tensor,
+        features: tuple[float, ...] = (),
+    ) -> None:
         self._posterior, self._season, self._measurement = posterior, season, measurement
         flow, normals = posterior.flow, posterior.normals
         self._base: BasePosterior = flow.base.posterior(measurement, season)
         place = flow.device  # the base is solved on the CPU
-        self._given = flow.condition(
-            measurement.to(place),
-            self._base.mean.to(place),
-            self._base.std().to(place),
-            normals.covariates(season).to(place),
+        start = Moments.of(self._base, flow.functionals).to(place)
+        told = torch.tensor([features] * len(measurement)).reshape(len(measurement), -1)
+        self._given: Conditioning = flow.condition(
+            start, known_fields(normals, season, told).to(place)
         )
         shape = torch.Size(measurement.shape)
         super().__init__(shape[:1], shape[1:], validate_args=False)
@@ -81,6 +87,22 @@ class FieldDistribution(Distribution):
     def noise_dim(self) -> int:
         """Length of the standard normal vector behind one member."""
         return self._base.noise_dim
+
+    @property
+    def flow(self) -> Flow:
+        """The conditional flow."""
+        return self._posterior.flow
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """What the maps of the flow see of the measurements."""
+        return self._given
+
+    def given(self, conditioning: Conditioning) -> FieldDistribution:
+        """Return the distribution of the same measurements with another conditioning."""
+        other = copy.copy(self)
+        other._given = conditioning
+        return other
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node)."""
@@ -164,7 +186,7 @@ class Posterior:
     Attributes:
         domain: Where the fields live.
         normals: Climatological mean and spread, in the units of the data.
-        operator: The family of measurements that it was trained for.
+        operator: What measures, or the family of what may; see `apsgeo.operators.families`.
         flow: The conditional flow, on standardized anomalies.
         spec: The flow's architecture.
         noise_std: Standard deviation of the measurement noise by default, (observation,), in data
@@ -177,23 +199,42 @@ class Posterior:
     domain: Domain
     normals: Normals
     operator: Operator
-    flow: ConditionalFlow
-    spec: FlowSpec
+    flow: Flow
+    spec: Spec
     noise_std: Tensor
     units: str | None = None
     name: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    _maps: dict[Operator, LinearMap] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
         return (
             f"Posterior({self.name!r} [{self.units}] on {self.domain!r}, {self.operator!r}, "
-            f"base={self.spec.base!r})"
+            f"{self.spec.kind} flow, base={self.spec.base!r})"
         )
 
-    @cached_property
+    @property
     def linear(self) -> LinearMap:
-        """The operator on the domain."""
-        return self.operator.on(self.domain)
+        """The operator on the domain.
+
+        Raises:
+            InputError: If it is a family; see `linear_of`.
+        """
+        return self.linear_of(None)
+
+    def linear_of(self, operator: Operator | None) -> LinearMap:
+        """Return the map of an operator of the family on the domain; by default the only one.
+
+        Raises:
+            InputError: If it is not of the family, or none is given where there are several.
+        """
+        if operator is None:
+            operator = self.operator
+        else:
+            self.operator.check(operator)
+        if operator not in self._maps:
+            self._maps[operator] = operator.on(self.domain)
+        return self._maps[operator]
 
     def to(self, device: str) -> Posterior:
         """Move the networks to "cpu", "cuda" or what "auto" finds, and return the posterior."""
@@ -201,15 +242,20 @@ class Posterior:
         return self
 
     def measure(
-        self, y: Tensor, season: Tensor | None = None, noise_std: float | Tensor | None = None
+        self,
+        y: Tensor,
+        season: Tensor | None = None,
+        noise_std: float | Tensor | None = None,
+        operator: Operator | None = None,
     ) -> tuple[Measurement, Tensor]:
         """Return the standardized measurement of y (batch, channel, observation), and the seasons.
 
         Raises:
-            InputError: If the shape, the season or the noise does not fit.
+            InputError: If the shape, the season, the noise or the operator does not fit.
         """
-        expected = (self.normals.mean.shape[1], self.linear.num_observations)
-        axis = "node" if self.linear.is_identity else "observation"
+        linear = self.linear_of(operator)
+        expected = (self.normals.mean.shape[1], linear.num_observations)
+        axis = "node" if linear.is_identity else "observation"
         if y.ndim != 3 or y.shape[1:] != expected:
             raise InputError(
                 f"y has shape {tuple(y.shape)}; expected (batch, channel, {axis}) with "
@@ -232,7 +278,7 @@ class Posterior:
             ) from error
         if not bool((torch.isfinite(noise) & (noise > 0)).all()):
             raise InputError("noise_std must be finite and above zero.")
-        return self.normals.measure(y.float(), noise.float(), season, self.linear), season
+        return self.normals.measure(y.float(), noise.float(), season, linear), season
 
     def __call__(
         self,
@@ -240,6 +286,7 @@ class Posterior:
         *,
         season: Tensor | None = None,
         noise_std: float | Tensor | None = None,
+        operator: Operator | None = None,
     ) -> FieldDistribution:
         """Return the distribution of the fields behind y: one network evaluation a field.
 
@@ -249,9 +296,14 @@ class Posterior:
             season: (batch,) index of the season (month - 1), if the normals know seasons.
             noise_std: Of the measurement noise, a number or one an observation, in the data's
                 units.
+            operator: Which of the family measured, where the model is for several.
+
+        Raises:
+            InputError: If the shape, the season, the noise or the operator does not fit.
         """
-        measurement, season = self.measure(y, season, noise_std)
-        return FieldDistribution(self, measurement, season)
+        measurement, season = self.measure(y, season, noise_std, operator)
+        features = self.operator.features(self.operator if operator is None else operator)
+        return FieldDistribution(self, measurement, season, features)
 
     @torch.no_grad()
     def sample_members(
@@ -262,12 +314,13 @@ class Posterior:
         members: int,
         seed: int,
         noise_std: float | Tensor | None = None,
+        operator: Operator | None = None,
     ) -> Tensor:
         """Return reproducible members (member, batch, channel, node) in the data's units.
 
         Member k of the record with key t depends on (seed, t, k) alone.
         """
-        distribution = self(y, season=season, noise_std=noise_std)
+        distribution = self(y, season=season, noise_std=noise_std, operator=operator)
         noise = members_noise(seed, keys, members, distribution.noise_dim)
         return distribution.from_noise(noise).cpu()
 
@@ -303,20 +356,22 @@ class Posterior:
     def _from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Posterior:
         domain = domains.from_config(config["domain"])
         normals = Normals.from_tensors(tensors)
-        spec = FlowSpec(**config["spec"])
+        spec = spec_from_config(config["spec"])
         anchor = None
         if config["anchor"] is not None:
             state = part(tensors, "anchor.")
             anchor = SeasonalPrior.from_state(config["anchor"], state, domain)
         weights = part(tensors, "flow.")
-        sites = weights["context.sites"]
-        channels, known = normals.mean.shape[1], normals.covariate_count
+        sites = weights.get("context.sites", torch.empty(0, domain.num_nodes))
+        operator = operators.from_config(config["operator"])
+        channels = normals.mean.shape[1]
+        known = normals.covariate_count + feature_count(operator, channels)
         flow = build_flow(domain, channels, known, sites, spec, anchor)
         flow.load_state_dict(weights)
         return cls(
             domain=domain,
             normals=normals,
-            operator=operators.from_config(config["operator"]),
+            operator=operator,
             flow=flow.eval(),
             spec=spec,
             noise_std=tensors["noise_std"],

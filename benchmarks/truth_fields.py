@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from apsgeo.flows.flow import ConditionalFlow
+from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.operators import Measurement
 from apsgeo.priors.gaussian import GaussianPrior
@@ -80,7 +80,7 @@ def of_flow(name: str, prior: GaussianPrior, flow: SpectralFlow, seconds: float)
     return Sampler(name, draw, seconds)
 
 
-def of_paper(name: str, flow: ConditionalFlow, seconds: float) -> Sampler:
+def of_paper(name: str, flow: Flow, seconds: float) -> Sampler:
     """Return a flow from N(0, I) as a method."""
 
     @torch.no_grad()

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.diagnostics import ranks, tarp_ranks, uniformity
-from apsgeo.flows.base import Base, BasePosterior, StandardNormalBase
+from apsgeo.flows.base import Base, BasePosterior, FixedBase, Moments, StandardNormalBase
 from apsgeo.flows.coupling import ElementwiseMap, GlobalCoupling
 from apsgeo.flows.elementwise import Affine, Elementwise, Spline
 from apsgeo.flows.flow import ConditionalFlow, Conditioning
 from apsgeo.operators import Measurement
-from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.training.loop import fit_loop
 from apsgeo.training.objective import (
     ForwardKL,
@@ -68,16 +67,6 @@ METHODS = (
 )
 
 
-class _AnchorBase:
-    """The exact posterior of one Gaussian prior, whatever the season."""
-
-    def __init__(self, prior: GaussianPrior) -> None:
-        self.prior, self.noise_dim = prior, prior.noise_dim
-
-    def posterior(self, measurement: Measurement, season: Tensor) -> BasePosterior:
-        return self.prior.posterior(measurement)
-
-
 class _Context(nn.Module):
     """An MLP of all features of both coordinates."""
 
@@ -99,7 +88,7 @@ class PlanarFlow:
     """A conditional flow of points (batch, 1, 2), and how it meets a measurement."""
 
     def __init__(self, density: Planar, method: Method) -> None:
-        self.base: Base = _AnchorBase(density.anchor)
+        self.base: Base = FixedBase(density.anchor)
         if method.base == "normal":
             self.base = StandardNormalBase(1, 2)
         transforms: list[nn.Module] = [
@@ -120,8 +109,7 @@ class PlanarFlow:
     def start(self, given: Measurement) -> tuple[BasePosterior, Conditioning]:
         """Return the base's posterior, and what the transforms see."""
         base = self.base.posterior(given, torch.zeros(len(given), dtype=torch.long))
-        known = torch.zeros(len(given), 0, 2)
-        return base, self.flow.condition(given, base.mean, base.std(), known)
+        return base, self.flow.condition(base)
 
     @torch.no_grad()
     def draw(
@@ -179,7 +167,8 @@ def train(
         noise = torch.randn(1, _BATCH, base.noise_dim, generator=generator)
         season = torch.zeros(_BATCH, dtype=torch.long)
         deviations = base.deviations(noise)
-        batch = Batch(truth, given, seen.mean, seen.std, deviations, season, made.base)
+        moments = Moments.of(base, made.flow.functionals)
+        batch = Batch(truth, moments, deviations, season, made.base)
         return loss(made.flow, batch, seen, generator)
 
     start = time.process_time()

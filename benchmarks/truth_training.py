@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.flows.build import FlowSpec, build_flow
-from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.flows.flow import Conditioning, Flow
 from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 from apsgeo.operators import Measurement
 from apsgeo.priors.gaussian import GaussianPosterior
@@ -106,15 +106,13 @@ def train_spectral(problem: MixtureProblem, flow: SpectralFlow, recipe: Recipe, 
     return _fit(flow, step_fn, recipe, seed)
 
 
-def paper_given(flow: ConditionalFlow, measurement: Measurement) -> Conditioning:
+def paper_given(flow: Flow, measurement: Measurement) -> Conditioning:
     """Return what the transforms of the paper's form see: its base is N(0, I) always."""
-    zero = torch.zeros(measurement.shape)
-    return flow.condition(measurement, zero, torch.ones_like(zero), zero[:, :0])
+    season = torch.zeros(len(measurement), dtype=torch.long)
+    return flow.condition(flow.base.posterior(measurement, season))
 
 
-def train_paper(
-    problem: MixtureProblem, recipe: Recipe, seed: int
-) -> tuple[ConditionalFlow, float]:
+def train_paper(problem: MixtureProblem, recipe: Recipe, seed: int) -> tuple[Flow, float]:
     """Train the paper's form: affine couplings from N(0, I), by the reverse divergence.
 
     Returns:

@@ -188,7 +188,7 @@ def test_flow_is_inverted_to_float_precision(
     measured = measurement(domain)
     start = flow.base.posterior(measured, torch.zeros(2, dtype=torch.long))
     known = torch.zeros(2, 1, domain.num_nodes)
-    given = flow.condition(measured, start.mean, start.std(), known)
+    given = flow.condition(start, known)
     noise = torch.randn(5, 2, flow.base.noise_dim)
     deviations = start.deviations(noise)
     fields, log_det = flow.push(deviations, given)

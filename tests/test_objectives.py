@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.domains import LatLonDomain
-from apsgeo.flows.base import GaussianBase
+from apsgeo.flows.base import GaussianBase, Moments
 from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.flow import ConditionalFlow, Conditioning
 from apsgeo.operators import Measurement
@@ -34,14 +34,14 @@ def setting() -> tuple[ConditionalFlow, Batch]:
     start = base.posterior(measurement, season)
     noise = torch.randn(MEMBERS, FIELDS, start.noise_dim, generator=generator)
     deviations = start.deviations(noise)
-    batch = Batch(values, measurement, start.mean, start.std(), deviations, season, base)
+    batch = Batch(values, Moments.of(start, torch.empty(0, 0)), deviations, season, base)
     torch.manual_seed(0)
     context = nn.Conv1d(ConditionalFlow.inputs(1, 0), 3, 1)
     return ConditionalFlow(base, context, [ElementwiseMap(domain, 1, 3)]), batch
 
 
 def given(flow: ConditionalFlow, batch: Batch) -> Conditioning:
-    return flow.condition(batch.measurement, batch.mean, batch.std, torch.zeros(FIELDS, 0, 16))
+    return flow.condition(batch.start)
 
 
 def anchor(signal: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:

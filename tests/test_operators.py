@@ -622,7 +622,7 @@ def test_a_flow_is_conditioned_on_the_back_projected_innovation() -> None:
     linear = Downsample(2).on(domain)
     y = Measurement.of(torch.where(draw(2, 1, 16) > 0, draw(2, 1, 16), torch.nan), 0.5, linear)
     posterior = base.posterior(y, torch.zeros(2, dtype=torch.long))
-    given = flow.condition(y, posterior.mean, posterior.std(), torch.zeros(2, 0, 64))
+    given = flow.condition(posterior)
     assert given.mean.shape == (2, 1, 64)
     _, _, innovation, mask, noise = kept[0].split(1, dim=1)
     torch.testing.assert_close(innovation, linear.adjoint(y.values))

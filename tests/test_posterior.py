@@ -17,10 +17,12 @@ from apsgeo.diagnostics import ImportanceWeights, importance_weights
 from apsgeo.distillation import distill
 from apsgeo.errors import GridError, InputError, ModelError
 from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior, member_noise
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.priors.scales import HybridScales, LocalisedScales
+from apsgeo.training.held_out import spread_factors
 from apsgeo.training.pairs import PairSet, simulate_pairs
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
@@ -84,6 +86,7 @@ def test_one_network_evaluation_a_field_for_any_number_of_members(
     posterior: Posterior, members: int
 ) -> None:
     evaluated: list[int] = []
+    assert isinstance(posterior.flow, ConditionalFlow)
     hook = posterior.flow.context.register_forward_hook(
         lambda _module, inputs, _output: evaluated.append(len(inputs[0]))
     )
@@ -356,11 +359,11 @@ def test_spread_is_calibrated_at_every_density(
 
     monkeypatch.setattr(distillation, "simulate_pairs", spy)
     made = distilled(prior, steps=0)
-    shares, factors = distillation._spread_factors(prior, made.flow, seen[-1])
+    shares, factors = spread_factors(prior, made.flow, seen[-1])
     assert np.ptp(shares) > 2.0
     assert factors.mean() == pytest.approx(0.0, abs=0.05)  # 32 members, few fields
     assert np.polyfit(shares, factors, 1)[0] == pytest.approx(0.0, abs=0.05)
     made.flow.spread.zero_()
-    _, before = distillation._spread_factors(prior, made.flow, seen[-1])
+    _, before = spread_factors(prior, made.flow, seen[-1])
     assert before.mean() < -0.2
     assert np.polyfit(shares, before, 1)[0] < -0.1

@@ -1,9 +1,16 @@
 """Invertible conditional maps q(x | y): base distributions and couplings."""
 
-from apsgeo.flows.base import BasePosterior, GaussianBase, StandardNormalBase
+from apsgeo.flows.base import (
+    BasePosterior,
+    FixedBase,
+    GaussianBase,
+    Moments,
+    StandardNormalBase,
+    Start,
+)
 from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, GlobalCoupling, LocalCoupling
 from apsgeo.flows.elementwise import Affine, Elementwise, Spline
-from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.flows.flow import ConditionalFlow, Conditioning, Flow, NodeConditioning
 from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 
 __all__ = [
@@ -14,11 +21,16 @@ __all__ = [
     "Conditioning",
     "Elementwise",
     "ElementwiseMap",
+    "FixedBase",
+    "Flow",
     "GaussianBase",
     "GlobalCoupling",
     "LocalCoupling",
+    "Moments",
+    "NodeConditioning",
     "SpectralConditioning",
     "SpectralFlow",
     "Spline",
     "StandardNormalBase",
+    "Start",
 ]

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from apsgeo.operators.measurement import Measurement
-from apsgeo.priors.gaussian import GaussianPosterior
+from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior
 from apsgeo.priors.seasonal import SeasonalPrior
 
-__all__ = ["Base", "BasePosterior", "GaussianBase", "StandardNormalBase"]
+__all__ = [
+    "Base",
+    "BasePosterior",
+    "FixedBase",
+    "GaussianBase",
+    "Moments",
+    "StandardNormalBase",
+    "Start",
+]
 
 
-class BasePosterior(Protocol):
-    """A Gaussian with a mean for each field, of which a flow transforms the deviations."""
+class Start(Protocol):
+    """What a flow is told of a batch of measurements: they, and moments of its base given them."""
 
     @property
-    def noise_dim(self) -> int:
-        """Length of the standard normal vector behind one draw."""
+    def measurement(self) -> Measurement:
+        """The batch."""
         ...
 
     @property
@@ -30,6 +39,19 @@ class BasePosterior(Protocol):
 
     def std(self) -> Tensor:
         """Marginal standard deviation (batch, channel, node)."""
+        ...
+
+    def functional_variance(self, functionals: Tensor) -> Tensor:
+        """Variance (batch, k) of the inner products with fields (k, channel * node)."""
+        ...
+
+
+class BasePosterior(Start, Protocol):
+    """A Gaussian with a mean for each field, of which a flow transforms the deviations."""
+
+    @property
+    def noise_dim(self) -> int:
+        """Length of the standard normal vector behind one draw."""
         ...
 
     def deviations(self, noise: Tensor) -> Tensor:
@@ -52,6 +74,47 @@ class BasePosterior(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Moments:
+    """The moments that one flow wants of its base, computed beforehand: a `Start`.
+
+    Attributes:
+        measurement: The batch.
+        mean: (batch, channel, node).
+        deviation: The marginal standard deviation, likewise.
+        variance: Of the flow's functionals, (batch, k).
+    """
+
+    measurement: Measurement
+    mean: Tensor
+    deviation: Tensor
+    variance: Tensor
+
+    @classmethod
+    def of(cls, start: Start, functionals: Tensor) -> Moments:
+        """Compute the moments with a flow's functionals (k, channel * node), of which k may be 0.
+
+        The standard deviation takes draws, and the variance some columns of the covariance.
+        """
+        variance = start.mean.new_empty(len(start.mean), 0)
+        if len(functionals):
+            variance = start.functional_variance(functionals)
+        return cls(start.measurement, start.mean, start.std(), variance)
+
+    def std(self) -> Tensor:
+        """Return the marginal standard deviation (batch, channel, node)."""
+        return self.deviation
+
+    def functional_variance(self, functionals: Tensor) -> Tensor:
+        """Return the variance (batch, k) of the functionals that the moments were made with."""
+        return self.variance
+
+    def to(self, device: torch.device) -> Moments:
+        """Return the moments on a device."""
+        tensors = (self.mean, self.deviation, self.variance)
+        return Moments(self.measurement.to(device), *(each.to(device) for each in tensors))
+
+
 class Base(Protocol):
     """A family of Gaussians, one for each measurement."""
 
@@ -67,6 +130,7 @@ class Base(Protocol):
 
 class _StandardNormal:
     def __init__(self, measurement: Measurement) -> None:
+        self.measurement = measurement
         self._like = measurement.values.new_empty(measurement.shape)
 
     @property
@@ -79,6 +143,9 @@ class _StandardNormal:
 
     def std(self) -> Tensor:
         return torch.ones_like(self._like)
+
+    def functional_variance(self, functionals: Tensor) -> Tensor:
+        return functionals.square().sum(1).expand(len(self._like), -1)
 
     def deviations(self, noise: Tensor) -> Tensor:
         return noise.to(self._like).reshape(-1, *self._like.shape)
@@ -123,3 +190,16 @@ class GaussianBase:
     def posterior(self, measurement: Measurement, season: Tensor) -> GaussianPosterior:
         """Return the posterior of the Gaussian prior of each field's season (batch,)."""
         return self.prior.posterior(measurement, season)
+
+
+class FixedBase:
+    """The exact posterior of one Gaussian prior, whatever the season."""
+
+    kind = "fixed"
+
+    def __init__(self, prior: GaussianPrior) -> None:
+        self.prior, self.noise_dim = prior, prior.noise_dim
+
+    def posterior(self, measurement: Measurement, season: Tensor) -> GaussianPosterior:
+        """Return the posterior of the prior."""
+        return self.prior.posterior(measurement)

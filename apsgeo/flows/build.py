@@ -2,26 +2,86 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
+from apsgeo.errors import InputError
 from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
 from apsgeo.flows.context import SiteContext
 from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, GlobalCoupling, LocalCoupling
 from apsgeo.flows.elementwise import elementwise
-from apsgeo.flows.flow import ConditionalFlow
+from apsgeo.flows.flow import ConditionalFlow, Flow
+from apsgeo.flows.spectral import SpectralFlow
+from apsgeo.kinds import of_kind
+from apsgeo.operators.linear import LinearMap
 from apsgeo.priors.seasonal import SeasonalPrior
 
-__all__ = ["FlowSpec", "build_flow", "large_scale_patterns"]
+__all__ = [
+    "SPECS",
+    "FlowSpec",
+    "Site",
+    "Spec",
+    "SpectralSpec",
+    "build_flow",
+    "large_scale_patterns",
+    "spec_from_config",
+]
 
 
 @dataclass(frozen=True)
-class FlowSpec:
-    """The architecture of a conditional flow.
+class Site:
+    """Where a flow is built, and on what.
+
+    Attributes:
+        domain: Where the signals live.
+        channels: Their channels.
+        covariates: Number of known fields that the networks see.
+        features: Fixed features of the nodes, (feature, node).
+        anchor: The Gaussian prior; needed by the base "gaussian".
+    """
+
+    domain: Domain
+    channels: int
+    covariates: int
+    features: Tensor
+    anchor: SeasonalPrior | None
+
+
+class Spec(ABC):
+    """The architecture of a flow: a frozen dataclass of what JSON can hold."""
+
+    kind: ClassVar[str]
+    base: Literal["gaussian", "normal"] = "gaussian"
+
+    @abstractmethod
+    def build(self, site: Site) -> Flow:
+        """Return an untrained flow: the identity on its base."""
+
+    def check(self, linear: LinearMap) -> None:  # noqa: B027  # most flows take any
+        """Check that the flow can be conditioned on measurements by a map.
+
+        Raises:
+            InputError: If it cannot.
+        """
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the attributes as a JSON-able dictionary."""
+        return {"kind": self.kind} | asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Rebuild from `to_config`."""
+        return cls(**{name: value for name, value in config.items() if name != "kind"})
+
+
+@dataclass(frozen=True)
+class FlowSpec(Spec):
+    """A flow of local and global couplings, with a U-Net for its context.
 
     Attributes:
         base: "gaussian", the anchor's posterior, or "normal", the paper's N(0, I).
@@ -49,9 +109,111 @@ class FlowSpec:
     bins: int = 8
     mixing: bool = False
 
-    def to_config(self) -> dict[str, Any]:
-        """Return the attributes as a JSON-able dictionary."""
-        return asdict(self)
+    kind: ClassVar[str] = "coupling"
+
+    def build(self, site: Site) -> ConditionalFlow:
+        """Return an untrained flow: the identity on its base."""
+        base: Base
+        if self.base == "gaussian":
+            assert site.anchor is not None
+            base = GaussianBase(site.anchor)
+        else:
+            base = StandardNormalBase(site.channels, site.domain.num_nodes)
+        inputs = ConditionalFlow.inputs(site.channels, site.covariates)
+        context = SiteContext(
+            site.domain,
+            inputs,
+            self.context,
+            site.features,
+            embedding=self.embedding,
+            width=self.width,
+            depth=self.depth,
+        )
+        maps = elementwise(self.elementwise, self.bins)
+        transforms: list[nn.Module] = []
+        if self.patterns and self.base == "gaussian" and site.anchor is not None:
+            basis, weights = large_scale_patterns(site.anchor, self.patterns)
+            for parity in (True, False):
+                transforms.append(
+                    GlobalCoupling(basis, weights, self.context, parity=parity, elementwise=maps)
+                )
+        for index in range(self.local):
+            if self.mixing and index % 2 == 0:
+                transforms.append(ChannelMixing(site.channels))
+            transforms.append(
+                LocalCoupling(
+                    site.domain,
+                    site.channels,
+                    self.context,
+                    parity=index % 2 == 0,
+                    width=self.coupling_width,
+                    elementwise=maps,
+                )
+            )
+        transforms.append(ElementwiseMap(site.domain, site.channels, self.context, maps))
+        return ConditionalFlow(base, context, transforms)
+
+
+@dataclass(frozen=True)
+class SpectralSpec(Spec):
+    """A flow on the coefficients of the anchor's patterns, for posteriors of several modes.
+
+    See `apsgeo.flows.SpectralFlow`; it starts from the anchor's posterior, and is for measurements
+    of nodes.
+
+    Attributes:
+        patterns: The anchor's leading loadings, at most.
+        candidates: Representers among the shifts.
+        width: Of the networks.
+        bins: Of the leading coefficient's spline.
+    """
+
+    patterns: int = 64
+    candidates: int = 6
+    width: int = 160
+    bins: int = 16
+    kind: ClassVar[str] = "spectral"
+
+    def build(self, site: Site) -> SpectralFlow:
+        """Return an untrained flow: the identity on its base.
+
+        Raises:
+            InputError: If the anchor has fewer than two patterns.
+        """
+        assert site.anchor is not None
+        return SpectralFlow(
+            site.anchor,
+            self.patterns,
+            candidates=self.candidates,
+            width=self.width,
+            bins=self.bins,
+            covariates=site.covariates,
+        )
+
+    def check(self, linear: LinearMap) -> None:
+        """Check that the measurements are of nodes.
+
+        Raises:
+            InputError: If they are not.
+        """
+        if not linear.is_identity:
+            raise InputError(
+                f"a spectral flow is for measurements of nodes, such as Mask(), and {linear!r} is "
+                "not; use FlowSpec()."
+            )
+
+
+SPECS: list[type[Spec]] = [FlowSpec, SpectralSpec]
+
+
+def spec_from_config(config: dict[str, Any]) -> Spec:
+    """Rebuild a spec from `Spec.to_config`; one without a kind, as was saved before, is a FlowSpec.
+
+    Raises:
+        ModelError: If its `kind` is not known here.
+    """
+    described = {"kind": FlowSpec.kind} | config
+    return of_kind(SPECS, described, "flow").from_config(described)
 
 
 def large_scale_patterns(prior: SeasonalPrior, count: int) -> tuple[Tensor, Tensor]:
@@ -70,9 +232,9 @@ def build_flow(
     channels: int,
     covariates: int,
     sites: Tensor,
-    spec: FlowSpec,
+    spec: Spec,
     anchor: SeasonalPrior | None,
-) -> ConditionalFlow:
+) -> Flow:
     """Return an untrained flow: the identity on its base.
 
     Args:
@@ -83,42 +245,4 @@ def build_flow(
         spec: The architecture.
         anchor: The Gaussian prior; needed by the base "gaussian".
     """
-    base: Base
-    if spec.base == "gaussian":
-        assert anchor is not None
-        base = GaussianBase(anchor)
-    else:
-        base = StandardNormalBase(channels, domain.num_nodes)
-    inputs = ConditionalFlow.inputs(channels, covariates)
-    context = SiteContext(
-        domain,
-        inputs,
-        spec.context,
-        sites,
-        embedding=spec.embedding,
-        width=spec.width,
-        depth=spec.depth,
-    )
-    maps = elementwise(spec.elementwise, spec.bins)
-    transforms: list[nn.Module] = []
-    if spec.patterns and spec.base == "gaussian" and anchor is not None:
-        basis, weights = large_scale_patterns(anchor, spec.patterns)
-        for parity in (True, False):
-            transforms.append(
-                GlobalCoupling(basis, weights, spec.context, parity=parity, elementwise=maps)
-            )
-    for index in range(spec.local):
-        if spec.mixing and index % 2 == 0:
-            transforms.append(ChannelMixing(channels))
-        transforms.append(
-            LocalCoupling(
-                domain,
-                channels,
-                spec.context,
-                parity=index % 2 == 0,
-                width=spec.coupling_width,
-                elementwise=maps,
-            )
-        )
-    transforms.append(ElementwiseMap(domain, channels, spec.context, maps))
-    return ConditionalFlow(base, context, transforms)
+    return spec.build(Site(domain, channels, covariates, sites, anchor))

@@ -1,17 +1,19 @@
-"""The conditional normalizing flow q(x | y): its context is evaluated once a field."""
+"""Conditional normalizing flows q(x | y): what depends on y is evaluated once a field."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from apsgeo.flows.base import Base
+from apsgeo.flows.base import Base, Start
 from apsgeo.operators.mask import HELD_OUT_DENSITIES
 from apsgeo.operators.measurement import Measurement
 
-__all__ = ["SHARES", "ConditionalFlow", "Conditioning"]
+__all__ = ["SHARES", "ConditionalFlow", "Conditioning", "Flow", "NodeConditioning"]
 
 SHARES = min(HELD_OUT_DENSITIES), max(HELD_OUT_DENSITIES)
 """Least and greatest observed share between which the spread is calibrated."""
@@ -19,55 +21,49 @@ SHARES = min(HELD_OUT_DENSITIES), max(HELD_OUT_DENSITIES)
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the transforms see of a batch of measurements.
+    """What the maps of a flow see of a batch of measurements.
 
     Attributes:
-        mean, std: (batch, channel, node) of the base distribution.
-        context: (batch, feature, node), made by the context network.
+        mean: (batch, channel, node) of the base distribution.
         log_share: (batch,) log of the share of values that are observed.
     """
 
     mean: Tensor
-    std: Tensor
-    context: Tensor
     log_share: Tensor
+    free: ClassVar[tuple[str, ...]] = ("mean",)
+    """What can be fitted to a measurement afterwards; see `apsgeo.refinement.adapt`."""
 
-    def __getitem__(self, index: Tensor | slice) -> Conditioning:
-        return Conditioning(
-            self.mean[index], self.std[index], self.context[index], self.log_share[index]
-        )
+    def replaced(self, **values: Tensor) -> Self:
+        """Return it with some attributes replaced."""
+        return replace(self, **values)
 
-    def detach(self) -> Conditioning:
+    def detach(self) -> Self:
         """Return it without gradients."""
-        return Conditioning(*(value.detach() for value in vars(self).values()))
+        return type(self)(*(value.detach() for value in vars(self).values()))
 
 
-class ConditionalFlow(nn.Module):
-    r"""x = mean + std T(c r; context(y)), with r the base's standardized deviation.
+def log_share(measurement: Measurement) -> Tensor:
+    """Return the log of the observed share (batch,), taken to the range `SHARES`; float64."""
+    return measurement.mask.flatten(1).double().mean(1).clamp(*SHARES).log()
+
+
+class Flow(nn.Module, ABC):
+    r"""x = T(c d; y), with d the deviation of a draw of the base from its mean.
 
     log c = `spread[0] + spread[1] * log_share`, linear in the log of the observed share, is set
     after training so that held-out spread matches error; the share is taken to the range `SHARES`.
-    `context` is evaluated once a measurement; the transforms T are light and are evaluated
-    for all members together.
+    A subclass evaluates all that depends on y alone in `condition`, once a measurement; its maps
+    are light, and are evaluated for all members together.
 
     Args:
         base: Distribution that the flow starts from.
-        context: Network from `inputs` features to context features.
-        transforms: Invertible maps in the order of sampling.
     """
 
     spread: Tensor
 
-    def __init__(
-        self,
-        base: Base,
-        context: nn.Module,
-        transforms: list[nn.Module],
-    ) -> None:
+    def __init__(self, base: Base) -> None:
         super().__init__()
         self.base = base
-        self.context = context
-        self.transforms = nn.ModuleList(transforms)
         self.register_buffer("spread", torch.zeros(2))
 
     @property
@@ -75,23 +71,94 @@ class ConditionalFlow(nn.Module):
         """Where the networks are."""
         return self.spread.device
 
+    @property
+    def functionals(self) -> Tensor:
+        """Fields (k, channel * node) whose inner products' variance the flow is to be told."""
+        return torch.empty(0, 0)
+
+    @abstractmethod
+    def condition(self, start: Start, covariates: Tensor | None = None) -> Any:
+        """Evaluate the networks of the measurement, once for each field.
+
+        Args:
+            start: The measurements, and moments of the base given them.
+            covariates: (batch, feature, node) known fields such as the seasonal spread; none by
+                default.
+
+        Returns:
+            The `Conditioning` that `push` and `pull` take.
+        """
+
+    @abstractmethod
+    def _push(self, deviation: Tensor, given: Any) -> tuple[Tensor, Tensor]:
+        """Map deviations (member, batch, channel, node) to fields and log |det|."""
+
+    @abstractmethod
+    def _pull(self, fields: Tensor, given: Any) -> tuple[Tensor, Tensor]:
+        """Undo `_push`; also its log |det|."""
+
+    def push(self, deviation: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
+        """Map base deviations (member, batch, channel, node) to fields and log |det|."""
+        log_spread = self._log_spread(given)
+        fields, log_det = self._push(log_spread.exp() * deviation, given)
+        return fields, log_det + self._spread_det(fields, log_spread)
+
+    def pull(self, fields: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
+        """Map fields back to base deviations; also log |det| of `push` there."""
+        log_spread = self._log_spread(given)
+        deviation, log_det = self._pull(fields, given)
+        return deviation * (-log_spread).exp(), log_det + self._spread_det(fields, log_spread)
+
+    def _log_spread(self, given: Conditioning) -> Tensor:
+        """Return log c (batch, 1, 1)."""
+        return (self.spread[0] + self.spread[1] * given.log_share)[:, None, None]
+
+    @staticmethod
+    def _spread_det(fields: Tensor, log_spread: Tensor) -> Tensor:
+        return (fields[0, 0].numel() * log_spread[:, 0, 0]).expand(fields.shape[:2])
+
+
+@dataclass(frozen=True)
+class NodeConditioning(Conditioning):
+    """What node by node maps see.
+
+    Attributes:
+        std: (batch, channel, node) of the base distribution.
+        context: (batch, feature, node), made by the context network.
+    """
+
+    std: Tensor
+    context: Tensor
+    free: ClassVar[tuple[str, ...]] = ("mean", "context")
+
+
+class ConditionalFlow(Flow):
+    r"""x = mean + std T(c r; context(y)), with r the base's standardized deviation.
+
+    Args:
+        base: Distribution that the flow starts from.
+        context: Network from `inputs` features to context features.
+        transforms: Invertible maps in the order of sampling.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        context: nn.Module,
+        transforms: list[nn.Module],
+    ) -> None:
+        super().__init__(base)
+        self.context = context
+        self.transforms = nn.ModuleList(transforms)
+
     @staticmethod
     def inputs(channels: int, covariates: int) -> int:
         """Number of features that `condition` gives to the context network."""
         return 5 * channels + covariates
 
-    def condition(
-        self, measurement: Measurement, mean: Tensor, std: Tensor, covariates: Tensor
-    ) -> Conditioning:
-        """Evaluate the context network once for each measurement.
-
-        Args:
-            measurement: The batch of measurements.
-            mean: Of the base posterior, (batch, channel, node).
-            std: Its marginal standard deviation, likewise.
-            covariates: (batch, feature, node) known fields such as the seasonal spread.
-        """
-        log_share = measurement.mask.flatten(1).double().mean(1).clamp(*SHARES).log().to(mean)
+    def condition(self, start: Start, covariates: Tensor | None = None) -> NodeConditioning:
+        """Evaluate the context network once for each measurement; see `Flow.condition`."""
+        measurement, mean, std = start.measurement, start.mean, start.std()
         seen = measurement.mask  # back-projected by the adjoint, which leaves values of nodes as is
         back = measurement.operator.adjoint
         mask = back(seen.to(mean))
@@ -99,29 +166,21 @@ class ConditionalFlow(nn.Module):
             torch.where(seen, measurement.values - measurement.apply(mean), 0.0)
         )
         noise = back(torch.where(seen, measurement.noise_std.log(), 0.0))
-        features = torch.cat([mean, std, innovation, mask, noise, covariates], dim=1)
-        return Conditioning(mean, std, self.context(features), log_share)
+        known = [] if covariates is None else [covariates]
+        features = torch.cat([mean, std, innovation, mask, noise, *known], dim=1)
+        context = self.context(features)
+        return NodeConditioning(mean, log_share(measurement).to(mean), std, context)
 
-    def push(self, deviation: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
-        """Map base deviations (member, batch, channel, node) to fields and log |det|."""
-        log_spread, total = self._spread(deviation, given)
-        r = log_spread.exp() * deviation / given.std
+    def _push(self, deviation: Tensor, given: NodeConditioning) -> tuple[Tensor, Tensor]:
+        r, total = deviation / given.std, deviation.new_zeros(deviation.shape[:2])
         for transform in self.transforms:
             r, log_det = transform(r, given.context)
             total = total + log_det
         return given.mean + given.std * r, total
 
-    def pull(self, fields: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
-        """Map fields back to base deviations; also log |det| of `push` there."""
-        r = (fields - given.mean) / given.std
-        log_spread, total = self._spread(fields, given)
+    def _pull(self, fields: Tensor, given: NodeConditioning) -> tuple[Tensor, Tensor]:
+        r, total = (fields - given.mean) / given.std, fields.new_zeros(fields.shape[:2])
         for transform in reversed(self.transforms):
             r, log_det = transform.inverse(r, given.context)  # type: ignore[operator]
             total = total + log_det
-        return given.std * r * (-log_spread).exp(), total
-
-    def _spread(self, fields: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
-        """Return log c (batch, 1, 1), and its log-determinant (member, batch)."""
-        log_spread = self.spread[0] + self.spread[1] * given.log_share
-        total = fields[0, 0].numel() * log_spread.expand(fields.shape[:2])
-        return log_spread[:, None, None], total
+        return given.std * r, total

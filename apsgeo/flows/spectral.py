@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from apsgeo.errors import InputError
 from apsgeo.flows.attention import ObservationEncoder
+from apsgeo.flows.base import FixedBase, GaussianBase, Start
 from apsgeo.flows.elementwise import Affine, Spline
-from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior
+from apsgeo.flows.flow import Conditioning, Flow, log_share
+from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.mixture import GaussianMixturePrior
+from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = ["SpectralConditioning", "SpectralFlow"]
 
@@ -24,31 +28,28 @@ _TOKEN_PATTERNS = 64  # that tell an observation's place
 _POOLED = 32
 _STEPS = 8  # soft steps by which networks tell the leading coefficient's regimes
 _REPRESENTER = 0.3
+_LEAST_SIZE = 1e-6  # of a pattern, against the first
+_KNOWN_PATTERNS = 8  # on which known fields are projected
 _LEAST_VARIANCE = 1e-6
 _LEAST_LOG_WEIGHT = -15.0
 
 
 @dataclass(frozen=True)
-class SpectralConditioning:
-    """What the maps see of a batch of measurements.
+class SpectralConditioning(Conditioning):
+    """What the maps of patterns see.
 
     Attributes:
-        mean: Of the base, (batch, channel, node).
         leading_std: Of the leading coefficient under the base, (batch,).
         spline: Raw parameters of the leading coefficient's spline, (batch, parameter).
         shifts: Candidate shifts of the coefficients, (batch, candidate, pattern).
         summary: Of the measurement, (batch, feature).
     """
 
-    mean: Tensor
     leading_std: Tensor
     spline: Tensor
     shifts: Tensor
     summary: Tensor
-
-    def detach(self) -> SpectralConditioning:
-        """Return it without gradients."""
-        return SpectralConditioning(*(value.detach() for value in vars(self).values()))
+    free: ClassVar[tuple[str, ...]] = ("mean", "spline", "shifts", "summary")
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
@@ -62,7 +63,7 @@ def _mlp(inputs: int, width: int, *last: nn.Module) -> nn.Sequential:
     return nn.Sequential(*hidden, *last)
 
 
-class SpectralFlow(nn.Module):
+class SpectralFlow(Flow):
     r"""x = mean + T(deviation; y), with T on the coefficients a = W (deviation) of patterns.
 
     W whitens the prior's leading patterns. In the order of sampling: the leading coefficient is
@@ -76,41 +77,57 @@ class SpectralFlow(nn.Module):
     depends on y is evaluated once a field, in `condition`.
 
     Args:
-        prior: Behind the base; its first `patterns` loadings are the patterns.
-        patterns: At most as many as it has loadings.
+        prior: Behind the base; its leading loadings, of no season, are the patterns.
+        patterns: How many; all loadings, if there are fewer.
         regimes: A mixture fitted to what fields look like, of which the networks see the posterior:
             the weights, and the components' means, which join the candidates.
         candidates: Representers among the candidates.
         width: Of the networks.
         bins: Of the spline.
+        covariates: Number of known fields that `condition` is given.
+
+    Raises:
+        InputError: If there are fewer than two patterns.
     """
 
     whiten: Tensor
-    colour: Tensor
-    places: Tensor
+    sizes: Tensor
 
     def __init__(
         self,
-        prior: GaussianPrior,
+        prior: GaussianPrior | SeasonalPrior,
         patterns: int,
         *,
         regimes: GaussianMixturePrior | None = None,
         candidates: int = 6,
         width: int = 160,
         bins: int = 16,
+        covariates: int = 0,
     ) -> None:
-        super().__init__()
-        flat = prior.loadings[..., :patterns].double().flatten(0, 1)
+        if isinstance(prior, SeasonalPrior):
+            super().__init__(GaussianBase(prior))
+            loadings = prior.annual.loadings
+        else:
+            super().__init__(FixedBase(prior))
+            loadings = prior.loadings
+        flat = loadings[..., :patterns].double().flatten(0, 1)
         basis, sizes, _ = torch.linalg.svd(flat, full_matrices=False)
-        self.register_buffer("whiten", (basis / sizes).T.float(), persistent=False)
-        self.register_buffer("colour", (basis * sizes).T.float(), persistent=False)
-        places = basis[:, :_TOKEN_PATTERNS] * math.sqrt(len(basis)) / 3.0
-        self.register_buffer("places", places.float(), persistent=False)
+        kept = sizes > _LEAST_SIZE * sizes[0]
+        basis, sizes = basis[:, kept], sizes[kept]
+        self.channels, patterns = len(loadings), len(sizes)
+        if patterns < 2:
+            raise InputError(
+                f"a spectral flow on {patterns} patterns; it needs two, and a prior with as many."
+            )
+        # Saved with the weights, which mean these patterns, to the sign.
+        self.register_buffer("whiten", (basis / sizes).T.float().contiguous())
+        self.register_buffer("sizes", sizes.float())
         self.representers, self.regimes = candidates, regimes
         self.maps, self._affine = Spline(bins, bound=4.0), Affine()
         kinds = 0 if regimes is None else len(regimes.components)
-        rest, inputs = patterns - 1, self.places.shape[1] + 6
+        rest, inputs = patterns - 1, min(patterns, _TOKEN_PATTERNS) + 6
         pooled = 2 * (_POOLED + candidates) + 2 * patterns + 2 + kinds
+        pooled += covariates // self.channels * min(patterns, _KNOWN_PATTERNS)
         self.candidates = candidates + kinds + 1
         self.leading_encoder = ObservationEncoder(inputs, candidates + _POOLED)
         self.encoder = ObservationEncoder(inputs, candidates + _POOLED)
@@ -119,9 +136,32 @@ class SpectralFlow(nn.Module):
         outputs = rest * (self.candidates + 2) + 1
         self.follow = _mlp(width + 1 + _STEPS, width, _zero(nn.Linear(width, outputs)))
 
-    def _tokens(self, posterior: GaussianPosterior) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def functionals(self) -> Tensor:
+        """The whitened patterns (pattern, channel * node)."""
+        return self.whiten
+
+    @property
+    def colour(self) -> Tensor:
+        """The patterns (pattern, channel * node), each times its standard deviation."""
+        return self.whiten * self.sizes[:, None] ** 2
+
+    def _basis(self, count: int) -> Tensor:
+        """Return the first patterns, of unit mean square over channels and nodes."""
+        scale = math.sqrt(self.whiten.shape[1]) * self.sizes[:count, None]
+        return self.whiten[:count] * scale
+
+    def _known(self, covariates: Tensor | None) -> list[Tensor]:
+        """Return the known fields' coefficients on some patterns, (batch, feature)."""
+        if covariates is None:
+            return []
+        fields = covariates.unflatten(1, (-1, self.channels)).flatten(2)
+        basis = self._basis(_KNOWN_PATTERNS)
+        return [(fields @ basis.T / basis.shape[1]).flatten(1)]
+
+    def _tokens(self, start: Start) -> tuple[Tensor, Tensor, Tensor]:
         """Return tokens (batch, observation, feature), which are seen, and their places."""
-        given = posterior.measurement
+        given = start.measurement
         if not given.operator.is_identity:
             raise InputError("a spectral flow is for measurements of nodes, such as Mask().")
         mask = given.mask.flatten(1)
@@ -132,31 +172,35 @@ class SpectralFlow(nn.Module):
         def at(field: Tensor) -> Tensor:
             return field.flatten(1).gather(1, where) * seen
 
-        values, mean, noise = at(given.values), at(posterior.mean), at(given.noise_std)
+        values, mean, noise = at(given.values), at(start.mean), at(given.noise_std)
         innovation = values - mean
         weight = innovation / torch.where(seen, noise, 1.0)
         numbers = [values, 3.0 * innovation, weight, mean, torch.tanh(2.0 * weight), noise]
-        return torch.cat([self.places[where], torch.stack(numbers, -1)], -1), seen, where
+        places = self._basis(_TOKEN_PATTERNS).T[where] / 3.0
+        return torch.cat([places, torch.stack(numbers, -1)], -1), seen, where
 
     def condition(
-        self, posterior: GaussianPosterior, *, leading_only: bool = False
+        self, start: Start, covariates: Tensor | None = None, *, leading_only: bool = False
     ) -> SpectralConditioning:
         """Evaluate the networks of the measurement, once for each field.
 
         Args:
-            posterior: The base's, of the measurements.
+            start: The measurements, and moments of the base given them.
+            covariates: (batch, feature, node) known fields; none by default.
             leading_only: Leave out what `leading_log_prob` does not need: the summary is empty.
 
         Raises:
-            InputError: If it is not of nodes.
+            InputError: If the measurement is not of nodes.
         """
-        tokens, seen, where = self._tokens(posterior)
-        given, mean = posterior.measurement, posterior.mean
-        variance = posterior.functional_variance(self.whiten)
+        tokens, seen, where = self._tokens(start)
+        given, mean = start.measurement, start.mean
+        share = log_share(given).to(mean)
+        variance = start.functional_variance(self.whiten)
         variance = variance.clamp(min=_LEAST_VARIANCE).to(mean)
         coefficients = mean.flatten(1) @ self.whiten.T
         count = given.mask.flatten(1).sum(1, keepdim=True).to(mean)
         known = [coefficients, variance.log(), count.clamp(min=1.0).log(), count / 40.0]
+        known += self._known(covariates)
         means = [coefficients[:, None]]
         if self.regimes is not None:
             found = self.regimes.posterior(given)
@@ -168,14 +212,14 @@ class SpectralFlow(nn.Module):
         std = variance[:, 0].sqrt()
         if leading_only:
             empty = mean.new_empty(len(mean), 0)
-            return SpectralConditioning(mean, std, spline, torch.cat(means, 1), empty)
+            return SpectralConditioning(mean, share, std, spline, torch.cat(means, 1), empty)
         features, pooled = self.encoder(tokens, seen)
         # C W^T at the observed nodes, up to what no pattern describes.
         nearby = self.colour.T[where]
         near = torch.einsum("bmj,bmk->bjk", features[..., : self.representers], nearby)
         shifts = torch.cat([_REPRESENTER * near, *means], 1)
         summary = self.summarize(torch.cat([pooled, *known], 1))
-        return SpectralConditioning(mean, std, spline, shifts, summary)
+        return SpectralConditioning(mean, share, std, spline, shifts, summary)
 
     def leading_log_prob(self, fields: Tensor, given: SpectralConditioning) -> Tensor:
         """Return log q of the leading coefficient alone, (batch,), of fields of their shape.
@@ -184,8 +228,10 @@ class SpectralFlow(nn.Module):
         """
         target = (fields - given.mean).flatten(1) @ self.whiten[0] / given.leading_std
         start, log_slope = self.maps.inverse(target, given.spline)
-        log_normal = -0.5 * (start**2 + math.log(2.0 * math.pi))
-        return log_normal - log_slope - given.leading_std.log()
+        log_spread = self._log_spread(given)[:, 0, 0]
+        normal = start * (-log_spread).exp()
+        log_normal = -0.5 * (normal**2 + math.log(2.0 * math.pi))
+        return log_normal - log_spread - log_slope - given.leading_std.log()
 
     def _following(self, leading: Tensor, given: SpectralConditioning) -> tuple[Tensor, Tensor]:
         """Return raw maps (member, batch, pattern - 1, 2), and the log scale of what is left."""
@@ -209,8 +255,7 @@ class SpectralFlow(nn.Module):
         size, patterns = self.whiten.shape[1], len(self.whiten)
         return first + others.sum(-1) + (size - patterns) * left
 
-    def push(self, deviation: Tensor, given: SpectralConditioning) -> tuple[Tensor, Tensor]:
-        """Map base deviations (member, batch, channel, node) to fields and log |det|."""
+    def _push(self, deviation: Tensor, given: SpectralConditioning) -> tuple[Tensor, Tensor]:
         coefficients, left = self._parts(deviation)
         start = coefficients[..., 0] / given.leading_std
         mapped, first = self.maps.forward(start, given.spline)
@@ -222,8 +267,7 @@ class SpectralFlow(nn.Module):
         fields = given.mean + flat.unflatten(-1, deviation.shape[-2:])
         return fields, self._log_det(first, scales, log_left)
 
-    def pull(self, fields: Tensor, given: SpectralConditioning) -> tuple[Tensor, Tensor]:
-        """Map fields back to base deviations; also log |det| of `push` there."""
+    def _pull(self, fields: Tensor, given: SpectralConditioning) -> tuple[Tensor, Tensor]:
         coefficients, left = self._parts(fields - given.mean)
         leading = coefficients[..., 0]
         raw, log_left = self._following(self._absolute(leading, given), given)

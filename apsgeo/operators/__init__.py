@@ -11,6 +11,7 @@ from apsgeo.operators.block import Block
 from apsgeo.operators.blur import GaussianBlur
 from apsgeo.operators.combine import Compose, Stack
 from apsgeo.operators.downsample import Downsample
+from apsgeo.operators.families import GaussianBlurs, OneOf
 from apsgeo.operators.identity import Identity
 from apsgeo.operators.linear import LinearMap
 from apsgeo.operators.mask import Mask
@@ -25,10 +26,12 @@ __all__ = [
     "Compose",
     "Downsample",
     "GaussianBlur",
+    "GaussianBlurs",
     "Identity",
     "LinearMap",
     "Mask",
     "Measurement",
+    "OneOf",
     "Operator",
     "PointSample",
     "RandomMask",
@@ -49,6 +52,8 @@ OPERATORS: list[type[Operator]] = [
     SpectralTruncation,
     Compose,
     Stack,
+    OneOf,
+    GaussianBlurs,
 ]
 
 

@@ -20,7 +20,8 @@ __all__ = ["Operator", "RandomMask"]
 class Operator(ABC):
     """How signals are measured, said apart from any domain, in the user's units.
 
-    Subclasses are frozen dataclasses of what JSON can hold.
+    Subclasses are frozen dataclasses of what JSON can hold. What one model is distilled for is a
+    family of operators, of which each operator is the smallest; see `apsgeo.operators.families`.
     """
 
     kind: ClassVar[str]
@@ -40,6 +41,31 @@ class Operator(ABC):
     def at_density(self, domain: Domain, density: float, generator: torch.Generator) -> Tensor:
         """Draw which observations are made, at a density that masks obey and others ignore."""
         return self.simulate(domain, generator)
+
+    def draw(self, generator: torch.Generator) -> Operator:
+        """Draw one operator of the family; here itself."""
+        return self
+
+    def includes(self, operator: Operator) -> bool:
+        """Tell whether an operator is of the family."""
+        return self == operator
+
+    def check(self, operator: Operator) -> None:
+        """Check that an operator is of the family.
+
+        Raises:
+            InputError: If it is not.
+        """
+        if not self.includes(operator):
+            raise InputError(f"the operator {operator!r} is not of the family {self!r}.")
+
+    def typical(self) -> tuple[Operator, ...]:
+        """Return a few operators by which to judge a model of the family."""
+        return (self,)
+
+    def features(self, operator: Operator) -> tuple[float, ...]:
+        """Return numbers of order one that tell an operator from others of the family."""
+        return ()
 
     def to_config(self) -> dict[str, Any]:
         """Return a JSON-able description."""
@@ -80,6 +106,10 @@ class RandomMask(Operator):
         span = math.log(self.most / self.least)
         density = self.least * math.exp(span * float(torch.rand((), generator=generator)))
         return self.at_density(domain, density, generator)
+
+    def includes(self, operator: Operator) -> bool:
+        """Tell whether it is a mask of any kind: each measures nodes."""
+        return isinstance(operator, RandomMask)
 
     @abstractmethod
     def at_density(self, domain: Domain, density: float, generator: torch.Generator) -> Tensor:

@@ -13,11 +13,13 @@ from apsgeo.errors import InputError
 from apsgeo.operators.base import Operator
 from apsgeo.operators.linear import ComposedMap, LinearMap, StackedMap
 
-__all__ = ["Compose", "Stack"]
+__all__ = ["Compose", "Several", "Stack"]
 
 
 @dataclass(frozen=True)
-class _Several(Operator):
+class Several(Operator):
+    """An operator that is made of others."""
+
     operators: tuple[Operator, ...]
 
     def __post_init__(self) -> None:
@@ -38,7 +40,7 @@ class _Several(Operator):
 
 
 @dataclass(frozen=True)
-class Compose(_Several):
+class Compose(Several):
     """Measure by one operator after another.
 
     Attributes:
@@ -79,7 +81,7 @@ class Compose(_Several):
 
 
 @dataclass(frozen=True)
-class Stack(_Several):
+class Stack(Several):
     """Measure the same signal by several instruments; their noise may differ.
 
     `StackedMap.join` puts their values, and their noise, together.

@@ -54,6 +54,10 @@ def _signal(columns: np.ndarray, like: Tensor) -> Tensor:
     return flat.reshape(-1, *like.shape[-2:]).to(like.device, like.dtype)
 
 
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.dtype == second.dtype and torch.equal(first, second.detach().cpu())
+
+
 class GaussianPrior(ABC):
     """A zero-mean Gaussian prior of signals (channel, node), known by its covariance C.
 
@@ -116,9 +120,9 @@ class GaussianPrior(ABC):
 
     def spread_of(self, functionals: Tensor) -> np.ndarray:
         """Return the covariance (size, k) of the signal with functionals (k, size) of it."""
-        if self._functionals is None or self._functionals[0] is not functionals:
-            columns = functionals.detach().cpu().double().numpy().T
-            self._functionals = functionals, self.covariance_apply(columns)
+        if self._functionals is None or not _same(self._functionals[0], functionals):
+            kept = functionals.detach().cpu().clone()
+            self._functionals = kept, self.covariance_apply(kept.double().numpy().T)
         return self._functionals[1]
 
     def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:

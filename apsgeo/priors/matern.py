@@ -19,6 +19,11 @@ __all__ = ["LocalField", "MaternField", "MaternSum"]
 Array = NDArray[np.float64]
 
 
+def _single(values: Array) -> Array:
+    """Round to single precision."""
+    return values.astype(np.float32).astype(np.float64)
+
+
 class LocalField(ABC):
     """A field on a domain that is B z, with z of a sparse precision and B sparse.
 
@@ -92,6 +97,8 @@ class MaternField(LocalField):
         reach: Array | None = None,
         variance: Array | None = None,
     ) -> None:
+        # In single precision, as it is saved: what is loaded is the same field to the bit.
+        reach = None if reach is None else _single(reach)
         self.domain, self.reach = domain, reach
         self._variance = variance
         self.range_km, self.smoothness = float(range_km), smoothness
@@ -137,10 +144,10 @@ class MaternField(LocalField):
 
     @property
     def variance(self) -> Array:
-        """Exact variance (node,) of the field, computed once."""
+        """Exact variance (node,) of the field, computed once, to single precision."""
         if self._variance is None:
             of_cells = Cholesky(self.precision, self.dissection).inverse_diagonal()
-            self._variance = self.spread @ of_cells
+            self._variance = _single(self.spread @ of_cells)
         return self._variance
 
 
@@ -198,5 +205,5 @@ class MaternSum(LocalField):
     def variance(self) -> Array:
         """Exact variance (node,) of the field, computed once."""
         if self._variance is None:
-            self._variance = self._shared([field.variance for field in self._fields])
+            self._variance = _single(self._shared([field.variance for field in self._fields]))
         return self._variance

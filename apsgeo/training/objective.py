@@ -9,12 +9,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.errors import InputError
+from apsgeo.flows.flow import Conditioning, Flow
+from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 from apsgeo.training.pairs import Batch
 
 __all__ = [
     "CRPS",
     "ForwardKL",
+    "LeadingForwardKL",
     "LogDensity",
     "Objective",
     "PathReverseKL",
@@ -32,7 +35,7 @@ class Objective(Protocol):
     """A loss of a flow on a batch of pairs, in nats (or units of the data) a node."""
 
     def __call__(
-        self, flow: ConditionalFlow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Return a scalar."""
         ...
@@ -42,17 +45,42 @@ def _nodes(batch: Batch) -> int:
     return batch.truth[0].numel()
 
 
+def _energy(batch: Batch, deviation: Tensor) -> Tensor:
+    """Return -log of the base's density (batch,) at deviations from its mean, to a constant."""
+    precise = batch.base.posterior(batch.measurement, batch.season).precision_apply
+    return 0.5 * (deviation * precise(deviation)).flatten(1).sum(1)
+
+
 class ForwardKL:
     """-log q(x | y) of the true field: maximum likelihood on pairs, mass-covering."""
 
     def __call__(
-        self, flow: ConditionalFlow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Return the loss up to the base's normalizing constant, which has no parameters."""
         deviation, log_det = flow.pull(batch.truth[None], given)
-        precise = batch.base.posterior(batch.measurement, batch.season).precision_apply
-        energy = 0.5 * (deviation[0] * precise(deviation[0])).flatten(1).sum(1)
-        return (energy + log_det[0]).mean() / _nodes(batch)
+        return (_energy(batch, deviation[0]) + log_det[0]).mean() / _nodes(batch)
+
+
+class LeadingForwardKL:
+    """-log q of the true field's leading coefficient alone, for a `SpectralFlow`.
+
+    The first factor of the chain rule, which decides how much mass each mode has: of one dimension,
+    where the whole field has as many as nodes. Path gradients cannot decide it, since no path
+    crosses from one mode to another.
+    """
+
+    def __call__(
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the loss.
+
+        Raises:
+            InputError: If the flow has no leading coefficient.
+        """
+        if not (isinstance(flow, SpectralFlow) and isinstance(given, SpectralConditioning)):
+            raise InputError(f"{type(flow).__name__} has no leading coefficient; use SpectralSpec.")
+        return -flow.leading_log_prob(batch.truth, given).mean() / _nodes(batch)
 
 
 class ReverseKL:
@@ -66,7 +94,7 @@ class ReverseKL:
         self.log_density = log_density
 
     def __call__(
-        self, flow: ConditionalFlow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Return the loss over one member a field."""
         which = int(torch.randint(len(batch.deviations), (), generator=generator))
@@ -98,18 +126,16 @@ class PathReverseKL(ReverseKL):
     """
 
     def __call__(
-        self, flow: ConditionalFlow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Return the loss over one member a field, up to the base's normalizing constant."""
         which = int(torch.randint(len(batch.deviations), (), generator=generator))
         fields, _ = flow.push(batch.deviations[which : which + 1], given)
         with frozen(flow):
             deviation, log_det = flow.pull(fields, given.detach())
-        precise = batch.base.posterior(batch.measurement, batch.season).precision_apply
-        energy = 0.5 * (deviation[0] * precise(deviation[0])).flatten(1).sum(1)
         target = batch.measurement.log_likelihood(fields[0])
         target = target + self.log_density(fields[0], batch, generator)
-        return (-energy - log_det[0] - target).mean() / _nodes(batch)
+        return (-_energy(batch, deviation[0]) - log_det[0] - target).mean() / _nodes(batch)
 
 
 def fair_crps(members: Tensor, truth: Tensor) -> Tensor:
@@ -139,7 +165,7 @@ class CRPS:
         self.weights = weights / weights.mean()
 
     def __call__(
-        self, flow: ConditionalFlow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Return the weighted mean score of the flow's members."""
         fields, _ = flow.push(batch.deviations[: self.members], given)
@@ -154,7 +180,7 @@ class WeightedSum:
         self.terms = dict(terms)
 
     def __call__(
-        self, flow: ConditionalFlow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Return the sum."""
         parts = [w * term(flow, batch, given, generator) for term, w in self.terms.items()]

@@ -9,63 +9,108 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from apsgeo.flows.base import Base
-from apsgeo.operators import LinearMap, Measurement
-from apsgeo.operators.linear import IdentityMap
+from apsgeo.flows.base import Base, Moments
+from apsgeo.operators import LinearMap, Measurement, Operator
 from apsgeo.parallel import workers
 from apsgeo.priors.normals import Normals
 
-__all__ = ["Batch", "PairSet", "simulate_pairs"]
+__all__ = ["Batch", "PairSet", "Setting", "feature_count", "known_fields", "simulate_pairs"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of measuring.
+
+    Attributes:
+        mask: (observation,), true where observed.
+        noise_std: (observation,), or what can be broadcast with (channel, observation), in the
+            units of the data.
+        operator: What is observed.
+        features: What the flow is told of the operator; see `Operator.features`.
+    """
+
+    mask: Tensor
+    noise_std: Tensor
+    operator: LinearMap
+    features: tuple[float, ...] = ()
+
+
+def feature_count(operator: Operator, channels: int) -> int:
+    """Return how many of the `known_fields` tell operators of a family apart."""
+    return channels * len(operator.features(operator.typical()[0]))
+
+
+def known_fields(normals: Normals, season: Tensor, features: Tensor | None) -> Tensor:
+    """Return what networks are told beside the measurement, (batch, feature, node).
+
+    Args:
+        normals: Whose covariates they see.
+        season: (batch,).
+        features: Of the operator, (batch, k), or None: each becomes a constant field a channel.
+    """
+    known = normals.covariates(season)
+    if features is None:
+        return known
+    constant = features.to(known).repeat_interleave(normals.mean.shape[1], 1)
+    return torch.cat([known, constant[..., None].expand(-1, -1, known.shape[-1])], 1)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs that share one base distribution.
+    """Pairs that share one base distribution and one operator.
 
     Attributes:
         truth: (batch, channel, node) standardized anomalies.
-        measurement: What was simulated of them.
-        mean, std: Moments of the base posterior, (batch, channel, node).
+        start: What was simulated of them, and moments of the base given it.
         deviations: Draws of the base posterior minus its mean, (member, batch, channel, node).
         season: (batch,).
         base: The base distribution, fitted without these fields.
+        features: Of the operator, (batch, k); none by default.
     """
 
     truth: Tensor
-    measurement: Measurement
-    mean: Tensor
-    std: Tensor
+    start: Moments
     deviations: Tensor
     season: Tensor
     base: Base
+    features: Tensor | None = None
+
+    @property
+    def measurement(self) -> Measurement:
+        """What was simulated of the fields."""
+        return self.start.measurement
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device; the season, an index, stays."""
         return replace(
             self,
             truth=self.truth.to(device),
-            measurement=self.measurement.to(device),
-            mean=self.mean.to(device),
-            std=self.std.to(device),
+            start=self.start.to(device),
             deviations=self.deviations.to(device),
         )
 
 
 @dataclass
 class _Group:
-    """Pairs of one fold and season that share a mask, and so the base's covariance."""
+    """Pairs of one fold and season that share a setting, and so the base's covariance."""
 
     times: Tensor
+    setting: Setting
     mask: Tensor
     noise_std: Tensor
     values: Tensor
     mean: Tensor
     std: Tensor
+    variance: Tensor
     deviations: Tensor
     fold: int
     season: int
-    operator: LinearMap
     scale: Tensor | None
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """The fold and the operator, which a batch has in common."""
+        return self.fold, id(self.setting.operator)
 
 
 class PairSet:
@@ -78,36 +123,31 @@ class PairSet:
         bases: Sequence[Base],
     ) -> None:
         self.fields, self.groups, self.bases = fields, groups, bases
-        self._by_fold = [
-            [
-                (g, i)
-                for g, group in enumerate(groups)
-                if group.fold == f
-                for i in range(len(group.times))
-            ]
-            for f in range(len(bases))
-        ]
+        self._cells: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for g, group in enumerate(groups):
+            entries = self._cells.setdefault(group.cell, [])
+            entries += [(g, i) for i in range(len(group.times))]
 
     def __len__(self) -> int:
         return sum(len(group.times) for group in self.groups)
 
     def draw(self, size: int, members: int, generator: torch.Generator) -> Batch:
-        """Draw a random batch from one random fold, with `members` base deviations each."""
-        fold = int(torch.randint(len(self.bases), (), generator=generator))
-        choices = self._by_fold[fold]
+        """Draw a random batch of one random fold and operator, with `members` deviations each."""
+        cells = list(self._cells.values())
+        choices = cells[int(torch.randint(len(cells), (), generator=generator))]
         picked = torch.randint(len(choices), (size,), generator=generator).tolist()
         entries = [choices[k] for k in picked]
         stored = self.groups[0].deviations.shape[0]
         kept = torch.rand(stored, generator=generator).argsort()[:members]
-        return self._collect(entries, kept, fold)
+        return self._collect(entries, kept)
 
     def group(self, index: int) -> Batch:
         """Return all pairs of one group with all of its deviations."""
         group = self.groups[index]
         kept = torch.arange(group.deviations.shape[0])
-        return self._collect([(index, i) for i in range(len(group.times))], kept, group.fold)
+        return self._collect([(index, i) for i in range(len(group.times))], kept)
 
-    def _collect(self, entries: list[tuple[int, int]], kept: Tensor, fold: int) -> Batch:
+    def _collect(self, entries: list[tuple[int, int]], kept: Tensor) -> Batch:
         picked = [(self.groups[g], i) for g, i in entries]
         times = torch.stack([group.times[i] for group, i in picked])
         scales = [group.scale for group, _ in picked if group.scale is not None]
@@ -115,26 +155,28 @@ class PairSet:
             torch.stack([group.values[i] for group, i in picked]),
             torch.stack([group.mask for group, _ in picked]),
             torch.stack([group.noise_std for group, _ in picked]),
-            operator=picked[0][0].operator,
+            operator=picked[0][0].setting.operator,
             scale=torch.stack(scales) if scales else None,
         )
         return Batch(
             truth=self.fields[times],
-            measurement=measurement,
-            mean=torch.stack([group.mean[i] for group, i in picked]),
-            std=torch.stack([group.std for group, _ in picked]),
+            start=Moments(
+                measurement,
+                mean=torch.stack([group.mean[i] for group, i in picked]),
+                deviation=torch.stack([group.std for group, _ in picked]),
+                variance=torch.stack([group.variance for group, _ in picked]),
+            ),
             deviations=torch.stack([group.deviations[kept].float() for group, _ in picked], 1),
             season=torch.tensor([group.season for group, _ in picked]),
-            base=self.bases[fold],
+            base=self.bases[picked[0][0].fold],
+            features=torch.tensor([group.setting.features for group, _ in picked]),
         )
 
 
 def _measure(
     truth: Tensor,
-    mask: Tensor,
-    noise_std: Tensor,
+    setting: Setting,
     std: Tensor,
-    operator: LinearMap,
     generator: torch.Generator,
 ) -> Measurement:
     """Measure standardized anomalies (time, channel, node) of spread (channel, node), with noise.
@@ -142,6 +184,7 @@ def _measure(
     Values of nodes are in units of their spread, others in those of the data, as `Normals.measure`
     has them.
     """
+    operator, noise_std = setting.operator, setting.noise_std
     if operator.is_identity:
         noise_std, scale, exact = (noise_std / std).float(), None, truth
     else:
@@ -150,7 +193,7 @@ def _measure(
     noise = noise_std * torch.randn(exact.shape, generator=generator)
     return Measurement(
         exact + noise,
-        mask.expand_as(exact),
+        setting.mask.expand_as(exact),
         noise_std.expand_as(exact),
         operator=operator,
         scale=scale,
@@ -160,31 +203,32 @@ def _measure(
 def _simulate_group(
     fields: Tensor,
     times: Tensor,
-    mask: Tensor,
-    noise_std: Tensor,
+    setting: Setting,
     std: Tensor,
-    operator: LinearMap,
     base: Base,
+    functionals: Tensor,
     members: int,
     seed: tuple[int, int, int],
 ) -> _Group:
     fold, season, key = seed
     generator = torch.Generator().manual_seed(key)
     truth = fields[times]
-    measurement = _measure(truth, mask, noise_std, std, operator, generator)
+    measurement = _measure(truth, setting, std, generator)
     posterior = base.posterior(measurement, torch.full((len(times),), season))
+    moments = Moments.of(posterior, functionals)
     draws = torch.randn(members, posterior.noise_dim, generator=generator)
     return _Group(
         times=times,
+        setting=setting,
         mask=measurement.mask[0].clone(),
         noise_std=measurement.noise_std[0].clone(),
         values=measurement.values,
-        mean=posterior.mean,
-        std=posterior.std()[0],
+        mean=moments.mean,
+        std=moments.deviation[0],
+        variance=moments.variance[0],
         deviations=posterior.shared_deviations(draws).half(),
         fold=fold,
         season=season,
-        operator=operator,
         scale=None if measurement.scale is None else measurement.scale[0],
     )
 
@@ -195,17 +239,16 @@ def simulate_pairs(
     fold: Tensor,
     bases: Sequence[Base],
     normals: Normals,
-    masks: Sequence[Tensor],
-    noise_std: Tensor,
-    operator: LinearMap | None = None,
+    settings: Sequence[Setting],
     *,
+    functionals: Tensor | None = None,
     members: int = 8,
     seed: int = 0,
     progress: bool = True,
 ) -> PairSet:
-    """Simulate one measurement of every field for each of the masks' rounds.
+    """Simulate one measurement of every field for each of the settings' rounds.
 
-    Records of one fold and season share a mask, hence one factorization.
+    Records of one fold and season share a setting, hence one factorization.
 
     Args:
         fields: (time, channel, node) standardized anomalies, float32.
@@ -213,9 +256,8 @@ def simulate_pairs(
         fold: (time,) index of the fold.
         bases: One base a fold, fitted without the fields of that fold.
         normals: The normals behind `fields`; they turn the noise into standardized units.
-        masks: Boolean (observation,) masks, taken in turn by the groups.
-        noise_std: (observation,) in the units of the data.
-        operator: What is observed; the nodes by default.
+        settings: Taken in turn by the groups.
+        functionals: Of the flow, the variance of which it is to be told; see `Flow.functionals`.
         members: Base deviations kept for each group.
         seed: Seeds the noise.
         progress: Show a progress bar.
@@ -226,8 +268,8 @@ def simulate_pairs(
         for s in range(normals.seasons)
         if len(times := ((fold == f) & (season == s)).nonzero()[:, 0])
     ]
-    linear = IdentityMap(fields.shape[-1]) if operator is None else operator
-    rounds = len(masks) // max(1, len(cells))
+    wanted = torch.empty(0, 0) if functionals is None else functionals
+    rounds = len(settings) // max(1, len(cells))
     bar = tqdm(total=rounds * len(cells), desc="pairs", disable=not progress)
 
     def run(number: int) -> list[_Group]:
@@ -236,8 +278,8 @@ def simulate_pairs(
         groups: list[_Group] = []
         for job in range(number * rounds, (number + 1) * rounds):
             key = (f, s, (seed * 1_000_003 + job) % (2**63))
-            given = masks[job], noise_std, normals.std[s], linear
-            groups.append(_simulate_group(fields, times, *given, bases[f], members, key))
+            given = settings[job], normals.std[s], bases[f], wanted
+            groups.append(_simulate_group(fields, times, *given, members, key))
             bar.update()
         return groups
 

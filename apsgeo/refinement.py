@@ -1,0 +1,129 @@
+"""More than one evaluation, for fields whose importance weights say that one is not enough.
+
+Off unless it is called: `apsgeo.diagnostics.importance_weights` flags the fields, and these act on
+the distribution of theirs, ``posterior(y[flagged])``. Both need the prior's log-density.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from apsgeo.errors import InputError
+from apsgeo.posterior import FieldDistribution
+from apsgeo.training.objective import frozen
+
+__all__ = ["Chains", "adapt", "metropolis"]
+
+LogPrior = Callable[[Tensor], Tensor]
+"""log p (batch,) of standardized anomalies (batch, channel, node)."""
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Where Markov chains ended.
+
+    Attributes:
+        fields: (member, batch, channel, node) in the units of the data, one chain a member.
+        acceptance: Share of accepted proposals of each field, (batch,).
+    """
+
+    fields: Tensor
+    acceptance: Tensor
+
+
+@torch.no_grad()
+def metropolis(
+    distribution: FieldDistribution,
+    log_prior: LogPrior,
+    members: int,
+    *,
+    steps: int = 64,
+    seed: int = 0,
+) -> Chains:
+    r"""Run independence Metropolis chains whose proposals are draws of q(x|y).
+
+    A proposal x' replaces x with probability min(1, w(x') / w(x)), w = p(x) p(y|x) / q(x|y), which
+    leaves p(x|y) as it is (Tierney 1994, https://doi.org/10.1214/aos/1176325750). After n steps the
+    distance from it in total variation is at most (1 - 1 / sup w)^n, with w of mean one.
+
+    Args:
+        distribution: What a `Posterior` returns for measurements.
+        log_prior: log p, such as a diffusion prior's `anchored_log_prob`; with an estimate, the
+            chains are as good as that.
+        members: Chains for each field; all start from draws of q.
+        steps: Proposals to each chain.
+        seed: Of the draws.
+
+    Raises:
+        InputError: If there is no member or step, or some nodes are not valid (land), where there
+            is no density.
+    """
+    if members < 1 or steps < 1:
+        raise InputError(f"members={members}, steps={steps}; give at least one of each.")
+    generator = torch.Generator().manual_seed(seed)
+    batch = distribution.batch_shape[0]
+
+    def propose() -> tuple[Tensor, Tensor]:
+        noise = torch.randn(members, batch, distribution.noise_dim, generator=generator)
+        fields = distribution.from_noise(noise)
+        weights = distribution.log_joint(fields, log_prior) - distribution.log_prob(fields)
+        return fields, weights.double()
+
+    fields, log_weights = propose()
+    accepted = torch.zeros(batch, dtype=torch.float64)
+    for _ in range(steps):
+        proposed, their = propose()
+        draw = torch.rand(members, batch, generator=generator, dtype=torch.float64)
+        moves = draw.log().to(their.device) < their - log_weights
+        fields = torch.where(moves[..., None, None], proposed, fields)
+        log_weights = torch.where(moves, their, log_weights)
+        accepted += moves.double().mean(0).cpu()
+    return Chains(fields, accepted / steps)
+
+
+def adapt(
+    distribution: FieldDistribution,
+    log_prior: LogPrior,
+    *,
+    steps: int = 50,
+    lr: float = 0.02,
+    members: int = 4,
+    seed: int = 0,
+) -> FieldDistribution:
+    """Fit what the maps see of each measurement to it, by the reverse divergence.
+
+    The weights stay. For each field on its own, its mean and its context (see `Conditioning.free`)
+    take steps of Adam down the path gradient of KL(q || p); see `PathReverseKL`.
+
+    Args:
+        distribution: What a `Posterior` returns for measurements; it is left as it is.
+        log_prior: log p, differentiable.
+        steps: Of Adam.
+        lr: Rate at first, in standardized units; it falls to zero linearly.
+        members: Draws a field and step.
+        seed: Of the draws.
+
+    Raises:
+        InputError: If some nodes are not valid (land), where there is no density.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    given = distribution.conditioning.detach()
+    free = {name: getattr(given, name).clone().requires_grad_() for name in given.free}
+    optimizer = torch.optim.Adam(free.values(), lr=lr)
+    shape = (members, *distribution.batch_shape, distribution.noise_dim)
+    with frozen(distribution.flow), torch.enable_grad():
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = lr * (1.0 - step / steps)
+            now = distribution.given(given.replaced(**free))
+            still = distribution.given(now.conditioning.detach())
+            fields = now.from_noise(torch.randn(shape, generator=generator))
+            log_q = still.log_prob(fields)
+            loss = (log_q - distribution.log_joint(fields, log_prior)).mean(0).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return distribution.given(given.replaced(**free).detach())

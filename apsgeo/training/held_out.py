@@ -1,0 +1,78 @@
+"""Held-out pairs: which weights of a flow are best, and how wide its members should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apsgeo.field_prior import FieldPrior
+from apsgeo.flows.flow import Conditioning, Flow
+from apsgeo.training.objective import fair_crps
+from apsgeo.training.pairs import Batch, PairSet, known_fields
+
+__all__ = ["calibrate_spread", "conditioned", "held_out_score", "spread_factors"]
+
+
+def conditioned(prior: FieldPrior, flow: Flow, batch: Batch) -> Conditioning:
+    """Evaluate a flow's networks on a batch of measurements."""
+    known = known_fields(prior.normals, batch.season, batch.features)
+    given: Conditioning = flow.condition(batch.start, known.to(batch.truth))
+    return given
+
+
+def _held_out(
+    prior: FieldPrior, flow: Flow, held: PairSet
+) -> Iterator[tuple[Batch, Conditioning, Tensor, Tensor]]:
+    """Yield each group, its conditioning, the area that is scored, and the units' scale.
+
+    Hidden nodes are scored; all of them where everything is observed, with noise.
+    """
+    area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
+    for index in range(len(held.groups)):
+        batch = held.group(index).to(flow.device)
+        scale = prior.normals.std[batch.season].to(area)
+        hidden = batch.measurement.hidden
+        scored = hidden if bool(hidden.any()) else torch.ones_like(hidden)
+        yield batch, conditioned(prior, flow, batch), area * scored, scale
+
+
+def held_out_score(prior: FieldPrior, flow: Flow, held: PairSet) -> float:
+    """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks."""
+    ratios = []
+    for batch, given, hidden, scale in _held_out(prior, flow, held):
+        weights = hidden * scale
+        fields, _ = flow.push(batch.deviations, given)
+        score = (weights * fair_crps(fields, batch.truth)).sum()
+        base = (weights * fair_crps(batch.start.mean + batch.deviations, batch.truth)).sum()
+        ratios.append(float(score / base))
+    return sum(ratios) / len(ratios)
+
+
+def calibrate_spread(prior: FieldPrior, flow: Flow, held: PairSet) -> None:
+    """Set the flow's spread, so far that of its base, by held-out pairs.
+
+    By least squares of the log of the factor on that of the observed share; a constant where all
+    masks have about the same share.
+    """
+    shares, factors = spread_factors(prior, flow, held)
+    slope = np.polyfit(shares, factors, 1)[0] if np.ptp(shares) > math.log(2.0) else 0.0
+    flow.spread[0] = float(factors.mean() - slope * shares.mean())
+    flow.spread[1] = float(slope)
+
+
+@torch.no_grad()
+def spread_factors(prior: FieldPrior, flow: Flow, held: PairSet) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each group, the logs of its observed share and of error over spread."""
+    found = []
+    for batch, given, hidden, scale in _held_out(prior, flow, held):
+        weights = hidden * scale**2
+        fields, _ = flow.push(batch.deviations, given)
+        error = (weights * (fields.mean(0) - batch.truth) ** 2).sum()
+        spread = (weights * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))
+        found.append((float(given.log_share.mean()), 0.5 * float((error / spread).log())))
+    shares, factors = np.array(found).T
+    return shares, factors
