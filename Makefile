@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-truth bench-priors docs clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-truth bench-amortization bench-ablations bench-images bench-priors docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -50,6 +50,15 @@ bench-scaling: venv  ## measure the cost of a field by number of nodes; writes t
 
 bench-truth: venv  ## score flows where the posterior is known exactly; writes the table and figure
 	$(BIN)/python -m benchmarks.truth
+
+bench-amortization: venv  ## compare one flow for all measurements with one optimized for each
+	$(BIN)/python -m benchmarks.truth_amortization
+
+bench-ablations: venv  ## measure what each part is worth where the posterior is known
+	$(BIN)/python -m benchmarks.truth_ablations
+
+bench-images: venv  ## denoise, fill, sharpen and refine images; writes the table and figures
+	$(BIN)/python -m benchmarks.images
 
 bench-priors: venv  ## compare log-densities of priors with the truth; writes the tables and figure
 	$(BIN)/python -m benchmarks.priors

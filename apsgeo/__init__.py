@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     )
     from apsgeo.posterior import Posterior
     from apsgeo.prior import fit_prior
-    from apsgeo.priors.diffusion import DenoiserSpec, DiffusionPrior
+    from apsgeo.priors.diffusion import DiffusionPrior
     from apsgeo.priors.gaussian import GaussianPrior
+    from apsgeo.priors.spec import DenoiserSpec
     from apsgeo.xarray import impute
 
 try:
@@ -107,8 +108,9 @@ _NAMES_IN = {
     "PointSample SpectralTruncation Stack Swath",
     "posterior": "Posterior",
     "prior": "fit_prior",
-    "priors.diffusion": "DenoiserSpec DiffusionPrior",
+    "priors.diffusion": "DiffusionPrior",
     "priors.gaussian": "GaussianPrior",
+    "priors.spec": "DenoiserSpec",
     "xarray": "impute",
 }
 _HOME_OF = {name: module for module, names in _NAMES_IN.items() for name in names.split()}

@@ -54,6 +54,13 @@ class Size(StrEnum):
     huge = "huge"
 
 
+class Network(StrEnum):
+    """The kind of the denoiser's network."""
+
+    unet = "unet"
+    function_space = "function-space"
+
+
 class Objective(StrEnum):
     """What a flow is trained on."""
 
@@ -127,6 +134,9 @@ def fit(
     size: Annotated[
         Size, typer.Option(help="Of the denoiser: 0.3, 1, 3, 10 or 30 million parameters.")
     ] = Size.tiny,
+    network: Annotated[
+        Network, typer.Option(help="Of the denoiser; function-space serves other resolutions.")
+    ] = Network.unet,
     steps: Annotated[
         int, typer.Option(min=0, help="Training steps of the diffusion prior.")
     ] = 1500,
@@ -160,7 +170,7 @@ def fit(
     from apsgeo.domains.mesh_adapters import read_mesh
     from apsgeo.io import read_field
     from apsgeo.prior import fit_prior
-    from apsgeo.priors.diffusion import DenoiserSpec
+    from apsgeo.priors.spec import DenoiserSpec
     from apsgeo.training.distributed import data_parallel, is_first
 
     with data_parallel():
@@ -171,7 +181,7 @@ def fit(
             held_out_from=held_out_from,
             rank=rank,
             skip=skip.value,
-            spec=DenoiserSpec(size=size.value),
+            spec=DenoiserSpec(size=size.value, network=network.value),
             steps=steps,
             patience=patience,
             seed=seed,

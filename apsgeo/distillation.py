@@ -19,6 +19,7 @@ from apsgeo.flows.context import site_features
 from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.operators import LinearMap, Operator
+from apsgeo.operators.mask import HELD_OUT_DENSITIES
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
 from apsgeo.priors.gaussian_fit import contiguous_folds
@@ -41,7 +42,6 @@ __all__ = ["distill"]
 
 Mode = Literal["score", "reverse", "forward", "mixed"]
 
-_VALIDATION_DENSITIES = (0.01, 0.05, 0.3)
 _VALIDATION_MEMBERS = 16
 _PRIOR_DRAWS = 480
 _SAMPLER_STEPS = 20
@@ -207,7 +207,7 @@ class _Family:
             )
             for _ in range(rounds)
             for member in self.operator.typical()
-            for density in _VALIDATION_DENSITIES
+            for density in HELD_OUT_DENSITIES
         ]
 
 

@@ -17,6 +17,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.domains.layout import Layout, layout_of
 from apsgeo.errors import GridError, InputError
 from apsgeo.io import load_model, part, save_folder
+from apsgeo.priors import spec
 from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.gaussian_fit import contiguous_folds, fit_gaussian
 from apsgeo.priors.normals import Normals
@@ -179,9 +180,7 @@ class FieldPrior:
         diffusion = None
         if (described := config["diffusion"]) is not None:
             skip = gaussian.annual if described["anchored"] else None
-            diffusion = DiffusionPrior.from_state(
-                described, part(tensors, "diffusion."), domain, skip
-            )
+            diffusion = spec.from_state(described, part(tensors, "diffusion."), domain, skip)
         return cls(
             domain=domain,
             normals=Normals.from_tensors(tensors),

@@ -16,7 +16,6 @@ from apsgeo.domains.layout import layout_of
 from apsgeo.domains.symmetry import Symmetries
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
-from apsgeo.priors.diffusion import DenoiserSpec
 from apsgeo.priors.diffusion_fit import train_diffusion
 from apsgeo.priors.gaussian_fit import contiguous_folds, fit_gaussian, select_scales
 from apsgeo.priors.localised import MOST_VALUES
@@ -27,6 +26,7 @@ from apsgeo.priors.scales import (
     Scales,
     to_config,
 )
+from apsgeo.priors.spec import DenoiserSpec
 from apsgeo.records import (
     count_seasons,
     fields_of,

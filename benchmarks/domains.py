@@ -7,11 +7,10 @@ python -m benchmarks.domains --cases ncep-air    one data set, in minutes
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apsgeo.atomic import atomic_file
+from apsgeo.atomic import write_csv
 from apsgeo.metrics import EnsemblePrediction, NormalPrediction, Scores
 from apsgeo.metrics.scoreboard import Tally
 from apsgeo.operators import Downsample, Identity, Mask, Measurement, Operator
@@ -272,18 +271,17 @@ def to_markdown(rows: Sequence[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Write all digits of all rows."""
-    names = [f.name for f in fields(Row) if f.name != "scores"] + [f.name for f in fields(Scores)]
-    with (
-        atomic_file(path, overwrite=True) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        for row in rows:
-            numbers = [row.noise_std, row.climatology_crps, *astuple(row.scores)]
-            writer.writerow([row.case, row.task, row.units, *(f"{x:.6g}" for x in numbers)])
+def to_records(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Return rows with six digits of all numbers, as columns of a CSV file."""
+    flat = [{**vars(row), **vars(row.scores)} for row in rows]
+    return [
+        {
+            name: value if isinstance(value, str) else f"{value:.6g}"
+            for name, value in each.items()
+            if name != "scores"
+        }
+        for each in flat
+    ]
 
 
 def report(rows: Sequence[Row], options: argparse.Namespace, said: str) -> str:
@@ -306,7 +304,7 @@ def main() -> None:
     made_by = commit()
     rows, drawn = run(options)
     said = provenance("benchmarks.domains", arguments, options.seed, made_by)
-    write_csv(rows, options.output / "domains.csv")
+    write_csv(options.output / "domains.csv", to_records(rows))
     write(options.output / "domains.md", report(rows, options, said))
     save_figure(draw(drawn, [task.name for task in TASKS]), options.figure, overwrite=True)
     print(to_markdown(rows))

@@ -27,7 +27,7 @@ from benchmarks.truth_planar_rows import planar_rows
 from benchmarks.truth_scores import Row
 from benchmarks.truth_training import Recipe
 
-__all__ = ["main", "parse", "report"]
+__all__ = ["main", "parse", "report", "table"]
 
 FIGURE = Path(__file__).parents[1] / "docs" / "truth.png"
 _HEADINGS = {
@@ -69,7 +69,7 @@ def _cell(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
-def _table(rows: list[Row]) -> str:
+def table(rows: list[Row]) -> str:
     """Return the rows, with the columns that any of them has."""
     kept = [name for name in _HEADINGS if any(not math.isnan(getattr(row, name)) for row in rows)]
     head = "| problem | method | " + " | ".join(_HEADINGS[name] for name in kept) + " |\n"
@@ -85,7 +85,7 @@ def _table(rows: list[Row]) -> str:
 
 def report(parts: dict[str, list[Row]], made_with: str) -> str:
     """Return the tables, with what is needed to make them again."""
-    tables = "\n".join(f"## {name}\n\n{_table(rows)}" for name, rows in parts.items())
+    tables = "\n".join(f"## {name}\n\n{table(rows)}" for name, rows in parts.items())
     return (
         "# Posteriors that are known exactly\n\n"
         "KL(q || p) by the members' log q - log p, with the exact normalizer; the greatest is over "

@@ -16,7 +16,7 @@ from apsgeo.operators import Measurement
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.mixture import GaussianMixturePrior
 from apsgeo.priors.regimes import fit_regimes
-from benchmarks.truth_mixture import DENSITIES, MixtureProblem
+from benchmarks.truth_mixture import DENSITIES, MixtureProblem, Pairs
 from benchmarks.truth_scores import Row, excess_scores, mode_errors, weight_scores
 from benchmarks.truth_training import (
     Recipe,
@@ -131,6 +131,25 @@ def score(
     """Score a method on measurements of unseen fields at one density."""
     generator = torch.Generator().manual_seed(seed)
     pairs = problem.draw(fields, generator, density=density)
+    row = score_pairs(
+        problem, sampler, pairs, f"mixture, {density:.1%} observed", members, generator
+    )
+    one = problem.draw(1, generator, density=density).measurement
+    sampler.draw(one, 2, generator)
+    start = time.perf_counter()
+    sampler.draw(one, 64, generator)
+    return replace(row, sample_ms=1e3 * (time.perf_counter() - start))
+
+
+def score_pairs(
+    problem: MixtureProblem,
+    sampler: Sampler,
+    pairs: Pairs,
+    name: str,
+    members: int,
+    generator: torch.Generator,
+) -> Row:
+    """Score a method on given measurements of unseen fields."""
     exact = problem.mixture.posterior(pairs.measurement)
     reference = exact.sample(members, generator).flatten(2)
     drawn, log_q = sampler.draw(pairs.measurement, members, generator)
@@ -138,20 +157,14 @@ def score(
     shares = torch.stack([problem.mixture.responsibilities(each) for each in drawn]).mean(0)
     crps, energy = excess_scores(drawn.flatten(2), reference)
     error, collapsed = mode_errors(shares, exact.weights)
-    one = problem.draw(1, generator, density=density).measurement
-    sampler.draw(one, 2, generator)
-    start = time.perf_counter()
-    sampler.draw(one, 64, generator)
-    milliseconds = 1e3 * (time.perf_counter() - start)
     return Row(
-        problem=f"mixture, {density:.1%} observed",
+        problem=name,
         method=sampler.name,
         crps=crps,
         energy=energy,
         mode_error=error,
         collapsed=collapsed,
         train_seconds=sampler.train_seconds,
-        sample_ms=milliseconds,
         **weight_scores(log_q, log_p),
     )
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from apsgeo.domains import GraphDomain
 from apsgeo.operators import Measurement
+from apsgeo.priors.constants import LOG_2PI
 from apsgeo.priors.dense import DensePrior
 
 __all__ = ["DENSITIES", "NOISE_STD", "Banana", "EightGaussians", "Planar", "Quadrature", "Ring"]
@@ -22,11 +23,10 @@ NOISE_STD = 0.4
 EXTENT = 4.5  # half the side of the square that holds all mass
 POINTS = 300  # of the grid, along a side
 _MOMENT_DRAWS = 100_000
-_LOG_2PI = math.log(2.0 * math.pi)
 
 
 def _log_normal(x: Tensor, std: float) -> Tensor:
-    return -0.5 * ((x / std) ** 2 + _LOG_2PI) - math.log(std)
+    return -0.5 * ((x / std) ** 2 + LOG_2PI) - math.log(std)
 
 
 class Planar(ABC):
@@ -91,9 +91,10 @@ class EightGaussians(Planar):
     """Equal weights on a circle of radius 2, each N(., 0.25^2 I)."""
 
     name = "eight Gaussians"
-    _std = 0.25
+    std = 0.25
 
-    def _centres(self) -> Tensor:
+    def centres(self) -> Tensor:
+        """Return the means (8, 2)."""
         angle = (torch.arange(8.0) + 0.5) * math.pi / 4.0
         return 2.0 * torch.stack([angle.cos(), angle.sin()], -1)
 
@@ -101,11 +102,11 @@ class EightGaussians(Planar):
         """Draw (count, 1, 2) points."""
         which = torch.randint(8, (count,), generator=generator)
         noise = torch.randn(count, 2, generator=generator)
-        return (self._centres()[which] + self._std * noise)[:, None]
+        return (self.centres()[which] + self.std * noise)[:, None]
 
     def log_prob(self, points: Tensor) -> Tensor:
         """Return the log density (...,) of points (..., 2)."""
-        each = _log_normal(points[..., None, :] - self._centres().to(points), self._std).sum(-1)
+        each = _log_normal(points[..., None, :] - self.centres().to(points), self.std).sum(-1)
         return torch.logsumexp(each, -1) - math.log(8.0)
 
 

@@ -17,6 +17,7 @@ from apsgeo.operators import Measurement
 from apsgeo.training.loop import fit_loop
 from apsgeo.training.objective import (
     ForwardKL,
+    LogDensity,
     Objective,
     PathReverseKL,
     ReverseKL,
@@ -54,6 +55,7 @@ class Method:
     maps: Elementwise
     objective: str
     couplings: int = 4
+    width: int = 64
 
 
 METHODS = (
@@ -95,7 +97,7 @@ class PlanarFlow:
                 torch.ones(2),
                 _CONTEXT,
                 parity=index % 2 == 0,
-                width=_WIDTH,
+                width=method.width,
                 elementwise=method.maps,
             )
             for index in range(method.couplings)
@@ -122,12 +124,17 @@ class PlanarFlow:
         return points[:, :, 0], base.peak_log_prob().to(points) - 0.5 * energy - log_det
 
 
-def objective(density: Planar, name: str) -> Objective:
-    """Return a divergence by its name."""
+def exact_log_density(density: Planar) -> LogDensity:
+    """Return the log-density as objectives take it."""
 
     def log_density(points: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         return density.log_prob(points[:, 0])
 
+    return log_density
+
+
+def objective(log_density: LogDensity, name: str) -> Objective:
+    """Return a divergence by its name."""
     if name == "forward":
         return ForwardKL()
     if name == "reverse":
@@ -136,13 +143,22 @@ def objective(density: Planar, name: str) -> Objective:
     return path if name == "path" else WeightedSum({ForwardKL(): 0.5, path: 0.5})
 
 
-def train(density: Planar, method: Method, steps: int, seed: int) -> tuple[PlanarFlow, float]:
-    """Return a trained flow and the processor's seconds that it took."""
+def train(
+    density: Planar,
+    method: Method,
+    steps: int,
+    seed: int,
+    log_density: LogDensity | None = None,
+) -> tuple[PlanarFlow, float]:
+    """Return a trained flow and the processor's seconds that it took.
+
+    The reverse divergence takes the exact log-density, or the one given.
+    """
     torch.manual_seed(seed)
     made = PlanarFlow(density, method)
     if method.objective == "none":
         return made, 0.0
-    loss = objective(density, method.objective)
+    loss = objective(log_density or exact_log_density(density), method.objective)
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         truth = density.sample(_BATCH, generator)

@@ -9,14 +9,15 @@ import pytest
 import torch
 import xarray as xr
 
+from apsgeo.atomic import write_csv
 from apsgeo.domains import Domain, HEALPixDomain, ImageDomain, MeshDomain
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.normals import Normals
 from benchmarks.domain_cases import Case, monthly, samples
 from benchmarks.domain_figure import draw
 from benchmarks.domain_views import View, along_z, globe, picture
-from benchmarks.domains import TASKS, Row, evaluate, fit, measure, parse, report, write_csv
-from benchmarks.report import commit, provenance
+from benchmarks.domains import TASKS, Row, evaluate, fit, measure, parse, report, to_records
+from benchmarks.report import RESULTS, commit, provenance
 
 IMPUTATION, DENOISING, _ = TASKS
 
@@ -85,9 +86,11 @@ def test_every_task_is_calibrated_and_beats_the_climatology(case: Case, tmp_path
         assert scores.crps < 0.9 * climatology
         assert 0.85 < scores.spread_skill < 1.15
         assert 0.85 < scores.coverage90 < 0.95
-    write_csv(rows, tmp_path / "made.csv")
+    write_csv(tmp_path / "made.csv", to_records(rows))
     with (tmp_path / "made.csv").open(encoding="utf-8") as file:
         found = list(csv.DictReader(file))
+    committed = RESULTS / "domains.csv"
+    assert list(found[0]) == committed.read_text(encoding="utf-8").splitlines()[0].split(",")
     assert [line["task"] for line in found] == [task.name for task in TASKS]
     assert float(found[0]["crps"]) == pytest.approx(rows[0].scores.crps, rel=1e-5)
     text = report(rows, parse([]), provenance("benchmarks.domains", [], 0, commit()))

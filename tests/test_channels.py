@@ -24,9 +24,9 @@ from apsgeo.flows.build import FlowSpec
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
-from apsgeo.priors.diffusion import DenoiserSpec
 from apsgeo.priors.scales import HybridScales
 from apsgeo.priors.schedule import EDMSchedule
+from apsgeo.priors.spec import DenoiserSpec
 from apsgeo.xarray import impute
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)

@@ -6,13 +6,14 @@ import itertools
 import json
 import math
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor
+from torch import Tensor, nn
 
 from apsgeo import domains
 from apsgeo.domains import (
@@ -24,7 +25,7 @@ from apsgeo.domains import (
     MeshDomain,
 )
 from apsgeo.errors import InputError, ModelError
-from apsgeo.nn import UNet
+from apsgeo.nn import FunctionSpaceNet, UNet
 
 SPHERE = 4 * math.pi
 
@@ -363,10 +364,19 @@ def test_graph_conversion_refuses_other_shapes(domain: Domain) -> None:
         domain.from_data(data)
 
 
-def test_a_unet_learns_on_every_domain(domain: Domain) -> None:
+NETWORKS: dict[str, Callable[[Domain], nn.Module]] = {
+    "unet": lambda domain: UNet(domain, 2, 1, width=8, depth=2, zero_init=False),
+    "function-space": lambda domain: FunctionSpaceNet(
+        domain, 2, 1, width=16, modes=9, latents=8, layers=1, zero_init=False
+    ),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_network_learns_on_every_domain(domain: Domain, network: str) -> None:
     """A step along the gradient lowers the loss, by what the gradient's length says it will."""
     torch.manual_seed(0)
-    unet = UNet(domain, 2, 1, width=8, depth=2, zero_init=False).double()
+    unet = NETWORKS[network](domain).double()
     x, target = noise(2, 2, domain.num_nodes), noise(2, 1, domain.num_nodes)
     loss = (unet(x) - target).square().mean()
     loss.backward()

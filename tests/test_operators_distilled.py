@@ -12,7 +12,16 @@ from torch import Tensor
 from apsgeo.distillation import distill
 from apsgeo.errors import InputError
 from apsgeo.flows.build import FlowSpec
-from apsgeo.operators import Compose, Downsample, GaussianBlur, Mask, Operator, PointSample, Stack
+from apsgeo.operators import (
+    Compose,
+    Downsample,
+    GaussianBlur,
+    Identity,
+    Mask,
+    Operator,
+    PointSample,
+    Stack,
+)
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.priors.scales import HybridScales
@@ -133,3 +142,12 @@ def test_land_is_not_observed_through_averages(prior: FieldPrior) -> None:
     identity = Mask().on(prior.domain)
     plain = normals.measure(torch.ones(1, 1, 60), torch.ones(1, 1, 60), torch.tensor([0]), identity)
     assert (~plain.mask).sum() == 1
+
+
+def test_where_all_nodes_are_observed_the_noisy_ones_are_scored(prior: FieldPrior) -> None:
+    denoiser = distill(prior, Identity(), 3.0, spec=SPEC, steps=6, rounds=1, progress=False)
+    assert bool(torch.isfinite(denoiser.flow.spread).all())
+    scores = [row["validation"] for row in denoiser.provenance["log"] if "validation" in row]
+    assert scores
+    y, season = measured(denoiser)
+    assert bool(torch.isfinite(denoiser(y, season=season).mean).all())

@@ -15,6 +15,7 @@ from apsgeo.errors import InputError
 from apsgeo.io import write_netcdf
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.priors.diffusion import DiffusionPrior
+from apsgeo.priors.function_space import FunctionSpacePrior
 from apsgeo.priors.scales import HybridScales
 
 
@@ -74,13 +75,14 @@ def test_the_denoising_of_held_out_records_is_kept_with_the_prior(tmp_path: Path
 def test_the_command_trains_with_checkpoint_and_log(tmp_path: Path) -> None:
     file = write_netcdf(images(), tmp_path / "t.nc")
     arguments = ["fit", str(file), str(tmp_path / "prior"), "--rank", "3", "--skip", "none"]
-    arguments += ["--size", "small"]
+    arguments += ["--size", "small", "--network", "function-space"]
     arguments += ["--steps", "20", "--patience", "2", "--checkpoint", str(tmp_path / "run")]
     result = CliRunner().invoke(app, [*arguments, "--log-file", str(tmp_path / "log.csv")])
     assert result.exit_code == 0, result.output
     prior = FieldPrior.load(tmp_path / "prior")
     assert prior.provenance["patience"] == 2
     assert prior.provenance["denoiser"]["size"] == "small"
+    assert isinstance(prior.diffusion, FunctionSpacePrior)
     rows = (tmp_path / "log.csv").read_text().splitlines()
     assert rows[0] == "step,loss,lr,skipped,validation,best"
     assert (tmp_path / "run" / "config.json").exists()

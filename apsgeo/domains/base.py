@@ -255,6 +255,22 @@ class Domain(ABC):
         vectors = with_sign(vectors[:, order] / root[:, None])
         return torch.from_numpy(values[order].clip(min=0)), torch.from_numpy(vectors)
 
+    def continuous_eigenbasis(self, k: int) -> tuple[Tensor, Tensor] | None:
+        r"""Evaluate `k` eigenfunctions of the continuous :math:`-\Delta` at the nodes, if known.
+
+        They are functions of the place alone: the same ones, in the same order and with the same
+        signs, whatever the resolution. They are orthonormal on the whole domain, and at the nodes
+        up to the error of the quadrature.
+
+        Args:
+            k: how many, the smoothest ones.
+
+        Returns:
+            The eigenvalues `(k,)`, ascending, and the eigenfunctions `(N, k)`, both float64; None
+            where there is no closed form.
+        """
+        return None
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Geometry:
         """Return the domain's tensors on a device, for networks and losses of your own.
 

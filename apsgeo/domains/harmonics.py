@@ -1,9 +1,11 @@
 """Real spherical harmonics at points of the sphere."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["real_harmonics"]
+__all__ = ["harmonic_eigenbasis", "real_harmonics"]
 
 Array = NDArray[np.float64]
 
@@ -43,3 +45,9 @@ def real_harmonics(points: Array, degree: int) -> Array:
                 out[:, l * l + 2 * m - 1] = np.sqrt(2) * legendre * cosine
                 out[:, l * l + 2 * m] = np.sqrt(2) * legendre * sinus
     return out
+
+
+def harmonic_eigenbasis(points: Array, k: int) -> tuple[Array, Array]:
+    """Return l (l + 1) `(k,)`, ascending, and the first `k` real harmonics `(N, k)` at points."""
+    degree = np.floor(np.sqrt(np.arange(k)))
+    return degree * (degree + 1), real_harmonics(points, math.isqrt(k - 1))[:, :k]

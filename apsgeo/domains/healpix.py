@@ -19,7 +19,7 @@ from apsgeo.domains.base import (
     with_sign,
 )
 from apsgeo.domains.graph_layers import AggregateUnpool
-from apsgeo.domains.harmonics import real_harmonics
+from apsgeo.domains.harmonics import harmonic_eigenbasis
 from apsgeo.domains.healpix_layers import (
     HEALPixFaceConv,
     HEALPixPatchConv,
@@ -207,12 +207,17 @@ class HEALPixDomain(Domain):
                 f"eigenbasis(k={k}): pixels of nside {self.nside} tell apart the harmonics to "
                 f"degree {3 * self.nside - 1}: choose k from 1 to {most}."
             )
-        degree = math.isqrt(k - 1)
-        harmonics = real_harmonics(self.positions.numpy(), degree)[:, :k]
+        values, harmonics = harmonic_eigenbasis(self.positions.numpy(), k)
         basis, _ = np.linalg.qr(harmonics)  # nested: a column knows only those before it
-        l = np.floor(np.sqrt(np.arange(k)))
         root = math.sqrt(self._whole / (4 * math.pi))
-        return torch.from_numpy(l * (l + 1)), torch.from_numpy(with_sign(basis * root))
+        return torch.from_numpy(values), torch.from_numpy(with_sign(basis * root))
+
+    def continuous_eigenbasis(self, k: int) -> tuple[Tensor, Tensor] | None:
+        """Return the real spherical harmonics, if the pixels are the full sky."""
+        if not self.is_global:
+            return None
+        values, harmonics = harmonic_eigenbasis(self.positions.numpy(), k)
+        return torch.from_numpy(values), torch.from_numpy(harmonics)
 
     @cached_property
     def symmetries(self) -> Symmetries:

@@ -157,6 +157,26 @@ class ImageDomain(Domain):
         vectors = with_sign(vectors.reshape(self.num_nodes, k))
         return torch.from_numpy(values[first]), torch.from_numpy(vectors)
 
+    def continuous_eigenbasis(self, k: int) -> tuple[Tensor, Tensor] | None:
+        """Return the products of cosines of row and column at the pixels' centres.
+
+        Equal eigenvalues come in ascending order of the row's wave number.
+        """
+        sides = np.array([edges[-1] - edges[0] for edges in (self.row_edges, self.column_edges)])
+        waves = np.stack(np.unravel_index(np.arange(k * k), (k, k)))
+        squares = ((np.pi * waves / sides[:, None]) ** 2).sum(0)
+        # what is equal but for rounding keeps its order, whatever the unit of length
+        first = np.argsort(np.round(squares * sides.prod(), 6), kind="stable")[:k]
+        functions = np.ones((self.num_nodes, k))
+        for wave, side, place in zip(waves[:, first], sides, self._from_border.T, strict=True):
+            norm = np.sqrt(np.where(wave > 0, 2.0, 1.0) / side)
+            functions *= norm * np.cos(np.pi * np.outer(place, wave) / side)
+        return torch.from_numpy(squares[first]), torch.from_numpy(functions)
+
+    @property
+    def _from_border(self) -> Array:
+        return self.positions.numpy() - [self.row_edges[0], self.column_edges[0]]
+
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
         """Make an ordinary convolution; the border's pixels are repeated beyond it.
 

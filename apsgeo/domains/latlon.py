@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from apsgeo.domains.base import EARTH_RADIUS_KM, Domain, Reduced, laplacian_of
+from apsgeo.domains.harmonics import harmonic_eigenbasis
 from apsgeo.domains.latlon_layers import Border, LatLonConv, LatLonPool, LatLonUnpool
 from apsgeo.domains.symmetry import Symmetries, Symmetry
 from apsgeo.errors import GridError, InputError
@@ -211,6 +212,13 @@ class LatLonDomain(Domain):
         if self.is_global:
             found["turn"] = Symmetry(index.roll(1, 1).flatten(), self.shape[1])
         return Symmetries.of(self, found)
+
+    def continuous_eigenbasis(self, k: int) -> tuple[Tensor, Tensor] | None:
+        """Return the real spherical harmonics, if the grid is global."""
+        if not self.is_global or float(self.areas.sum()) < 4 * np.pi * (1 - 1e-6):
+            return None
+        values, harmonics = harmonic_eigenbasis(self.positions.numpy(), k)
+        return torch.from_numpy(values), torch.from_numpy(harmonics)
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
         """Make a convolution, periodic in longitude and across the poles where the grid is.

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.flows.base import Base, Start
+from apsgeo.operators.mask import HELD_OUT_DENSITIES
 from apsgeo.operators.measurement import Measurement
 
 __all__ = ["SHARES", "ConditionalFlow", "Conditioning", "Flow", "NodeConditioning"]
 
-SHARES = (0.01, 0.3)
+SHARES = min(HELD_OUT_DENSITIES), max(HELD_OUT_DENSITIES)
 """Least and greatest observed share between which the spread is calibrated."""
 
 

@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -190,6 +190,14 @@ class UNet(nn.Module):
         self.head = domain.conv(width, out_channels)
         if zero_init:
             _zero(self.head)
+
+    @classmethod
+    def sized(
+        cls, domain: Domain, in_channels: int, out_channels: int, size: str, **options: Any
+    ) -> Self:
+        """Make a network of a size in `SIZES`."""
+        width, depth = SIZES[size]
+        return cls(domain, in_channels, out_channels, width=width, depth=depth, **options)
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """Map `x (B, in_channels, N)` and `cond (B, cond_dim)` to `(B, out_channels, N)`.

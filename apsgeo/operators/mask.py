@@ -11,7 +11,10 @@ from torch import Tensor
 from apsgeo.domains.base import Domain
 from apsgeo.operators.base import RandomMask
 
-__all__ = ["Mask"]
+__all__ = ["HELD_OUT_DENSITIES", "Mask"]
+
+HELD_OUT_DENSITIES = (0.01, 0.05, 0.3)
+"""Observed fractions at which held-out records choose scales, weights and the spread of flows."""
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from apsgeo.errors import InputError
+from apsgeo.priors.constants import LOG_2PI
 from apsgeo.priors.denoiser import AnchoredDenoiser
 from apsgeo.priors.estimate import Estimate
 from apsgeo.priors.ode import ode_log_prob
 
 __all__ = ["DiffusionDensity"]
-
-_LOG_2PI = math.log(2.0 * math.pi)
 
 
 class DiffusionDensity(AnchoredDenoiser):
@@ -77,7 +76,7 @@ class DiffusionDensity(AnchoredDenoiser):
         dims, log_var_t = x0[0].numel(), float(logsigmoid(-low))
         log_tau2 = 2.0 * math.log(float(self.residual_std[-1]))
         # The reconstruction's d/2 is gone against the reference error d tau^2 / (2 tau^2).
-        constant = log_var_t - math.exp(log_var_t) - _LOG_2PI - log_tau2 - self._kept_integral()
+        constant = log_var_t - math.exp(log_var_t) - LOG_2PI - log_tau2 - self._kept_integral()
         constant *= 0.5 * dims
         energy = 0.5 * float(torch.sigmoid(low)) * _sum(x0 * x0)
         passes = []
@@ -238,7 +237,7 @@ class DiffusionDensity(AnchoredDenoiser):
     def _base_log_prob(self, x0: Tensor) -> Tensor:
         if self.anchor is not None:
             return self.anchor.log_prob(x0).double()
-        return -0.5 * (_sum(x0 * x0) + x0[0].numel() * _LOG_2PI)
+        return -0.5 * (_sum(x0 * x0) + x0[0].numel() * LOG_2PI)
 
     def _errors(
         self,

@@ -2,72 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
-from apsgeo.errors import InputError, ModelError
-from apsgeo.nn import SIZES, FourierEmbedding, UNet
+from apsgeo.errors import ModelError
+from apsgeo.nn import FourierEmbedding, FunctionSpaceNet, UNet
 from apsgeo.priors.density import DiffusionDensity
 from apsgeo.priors.gaussian import GaussianPrior
-from apsgeo.priors.schedule import Schedule, VPSchedule, from_config
+from apsgeo.priors.schedule import Schedule, from_config
 
-__all__ = ["COND_DIM", "DenoiserSpec", "DiffusionPrior"]
+__all__ = ["COND_DIM", "DiffusionPrior"]
 
 COND_DIM = 64
-
-
-@dataclass(frozen=True)
-class DenoiserSpec:
-    """The architecture of a diffusion prior.
-
-    Attributes:
-        size: Of the U-Net, a name in `apsgeo.nn.SIZES`: about 0.3, 1, 3, 10 or 30 million
-            parameters.
-        schedule: The noise schedule.
-        levels: Of the grid, each of which caches a factorization of the anchor.
-
-    Raises:
-        InputError: If there is no such size.
-    """
-
-    size: Literal["tiny", "small", "medium", "large", "huge"] = "tiny"
-    schedule: Schedule = field(default_factory=VPSchedule)
-    levels: int = 20
-
-    def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise InputError(f"size={self.size!r}; give one of {', '.join(SIZES)}")
-
-    def build(
-        self, domain: Domain, channels: int, anchor: GaussianPrior | None, static: Tensor
-    ) -> DiffusionPrior:
-        """Return an untrained prior, its weights drawn by torch's global generator.
-
-        Args:
-            domain: Where the signal lives.
-            channels: Of the signal.
-            anchor: The Gaussian prior to correct, or None.
-            static: Known fields (field, node) of order one, which the network sees.
-        """
-        width, depth = SIZES[self.size]
-        network = UNet(
-            domain,
-            channels if anchor is None else 2 * channels,
-            channels,
-            width=width,
-            depth=depth,
-            cond_dim=COND_DIM,
-            static=static,
-        )
-        return DiffusionPrior(domain, channels, network, self.schedule, anchor, levels=self.levels)
-
-    def to_config(self) -> dict[str, Any]:
-        """Return the attributes as a JSON-able dictionary."""
-        return {**vars(self), "schedule": self.schedule.to_config()}
 
 
 class DiffusionPrior(DiffusionDensity):
@@ -104,6 +53,9 @@ class DiffusionPrior(DiffusionDensity):
         residual_std: c_out at the levels (levels,), if already known.
     """
 
+    kind: ClassVar[str] = "unet"
+    network_class: ClassVar[type[UNet] | type[FunctionSpaceNet]] = UNet
+
     shrinkage: Tensor
 
     def __init__(
@@ -121,11 +73,16 @@ class DiffusionPrior(DiffusionDensity):
             domain, channels, schedule, anchor, levels=levels, residual_std=residual_std
         )
         if network is None:
-            inputs = channels if anchor is None else 2 * channels
-            network = UNet(domain, inputs, channels, cond_dim=COND_DIM)
+            sizes = self.network_channels(channels, anchor)
+            network = self.network_class(domain, *sizes, cond_dim=COND_DIM)
         self.network = network
         self.embedding = FourierEmbedding(COND_DIM)
         self.register_buffer("shrinkage", torch.ones(levels, dtype=torch.float64))
+
+    @staticmethod
+    def network_channels(channels: int, anchor: GaussianPrior | None) -> tuple[int, int]:
+        """Return how many channels the network takes, and how many it gives."""
+        return channels if anchor is None else 2 * channels, channels
 
     def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
         """Return what the network adds to the anchor's ``mean``, (batch, channel, node)."""
@@ -143,6 +100,7 @@ class DiffusionPrior(DiffusionDensity):
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return a JSON-able configuration and the tensors; neither domain nor anchor is in it."""
         config = {
+            "kind": self.kind,
             "channels": self.channels,
             "levels": self.levels,
             "anchored": self.anchor is not None,
@@ -172,11 +130,12 @@ class DiffusionPrior(DiffusionDensity):
         denoiser = cls(
             domain,
             int(config["channels"]),
-            UNet(domain, **config["network"]),
+            cls.network_class(domain, **config["network"]),
             from_config({"kind": "vp"} | config["schedule"]),
             anchor,
             levels=int(config["levels"]),
             residual_std=tensors["residual_std"],
+            **cls._more_of(config),
         )
         try:
             denoiser.load_state_dict(tensors)
@@ -185,3 +144,8 @@ class DiffusionPrior(DiffusionDensity):
                 f"the diffusion prior's tensors do not fit its network: {error}"
             ) from error
         return denoiser.eval()
+
+    @staticmethod
+    def _more_of(config: dict[str, Any]) -> dict[str, Any]:
+        """Return further arguments of a subclass from what its `to_state` has added."""
+        return {}

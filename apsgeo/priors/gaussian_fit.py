@@ -16,6 +16,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask, Measurement
+from apsgeo.operators.mask import HELD_OUT_DENSITIES
 from apsgeo.parallel import workers
 from apsgeo.priors.eofs import EOFs, empirical_orthogonal_functions
 from apsgeo.priors.scales import Scales
@@ -26,7 +27,6 @@ __all__ = ["contiguous_folds", "fit_gaussian", "select_scales"]
 S = TypeVar("S", bound=Scales)
 Array = NDArray[np.float64]
 
-_DENSITIES = (0.01, 0.05, 0.3)
 _DRAWS = 2  # of seasons and masks, at each density, where one set of records is held out
 _NOISE = 0.1  # of a standard deviation, in the simulated measurements
 
@@ -102,7 +102,7 @@ def _trials(
     generator: torch.Generator,
 ) -> list[_Trial]:
     """Hold records (time,) out for each split in turn; score `draws` seasons at each density."""
-    densities = _DENSITIES * draws
+    densities = HELD_OUT_DENSITIES * draws
     share = (domain.areas / domain.areas.sum()).repeat(fields.shape[1])
     trials: list[_Trial] = []
     for split, held in enumerate(splits):

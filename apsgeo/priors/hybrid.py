@@ -11,13 +11,13 @@ from torch import Tensor
 
 from apsgeo.linalg import Cholesky, Dissection
 from apsgeo.operators.linear import LinearMap
+from apsgeo.priors.constants import LOG_2PI
 from apsgeo.priors.gaussian import GaussianPrior, System
 from apsgeo.priors.matern import LocalField
 
 __all__ = ["HybridPrior"]
 
 _FEW = 200  # observations of a sparse operator, below which their own matrix is factorized
-_LOG_2PI = float(np.log(2.0 * np.pi))
 
 
 class _SparseSystem(System):
@@ -88,7 +88,7 @@ class _SparseSystem(System):
             + 2.0 * float(np.log(np.diag(self._capacitance)).sum())
         )
         square = (data[self._index] * self._fit(data)[2]).sum(0)
-        return -0.5 * (square + determinant + len(self._index) * _LOG_2PI)
+        return -0.5 * (square + determinant + len(self._index) * LOG_2PI)
 
 
 class HybridPrior(GaussianPrior):

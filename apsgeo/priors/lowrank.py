@@ -8,12 +8,11 @@ from torch import Tensor
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
+from apsgeo.priors.constants import LOG_2PI
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.systems import System
 
 __all__ = ["LowRankPrior"]
-
-_LOG_2PI = float(np.log(2.0 * np.pi))
 
 
 class _UniformSystem(System):
@@ -43,7 +42,7 @@ class _UniformSystem(System):
         others = len(data) - len(self._total)
         determinant = np.log(self._total).sum() + others * np.log(self._rest)
         square = (data * self.solve(data)).sum(0)
-        return -0.5 * (square + determinant + len(data) * _LOG_2PI)
+        return -0.5 * (square + determinant + len(data) * LOG_2PI)
 
 
 class _MaskedSystem(System):
@@ -80,7 +79,7 @@ class _MaskedSystem(System):
         """Return log N(data; 0, A C A^T + R) of what is observed, (m,)."""
         determinant = np.log(self._var).sum() + 2.0 * np.log(np.diag(self._factor)).sum()
         square = (data[self._index] * self._fit(data)[1]).sum(0)
-        return -0.5 * (square + determinant + len(self._index) * _LOG_2PI)
+        return -0.5 * (square + determinant + len(self._index) * LOG_2PI)
 
 
 class LowRankPrior(GaussianPrior):

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from apsgeo.errors import InputError
+from apsgeo.priors.constants import LOG_2PI
 from apsgeo.priors.estimate import Estimate
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.views import Denoiser
 
 __all__ = ["ode_log_prob"]
 
-_LOG_2PI = math.log(2.0 * math.pi)
 _VALUES = 2**23  # denoised at once
 
 
@@ -109,7 +109,7 @@ def ode_log_prob(
     moved, change = final[: start.numel()], final[start.numel() :]
     variance = 1.0 + math.exp(2.0 * last)
     energy = (moved**2).reshape(batch, -1).sum(1) / variance
-    terminal = -0.5 * (energy + dims * (_LOG_2PI + math.log(variance)))
+    terminal = -0.5 * (energy + dims * (LOG_2PI + math.log(variance)))
     slope, loss = begin[: start.numel()].reshape(batch, -1), begin[start.numel() :]
     if control is not None:
         terminal = (

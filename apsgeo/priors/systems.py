@@ -12,6 +12,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from apsgeo.errors import InputError
 from apsgeo.operators.laplacian import LaplacianFunction, series_of
 from apsgeo.operators.linear import LinearMap
+from apsgeo.priors.constants import LOG_2PI
 
 if TYPE_CHECKING:
     from apsgeo.priors.gaussian import GaussianPrior
@@ -24,7 +25,6 @@ TOLERANCE = 1e-9
 _MOST_STEPS = 2000
 _BLOCK = 256  # columns at once
 _SHIFTS = 10.0 ** np.arange(-1.5, 1.6, 0.25)  # of the middle, to choose the best from
-_LOG_2PI = float(np.log(2.0 * np.pi))
 
 
 class System(ABC):
@@ -63,7 +63,7 @@ class Gram:
     def log_density(self, values: np.ndarray) -> np.ndarray:
         """Return log N(values; 0, A C A^T + R), (m,)."""
         determinant = 2.0 * float(np.log(np.diag(self._factor)).sum())
-        constant = determinant + len(self._factor) * _LOG_2PI
+        constant = determinant + len(self._factor) * LOG_2PI
         return -0.5 * ((self._half(values) ** 2).sum(0) + constant)
 
 

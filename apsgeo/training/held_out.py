@@ -27,12 +27,17 @@ def conditioned(prior: FieldPrior, flow: Flow, batch: Batch) -> Conditioning:
 def _held_out(
     prior: FieldPrior, flow: Flow, held: PairSet
 ) -> Iterator[tuple[Batch, Conditioning, Tensor, Tensor]]:
-    """Yield each group, its conditioning, the area of its hidden nodes, and the units' scale."""
+    """Yield each group, its conditioning, the area that is scored, and the units' scale.
+
+    Hidden nodes are scored; all of them where everything is observed, with noise.
+    """
     area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
     for index in range(len(held.groups)):
         batch = held.group(index).to(flow.device)
         scale = prior.normals.std[batch.season].to(area)
-        yield batch, conditioned(prior, flow, batch), area * batch.measurement.hidden, scale
+        hidden = batch.measurement.hidden
+        scored = hidden if bool(hidden.any()) else torch.ones_like(hidden)
+        yield batch, conditioned(prior, flow, batch), area * scored, scale
 
 
 def held_out_score(prior: FieldPrior, flow: Flow, held: PairSet) -> float:

@@ -1,0 +1,87 @@
+"""What each part of the method is worth, where the posterior is known.
+
+python -m benchmarks.truth_ablations    writes benchmarks/results/ablations.csv and .md
+
+In the plane (truth_planar.py): base, objective, number and width of couplings, the estimator of the
+prior's log-density, and how far a trained prior's own error goes on to the posterior. On the
+mixture of two random fields (truth_mixture.py): the size of the spectral flow, and measurements
+unlike those that were learned from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from apsgeo.atomic import write_csv
+from benchmarks.ablation_fields import size_rows, unlike_rows
+from benchmarks.ablation_planar import coupling_rows, estimator_rows, objective_rows, prior_rows
+from benchmarks.report import RESULTS, commit, provenance, write
+from benchmarks.truth import table
+from benchmarks.truth_scores import Row
+from benchmarks.truth_training import Recipe
+
+__all__ = ["main", "parse", "report"]
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.truth_ablations")
+    parser.add_argument("--planar-steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300, help="of each flow of fields")
+    parser.add_argument("--long-steps", type=int, default=800, help="of flows tried on the unlike")
+    parser.add_argument("--fields", type=int, default=32, help="measurements a density")
+    parser.add_argument("--planar-fields", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    return parser.parse_args(arguments)
+
+
+def report(parts: dict[str, list[Row]], made_with: str) -> str:
+    """Return the tables, with what is needed to make them again."""
+    tables = "\n".join(f"## {name}\n\n{table(rows)}" for name, rows in parts.items())
+    return (
+        "# What each part is worth\n\n"
+        "Columns are those of truth.md: KL(q || p) in nats; CRPS and energy score relative to the "
+        "exact posterior's, so that 1 is exact.\n\n"
+        f"{tables}\n{made_with}"
+    )
+
+
+def main() -> None:
+    """Run the ablations and write their tables."""
+    arguments = sys.argv[1:]
+    options = parse(arguments)
+    made_with = provenance("benchmarks.truth_ablations", arguments, options.seed, commit())
+    torch.set_num_threads(options.threads)
+    planar = {"steps": options.planar_steps, "fields": options.planar_fields, "seed": options.seed}
+    fields = {"fields": options.fields, "seed": options.seed}
+    makers = {
+        "Base and objective, in the plane": lambda: objective_rows(**planar),
+        "Number and width of couplings, in the plane": lambda: coupling_rows(**planar),
+        "Estimator of the prior's log-density, in the plane": lambda: estimator_rows(**planar),
+        "Error of a trained prior, and of the posterior, in the plane": lambda: prior_rows(
+            **planar
+        ),
+        "Size of the spectral flow, mixture of two random fields": lambda: size_rows(
+            Recipe(steps=options.steps), **fields
+        ),
+        "Unlike what was learned from, mixture of two random fields": lambda: unlike_rows(
+            Recipe(steps=options.long_steps), **fields
+        ),
+    }
+    parts: dict[str, list[Row]] = {}
+    for name, make in makers.items():
+        parts[name] = make()
+        rows = [asdict(row) for part in parts.values() for row in part]
+        write_csv(options.output / "ablations.csv", rows)
+        write(options.output / "ablations.md", report(parts, made_with))
+
+
+if __name__ == "__main__":
+    main()

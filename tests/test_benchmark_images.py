@@ -1,0 +1,94 @@
+"""The benchmark of images at small size: its scores, its table and its figure."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import apsgeo
+from apsgeo.flows.build import FlowSpec
+from apsgeo.operators import Downsample, Mask
+from apsgeo.priors.scales import HybridScales
+from benchmarks.image_cases import ImageCase, Task
+from benchmarks.image_figure import draw
+from benchmarks.image_scores import score
+from benchmarks.images import measure, report, run_task
+
+NOISE = 0.05
+
+
+@pytest.fixture(scope="module")
+def case() -> ImageCase:
+    """Return bright discs on a dark ground."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:12, :12]
+    middle = rng.uniform(3.0, 8.0, (60, 2, 1, 1))
+    away = np.hypot(y - middle[:, 0], x - middle[:, 1])
+    values = (away < 2.0) + 0.004 * rng.random((60, 12, 12))
+    images = xr.DataArray(values.astype(np.float32), dims=("sample", "y", "x"), name="disc")
+    return ImageCase(
+        "discs",
+        train=images[:48],
+        test=images[48:],
+        tasks=(Task("halves", Downsample(2), NOISE), Task("few", Mask(), NOISE, density=0.1)),
+        data_range=1.0,
+        background=0.01,
+        colours="gray",
+        rank=8,
+        large=True,
+        flow=FlowSpec(width=8, depth=1, local=2, patterns=0, coupling_width=4),
+        steps=2,
+        batch=4,
+        rounds=1,
+        held_out=5,
+        members=6,
+        most_images=4,
+    )
+
+
+def test_scores_of_the_truth_and_of_the_truth_with_noise(case: ImageCase) -> None:
+    truth = case.test.values[:5].astype(np.float64)
+    noise = NOISE * np.random.default_rng(1).standard_normal((40, *truth.shape))
+    row = score(case, "task", "method", truth + noise, truth, train_seconds=0.0, sample_ms=0.0)
+    count = noise[0].size
+    # Standard errors: of a variance's root, over all pixels and members.
+    error = 4.0 / math.sqrt(2.0 * count)
+    assert row.psnr_one == pytest.approx(-20 * math.log10(NOISE), abs=20 * error)
+    assert row.psnr_mean == pytest.approx(row.psnr_one + 10 * math.log10(40), abs=20 * error)
+    assert row.diversity == pytest.approx(NOISE, rel=error)
+    assert row.speckle == pytest.approx(NOISE, rel=error)
+    assert row.ssim_one < row.ssim_mean < 1.0
+    assert row.roughness > 1.0
+    exact = np.broadcast_to(truth, (3, *truth.shape)) + 1e-9 * noise[:3]
+    same = score(case, "task", "method", exact, truth, train_seconds=0.0, sample_ms=0.0)
+    assert same.speckle < 1e-8
+    assert same.roughness == pytest.approx(1.0, abs=1e-6)
+    without = replace(case, background=None)
+    none = score(without, "task", "method", exact, truth, train_seconds=0.0, sample_ms=0.0)
+    assert math.isnan(none.speckle)
+
+
+def test_every_task_has_rows_panels_and_a_table(case: ImageCase) -> None:
+    prior = apsgeo.fit_prior(
+        case.train,
+        steps=0,
+        rank=case.rank,
+        scales=HybridScales(range_km=2.0),
+        anchor_scales=HybridScales(range_km=2.0),
+        progress=False,
+    )
+    rows, panels = [], []
+    for task in case.tasks:
+        given = measure(prior, case, task, 4, seed=1)
+        seen = ~torch.isnan(given.values)
+        assert bool(seen.all()) == (task.name == "halves")
+        found, shown = run_task(case, prior, task, images=4, steps=2, seed=0)
+        rows += found
+        panels.append(shown)
+    assert [row.method for row in rows] == ["Gaussian posterior (base)", "APS"] * 2
+    text = report(rows, "made")
+    assert f"{rows[1].crps:.4g}" in text
+    assert len(draw(panels, case).axes) == 4 * (2 + 2 * 4)
