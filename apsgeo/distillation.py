@@ -28,6 +28,7 @@ from apsgeo.training.held_out import calibrate_spread, conditioned, held_out_sco
 from apsgeo.training.loop import fit_loop
 from apsgeo.training.objective import (
     CRPS,
+    FollowingReverseKL,
     ForwardKL,
     LeadingForwardKL,
     LogDensity,
@@ -265,6 +266,7 @@ def _objective(prior: FieldPrior, flow: Flow, mode: Mode, score_weight: float) -
     terms: dict[Objective, float] = {ForwardKL(): 1.0, score: score_weight}
     if isinstance(flow, SpectralFlow):
         terms[LeadingForwardKL()] = _LEADING_WEIGHT
+        reverse = FollowingReverseKL(_log_density(prior))
     if mode == "mixed":
         terms |= {reverse: 0.5} | {each: 0.5 for each in terms if isinstance(each, ForwardKL)}
     return WeightedSum(terms)

@@ -95,7 +95,10 @@ def train_spectral(problem: MixtureProblem, flow: SpectralFlow, recipe: Recipe, 
         if recipe.mode == "forward" or (recipe.mode == "mixed" and early):
             loss = _forward(flow, pairs, posterior, given)
         else:
-            loss = _reverse(problem, flow, pairs, posterior, given, generator)
+            # With modes that are followed unequally well, the reverse divergence would favour the
+            # better one, by the exponential of the difference: only draws of it decide the weights.
+            held = given if recipe.mode == "reverse" else given.with_leading_held()
+            loss = _reverse(problem, flow, pairs, posterior, held, generator)
         if recipe.mode != "reverse":
             more = problem.draw(recipe.leading_batch, generator, sharing=_SHARING)
             given = flow.condition(problem.anchor.posterior(more.measurement), leading_only=True)

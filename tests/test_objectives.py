@@ -9,11 +9,12 @@ from apsgeo.domains import LatLonDomain
 from apsgeo.flows.base import GaussianBase, Moments
 from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.operators import Measurement
 from apsgeo.priors.gaussian_fit import fit_gaussian
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.scales import HybridScales
-from apsgeo.training.objective import PathReverseKL, ReverseKL, frozen
+from apsgeo.training.objective import FollowingReverseKL, PathReverseKL, ReverseKL, frozen
 from apsgeo.training.pairs import Batch
 
 FIELDS, MEMBERS = 2, 300
@@ -91,3 +92,27 @@ def test_frozen_weights_thaw_again() -> None:
         inside = [each.requires_grad for each in layer.parameters()]
     assert inside == [False, False]
     assert [each.requires_grad for each in layer.parameters()] == [True, False]
+
+
+def test_what_follows_is_trained_and_the_weight_of_each_mode_is_not(
+    setting: tuple[ConditionalFlow, Batch],
+) -> None:
+    _, batch = setting
+    assert isinstance(batch.base, GaussianBase)
+    torch.manual_seed(0)
+    flow = SpectralFlow(batch.base.prior.annual, 3, candidates=2, width=8, bins=4)
+    for parameter in flow.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    start = batch.base.posterior(batch.measurement, batch.season)
+
+    def size(kind: type[PathReverseKL], names: tuple[str, ...]) -> float:
+        flow.zero_grad()
+        generator = torch.Generator().manual_seed(0)
+        kind(anchor)(flow, batch, flow.condition(start), generator).backward()
+        found = [p.grad for name, p in flow.named_parameters() if name.startswith(names)]
+        return max(0.0 if grad is None else float(grad.abs().max()) for grad in found)
+
+    weights, others = ("leading_",), ("encoder", "summarize", "follow")
+    assert size(FollowingReverseKL, weights) == 0.0
+    assert size(PathReverseKL, weights) > 0.0
+    assert size(FollowingReverseKL, others) == size(PathReverseKL, others) > 0.0

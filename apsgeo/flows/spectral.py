@@ -51,6 +51,10 @@ class SpectralConditioning(Conditioning):
     summary: Tensor
     free: ClassVar[tuple[str, ...]] = ("mean", "spline", "shifts", "summary")
 
+    def with_leading_held(self) -> SpectralConditioning:
+        """Return it with no gradient to the map of the leading coefficient."""
+        return self.replaced(spline=self.spline.detach())
+
 
 def _zero(layer: nn.Linear) -> nn.Linear:
     nn.init.zeros_(layer.weight)

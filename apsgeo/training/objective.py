@@ -16,6 +16,7 @@ from apsgeo.training.pairs import Batch
 
 __all__ = [
     "CRPS",
+    "FollowingReverseKL",
     "ForwardKL",
     "LeadingForwardKL",
     "LogDensity",
@@ -78,9 +79,16 @@ class LeadingForwardKL:
         Raises:
             InputError: If the flow has no leading coefficient.
         """
-        if not (isinstance(flow, SpectralFlow) and isinstance(given, SpectralConditioning)):
-            raise InputError(f"{type(flow).__name__} has no leading coefficient; use SpectralSpec.")
-        return -flow.leading_log_prob(batch.truth, given).mean() / _nodes(batch)
+        spectral = _spectral(flow, given)
+        assert isinstance(flow, SpectralFlow)
+        return -flow.leading_log_prob(batch.truth, spectral).mean() / _nodes(batch)
+
+
+def _spectral(flow: Flow, given: Conditioning) -> SpectralConditioning:
+    """Check that a flow has a leading coefficient, and return what its maps see."""
+    if not (isinstance(flow, SpectralFlow) and isinstance(given, SpectralConditioning)):
+        raise InputError(f"{type(flow).__name__} has no leading coefficient; use SpectralSpec.")
+    return given
 
 
 class ReverseKL:
@@ -136,6 +144,24 @@ class PathReverseKL(ReverseKL):
         target = batch.measurement.log_likelihood(fields[0])
         target = target + self.log_density(fields[0], batch, generator)
         return (-_energy(batch, deviation[0]) - log_det[0] - target).mean() / _nodes(batch)
+
+
+class FollowingReverseKL(PathReverseKL):
+    """The same for a `SpectralFlow`, with the map of its leading coefficient as it is.
+
+    Where modes are followed unequally well, the reverse divergence is least with their weights
+    times exp(-KL) of each. So only `LeadingForwardKL`, beside it, decides the weights.
+    """
+
+    def __call__(
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the loss over one member a field.
+
+        Raises:
+            InputError: If the flow has no leading coefficient.
+        """
+        return super().__call__(flow, batch, _spectral(flow, given).with_leading_held(), generator)
 
 
 def fair_crps(members: Tensor, truth: Tensor) -> Tensor:
