@@ -19,7 +19,6 @@ from apsgeo.flows.context import site_features
 from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.operators import LinearMap, Operator
-from apsgeo.operators.mask import HELD_OUT_DENSITIES
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
 from apsgeo.priors.gaussian_fit import contiguous_folds
@@ -201,14 +200,13 @@ class _Family:
         return self.setting(member, mask, noise.draw(generator))
 
     def checks(self, noise: _Noise, rounds: int, generator: torch.Generator) -> list[Setting]:
-        """Draw settings of the typical members, at fixed densities, so often each."""
+        """Draw settings of the typical members, at fixed densities and noise, so often each."""
         return [
-            self.setting(
-                member, member.at_density(self.domain, density, generator), noise.draw(generator)
-            )
+            self.setting(member, member.at_density(self.domain, density, generator), level)
             for _ in range(rounds)
             for member in self.operator.typical()
-            for density in HELD_OUT_DENSITIES
+            for density in member.held_out_densities
+            for level in noise.levels
         ]
 
 
@@ -244,6 +242,13 @@ class _Noise:
     def middle(self) -> Tensor:
         """The geometric mean of the ends."""
         return self.least * (self.most / self.least).sqrt()
+
+    @property
+    def levels(self) -> tuple[Tensor, ...]:
+        """Those of held-out measurements: ends and middle, or the one that there is."""
+        if torch.equal(self.least, self.most):
+            return (self.least,)
+        return self.least, self.middle, self.most
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Draw a level log-uniformly."""

@@ -247,7 +247,7 @@ def draw(rows: Sequence[Gap], path: Path) -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.truth_amortization")
-    parser.add_argument("--counts", type=float, nargs="+", default=[16, 64, 256, 1024, math.inf])
+    parser.add_argument("--counts", type=float, nargs="+", default=[16, 128, 1024, math.inf])
     parser.add_argument("--steps", type=int, default=1500, help="of the amortized training")
     parser.add_argument("--optimize-steps", type=int, default=300, help="for each measurement")
     parser.add_argument("--fields", type=int, default=12, help="unseen measurements a density")

@@ -13,6 +13,7 @@ from apsgeo.distillation import distill
 from apsgeo.errors import InputError
 from apsgeo.flows.build import FlowSpec
 from apsgeo.operators import (
+    Block,
     Compose,
     Downsample,
     GaussianBlur,
@@ -21,7 +22,9 @@ from apsgeo.operators import (
     Operator,
     PointSample,
     Stack,
+    Swath,
 )
+from apsgeo.operators.base import HELD_OUT_DENSITIES
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.priors.scales import HybridScales
@@ -151,3 +154,11 @@ def test_where_all_nodes_are_observed_the_noisy_ones_are_scored(prior: FieldPrio
     assert scores
     y, season = measured(denoiser)
     assert bool(torch.isfinite(denoiser(y, season=season).mean).all())
+
+
+def test_held_out_masks_are_of_the_densities_that_are_trained_on() -> None:
+    for masks in (Mask(), Block(), Swath(), Mask(0.3, 0.3)):
+        densities = masks.held_out_densities
+        assert all(masks.least <= each <= masks.most * (1 + 1e-12) for each in densities)
+    assert Mask().held_out_densities == HELD_OUT_DENSITIES
+    assert Downsample(2).held_out_densities == (1.0,)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.flows.base import Base, Start
-from apsgeo.operators.mask import HELD_OUT_DENSITIES
+from apsgeo.operators.base import HELD_OUT_DENSITIES
 from apsgeo.operators.measurement import Measurement
 
 __all__ = ["SHARES", "ConditionalFlow", "Conditioning", "Flow", "NodeConditioning"]

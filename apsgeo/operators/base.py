@@ -14,7 +14,10 @@ from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.operators.linear import IdentityMap, LinearMap
 
-__all__ = ["Operator", "RandomMask"]
+__all__ = ["HELD_OUT_DENSITIES", "Operator", "RandomMask"]
+
+HELD_OUT_DENSITIES = (0.01, 0.05, 0.3)
+"""Observed fractions at which held-out records choose scales, weights and the spread of flows."""
 
 
 class Operator(ABC):
@@ -41,6 +44,11 @@ class Operator(ABC):
     def at_density(self, domain: Domain, density: float, generator: torch.Generator) -> Tensor:
         """Draw which observations are made, at a density that masks obey and others ignore."""
         return self.simulate(domain, generator)
+
+    @property
+    def held_out_densities(self) -> tuple[float, ...]:
+        """Densities at which held-out records choose weights and spread; one where all is seen."""
+        return (1.0,)
 
     def draw(self, generator: torch.Generator) -> Operator:
         """Draw one operator of the family; here itself."""
@@ -106,6 +114,15 @@ class RandomMask(Operator):
         span = math.log(self.most / self.least)
         density = self.least * math.exp(span * float(torch.rand((), generator=generator)))
         return self.at_density(domain, density, generator)
+
+    @property
+    def held_out_densities(self) -> tuple[float, ...]:
+        """`HELD_OUT_DENSITIES` if they are in the range, else three of it, spaced alike."""
+        if self.least <= min(HELD_OUT_DENSITIES) and max(HELD_OUT_DENSITIES) <= self.most:
+            return HELD_OUT_DENSITIES
+        return tuple(
+            self.least * (self.most / self.least) ** place for place in (1 / 6, 1 / 2, 5 / 6)
+        )
 
     def includes(self, operator: Operator) -> bool:
         """Tell whether it is a mask of any kind: each measures nodes."""

@@ -11,10 +11,7 @@ from torch import Tensor
 from apsgeo.domains.base import Domain
 from apsgeo.operators.base import RandomMask
 
-__all__ = ["HELD_OUT_DENSITIES", "Mask"]
-
-HELD_OUT_DENSITIES = (0.01, 0.05, 0.3)
-"""Observed fractions at which held-out records choose scales, weights and the spread of flows."""
+__all__ = ["Mask"]
 
 
 @dataclass(frozen=True)

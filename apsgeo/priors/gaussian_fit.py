@@ -16,7 +16,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask, Measurement
-from apsgeo.operators.mask import HELD_OUT_DENSITIES
+from apsgeo.operators.base import HELD_OUT_DENSITIES
 from apsgeo.parallel import workers
 from apsgeo.priors.eofs import EOFs, empirical_orthogonal_functions
 from apsgeo.priors.scales import Scales
