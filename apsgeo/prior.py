@@ -47,6 +47,7 @@ def fit_prior(
     *,
     static: xr.DataArray | xr.Dataset | None = None,
     baseline: tuple[str, str] | None = None,
+    least_std: float = 1e-3,
     held_out_from: str | int | None = None,
     scales: Scales | None = None,
     anchor_scales: Scales | None = None,
@@ -80,6 +81,9 @@ def fit_prior(
             time; the network of the diffusion prior sees it. It knows land, and its position.
         baseline: First and last date of the climatological mean, such as ("1961", "2000"); the
             whole history by default.
+        least_std: Least spread of a node that fields are standardized by, as a share of the root
+            mean square of all nodes. Raise it (0.3, say) for images whose borders hardly vary:
+            a rare value there is else hundreds of standard deviations, and rules the training.
         held_out_from: Date, or number of the record, from which on records only decide when to
             stop; the last tenth of the history by default.
         scales: Of the hybrid covariance, if already known; spares the search.
@@ -122,7 +126,9 @@ def fit_prior(
     seasons = count_seasons(learned)
     season = season_index(learned, records, seasons)
     within = None if baseline is None else records_within(learned, baseline)
-    normals = Normals.fit(fields_of(learned, layout), season, seasons, within)
+    normals = Normals.fit(
+        fields_of(learned, layout), season, seasons, within, least_std=least_std
+    )
     prior = FieldPrior(
         domain=domain,
         normals=normals,
@@ -154,6 +160,7 @@ def fit_prior(
         "scales": to_config(prior.gaussian.scales),
         "anchor_scales": to_config(prior.anchor.scales),
         "baseline": baseline,
+        "least_std": least_std,
         "seed": seed,
         "steps": steps,
         "augment": list(augment or ()),

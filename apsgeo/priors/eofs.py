@@ -81,20 +81,28 @@ def empirical_orthogonal_functions(
 ) -> EOFs:
     """Return the area-weighted EOFs of anomalies (time, channel, node), at most `rank`.
 
-    The mean is not removed. The time-by-time Gram matrix is diagonalized, since there are fewer
-    times than nodes.
+    The mean is not removed. Of the time-by-time Gram matrix and the value-by-value covariance, which
+    have the same eigenvalues, the smaller is diagonalized.
     """
     times, channels, _ = fields.shape
     root = (domain.areas / domain.areas.sum()).sqrt().repeat(channels)
     weighted = fields.double().reshape(times, -1) * root
-    values, vectors = torch.linalg.eigh(weighted @ weighted.T / times)
+    few = times <= weighted.shape[1]
+    matrix = weighted @ weighted.T if few else weighted.T @ weighted
+    values, vectors = torch.linalg.eigh(matrix / times)
     kept = min(rank, times - 1)
     values, vectors = values.flip(0)[:kept], vectors.flip(1)[:, :kept]
     kept = int((values > values[0] * 1e-10).sum())
-    loadings = (weighted.T @ vectors[:, :kept]) / np.sqrt(times) / root[:, None]
+    values, vectors = values[:kept], vectors[:, :kept]
+    if few:
+        components = vectors * np.sqrt(times)
+        loadings = weighted.T @ components / times
+    else:
+        loadings = vectors * values.sqrt()
+        components = weighted @ vectors / values.sqrt()
     return EOFs(
-        loadings.reshape(channels, domain.num_nodes, -1),
-        vectors[:, :kept] * np.sqrt(times),
+        (loadings / root[:, None]).reshape(channels, domain.num_nodes, -1),
+        components,
         torch.zeros(times, dtype=torch.long) if season is None else season,
         seasons,
     )

@@ -30,7 +30,13 @@ class Normals:
 
     @classmethod
     def fit(
-        cls, fields: Tensor, season: Tensor, seasons: int, baseline: Tensor | None = None
+        cls,
+        fields: Tensor,
+        season: Tensor,
+        seasons: int,
+        baseline: Tensor | None = None,
+        *,
+        least_std: float = 1e-3,
     ) -> Normals:
         """Fit normals to a history.
 
@@ -42,11 +48,14 @@ class Normals:
             season: (time,) index of each record's season.
             seasons: number of seasons (12 for months, 1 for none).
             baseline: (time,) true for the records that define the mean; all by default.
+            least_std: least spread of a node, as a share of the root mean square of all.
 
         Raises:
-            InputError: If values are missing at some times only, or a season has fewer than
+            InputError: If ``least_std`` is not above 0, values are missing at some times only, or a season has fewer than
                 two records in the baseline.
         """
+        if not least_std > 0.0:
+            raise InputError(f"least_std={least_std}; give a share of the spread above 0")
         missing = ~torch.isfinite(fields)
         if bool((missing.any(0) & ~missing.all(0)).any()):
             raise InputError(
@@ -67,7 +76,7 @@ class Normals:
         if seasons > 2:
             var = (var.roll(1, 0) + 2 * var + var.roll(-1, 0)) / 4
         valid = ~missing.any(0).any(0)
-        floor = 1e-3 * var[..., valid].mean().sqrt()
+        floor = least_std * var[..., valid].mean().sqrt()
         if not bool(floor > 0):
             raise InputError("the history does not vary; there is nothing to learn from it.")
         std = torch.where(valid, var.sqrt().clamp(min=float(floor)), 1.0)
