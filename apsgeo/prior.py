@@ -126,9 +126,7 @@ def fit_prior(
     seasons = count_seasons(learned)
     season = season_index(learned, records, seasons)
     within = None if baseline is None else records_within(learned, baseline)
-    normals = Normals.fit(
-        fields_of(learned, layout), season, seasons, within, least_std=least_std
-    )
+    normals = Normals.fit(fields_of(learned, layout), season, seasons, within, least_std=least_std)
     prior = FieldPrior(
         domain=domain,
         normals=normals,

@@ -13,8 +13,8 @@ from apsgeo import datasets
 from apsgeo.domains import Domain, ImageDomain
 from apsgeo.domains.layout import domain_of
 from apsgeo.domains.mesh_adapters import from_ugrid
-from apsgeo.priors.diffusion import DenoiserSpec
 from apsgeo.priors.schedule import VPSchedule
+from apsgeo.priors.spec import DenoiserSpec
 from benchmarks.domain_views import View, along_z, globe, picture
 
 __all__ = ["CASES", "TrainedCase", "dequantized", "patches"]

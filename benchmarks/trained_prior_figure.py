@@ -47,7 +47,9 @@ def draw_fields(rows: Mapping[str, tuple[TrainedCase, _Shown]]) -> Figure:
             high = max(-low, high)
             low = -high
         style = {"vmin": low, "vmax": high, "cmap": "RdBu_r" if case.anomalies else "gray"}
-        for axes, fields, label in zip(grid, (shown.real, shown.samples), ("real", "samples")):
+        for axes, fields, label in zip(
+            grid, (shown.real, shown.samples), ("real", "samples"), strict=True
+        ):
             axes[0].set_ylabel(f"{name}\n{label}" if label == "real" else label, fontsize=8)
             for place in axes:
                 place.set(xticks=[], yticks=[])

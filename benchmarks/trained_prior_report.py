@@ -58,9 +58,9 @@ def keep(
     """Write the scores of a data set to a folder, for `write_report`."""
     kept = {"about": dict(about), "scores": [asdict(row) for row in rows]}
     write(cache / f"{name}.scores.json", json.dumps(kept))
-    with atomic_file(cache / f"{name}.shown.npz", overwrite=True) as temporary:
-        with temporary.open("wb") as file:
-            np.savez(file, real=shown.real, samples=shown.samples)
+    path = cache / f"{name}.shown.npz"
+    with atomic_file(path, overwrite=True) as temporary, temporary.open("wb") as file:
+        np.savez(file, real=shown.real, samples=shown.samples)
 
 
 def load(cache: Path, name: str) -> Found:
@@ -217,12 +217,12 @@ def markdown(found: Mapping[str, Found], said: str) -> str:
     )
 
 
-def write_report(
-    cache: Path, names: Sequence[str], said: str, output: Path, figures: Path
-) -> None:
+def write_report(cache: Path, names: Sequence[str], said: str, output: Path, figures: Path) -> None:
     """Write tables and figures of the data sets that have been scored."""
     found = {name: load(cache, name) for name in names}
-    rows = [{"data set": name, **asdict(row)} for name, each in found.items() for row in each.scores]
+    rows = [
+        {"data set": name, **asdict(row)} for name, each in found.items() for row in each.scores
+    ]
     for row in rows:
         for column in ("value", "standard_error"):
             number = float(row[column])

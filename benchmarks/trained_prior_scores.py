@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 from apsgeo.domains import Domain
 from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.estimate import Estimate
-from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.samplers import DPMSolver
 
 __all__ = [
@@ -174,7 +174,7 @@ def bands(eigenvalues: Tensor) -> list[slice]:
         edges.append(edges[-1] + round(size))
         size *= GROWTH
     edges[-1] = len(eigenvalues)
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def band_power(domain: Domain, fields: Tensor, eigenfunctions: int) -> Array:
@@ -220,9 +220,7 @@ def spectra(
     return rows
 
 
-def memorization(
-    domain: Domain, samples: Tensor, test: Tensor, train: Tensor
-) -> list[Score]:
+def memorization(domain: Domain, samples: Tensor, test: Tensor, train: Tensor) -> list[Score]:
     """Compare the distance to the nearest training field of samples and of test fields.
 
     The distance is the root mean square by area of the difference of standardized anomalies.

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,9 +111,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     options, made_by = parse(arguments), commit()
     torch.set_num_threads(1)
-    budget = Budget(
-        fields=options.fields, flow_fields=options.flow_fields, samples=options.samples
-    )
+    budget = Budget(fields=options.fields, flow_fields=options.flow_fields, samples=options.samples)
     for name in options.cases:
         folder = options.cache / name
         if options.what == "train" or (options.what == "all" and not folder.exists()):

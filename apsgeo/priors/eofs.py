@@ -81,8 +81,8 @@ def empirical_orthogonal_functions(
 ) -> EOFs:
     """Return the area-weighted EOFs of anomalies (time, channel, node), at most `rank`.
 
-    The mean is not removed. Of the time-by-time Gram matrix and the value-by-value covariance, which
-    have the same eigenvalues, the smaller is diagonalized.
+    The mean is not removed. Of the time-by-time Gram matrix and the value-by-value covariance,
+    which have the same eigenvalues, the smaller is diagonalized.
     """
     times, channels, _ = fields.shape
     root = (domain.areas / domain.areas.sum()).sqrt().repeat(channels)

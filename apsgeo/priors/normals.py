@@ -51,8 +51,8 @@ class Normals:
             least_std: least spread of a node, as a share of the root mean square of all.
 
         Raises:
-            InputError: If ``least_std`` is not above 0, values are missing at some times only, or a season has fewer than
-                two records in the baseline.
+            InputError: If ``least_std`` is not above 0, values are missing at some times only, or a
+                season has fewer than two records in the baseline.
         """
         if not least_std > 0.0:
             raise InputError(f"least_std={least_std}; give a share of the spread above 0")
