@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-truth bench-amortization bench-ablations bench-images bench-priors docs clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-truth bench-amortization bench-ablations bench-images bench-priors bench-trained-priors docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -62,6 +62,9 @@ bench-images: venv  ## denoise, fill, sharpen and refine images; writes the tabl
 
 bench-priors: venv  ## compare log-densities of priors with the truth; writes the tables and figure
 	$(BIN)/python -m benchmarks.priors
+
+bench-trained-priors: venv  ## train priors on five data sets and score them; writes the tables and figures
+	$(BIN)/python -m benchmarks.trained_priors
 
 docs: venv  ## build the documentation into build/docs; a warning is an error
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
