@@ -5,7 +5,9 @@ python -m benchmarks.images --cases fashion    one data set
 
 For each data set a prior is fitted to its training images, and for each task a flow is distilled
 from it, by maximum likelihood and CRPS on simulated measurements of the training images. It is
-compared with the flow's own base, the exact posterior of the Gaussian prior.
+compared with the flow's own base, the exact posterior of the Gaussian prior. Priors and what was
+found of each task are kept in build/images, from where a run that was stopped goes on; remove it
+after changes of the code.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ from apsgeo.posterior import members_noise
 from benchmarks.image_cases import CASES, ImageCase, Task
 from benchmarks.image_figure import Panels, draw
 from benchmarks.image_scores import ImageRow, score
+from benchmarks.image_store import kept
 from benchmarks.report import RESULTS, commit, provenance, write
 
 __all__ = ["Measured", "main", "measure", "parse", "report", "run_task"]
@@ -173,7 +177,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of each flow, instead of the case's own")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--priors", type=Path, default=Path("build/images"), help="are kept here")
+    parser.add_argument(
+        "--priors", type=Path, default=Path("build/images"), help="and results are kept here"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the table")
     parser.add_argument("--figures", type=Path, default=FIGURES, help="folder")
     return parser.parse_args(arguments)
@@ -193,9 +199,11 @@ def main() -> None:
         for task in case.tasks:
             steps = case.steps if options.steps is None else options.steps
             images = min(options.images, case.most_images)
-            found, shown = run_task(
-                case, prior, task, images=images, steps=steps, seed=options.seed
+            path = options.priors / f"{name}-{task.operator.kind}-{steps}-{images}-{options.seed}"
+            work = partial(
+                run_task, case, prior, task, images=images, steps=steps, seed=options.seed
             )
+            found, shown = kept(path, prior, task, work)
             rows += found
             panels.append(shown)
             write_csv(options.output / "images.csv", [asdict(row) for row in rows])

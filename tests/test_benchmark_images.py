@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from apsgeo.priors.scales import HybridScales
 from benchmarks.image_cases import ImageCase, Task
 from benchmarks.image_figure import draw
 from benchmarks.image_scores import score
+from benchmarks.image_store import kept
 from benchmarks.images import measure, report, run_task
 
 NOISE = 0.05
@@ -71,7 +74,7 @@ def test_scores_of_the_truth_and_of_the_truth_with_noise(case: ImageCase) -> Non
     assert math.isnan(none.speckle)
 
 
-def test_every_task_has_rows_panels_and_a_table(case: ImageCase) -> None:
+def test_every_task_has_rows_panels_and_a_table(case: ImageCase, tmp_path: Path) -> None:
     prior = apsgeo.fit_prior(
         case.train,
         steps=0,
@@ -85,7 +88,12 @@ def test_every_task_has_rows_panels_and_a_table(case: ImageCase) -> None:
         given = measure(prior, case, task, 4, seed=1)
         seen = ~torch.isnan(given.values)
         assert bool(seen.all()) == (task.name == "halves")
-        found, shown = run_task(case, prior, task, images=4, steps=2, seed=0)
+        work = partial(run_task, case, prior, task, images=4, steps=2, seed=0)
+        found, shown = kept(tmp_path / task.name, prior, task, work)
+        again, same = kept(tmp_path / task.name, prior, task, work)
+        assert [row.sample_ms for row in again] == [row.sample_ms for row in found]
+        assert list(same.shown) == list(shown.shown)
+        np.testing.assert_array_equal(same.measured, shown.measured)
         rows += found
         panels.append(shown)
     assert [row.method for row in rows] == ["Gaussian posterior (base)", "APS"] * 2
