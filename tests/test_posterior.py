@@ -14,7 +14,7 @@ from torch import Tensor
 import apsgeo
 from apsgeo import distillation
 from apsgeo.diagnostics import ImportanceWeights, importance_weights
-from apsgeo.distillation import distill
+from apsgeo.distillation import _Fields, distill
 from apsgeo.errors import GridError, InputError, ModelError
 from apsgeo.flows.build import FlowSpec
 from apsgeo.flows.flow import ConditionalFlow
@@ -254,6 +254,18 @@ def test_training_never_ends_worse_on_held_out_months(
     scores = [row["validation"] for row in made.provenance["log"]]
     assert min(scores) <= 1.0 + 1e-6
     assert np.isfinite(scores).all()
+
+
+def test_held_out_records_are_taken_evenly() -> None:
+    season = torch.arange(1000) % 12
+    many = _Fields(torch.arange(1000.0).reshape(1000, 1, 1), season)
+    few = many.evenly(160)
+    assert few.fields[0] == 0.0
+    assert few.fields[-1] == 999.0
+    assert len(few.fields.unique()) == 160
+    assert torch.equal(few.season, few.fields[:, 0, 0].long() % 12)
+    assert torch.bincount(few.season, minlength=12).min() >= 10  # of 13 on average
+    assert many.evenly(1000) is many
 
 
 def test_distill_without_history_uses_prior_draws(prior: FieldPrior, tmp_path: Path) -> None:
