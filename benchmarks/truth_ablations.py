@@ -1,6 +1,6 @@
 """What each part of the method is worth, where the posterior is known.
 
-python -m benchmarks.truth_ablations    writes benchmarks/results/ablations.csv and .md
+python -m benchmarks.truth_ablations    writes benchmarks/results/ablations_*.csv, .md
 
 In the plane (truth_planar.py): base, objective, number and width of couplings, the estimator of the
 prior's log-density, and how far a trained prior's own error goes on to the posterior. On the
@@ -25,12 +25,16 @@ from benchmarks.truth import table
 from benchmarks.truth_scores import Row
 from benchmarks.truth_training import Recipe
 
-__all__ = ["main", "parse", "report"]
+__all__ = ["TITLES", "main", "parse", "report"]
+
+TITLES = {"plane": "densities in the plane", "fields": "mixture of two random fields"}
+"""Of the groups of tables."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.truth_ablations")
+    parser.add_argument("--groups", nargs="+", choices=TITLES, default=list(TITLES))
     parser.add_argument("--planar-steps", type=int, default=400)
     parser.add_argument("--steps", type=int, default=300, help="of each flow of fields")
     parser.add_argument("--long-steps", type=int, default=800, help="of flows tried on the unlike")
@@ -42,11 +46,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def report(parts: dict[str, list[Row]], made_with: str) -> str:
+def report(title: str, parts: dict[str, list[Row]], made_with: str) -> str:
     """Return the tables, with what is needed to make them again."""
     tables = "\n".join(f"## {name}\n\n{table(rows)}" for name, rows in parts.items())
     return (
-        "# What each part is worth\n\n"
+        f"# What each part is worth: {title}\n\n"
         "Columns are those of truth.md: KL(q || p) in nats; CRPS and energy score relative to the "
         "exact posterior's, so that 1 is exact.\n\n"
         f"{tables}\n{made_with}"
@@ -61,26 +65,26 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     planar = {"steps": options.planar_steps, "fields": options.planar_fields, "seed": options.seed}
     fields = {"fields": options.fields, "seed": options.seed}
-    makers = {
-        "Base and objective, in the plane": lambda: objective_rows(**planar),
-        "Number and width of couplings, in the plane": lambda: coupling_rows(**planar),
-        "Estimator of the prior's log-density, in the plane": lambda: estimator_rows(**planar),
-        "Error of a trained prior, and of the posterior, in the plane": lambda: prior_rows(
-            **planar
-        ),
-        "Size of the spectral flow, mixture of two random fields": lambda: size_rows(
-            Recipe(steps=options.steps), **fields
-        ),
-        "Unlike what was learned from, mixture of two random fields": lambda: unlike_rows(
-            Recipe(steps=options.long_steps), **fields
-        ),
+    groups = {
+        "plane": {
+            "Base and objective": lambda: objective_rows(**planar),
+            "Number and width of couplings": lambda: coupling_rows(**planar),
+            "Estimator of the prior's log-density": lambda: estimator_rows(**planar),
+            "Error of a trained prior, and of the posterior": lambda: prior_rows(**planar),
+        },
+        "fields": {
+            "Size of the spectral flow": lambda: size_rows(Recipe(steps=options.steps), **fields),
+            "Unlike what was learned from": lambda: unlike_rows(
+                Recipe(steps=options.long_steps), **fields
+            ),
+        },
     }
-    parts: dict[str, list[Row]] = {}
-    for name, make in makers.items():
-        parts[name] = make()
+    for group in options.groups:
+        parts = {name: make() for name, make in groups[group].items()}
+        path = options.output / f"ablations_{group}"
         rows = [asdict(row) for part in parts.values() for row in part]
-        write_csv(options.output / "ablations.csv", rows)
-        write(options.output / "ablations.md", report(parts, made_with))
+        write_csv(path.with_suffix(".csv"), rows)
+        write(path.with_suffix(".md"), report(TITLES[group], parts, made_with))
 
 
 if __name__ == "__main__":

@@ -70,5 +70,5 @@ def test_tables_have_a_row_for_each_variant(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ablation_fields, "_SIZES", {"as it is": {}})
     sizes = ablation_fields.size_rows(Recipe(steps=2), fields=4, seed=0, setting=SETTING)
     assert len(sizes) == 2
-    text = report({"One": rows, "Two": estimators}, "made")
+    text = report("small", {"One": rows, "Two": estimators}, "made")
     assert text.count("## ") == 2
