@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from apsgeo.domains.alignment import aligned
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
+from apsgeo.nn.layers import embed_condition, zero
 
 __all__ = ["FunctionSpaceNet"]
 
@@ -61,7 +62,7 @@ class _LatentBlock(nn.Module):
         self.out = nn.Linear(width, width)
         self.pointwise = _pointwise(width)
 
-        _zero(self.out)
+        zero(self.out)
 
     def forward(self, z: Tensor, names: Tensor, cond: Tensor | None) -> Tensor:
         """Map `z (B, L, width)`, told apart by `names (L, width)`, and `cond (B, cond_dim)`."""
@@ -75,7 +76,7 @@ class _LatentBlock(nn.Module):
 def _pointwise(width: int) -> nn.Module:
     """Make a network of one hidden layer that starts at zero."""
     last = nn.Linear(4 * width, width)
-    _zero(last)
+    zero(last)
     return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), last)
 
 
@@ -85,11 +86,6 @@ def _gate(known: int, width: int) -> nn.Linear:
     nn.init.normal_(layer.weight, std=known**-0.5)
     nn.init.ones_(layer.bias)
     return layer
-
-
-def _zero(layer: nn.Linear) -> None:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
 
 
 class FunctionSpaceNet(nn.Module):
@@ -205,7 +201,7 @@ class FunctionSpaceNet(nn.Module):
         self.pointwise = _pointwise(width)
         self.head = nn.Linear(width, out_channels)
         if zero_init:
-            _zero(self.head)
+            zero(self.head)
 
     @classmethod
     def sized(
@@ -266,13 +262,7 @@ class FunctionSpaceNet(nn.Module):
         Raises:
             InputError: a condition is missing, or given to a network that was built without.
         """
-        if (cond is None) != (self.embed is None):
-            given = "no cond" if cond is None else f"cond of shape {tuple(cond.shape)}"
-            raise InputError(
-                f"FunctionSpaceNet: {given} was given, but the network was built with cond_dim="
-                f"{self.config['cond_dim']}; pass a cond exactly if cond_dim is not 0."
-            )
-        hidden = None if self.embed is None else self.embed(cond)
+        hidden = embed_condition("FunctionSpaceNet", self.embed, cond, self.config["cond_dim"])
         names, z = self.names(self.places), self.read(x)
         for block in self.blocks:
             z = block(z, names, hidden)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
+from apsgeo.nn.layers import embed_condition, zero
 
 __all__ = ["SIZES", "ConvNet", "FourierEmbedding", "UNet"]
 
@@ -189,7 +190,7 @@ class UNet(nn.Module):
         self.head_modulation = _Modulation(width, hidden)
         self.head = domain.conv(width, out_channels)
         if zero_init:
-            _zero(self.head)
+            zero(self.head)
 
     @classmethod
     def sized(
@@ -205,13 +206,7 @@ class UNet(nn.Module):
         Raises:
             InputError: a condition is missing, or given to a network that was built without.
         """
-        if (cond is None) != (self.embed is None):
-            given = "no cond" if cond is None else f"cond of shape {tuple(cond.shape)}"
-            raise InputError(
-                f"UNet: {given} was given, but the network was built with cond_dim="
-                f"{self.config['cond_dim']}; pass a cond exactly if cond_dim is not 0."
-            )
-        hidden = None if self.embed is None else self.embed(cond)
+        hidden = embed_condition("UNet", self.embed, cond, self.config["cond_dim"])
         known = torch.cat([self.features, self.static])
         features = known.to(x.dtype).expand(len(x), -1, -1)
         y = self.body(self.stem(torch.cat([x, features], 1)), hidden)
@@ -234,11 +229,6 @@ def _pyramid(domain: Domain, width: int, depth: int, cond_dim: int, level: int =
 
 def _channels(width: int, level: int) -> int:
     return width + level * width // 2
-
-
-def _zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
 
 
 class ConvNet(nn.Module):
@@ -284,7 +274,7 @@ class ConvNet(nn.Module):
         sizes = [in_channels + len(domain.features), *[width] * (layers - 1), out_channels]
         self.convs = nn.ModuleList(domain.conv(a, b) for a, b in pairwise(sizes))
         if zero_init:
-            _zero(self.convs[-1])
+            zero(self.convs[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
