@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.operators import Block, Measurement, Swath
@@ -45,14 +46,14 @@ class NoisyProblem(MixtureProblem):
         """Draw fields and measurements; those of a mask share the noise."""
         place = 2.0 * float(torch.rand((), generator=generator)) - 1.0
         pairs = super().draw(batch, generator, density, sharing)
-        return _renoised(pairs, 4.0**place, generator)
+        return _measured(pairs.truth, pairs.measurement.mask, 4.0**place, generator)
 
 
-def _renoised(pairs: Pairs, factor: float, generator: torch.Generator) -> Pairs:
-    """Return the pairs with noise of so many times the usual."""
-    given, std = pairs.measurement, factor * NOISE_STD
-    noise = std * torch.randn(pairs.truth.shape, generator=generator)
-    return Pairs(pairs.truth, Measurement(pairs.truth + noise, given.mask, torch.tensor(std)))
+def _measured(truth: Tensor, mask: Tensor, factor: float, generator: torch.Generator) -> Pairs:
+    """Measure fields where the mask says, with noise of so many times the usual."""
+    std = factor * NOISE_STD
+    noise = std * torch.randn(truth.shape, generator=generator)
+    return Pairs(truth, Measurement(truth + noise, mask, torch.tensor(std)))
 
 
 def size_rows(
@@ -80,7 +81,9 @@ def unlike(problem: MixtureProblem, fields: int, seed: int) -> dict[str, Pairs]:
     generator = torch.Generator().manual_seed(seed)
     points = problem.draw(fields, generator, density=_DENSITY)
     found = {
-        f"points, noise × {factor:g}": _renoised(points, factor, generator)
+        f"points, noise × {factor:g}": _measured(
+            points.truth, points.measurement.mask, factor, generator
+        )
         for factor in _NOISE_FACTORS
     }
     share = 0.05
@@ -88,9 +91,8 @@ def unlike(problem: MixtureProblem, fields: int, seed: int) -> dict[str, Pairs]:
         seen = torch.stack(
             [masks.at_density(problem.domain, share, generator) for _ in range(fields)]
         )
-        given = Measurement(points.truth, seen[:, None], torch.tensor(NOISE_STD))
-        found[f"{name}, {share:.0%} observed"] = _renoised(
-            Pairs(points.truth, given), 1.0, generator
+        found[f"{name}, {share:.0%} observed"] = _measured(
+            points.truth, seen[:, None], 1.0, generator
         )
     return found
 

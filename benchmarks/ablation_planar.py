@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -92,15 +93,10 @@ def exact_diffusion(density: EightGaussians) -> AnalyticDiffusion:
     return AnalyticDiffusion(prior, anchor=density.anchor)
 
 
-def _estimate(diffusion: DiffusionDensity, method: str) -> LogDensity:
+def _estimate(diffusion: DiffusionDensity, method: Literal["elbo", "anchored"]) -> LogDensity:
     def log_density(points: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-        given = diffusion.log_prob(
-            points,
-            method="elbo" if method == "elbo" else "anchored",
-            generator=generator,
-            points=_ELBO_POINTS,
-        )
-        return given.value
+        options = {"generator": generator, "points": _ELBO_POINTS}
+        return diffusion.log_prob(points, method=method, **options).value
 
     return log_density
 

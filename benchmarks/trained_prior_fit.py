@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from apsgeo.field_prior import FieldPrior
 from apsgeo.prior import fit_prior
-from apsgeo.priors.gaussian_fit import contiguous_folds, fit_gaussian
+from apsgeo.priors.gaussian_fit import contiguous_folds, fit_gaussian, least_point
 from apsgeo.priors.scales import HybridScales
 from benchmarks.trained_prior_cases import TrainedCase
 
@@ -53,10 +52,7 @@ def likeliest_scales(
         print(f"  {scales}: {-found:.4f} nats per value", flush=True)
         return found
 
-    first = start.encode()
-    simplex = first + np.vstack([np.zeros_like(first), np.diag(start.steps)])
-    options = {"initial_simplex": simplex, "maxfev": evaluations, "xatol": 0.02, "fatol": 1e-4}
-    return decode(minimize(loss, first, method="Nelder-Mead", options=options).x)
+    return decode(least_point(loss, start, max_evaluations=evaluations, tolerance=0.02))
 
 
 def train(

@@ -28,11 +28,10 @@ from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.operators import Measurement
 from apsgeo.plotting import save_figure
 from apsgeo.training.loop import fit_loop
-from apsgeo.training.objective import frozen
 from benchmarks.report import RESULTS, commit, provenance, write
 from benchmarks.truth_fields import of_flow
 from benchmarks.truth_mixture import DENSITIES, NOISE_STD, MixtureProblem, Pairs
-from benchmarks.truth_training import Recipe, base_log_prob, train_spectral
+from benchmarks.truth_training import Recipe, path_divergence, train_spectral
 
 __all__ = ["FixedPairs", "Gap", "amortized", "gaps", "kl_of", "main", "optimized", "report"]
 
@@ -119,13 +118,15 @@ def optimized(
     size = math.prod(given.shape)
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(16, 1, posterior.noise_dim, generator=generator)
-        seen = flow.condition(posterior)
-        fields, _ = flow.push(posterior.deviations(noise), seen)
-        with frozen(flow):
-            deviation, log_det = flow.pull(fields, seen.detach())
-        log_q = base_log_prob(posterior, deviation) - log_det
-        return (log_q[:, 0] - _log_joint(problem, given, fields[:, 0])).mean() / size
+        loss = path_divergence(
+            flow,
+            posterior,
+            flow.condition(posterior),
+            lambda fields: _log_joint(problem, given, fields[:, 0])[:, None],
+            members=16,
+            generator=generator,
+        )
+        return loss / size
 
     fit_loop(flow, step_fn, steps=steps, lr=2e-3, ema_decay=0.98, seed=seed, progress=False)
     return flow

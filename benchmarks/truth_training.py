@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,15 @@ from apsgeo.training.loop import StepFn, fit_loop
 from apsgeo.training.objective import frozen
 from benchmarks.truth_mixture import MixtureProblem, Pairs
 
-__all__ = ["Mode", "Recipe", "base_log_prob", "paper_given", "train_paper", "train_spectral"]
+__all__ = [
+    "Mode",
+    "Recipe",
+    "base_log_prob",
+    "paper_given",
+    "path_divergence",
+    "train_paper",
+    "train_spectral",
+]
 
 Mode = Literal["forward", "reverse", "mixed"]
 
@@ -65,22 +74,30 @@ def _forward(
     return (energy + log_det[0]).mean()
 
 
-def _reverse(
-    problem: MixtureProblem,
+def path_divergence(
     flow: SpectralFlow,
-    pairs: Pairs,
     posterior: GaussianPosterior,
     given: SpectralConditioning,
+    log_target: Callable[[Tensor], Tensor],
+    *,
+    members: int = 1,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return KL(q || p) up to a constant, whose gradient is along the members' paths only."""
-    noise = torch.randn(1, len(pairs.truth), posterior.noise_dim, generator=generator)
+    """Return KL(q || p) up to a constant, whose gradient is along the members' paths only.
+
+    Args:
+        flow: Which q is of.
+        posterior: Of the base, given the measurements.
+        given: What the flow's maps see of them.
+        log_target: log p(x) + log p(y | x), of fields (member, batch, channel, node).
+        members: Of each field.
+        generator: Of the members.
+    """
+    noise = torch.randn(members, len(given.mean), posterior.noise_dim, generator=generator)
     fields, _ = flow.push(posterior.deviations(noise), given)
     with frozen(flow):
         deviation, log_det = flow.pull(fields, given.detach())
-    energy = 0.5 * (deviation[0] * posterior.precision_apply(deviation[0])).flatten(1).sum(1)
-    target = problem.log_target(fields[0], pairs.measurement)
-    return (-energy - log_det[0] - target).mean()
+    return (base_log_prob(posterior, deviation) - log_det - log_target(fields)).mean()
 
 
 def train_spectral(problem: MixtureProblem, flow: SpectralFlow, recipe: Recipe, seed: int) -> float:
@@ -98,7 +115,13 @@ def train_spectral(problem: MixtureProblem, flow: SpectralFlow, recipe: Recipe, 
             # With modes that are followed unequally well, the reverse divergence would favour the
             # better one, by the exponential of the difference: only draws of it decide the weights.
             held = given if recipe.mode == "reverse" else given.with_leading_held()
-            loss = _reverse(problem, flow, pairs, posterior, held, generator)
+            loss = path_divergence(
+                flow,
+                posterior,
+                held,
+                lambda fields: problem.log_target(fields[0], pairs.measurement),
+                generator=generator,
+            )
         if recipe.mode != "reverse":
             more = problem.draw(recipe.leading_batch, generator, sharing=_SHARING)
             given = flow.condition(problem.anchor.posterior(more.measurement), leading_only=True)

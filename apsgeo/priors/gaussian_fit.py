@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -168,14 +169,28 @@ def select_scales(
                 reference.extend(scores)
             return float(np.mean(np.divide(scores, reference)))
 
-        first = start.encode()
-        options = {
-            "initial_simplex": first + np.vstack([np.zeros_like(first), np.diag(start.steps)]),
-            "maxfev": max_evaluations,
-            "xatol": 0.05,
-            "fatol": 1e-4,
-        }
-        return start.decode(minimize(loss, first, method="Nelder-Mead", options=options).x)
+        return start.decode(least_point(loss, start, max_evaluations=max_evaluations))
+
+
+def least_point(
+    loss: Callable[[Array], float], start: Scales, *, max_evaluations: int, tolerance: float = 0.05
+) -> Array:
+    """Minimize a loss of the scales' unbounded coordinates by Nelder-Mead, from `start` on.
+
+    Args:
+        loss: Of a point; see `Scales.encode`.
+        start: Whose `steps` are the sides of the first simplex.
+        max_evaluations: Of the loss.
+        tolerance: Of the coordinates.
+    """
+    first = start.encode()
+    options = {
+        "initial_simplex": first + np.vstack([np.zeros_like(first), np.diag(start.steps)]),
+        "maxfev": max_evaluations,
+        "xatol": tolerance,
+        "fatol": 1e-4,
+    }
+    return minimize(loss, first, method="Nelder-Mead", options=options).x
 
 
 def contiguous_folds(times: int, folds: int) -> Tensor:
