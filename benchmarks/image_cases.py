@@ -11,6 +11,7 @@ import xarray as xr
 from apsgeo import datasets
 from apsgeo.flows.build import FlowSpec
 from apsgeo.operators import Block, Downsample, GaussianBlur, Identity, Mask, Operator
+from benchmarks.trained_prior_cases import dequantized, tiles
 
 __all__ = ["CASES", "ImageCase", "Task", "fashion", "terrain"]
 
@@ -77,14 +78,10 @@ class ImageCase:
 
 
 def _padded(images: xr.DataArray, seed: int) -> xr.DataArray:
-    """Return 32 x 32 images of grey levels with the noise that makes them continuous.
-
-    Uniform over each level (Uria et al. 2013, arXiv 1306.0186): without it there is no density.
-    """
-    values = np.pad(images.values.astype(np.float64), ((0, 0), (2, 2), (2, 2)))
-    noise = np.random.default_rng(seed).random(values.shape)
-    values = (np.round(values * (GREY_LEVELS - 1)) + noise) / GREY_LEVELS
-    return xr.DataArray(values.astype(np.float32), dims=("sample", "y", "x"), name="image")
+    """Return 32 x 32 images of grey levels with the noise that makes them continuous."""
+    padded = np.pad(images.values, ((0, 0), (2, 2), (2, 2)))
+    array = xr.DataArray(padded, dims=("sample", "y", "x"), name="image")
+    return dequantized(array, GREY_LEVELS, seed)
 
 
 def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
@@ -120,9 +117,7 @@ def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
 
 def _tiles(elevation: xr.DataArray, size: int, step: int) -> xr.DataArray:
     """Cut squares (sample, y, x) of `size` cells, every `step` of them."""
-    values = np.lib.stride_tricks.sliding_window_view(elevation.values, (size, size))
-    cut = values[::step, ::step].reshape(-1, size, size)
-    cut = cut.astype(np.float32) / 1000.0
+    cut = tiles(elevation.values, size, step).astype(np.float32) / 1000.0
     return xr.DataArray(cut, dims=("sample", "y", "x"), name="elevation", attrs={"units": "km"})
 
 

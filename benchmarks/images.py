@@ -29,7 +29,7 @@ import apsgeo
 from apsgeo.atomic import write_csv
 from apsgeo.field_prior import FieldPrior
 from apsgeo.plotting import save_figure
-from apsgeo.posterior import members_noise
+from benchmarks.domains import sample
 from benchmarks.image_cases import CASES, ImageCase, Task
 from benchmarks.image_figure import Panels, draw
 from benchmarks.image_scores import ImageRow, score
@@ -52,8 +52,11 @@ class Measured:
 
     truth: Tensor
     values: Tensor
-    noise_std: float
-    keys: NDArray[np.int64]
+
+    @property
+    def keys(self) -> Tensor:
+        """Return numbers (image,) that members' noise is drawn by."""
+        return torch.arange(len(self.truth))
 
 
 def measure(prior: FieldPrior, case: ImageCase, task: Task, count: int, seed: int) -> Measured:
@@ -64,7 +67,7 @@ def measure(prior: FieldPrior, case: ImageCase, task: Task, count: int, seed: in
     masks = [task.operator.at_density(prior.domain, task.density, generator) for _ in truth]
     noisy = exact + task.noise_std * torch.randn(exact.shape, generator=generator)
     values = torch.where(torch.stack(masks)[:, None], noisy, torch.nan)
-    return Measured(truth, values, task.noise_std, np.arange(count))
+    return Measured(truth, values)
 
 
 def of_base(prior: FieldPrior, task: Task) -> Draws:
@@ -73,11 +76,10 @@ def of_base(prior: FieldPrior, task: Task) -> Draws:
 
     def draws(given: Measured, members: int, seed: int) -> Tensor:
         season = torch.zeros(len(given.values), dtype=torch.long)
-        noise_std = torch.tensor(given.noise_std).expand(given.values.shape)
+        noise_std = torch.tensor(task.noise_std).expand(given.values.shape)
         measurement = prior.normals.measure(given.values, noise_std, season, linear)
-        posterior = prior.anchor.posterior(measurement, season)
-        noise = members_noise(seed, given.keys.tolist(), members, posterior.noise_dim)
-        return prior.normals.restore(posterior.mean + posterior.deviations(noise), season)
+        found = sample(prior.anchor, measurement, season, given.keys, members, seed)
+        return prior.normals.restore(found, season)
 
     return draws
 
@@ -107,7 +109,7 @@ def run_task(
     given = measure(prior, case, task, images, seed + 1)
 
     def of_flow(given: Measured, members: int, seed: int) -> Tensor:
-        return posterior.sample_members(given.values, None, given.keys, members, seed)
+        return posterior.sample_members(given.values, None, given.keys.numpy(), members, seed)
 
     methods: dict[str, tuple[Draws, float]] = {
         "Gaussian posterior (base)": (of_base(prior, task), 0.0),

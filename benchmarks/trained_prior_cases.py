@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from apsgeo import datasets
 from apsgeo.domains import Domain, ImageDomain
@@ -17,7 +18,7 @@ from apsgeo.priors.schedule import VPSchedule
 from apsgeo.priors.spec import DenoiserSpec
 from benchmarks.domain_views import View, along_z, globe, picture
 
-__all__ = ["CASES", "TrainedCase", "dequantized", "patches"]
+__all__ = ["CASES", "TrainedCase", "dequantized", "patches", "tiles"]
 
 TRAIN_IMAGES = 12000
 LEAST_STD = 0.3  # of a pixel, relative: borders of images hardly vary
@@ -73,25 +74,27 @@ def patches(relief: xr.DataArray, sectors: tuple[int, ...], stride: int) -> xr.D
     """
     low = relief.sel(lat=slice(HIGHEST, -HIGHEST)).values
     width = low.shape[1] // SECTORS
-    found = [
-        low[row : row + SIDE, sector * width + col : sector * width + col + SIDE]
-        for sector in sectors
-        for row in range(0, low.shape[0] - SIDE + 1, stride)
-        for col in range(0, width - SIDE + 1, stride)
-    ]
-    return xr.DataArray(np.stack(found), dims=("patch", "row", "col"), attrs=relief.attrs)
+    strips = [low[:, sector * width : (sector + 1) * width] for sector in sectors]
+    found = np.concatenate([tiles(strip, SIDE, stride) for strip in strips])
+    return xr.DataArray(found, dims=("patch", "row", "col"), attrs=relief.attrs)
+
+
+def tiles(values: NDArray[Any], size: int, stride: int) -> NDArray[Any]:
+    """Cut squares (square, size, size) of an array (row, col), row by row."""
+    cut = np.lib.stride_tricks.sliding_window_view(values, (size, size))
+    return cut[::stride, ::stride].reshape(-1, size, size)
 
 
 def _air() -> TrainedCase:
     air = datasets.load("ncep-air")
-    options = {"held_out_from": "2005-01-01", "rank": 300, "steps": 350, "folds": 3}
+    options = {"held_out_from": "2005-01-01", "rank": 300, "steps": 1500, "folds": 3}
     train, test = air.sel(time=slice(None, "2009")), air.sel(time=slice("2010", None))
     return TrainedCase(domain_of(air), train, test, 0.8, options, globe, True)
 
 
 def _height() -> TrainedCase:
     height = datasets.load("z500-healpix")
-    options = {"rank": 300, "steps": 350, "folds": 3}
+    options = {"rank": 300, "steps": 1500, "folds": 3}
     train = height.sel(time=slice(None, "2014"))
     test = height.sel(time=slice("2015", None))
     return TrainedCase(domain_of(height), train, test, 0.8, options, globe, True)
@@ -112,12 +115,12 @@ def _samples(images: xr.DataArray, domain: Domain, view: View, steps: int) -> Tr
 
 def _fashion() -> TrainedCase:
     images = datasets.load("fashion-mnist")
-    return _samples(images, ImageDomain(*images.shape[1:]), picture, 1500)
+    return _samples(images, ImageDomain(*images.shape[1:]), picture, 15000)
 
 
 def _digits() -> TrainedCase:
     dataset = datasets.load_dataset("digits-on-bunny")
-    return _samples(dataset["image"], from_ugrid(dataset).domain, along_z, 800)
+    return _samples(dataset["image"], from_ugrid(dataset).domain, along_z, 2000)
 
 
 def _terrain() -> TrainedCase:
@@ -129,7 +132,7 @@ def _terrain() -> TrainedCase:
     options = {
         "held_out_from": len(train) * len(learned) // (len(learned) + 1),
         "rank": 600,
-        "steps": 1500,
+        "steps": 10000,
         "spec": DenoiserSpec("tiny", FINE, levels=24),
         "augment": domain.symmetries.only("left-right", "up-down"),
     }

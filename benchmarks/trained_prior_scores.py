@@ -15,6 +15,7 @@ from torch import Tensor
 from apsgeo.domains import Domain
 from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.estimate import Estimate
+from apsgeo.priors.recalibration import band_edges
 from apsgeo.priors.samplers import DPMSolver
 
 __all__ = [
@@ -31,8 +32,6 @@ __all__ = [
 
 Array = NDArray[np.float64]
 METHODS = ("elbo", "anchored", "ode")
-FIRST_BAND = 25  # eigenfunctions, so that chance does not rule it
-GROWTH = 1.8  # of the number of eigenfunctions from band to band
 CHUNK = 16  # fields at once
 
 
@@ -167,22 +166,17 @@ def draw(
     return samples, prior.anchor.sample(count, generator).float()
 
 
-def bands(eigenvalues: Tensor) -> list[slice]:
-    """Return bands of the eigenfunctions, by count: the first of 25, each next 1.8 times that."""
-    edges, size = [0], float(FIRST_BAND)
-    while edges[-1] + round(size) <= len(eigenvalues):
-        edges.append(edges[-1] + round(size))
-        size *= GROWTH
-    edges[-1] = len(eigenvalues)
-    return [slice(a, b) for a, b in pairwise(edges)]
+def bands(eigenfunctions: int) -> list[slice]:
+    """Return the bands of `band_edges`."""
+    return [slice(a, b) for a, b in pairwise([0, *band_edges(eigenfunctions)])]
 
 
 def band_power(domain: Domain, fields: Tensor, eigenfunctions: int) -> Array:
     """Return the mean square (record, band) of the coefficients of fields on the eigenbasis."""
-    values, functions = domain.eigenbasis(eigenfunctions)
+    functions = domain.eigenbasis(eigenfunctions)[1]
     coefficients = fields[:, 0].double() @ (domain.areas[:, None] * functions)
     square = coefficients.square().numpy()
-    return np.stack([square[:, band].mean(1) for band in bands(values)], axis=1)
+    return np.stack([square[:, band].mean(1) for band in bands(eigenfunctions)], axis=1)
 
 
 def spectra(
@@ -204,7 +198,7 @@ def spectra(
         size = block if name in ("train", "test") else 1
         powers[name] = power[: len(power) // size * size].reshape(-1, size, power.shape[1]).mean(1)
     rows = []
-    for index, band in enumerate(bands(values)):
+    for index, band in enumerate(bands(most)):
         middle = float(values[band].mean().sqrt())
         key = f"{2.0 * math.pi / middle:.4g}"  # wavelength, in the domain's unit of length
         base = powers["train"][:, index]

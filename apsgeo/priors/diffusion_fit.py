@@ -23,6 +23,11 @@ __all__ = ["train_diffusion"]
 # Held-out values behind one level's error: below a hundred thousand or so, chance would decide
 # which weights are kept and how far a level is shrunk.
 _VALUES_A_LEVEL = 80_000
+# Fields behind one level's weights of bands: some thousands of values in the first band.
+_RECALIBRATED_ON = 160
+# Standard errors by which a network must better a level's held-out denoising to have a say there.
+_SURELY = 3.0
+_CHUNK = 32  # fields at once
 
 
 class _Case(NamedTuple):
@@ -66,7 +71,10 @@ def train_diffusion(
     the start, which competes with what training finds.
 
     After training, the correction of each level is shrunk by the factor in [0, 1] that is best on
-    the held-out fields, so that at no level does it make their denoising worse.
+    the held-out fields, and to nothing unless it betters their denoising by three standard errors.
+    Then the denoiser is recalibrated in bands of scales (`BandRecalibration`), on fields that it
+    has learned from, at the levels where this betters the held-out denoising, and that surely
+    better than the anchor's.
 
     Args:
         prior: what is trained; also moves nothing between devices: fields must be on its own.
@@ -133,6 +141,7 @@ def train_diffusion(
         return error.pow(2).mean() / float(prior.residual_std[level]) ** 2
 
     prior.shrinkage.fill_(1.0)
+    prior.recalibration = None
     with torch.no_grad():
         cases = _held_out(prior, validation, seed)
 
@@ -161,7 +170,9 @@ def train_diffusion(
         log=log,
     )
     with torch.no_grad():
-        return history + _shrink(prior, cases)
+        _shrink(prior, cases)
+        _recalibrate(prior, cases, fields, folds, seed)
+        return history + [_record(prior, level, case) for level, case in enumerate(cases)]
 
 
 def _digest(*tensors: Tensor) -> str:
@@ -198,30 +209,69 @@ def _relative_mse(error: Tensor, change: Tensor) -> float:
     return float((error - change).pow(2).mean() / error.pow(2).mean())
 
 
-def _shrink(prior: DiffusionPrior, cases: list[_Case]) -> list[dict[str, float]]:
-    """Set the shrinkage of every level by least squares; return the curve over the levels."""
-    curve = []
+def _shrink(prior: DiffusionPrior, cases: list[_Case]) -> None:
+    """Set the shrinkage of every level: by least squares, and to zero where it is not sure."""
     factors = torch.ones_like(prior.shrinkage)
     for level, case in enumerate(cases):
         error, change = case.errors(prior)
         power = float(change.pow(2).sum())
-        factor = 1.0
         if power > 0.0:
             factor = min(max(float((error * change).sum()) / power, 0.0), 1.0)
-        factors[level] = factor
-        mse_anchor = float(error.pow(2).mean())
-        mse = float((error - factor * change).pow(2).mean())
-        nats = 0.5 * float(prior.quadrature[level]) * case.x0[0].numel()
-        curve.append(
-            {
-                "level": float(level),
-                "log_snr": float(prior.log_snr[level]),
-                "noise_std": prior.noise_std[level],
-                "mse_anchor": mse_anchor,
-                "mse": mse,
-                "shrinkage": factor,
-                "gain": nats * (mse_anchor - mse) / prior.noise_std[level] ** 2,
-            }
-        )
+            factors[level] = factor if _is_surely_better(error, factor * change) else 0.0
     prior.shrinkage.copy_(factors)
-    return curve
+
+
+def _recalibrate(
+    prior: DiffusionPrior,
+    cases: list[_Case],
+    fields: Tensor,
+    folds: Sequence[tuple[GaussianPrior | None, Tensor]],
+    seed: int,
+) -> None:
+    """Fit the weights of bands of every level, and keep those that serve the held-out fields."""
+    bands = prior.recalibrated()
+    if bands is None:
+        return
+    generator = torch.Generator().manual_seed(seed + 2)
+    fold_of = torch.full((len(fields),), -1)
+    for fold, (_, rows) in enumerate(folds):
+        fold_of[rows] = fold
+    for level, case in enumerate(cases):
+        picked = torch.randperm(len(fields), generator=generator)[:_RECALIBRATED_ON]
+        gram = bands.gram()
+        for fold, (anchor, _) in enumerate(folds):
+            for rows in picked[fold_of[picked] == fold].split(_CHUNK):
+                x0, log_snr = fields[rows.to(fields.device)], prior.log_snr[level].expand(len(rows))
+                x_t, _ = prior.perturb(x0, log_snr, generator)
+                mean = prior.anchor_mean(x_t, log_snr, anchor)
+                change = prior.correction(x_t, mean, log_snr)
+                residual = x_t / prior.scales(log_snr, x_t)[0] - mean
+                gram.add(change, residual, mean, x0 - mean - change)
+        before = _relative_mse(*case.errors(prior))
+        bands.weights[level] = gram.solve()
+        error, change = case.errors(prior)
+        if _relative_mse(error, change) >= before or not _is_surely_better(error, change):
+            bands.weights[level] = 0.0
+
+
+def _record(prior: DiffusionPrior, level: int, case: _Case) -> dict[str, float]:
+    """Return what the final prior reaches on a held-out case."""
+    error, change = case.errors(prior)
+    mse_anchor, mse = float(error.pow(2).mean()), float((error - change).pow(2).mean())
+    nats = 0.5 * float(prior.quadrature[level]) * case.x0[0].numel()
+    return {
+        "level": float(level),
+        "log_snr": float(prior.log_snr[level]),
+        "noise_std": prior.noise_std[level],
+        "mse_anchor": mse_anchor,
+        "mse": mse,
+        "shrinkage": float(prior.shrinkage[level]),
+        "gain": nats * (mse_anchor - mse) / prior.noise_std[level] ** 2,
+    }
+
+
+def _is_surely_better(error: Tensor, change: Tensor) -> bool:
+    """Tell whether a change lessens the error by `_SURELY` standard errors, over records."""
+    gain = (error.pow(2) - (error - change).pow(2)).flatten(1).mean(1)
+    chance = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
+    return float(gain.mean()) > _SURELY * chance

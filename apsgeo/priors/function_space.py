@@ -91,6 +91,10 @@ class FunctionSpacePrior(DiffusionPrior):
         shrinkage = self._hats(level) @ self.shrinkage.cpu()
         return shrinkage.to(x_t)[:, None, None] * change
 
+    def recalibrated(self) -> None:
+        """Return None: what is fitted in bands of one resolution does not serve another."""
+        return None
+
     def on(
         self, domain: Domain, anchor: GaussianPrior | None = None, static: Tensor | None = None
     ) -> FunctionSpacePrior:
