@@ -211,6 +211,14 @@ def distill(
             show_default=False,
         ),
     ] = None,
+    measurements: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OBS.nc",
+            help="Real observations to learn from, with --objective reverse: no truth is needed.",
+            show_default=False,
+        ),
+    ] = None,
     variable: Variable = None,
     density: Annotated[
         tuple[float, float],
@@ -236,6 +244,7 @@ def distill(
         Mask(*density),
         noise_std,
         history=None if history is None else read_field(history, variable),
+        measurements=None if measurements is None else read_field(measurements, variable),
         objective=objective.value,
         spec=FlowSpec(base=base.value, **_ARCHITECTURE[base]),
         steps=steps,

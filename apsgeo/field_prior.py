@@ -87,15 +87,22 @@ class FieldPrior:
         records = record_dim(history, self._layout(history))
         return season_index(history, records, self.normals.seasons)
 
+    def values_of(self, history: xr.DataArray | xr.Dataset) -> Tensor:
+        """Return the values (record, channel, node) as they are, float64.
+
+        Raises:
+            GridError: If the history is not on the prior's domain.
+        """
+        history = self._array(history)
+        return fields_of(history, self._layout(history))
+
     def encode(self, history: xr.DataArray | xr.Dataset) -> Tensor:
         """Return standardized anomalies (record, channel, node), float32.
 
         Raises:
             GridError: If the history is not on the prior's domain.
         """
-        history = self._array(history)
-        fields = fields_of(history, self._layout(history))
-        standardized = self.normals.standardize(fields, self.season_of(history))
+        standardized = self.normals.standardize(self.values_of(history), self.season_of(history))
         return torch.where(self.normals.valid, standardized, 0.0).float()
 
     def split(self, history: xr.DataArray | xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:

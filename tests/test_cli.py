@@ -168,6 +168,8 @@ def test_from_history_to_scores(field: xr.DataArray, obs: xr.DataArray, tmp_path
     prior, posterior, filled = (tmp_path / name for name in ("prior", "posterior", "filled.nc"))
     done("fit", history, prior, "--rank", 4, "--steps", 0, "--baseline", 1961, 2000)
     done("distill", prior, posterior, "--history", history, "--noise-std", 0.25, "--steps", 0)
+    reverse = ("--measurements", gappy, "--objective", "reverse", "--noise-std", 0.25, "--steps", 1)
+    done("distill", prior, tmp_path / "unsupervised", *reverse)
     done("impute", gappy, posterior, filled, "--members", 12)
     assert not read_field(filled).isnull().any()
     table = done("evaluate", truth, filled, "--observed", gappy)

@@ -12,9 +12,8 @@ import xarray as xr
 from torch import Tensor
 
 import apsgeo
-from apsgeo import distillation
 from apsgeo.diagnostics import ImportanceWeights, importance_weights
-from apsgeo.distillation import _Fields, distill
+from apsgeo.distillation import distill
 from apsgeo.errors import GridError, InputError, ModelError
 from apsgeo.flows.build import FlowSpec
 from apsgeo.flows.flow import ConditionalFlow
@@ -23,8 +22,10 @@ from apsgeo.posterior import Posterior, member_noise
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.priors.samplers import DPMSolver
 from apsgeo.priors.scales import HybridScales, LocalisedScales
+from apsgeo.training import sources
 from apsgeo.training.held_out import spread_factors
 from apsgeo.training.pairs import PairSet, simulate_pairs
+from apsgeo.training.sources import Fields, draws_of_prior
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 NOISE = 0.3
@@ -258,7 +259,7 @@ def test_training_never_ends_worse_on_held_out_months(
 
 def test_held_out_records_are_taken_evenly() -> None:
     season = torch.arange(1000) % 12
-    many = _Fields(torch.arange(1000.0).reshape(1000, 1, 1), season)
+    many = Fields(torch.arange(1000.0).reshape(1000, 1, 1), season)
     few = many.evenly(160)
     assert few.fields[0] == 0.0
     assert few.fields[-1] == 999.0
@@ -281,12 +282,12 @@ def test_without_history_the_fields_are_draws_of_the_diffusion_prior(prior: Fiel
     assert prior.diffusion is not None
     season = torch.arange(125) % 12
     first, second = (torch.Generator().manual_seed(3) for _ in range(2))
-    drawn = distillation._draws(prior, season, first)
+    drawn = draws_of_prior(prior, season, first)
     sampler = DPMSolver(steps=20)
     parts = [sampler.sample(prior.diffusion, count, generator=second) for count in (120, 5)]
     assert torch.equal(drawn, torch.cat(parts))
     alone = replace(prior, diffusion=None)
-    gaussian = distillation._draws(alone, season, torch.Generator().manual_seed(3))
+    gaussian = draws_of_prior(alone, season, torch.Generator().manual_seed(3))
     expected = prior.gaussian.sample(season, torch.Generator().manual_seed(3))
     assert torch.equal(gaussian, expected)
 
@@ -385,7 +386,7 @@ def test_spread_is_calibrated_at_every_density(
         seen.append(simulate_pairs(*arguments, **options))
         return seen[-1]
 
-    monkeypatch.setattr(distillation, "simulate_pairs", spy)
+    monkeypatch.setattr(sources, "simulate_pairs", spy)
     made = distilled(prior, steps=0)
     shares, factors = spread_factors(prior, made.flow, seen[-1])
     assert np.ptp(shares) > 2.0

@@ -14,7 +14,15 @@ from apsgeo.operators import LinearMap, Measurement, Operator
 from apsgeo.parallel import workers
 from apsgeo.priors.normals import Normals
 
-__all__ = ["Batch", "PairSet", "Setting", "feature_count", "known_fields", "simulate_pairs"]
+__all__ = [
+    "Batch",
+    "PairSet",
+    "Setting",
+    "feature_count",
+    "known_fields",
+    "measured_pairs",
+    "simulate_pairs",
+]
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Batch:
     """Pairs that share one base distribution and one operator.
 
     Attributes:
-        truth: (batch, channel, node) standardized anomalies.
+        truth: (batch, channel, node) standardized anomalies, NaN where nobody knows it.
         start: What was simulated of them, and moments of the base given it.
         deviations: Draws of the base posterior minus its mean, (member, batch, channel, node).
         season: (batch,).
@@ -200,20 +208,18 @@ def _measure(
     )
 
 
-def _simulate_group(
-    fields: Tensor,
+def _group(
+    measurement: Measurement,
     times: Tensor,
     setting: Setting,
-    std: Tensor,
     base: Base,
     functionals: Tensor,
     members: int,
-    seed: tuple[int, int, int],
+    place: tuple[int, int],
+    generator: torch.Generator,
 ) -> _Group:
-    fold, season, key = seed
-    generator = torch.Generator().manual_seed(key)
-    truth = fields[times]
-    measurement = _measure(truth, setting, std, generator)
+    """Solve for the base of measurements of a fold and season (place) that share a setting."""
+    fold, season = place
     posterior = base.posterior(measurement, torch.full((len(times),), season))
     moments = Moments.of(posterior, functionals)
     draws = torch.randn(members, posterior.noise_dim, generator=generator)
@@ -231,6 +237,48 @@ def _simulate_group(
         season=season,
         scale=None if measurement.scale is None else measurement.scale[0],
     )
+
+
+def measured_pairs(
+    values: Tensor,
+    season: Tensor,
+    base: Base,
+    normals: Normals,
+    setting: Setting,
+    *,
+    functionals: Tensor,
+    members: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+) -> PairSet:
+    """Return real measurements as pairs whose truth, which nobody knows, is NaN.
+
+    Each has a mask of its own, hence a factorization of its own.
+
+    Args:
+        values: (record, channel, node) in the units of the data, NaN where not observed, float32.
+        season: (record,) index of the season.
+        base: Fitted to other fields.
+        normals: They turn values and noise into standardized units.
+        setting: What all have in common; its mask is not looked at.
+        functionals: Of the flow; see `simulate_pairs`.
+        members: Base deviations kept for each record.
+        seed: Seeds the deviations.
+        progress: Show a progress bar.
+    """
+    noise_std = setting.noise_std.expand_as(values)
+
+    def run(record: int) -> _Group:
+        at = torch.tensor([record])
+        given = normals.measure(values[at], noise_std[at], season[at], setting.operator)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + record) % (2**63))
+        place = 0, int(season[record])
+        return _group(given, at, setting, base, functionals, members, place, generator)
+
+    with workers() as pool:
+        found = pool.map(run, range(len(values)))
+        groups = list(tqdm(found, total=len(values), desc="measurements", disable=not progress))
+    return PairSet(torch.full_like(values, torch.nan), groups, [base])
 
 
 def simulate_pairs(
@@ -277,9 +325,12 @@ def simulate_pairs(
         f, s, times = cells[number]
         groups: list[_Group] = []
         for job in range(number * rounds, (number + 1) * rounds):
-            key = (f, s, (seed * 1_000_003 + job) % (2**63))
-            given = settings[job], normals.std[s], bases[f], wanted
-            groups.append(_simulate_group(fields, times, *given, members, key))
+            key = (seed * 1_000_003 + job) % (2**63)
+            generator, setting = torch.Generator().manual_seed(key), settings[job]
+            given = _measure(fields[times], setting, normals.std[s], generator)
+            groups.append(
+                _group(given, times, setting, bases[f], wanted, members, (f, s), generator)
+            )
             bar.update()
         return groups
 
