@@ -145,6 +145,7 @@ def kl_of(problem: MixtureProblem, flow: SpectralFlow, given: Measurement, seed:
     evidence = problem.mixture.posterior(given).log_evidence()
     fields, log_q = of_flow("", problem.anchor, flow, 0.0).draw(given, 256, generator)
     log_p = _log_joint(problem, given, fields[:, 0]) - evidence
+    assert log_q is not None
     return float((log_q[:, 0] - log_p).double().mean())
 
 

@@ -16,6 +16,7 @@ from apsgeo.operators import Measurement
 from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.mixture import GaussianMixturePrior
 from apsgeo.priors.regimes import fit_regimes
+from benchmarks.truth_chains import HMC, hmc
 from benchmarks.truth_mixture import DENSITIES, MixtureProblem, Pairs
 from benchmarks.truth_scores import Row, excess_scores, mode_errors, weight_scores
 from benchmarks.truth_training import (
@@ -30,17 +31,18 @@ __all__ = ["Sampler", "mixture_rows"]
 
 _REGIME_DRAWS = 6000
 
-Draws = Callable[[Measurement, int, torch.Generator], tuple[Tensor, Tensor]]
-"""Return members (member, batch, channel, node) and log q of them (member, batch)."""
+Draws = Callable[[Measurement, int, torch.Generator], tuple[Tensor, Tensor | None]]
+"""Return members (member, batch, channel, node) and log q of them (member, batch), if known."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A method: its name, how it draws, and the seconds that it was trained for."""
+    """A method: its name, how it draws, the seconds of its training, and its most members."""
 
     name: str
     draw: Draws
     train_seconds: float = 0.0
+    most_members: int = 10**6
 
 
 def of_mixture(name: str, prior: GaussianMixturePrior, seconds: float = 0.0) -> Sampler:
@@ -93,6 +95,16 @@ def of_paper(name: str, flow: Flow, seconds: float) -> Sampler:
     return Sampler(name, draw, seconds)
 
 
+def of_chains(name: str, problem: MixtureProblem, plan: HMC, chains: int) -> Sampler:
+    """Return chains from the anchor's posterior as a method: so many for each measurement."""
+
+    def draw(given: Measurement, members: int, generator: torch.Generator) -> tuple[Tensor, None]:
+        found = hmc(problem.anchor, problem.log_target, given, members, plan, generator)
+        return found.fields, None
+
+    return Sampler(name, draw, most_members=chains)
+
+
 def mixture_samplers(problem: MixtureProblem, recipe: Recipe, seed: int) -> list[Sampler]:
     """Return all methods, trained; what is learned is learned from draws of the prior."""
     generator = torch.Generator().manual_seed(seed)
@@ -104,6 +116,7 @@ def mixture_samplers(problem: MixtureProblem, recipe: Recipe, seed: int) -> list
         of_mixture("exact posterior", problem.mixture),
         of_gaussian("Gaussian anchor, untrained", problem.anchor),
         of_mixture("mixture fitted to draws", regimes, fitting),
+        of_chains("HMC, 32 chains", problem, HMC(), 32),
     ]
     short = replace(recipe, steps=recipe.steps // 4)
     paper, seconds = train_paper(problem, short, seed)
@@ -150,10 +163,14 @@ def score_pairs(
     generator: torch.Generator,
 ) -> Row:
     """Score a method on given measurements of unseen fields."""
+    members = min(members, sampler.most_members)
     exact = problem.mixture.posterior(pairs.measurement)
     reference = exact.sample(members, generator).flatten(2)
     drawn, log_q = sampler.draw(pairs.measurement, members, generator)
-    log_p = torch.stack([exact.log_prob(each) for each in drawn])
+    weights = {}
+    if log_q is not None:
+        log_p = torch.stack([exact.log_prob(each) for each in drawn])
+        weights = weight_scores(log_q, log_p)
     shares = torch.stack([problem.mixture.responsibilities(each) for each in drawn]).mean(0)
     crps, energy = excess_scores(drawn.flatten(2), reference)
     error, collapsed = mode_errors(shares, exact.weights)
@@ -165,7 +182,7 @@ def score_pairs(
         mode_error=error,
         collapsed=collapsed,
         train_seconds=sampler.train_seconds,
-        **weight_scores(log_q, log_p),
+        **weights,
     )
 
 

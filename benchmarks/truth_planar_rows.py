@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from apsgeo.training.objective import (
     WeightedSum,
 )
 from apsgeo.training.pairs import Batch
+from benchmarks.truth_chains import HMC, hmc
 from benchmarks.truth_figure import Panel
 from benchmarks.truth_planar import (
     DENSITIES,
@@ -124,6 +126,26 @@ class PlanarFlow:
         return points[:, :, 0], base.peak_log_prob().to(points) - 0.5 * energy - log_det
 
 
+class PlanarChains:
+    """Long chains of Hamiltonian Monte Carlo for each measurement, with the exact density."""
+
+    name = "HMC"
+
+    def __init__(self, density: Planar) -> None:
+        self.density = density
+
+    def draw(
+        self, given: Measurement, members: int, generator: torch.Generator
+    ) -> tuple[Tensor, None]:
+        """Return points (member, batch, 2); log q is not known."""
+
+        def log_target(points: Tensor, given: Measurement) -> Tensor:
+            return self.density.log_prob(points[:, 0]) + given.log_likelihood(points)
+
+        found = hmc(self.density.anchor, log_target, given, members, HMC(), generator)
+        return found.fields[:, :, 0], None
+
+
 def exact_log_density(density: Planar) -> LogDensity:
     """Return the log-density as objectives take it."""
 
@@ -177,9 +199,9 @@ def train(
 
 
 def score(
-    density: Planar, made: PlanarFlow, *, fields: int, members: int, seed: int
+    density: Planar, made: PlanarFlow | PlanarChains, *, fields: int, members: int, seed: int
 ) -> dict[str, float]:
-    """Return the scores of a flow on measurements that it has not seen."""
+    """Return the scores of a method on measurements that it has not seen."""
     generator = torch.Generator().manual_seed(seed)
     truth = density.sample(fields, generator)
     given = density.measure(truth, generator)
@@ -191,8 +213,18 @@ def score(
         "sbc": uniformity(ranks(points[..., 1], truths[:, 1]), members).p_value,
         "tarp": uniformity(tarp_ranks(points, truths), members).p_value,
     }
-    scores = weight_scores(log_q, exact.log_prob(points.double()))
-    return scores | found | {"crps": crps, "energy": energy}
+    if log_q is not None:
+        found |= weight_scores(log_q, exact.log_prob(points.double()))
+    return found | {"crps": crps, "energy": energy}
+
+
+def _methods(
+    density: Planar, steps: int, seed: int
+) -> Iterator[tuple[str, PlanarFlow | PlanarChains, float]]:
+    """Yield all methods, with the seconds that each was trained for."""
+    for method in METHODS:
+        yield method.name, *train(density, method, steps, seed)
+    yield PlanarChains.name, PlanarChains(density), 0.0
 
 
 def planar_rows(
@@ -206,15 +238,14 @@ def planar_rows(
         shown = Measurement.of(torch.tensor([[[value, torch.nan]]]), NOISE_STD)
         panel = Panel(density.name, value, Quadrature(density, shown.values[:, 0, 0]), {})
         panels.append(panel)
-        for method in METHODS:
-            made, seconds = train(density, method, steps, seed)
+        for name, made, seconds in _methods(density, steps, seed):
             found = score(density, made, fields=fields, members=members, seed=seed + 1)
             points, _ = made.draw(shown, _SHOWN_MEMBERS, torch.Generator().manual_seed(seed))
-            panel.members[method.name] = points[:, 0]
+            panel.members[name] = points[:, 0]
             start = time.perf_counter()
             made.draw(shown, 64, torch.Generator())
             spent = 1e3 * (time.perf_counter() - start)
-            row = Row(density.name, method.name, **found, train_seconds=seconds, sample_ms=spent)
+            row = Row(density.name, name, **found, train_seconds=seconds, sample_ms=spent)
             rows.append(row)
             print(row, flush=True)
     return rows, panels
