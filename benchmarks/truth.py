@@ -2,8 +2,9 @@
 
 python -m benchmarks.truth    writes benchmarks/results/truth.csv and .md, docs/truth.png
 
-Three kinds of problems: linear-Gaussian on each domain (benchmarks/truth_gaussian.py), the mixture
-of two random fields on HEALPix (truth_mixture.py), and densities in the plane (truth_planar.py).
+Four kinds of problems: linear-Gaussian on each domain (benchmarks/truth_gaussian.py), densities in
+the plane (truth_planar.py), a log-normal field (truth_lognormal.py), and the mixture of two random
+fields on HEALPix (truth_mixture.py).
 Flows learn from draws that are made on the fly, and are scored on others.
 """
 
@@ -22,6 +23,7 @@ from benchmarks.report import RESULTS, commit, provenance, write
 from benchmarks.truth_fields import mixture_rows
 from benchmarks.truth_figure import draw
 from benchmarks.truth_gaussian import gaussian_rows
+from benchmarks.truth_lognormal import lognormal_rows
 from benchmarks.truth_mixture import MixtureProblem
 from benchmarks.truth_planar_rows import planar_rows
 from benchmarks.truth_scores import Row
@@ -38,6 +40,7 @@ _HEADINGS = {
     "energy": "energy score",
     "mode_error": "mode error",
     "collapsed": "collapsed",
+    "impossible": "impossible values",
     "ess": "ESS",
     "pareto_k": "Pareto k",
     "sbc": "SBC p",
@@ -52,6 +55,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.truth", description=__doc__)
     parser.add_argument("--steps", type=int, default=6000, help="of the mixture's main flow")
     parser.add_argument("--planar-steps", type=int, default=1000)
+    parser.add_argument("--lognormal-steps", type=int, default=1000)
     parser.add_argument("--fields", type=int, default=64, help="measurements a density")
     parser.add_argument("--planar-fields", type=int, default=500)
     parser.add_argument("--simulations", type=int, default=200, help="linear-Gaussian, a domain")
@@ -91,9 +95,9 @@ def report(parts: dict[str, list[Row]], made_with: str) -> str:
         "KL(q || p) by the members' log q - log p, with the exact normalizer; the greatest is over "
         "measurements. CRPS and energy score are expected scores relative to the exact "
         "posterior's, so that 1 is exact. The mode error is that of a mode's weight, on average; a "
-        "mode is collapsed where its weight is above 0.1 and no member is in it. ESS is a share of "
-        "the members. The figure of the plane is `docs/truth.png`; docs/truth.md says what the "
-        "methods are.\n\n"
+        "mode is collapsed where its weight is above 0.1 and no member is in it. Impossible values "
+        "of a log-normal field are those not above zero. ESS is a share of the members. The figure "
+        "of the plane is `docs/truth.png`; docs/truth.md says what the methods are.\n\n"
         f"{tables}\n{made_with}"
     )
 
@@ -120,6 +124,14 @@ def main() -> None:
     )
     parts["In the plane"] = rows
     draw(panels, options.figure)
+    save(options.output, parts, made_with)
+    parts["Log-normal field without noise, image"] = lognormal_rows(
+        options.lognormal_steps,
+        history=2000,
+        fields=options.planar_fields,
+        members=63,
+        seed=options.seed,
+    )
     save(options.output, parts, made_with)
     parts["Mixture of two random fields, HEALPix nside 8"] = mixture_rows(
         MixtureProblem(),

@@ -25,6 +25,7 @@ class Row:
         crps, energy: Expected scores of the members, relative to those of the exact posterior.
         mode_error: Mean absolute error of the weight of a mode.
         collapsed: Measurements in which a mode of weight above 0.1 has no member.
+        impossible: Share of values that no field can have.
         ess: Mean effective sample size, as a share of the members.
         pareto_k: Median over measurements.
         sbc, tarp: p-values of the ranks.
@@ -41,6 +42,7 @@ class Row:
     energy: float = math.nan
     mode_error: float = math.nan
     collapsed: float = math.nan
+    impossible: float = math.nan
     ess: float = math.nan
     pareto_k: float = math.nan
     sbc: float = math.nan
