@@ -15,7 +15,7 @@ from torch import Tensor
 from apsgeo.domains import Domain
 from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.estimate import Estimate
-from apsgeo.priors.recalibration import band_edges
+from apsgeo.priors.power import band_edges
 from apsgeo.priors.samplers import DPMSolver
 
 __all__ = [

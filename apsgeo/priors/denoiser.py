@@ -107,6 +107,10 @@ class AnchoredDenoiser(nn.Module, ABC):
         mean = self.anchor_mean(x_t, log_snr)
         return mean + self.correction(x_t, mean, log_snr)
 
+    def calibrated(self, fields: Tensor) -> Tensor:
+        """Return what samples (batch, channel, node) become at last: here, what they are."""
+        return fields
+
     def score(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         """Return grad log p_t(x_t) = (alpha D - x_t) / sigma^2 (Tweedie's formula)."""
         return score(self, x_t, t)

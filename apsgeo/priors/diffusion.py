@@ -12,7 +12,7 @@ from apsgeo.errors import ModelError
 from apsgeo.nn import FourierEmbedding, FunctionSpaceNet, UNet
 from apsgeo.priors.density import DiffusionDensity
 from apsgeo.priors.gaussian import GaussianPrior
-from apsgeo.priors.recalibration import BandRecalibration
+from apsgeo.priors.power import BandGain
 from apsgeo.priors.schedule import Schedule, from_config
 
 __all__ = ["COND_DIM", "DiffusionPrior"]
@@ -39,8 +39,8 @@ class DiffusionPrior(DiffusionDensity):
 
     The grid of levels and its interpolation are those of `AnchoredDenoiser`, and define the
     denoiser. A ``shrinkage`` in [0, 1] per level, one until training sets it, multiplies the
-    correction, and a ``recalibration`` may add to it in bands of scales. It is trained by
-    `apsgeo.priors.diffusion_fit.train_diffusion`.
+    correction. It is trained by `apsgeo.priors.diffusion_fit.train_diffusion`, which also fits
+    ``gain``, what `calibrated` multiplies samples by in bands of scales.
 
     Signals are (batch, channel, node) in standardized anomalies (no unit, variance about one).
 
@@ -59,7 +59,7 @@ class DiffusionPrior(DiffusionDensity):
     network_class: ClassVar[type[UNet] | type[FunctionSpaceNet]] = UNet
 
     shrinkage: Tensor
-    recalibration: BandRecalibration | None
+    gain: BandGain | None
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class DiffusionPrior(DiffusionDensity):
         self.network = network
         self.embedding = FourierEmbedding(COND_DIM)
         self.register_buffer("shrinkage", torch.ones(levels, dtype=torch.float64))
-        self.recalibration = None
+        self.gain = None
 
     @staticmethod
     def network_channels(channels: int, anchor: GaussianPrior | None) -> tuple[int, int]:
@@ -98,21 +98,21 @@ class DiffusionPrior(DiffusionDensity):
             inputs = torch.cat([mean, (x_t - alpha * mean) / sigma], dim=1)
         cond = self.embedding(log_snr.to(parameter) / 4.0)
         out = self.network(inputs.to(parameter), cond).to(x_t)
-        hats = self._hats(log_snr)
-        scale = self.output_std(log_snr) * (hats @ self.shrinkage.cpu())
-        change = scale.to(x_t)[:, None, None] * out
-        if self.recalibration is not None:
-            change = change + self.recalibration(change, x_t / alpha - mean, mean, hats)
-        return change
+        scale = self.output_std(log_snr) * (self._hats(log_snr) @ self.shrinkage.cpu())
+        return scale.to(x_t)[:, None, None] * out
 
-    def recalibrated(self) -> BandRecalibration | None:
-        """Give the prior an empty recalibration, which adds nothing yet, and return it.
+    def calibrated(self, fields: Tensor) -> Tensor:
+        """Return samples (batch, channel, node) with the power of the data in bands of scales."""
+        return fields if self.gain is None else self.gain(fields)
+
+    def with_gain(self) -> BandGain | None:
+        """Give the prior a gain, of one so far, and return it.
 
         None if the domain has too few nodes for a band, or the prior is to serve other domains.
         """
-        bands = BandRecalibration(self.domain, self.channels, self.levels)
-        self.recalibration = bands.to(self.shrinkage.device) if bands.weights.numel() else None
-        return self.recalibration
+        gain = BandGain(self.domain, self.channels)
+        self.gain = gain.to(self.shrinkage.device) if gain.gain.numel() else None
+        return self.gain
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return a JSON-able configuration and the tensors; neither domain nor anchor is in it."""
@@ -123,7 +123,7 @@ class DiffusionPrior(DiffusionDensity):
             "anchored": self.anchor is not None,
             "schedule": self.schedule.to_config(),
             "network": self.network.config,
-            "recalibrated": self.recalibration is not None,
+            "calibrated": self.gain is not None,
         }
         return config, {name: t.detach().cpu() for name, t in self.state_dict().items()}
 
@@ -155,8 +155,8 @@ class DiffusionPrior(DiffusionDensity):
             residual_std=tensors["residual_std"],
             **cls._more_of(config),
         )
-        if config.get("recalibrated", False):
-            denoiser.recalibrated()
+        if config.get("calibrated", False):
+            denoiser.with_gain()
         try:
             denoiser.load_state_dict(tensors)
         except RuntimeError as error:

@@ -15,6 +15,7 @@ from apsgeo.domains.symmetry import Symmetries
 from apsgeo.errors import InputError
 from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.samplers import DPMSolver
 from apsgeo.training.distributed import share_of
 from apsgeo.training.loop import fit_loop
 
@@ -23,10 +24,10 @@ __all__ = ["train_diffusion"]
 # Held-out values behind one level's error: below a hundred thousand or so, chance would decide
 # which weights are kept and how far a level is shrunk.
 _VALUES_A_LEVEL = 80_000
-# Fields behind one level's weights of bands: some thousands of values in the first band.
-_RECALIBRATED_ON = 160
 # Standard errors by which a network must better a level's held-out denoising to have a say there.
 _SURELY = 3.0
+_SAMPLES = 128  # whose power is compared with that of the data
+_SAMPLER_STEPS = 30
 _CHUNK = 32  # fields at once
 
 
@@ -72,9 +73,8 @@ def train_diffusion(
 
     After training, the correction of each level is shrunk by the factor in [0, 1] that is best on
     the held-out fields, and to nothing unless it betters their denoising by three standard errors.
-    Then the denoiser is recalibrated in bands of scales (`BandRecalibration`), on fields that it
-    has learned from, at the levels where this betters the held-out denoising, and that surely
-    better than the anchor's.
+    Then samples of the prior are drawn, and the gains are fitted that give them the power of
+    ``fields`` in bands of scales (`BandGain`). Log-densities are those of the denoiser alone.
 
     Args:
         prior: what is trained; also moves nothing between devices: fields must be on its own.
@@ -141,7 +141,7 @@ def train_diffusion(
         return error.pow(2).mean() / float(prior.residual_std[level]) ** 2
 
     prior.shrinkage.fill_(1.0)
-    prior.recalibration = None
+    prior.gain = None
     with torch.no_grad():
         cases = _held_out(prior, validation, seed)
 
@@ -171,7 +171,7 @@ def train_diffusion(
     )
     with torch.no_grad():
         _shrink(prior, cases)
-        _recalibrate(prior, cases, fields, folds, seed)
+        _calibrate(prior, fields, seed)
         return history + [_record(prior, level, case) for level, case in enumerate(cases)]
 
 
@@ -221,37 +221,17 @@ def _shrink(prior: DiffusionPrior, cases: list[_Case]) -> None:
     prior.shrinkage.copy_(factors)
 
 
-def _recalibrate(
-    prior: DiffusionPrior,
-    cases: list[_Case],
-    fields: Tensor,
-    folds: Sequence[tuple[GaussianPrior | None, Tensor]],
-    seed: int,
-) -> None:
-    """Fit the weights of bands of every level, and keep those that serve the held-out fields."""
-    bands = prior.recalibrated()
-    if bands is None:
+def _calibrate(prior: DiffusionPrior, fields: Tensor, seed: int) -> None:
+    """Fit the gains of samples."""
+    gain = prior.with_gain()
+    if gain is None:
         return
-    generator = torch.Generator().manual_seed(seed + 2)
-    fold_of = torch.full((len(fields),), -1)
-    for fold, (_, rows) in enumerate(folds):
-        fold_of[rows] = fold
-    for level, case in enumerate(cases):
-        picked = torch.randperm(len(fields), generator=generator)[:_RECALIBRATED_ON]
-        gram = bands.gram()
-        for fold, (anchor, _) in enumerate(folds):
-            for rows in picked[fold_of[picked] == fold].split(_CHUNK):
-                x0, log_snr = fields[rows.to(fields.device)], prior.log_snr[level].expand(len(rows))
-                x_t, _ = prior.perturb(x0, log_snr, generator)
-                mean = prior.anchor_mean(x_t, log_snr, anchor)
-                change = prior.correction(x_t, mean, log_snr)
-                residual = x_t / prior.scales(log_snr, x_t)[0] - mean
-                gram.add(change, residual, mean, x0 - mean - change)
-        before = _relative_mse(*case.errors(prior))
-        bands.weights[level] = gram.solve()
-        error, change = case.errors(prior)
-        if _relative_mse(error, change) >= before or not _is_surely_better(error, change):
-            bands.weights[level] = 0.0
+    generator, sampler = torch.Generator().manual_seed(seed + 2), DPMSolver(_SAMPLER_STEPS)
+    drawn = [
+        sampler.sample(prior, _CHUNK, generator=generator, like=fields)
+        for _ in range(_SAMPLES // _CHUNK)
+    ]
+    gain.fit(torch.cat(drawn), fields)
 
 
 def _record(prior: DiffusionPrior, level: int, case: _Case) -> dict[str, float]:

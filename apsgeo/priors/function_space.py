@@ -91,7 +91,7 @@ class FunctionSpacePrior(DiffusionPrior):
         shrinkage = self._hats(level) @ self.shrinkage.cpu()
         return shrinkage.to(x_t)[:, None, None] * change
 
-    def recalibrated(self) -> None:
+    def with_gain(self) -> None:
         """Return None: what is fitted in bands of one resolution does not serve another."""
         return None
 

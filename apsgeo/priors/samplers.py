@@ -1,9 +1,10 @@
 """Unconditional samplers: from white noise to fields, with any denoiser and schedule.
 
 A sampler walks down a grid of times, equally spaced in log(alpha^2 / sigma^2) from ``schedule.T``
-to ``schedule.eps``, and returns the denoised last state. The first, x_T, is drawn as data of
-covariance I would be, N(0, (alpha^2 + sigma^2) I). With s = x_t / alpha and v = sigma /
-alpha the probability-flow ODE is ds/dv = (s - D) / v; see `apsgeo.priors.ode`.
+to ``schedule.eps``, and returns the denoised last state, calibrated if the denoiser does so. The
+first, x_T, is drawn as data of covariance I would be, N(0, (alpha^2 + sigma^2) I). With
+s = x_t / alpha and v = sigma / alpha the probability-flow ODE is ds/dv = (s - D) / v; see
+`apsgeo.priors.ode`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Sampler(ABC):
             path = _Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
             for now, then in pairwise(times):
                 path.s = self._step(path, now, then)
-            return path.denoise(path.s, times[-1])
+            return denoiser.calibrated(path.denoise(path.s, times[-1]))
 
     def _times(self, denoiser: Denoiser) -> list[_Time]:
         schedule = denoiser.schedule

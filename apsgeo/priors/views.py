@@ -27,6 +27,9 @@ class Denoiser(Protocol):
     def denoise(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         """Return E[x | x_t] for x_t (batch, channel, node) at one time or one a record."""
 
+    def calibrated(self, fields: Tensor) -> Tensor:
+        """Return what samples (batch, channel, node) become at last."""
+
 
 def score(denoiser: Denoiser, x_t: Tensor, t: float | Tensor) -> Tensor:
     """Return grad log p_t(x_t) = (alpha D - x_t) / sigma^2 (Tweedie's formula), as x_t."""

@@ -1,0 +1,80 @@
+"""The power of samples in bands of scales, set to that of the data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from apsgeo.domains.base import Domain
+
+__all__ = ["BandGain", "band_edges"]
+
+_FIRST_BAND = 25  # eigenfunctions, so that chance does not rule it
+_GROWTH = 1.8  # of the number of eigenfunctions from band to band
+_MOST = 1024  # eigenfunctions in closed form; half as many where they must be computed
+
+
+def band_edges(eigenfunctions: int) -> list[int]:
+    """Return where bands of so many eigenfunctions end: of 25, and each next of 1.8 times that.
+
+    The last takes what is left, and there is none if there are fewer than 25.
+    """
+    edges, size = [0], float(_FIRST_BAND)
+    while edges[-1] + round(size) <= eigenfunctions:
+        edges.append(edges[-1] + round(size))
+        size *= _GROWTH
+    if len(edges) > 1:
+        edges[-1] = eigenfunctions
+    return edges[1:]
+
+
+def _basis(domain: Domain) -> Tensor:
+    """Return eigenfunctions (node, k), up to waves of about four nodes."""
+    most = domain.num_nodes // 4
+    closed = domain.continuous_eigenbasis(min(most, _MOST)) if most else None
+    return (closed or domain.eigenbasis(max(1, min(most, _MOST // 2))))[1]
+
+
+class BandGain(nn.Module):
+    r"""Multiplies fields by a gain in each band of the Laplacian's eigenfunctions.
+
+    x + sum_b (g_b - 1) P_b x, with P_b the projection on band b: what is finer than the bands is
+    left alone. Gains are one until they are fitted.
+
+    Args:
+        domain: where the fields live.
+        channels: of the fields.
+    """
+
+    gain: Tensor
+    band: Tensor
+    functions: Tensor
+    areas: Tensor
+
+    def __init__(self, domain: Domain, channels: int) -> None:
+        super().__init__()
+        functions = _basis(domain)
+        edges = band_edges(functions.shape[1])
+        sizes = torch.tensor([0, *edges]).diff()
+        self.register_buffer("band", torch.arange(len(sizes)).repeat_interleave(sizes), False)
+        self.register_buffer("functions", functions[:, : len(self.band)].float(), False)
+        self.register_buffer("areas", domain.areas.float(), False)
+        self.register_buffer("gain", torch.ones(channels, len(edges)))
+
+    def _coefficients(self, fields: Tensor) -> Tensor:
+        return (fields * self.areas.to(fields)) @ self.functions.to(fields)
+
+    def power(self, fields: Tensor) -> Tensor:
+        """Return the mean square (channel, band) of the coefficients of fields."""
+        square = self._coefficients(fields).square().mean(0)
+        sums = square.new_zeros(self.gain.shape).index_add_(1, self.band, square)
+        return sums / torch.bincount(self.band, minlength=self.gain.shape[1])
+
+    def fit(self, samples: Tensor, data: Tensor) -> None:
+        """Set the gains that give samples the power of the data, (record, channel, node) each."""
+        self.gain.copy_((self.power(data) / self.power(samples)).sqrt())
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """Return fields (batch, channel, node) with their power changed."""
+        more = (self.gain - 1.0)[:, self.band].to(fields)
+        return fields + (more * self._coefficients(fields)) @ self.functions.to(fields).T
