@@ -24,6 +24,7 @@ from apsgeo.training.loop import fit_loop
 from apsgeo.training.measuring import Family, Noise
 from apsgeo.training.objective import (
     CRPS,
+    Annealing,
     FollowingReverseKL,
     ForwardKL,
     LeadingForwardKL,
@@ -55,6 +56,7 @@ def distill(
     objective: Mode = "score",
     spec: Spec | None = None,
     score_weight: float = 1.0,
+    annealing: float = 1.0,
     steps: int = 2000,
     batch: int = 12,
     lr: float = 1e-3,
@@ -86,6 +88,9 @@ def distill(
         spec: Architecture of the flow.
         score_weight: Weight of the CRPS of the members in the objective, where pairs are used
             in "forward" and "mixed": likelihood alone spends itself on the finest scales.
+        annealing: Temperature of the posterior at which the reverse divergence starts, in
+            "reverse" and "mixed"; one for none. Above one it keeps a flow from falling into one of
+            several modes; see `apsgeo.training.objective.Annealing`.
         steps: Of the optimizer.
         batch: Pairs in a step.
         lr: Peak learning rate.
@@ -109,6 +114,8 @@ def distill(
             of noise.
     """
     spec = spec or FlowSpec()
+    if not (math.isfinite(annealing) and annealing >= 1.0):
+        raise InputError(f"annealing={annealing}; give a temperature of at least 1.")
     if measurements is not None and objective != "reverse":
         raise InputError(
             f"measurements= with objective={objective!r}, which needs the truth behind them; use "
@@ -145,7 +152,10 @@ def distill(
         prior.diffusion.to(place)
     loss = _objective(prior, flow, objective, score_weight)
 
+    anneal = Annealing(annealing, steps)
+
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
+        anneal.apply(loss, step)
         drawn = train.draw(batch, CRPS.members, generator).to(place)
         return loss(flow, drawn, conditioned(prior, flow, drawn), generator)
 
@@ -174,6 +184,7 @@ def distill(
             "prior": prior.provenance,
             "objective": objective,
             "score_weight": score_weight,
+            "annealing": annealing,
             "steps": steps,
             "batch": batch,
             "lr": lr,

@@ -28,6 +28,7 @@ __all__ = ["coupling_rows", "estimator_rows", "exact_diffusion", "objective_rows
 _MEMBERS = 63
 _SPLINE = Spline(8, 4.0)
 _REFERENCE = Method("", "gaussian", _SPLINE, "mixed")
+_ANNEALING = 20.0  # temperature at the start
 _ELBO_POINTS = 2  # in one estimate in training, as `apsgeo.distill` has it
 _PRIOR_FIELDS = 4096
 _PRIOR_STEPS = (50, 200, 800)
@@ -50,15 +51,23 @@ def _row(
 
 
 def objective_rows(*, steps: int, fields: int, seed: int) -> list[Row]:
-    """Cross both bases with all objectives."""
+    """Cross both bases with all objectives; the reverse ones with and without annealing."""
     methods = [
-        replace(_REFERENCE, name=f"{base} base, {name}", base=base, objective=objective)
+        replace(
+            _REFERENCE,
+            name=f"{base} base, {name}",
+            base=base,
+            objective=objective,
+            annealing=annealing,
+        )
         for base in ("normal", "gaussian")
-        for name, objective in (
-            ("reverse", "reverse"),
-            ("reverse by paths", "path"),
-            ("forward", "forward"),
-            ("mixed", "mixed"),
+        for name, objective, annealing in (
+            ("reverse", "reverse", 1.0),
+            ("reverse, annealed", "reverse", _ANNEALING),
+            ("reverse by paths", "path", 1.0),
+            ("reverse by paths, annealed", "path", _ANNEALING),
+            ("forward", "forward", 1.0),
+            ("mixed", "mixed", 1.0),
         )
     ]
     return _all((Ring(), EightGaussians()), methods, steps, fields, seed)

@@ -17,6 +17,7 @@ from apsgeo.flows.flow import ConditionalFlow, Conditioning
 from apsgeo.operators import Measurement
 from apsgeo.training.loop import fit_loop
 from apsgeo.training.objective import (
+    Annealing,
     ForwardKL,
     LogDensity,
     Objective,
@@ -58,6 +59,7 @@ class Method:
     objective: str
     couplings: int = 4
     width: int = 64
+    annealing: float = 1.0
 
 
 METHODS = (
@@ -182,7 +184,10 @@ def train(
         return made, 0.0
     loss = objective(log_density or exact_log_density(density), method.objective)
 
+    anneal = Annealing(method.annealing, steps)
+
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
+        anneal.apply(loss, step)
         truth = density.sample(_BATCH, generator)
         given = density.measure(truth, generator)
         base, seen = made.start(given)

@@ -118,6 +118,17 @@ def test_a_base_that_is_exact_stays_exact(prior: FieldPrior) -> None:
     assert float(spread.max()) < 0.05
 
 
+@pytest.mark.parametrize("annealing", [0.5, np.nan, np.inf])
+def test_a_temperature_below_one_is_refused(prior: FieldPrior, annealing: float) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        trained(prior, annealing=annealing)
+
+
+def test_annealing_changes_what_is_learned(prior: FieldPrior) -> None:
+    first, second = (trained(prior, steps=4, annealing=t).flow.state_dict() for t in (1.0, 9.0))
+    assert any(not torch.equal(first[name], second[name]) for name in first if name != "spread")
+
+
 @pytest.mark.parametrize("objective", ["score", "forward", "mixed"])
 def test_objectives_that_need_the_truth_are_refused(prior: FieldPrior, objective: str) -> None:
     with pytest.raises(InputError, match="needs the truth"):

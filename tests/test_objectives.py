@@ -1,5 +1,7 @@
 """Divergences of a flow from a posterior that is known: their gradients."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,15 @@ from apsgeo.operators import Measurement
 from apsgeo.priors.gaussian_fit import fit_gaussian
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.scales import HybridScales
-from apsgeo.training.objective import FollowingReverseKL, PathReverseKL, ReverseKL, frozen
+from apsgeo.training.objective import (
+    Annealing,
+    FollowingReverseKL,
+    ForwardKL,
+    PathReverseKL,
+    ReverseKL,
+    WeightedSum,
+    frozen,
+)
 from apsgeo.training.pairs import Batch
 
 FIELDS, MEMBERS = 2, 300
@@ -116,3 +126,27 @@ def test_what_follows_is_trained_and_the_weight_of_each_mode_is_not(
     assert size(FollowingReverseKL, weights) == 0.0
     assert size(PathReverseKL, weights) > 0.0
     assert size(FollowingReverseKL, others) == size(PathReverseKL, others) > 0.0
+
+
+def test_temperature_falls_geometrically_to_one_at_half_time() -> None:
+    anneal = Annealing(16.0, steps=100)
+    assert [anneal.temperature(step) for step in (0, 25, 50, 75)] == pytest.approx([16, 4, 1, 1])
+    assert Annealing(1.0, steps=7).temperature(3) == 1.0
+    inner, other = PathReverseKL(anchor), ReverseKL(anchor)
+    anneal.apply(WeightedSum({ForwardKL(): 1.0, WeightedSum({inner: 1.0}): 1.0, other: 0.5}), 25)
+    assert inner.temperature == other.temperature == pytest.approx(4.0)
+
+
+def test_at_a_temperature_the_tempered_posterior_is_the_optimum(
+    setting: tuple[ConditionalFlow, Batch],
+) -> None:
+    """Of a Gaussian that is twice as wide: there the path gradient is zero for every member."""
+    flow, batch = setting
+    hot, cold = PathReverseKL(anchor), PathReverseKL(anchor)
+    hot.temperature = 4.0
+    kept = {name: value.clone() for name, value in flow.state_dict().items()}
+    flow.spread[0] = math.log(2.0)
+    wide, narrow = (gradients(loss, flow, batch) for loss in (hot, cold))
+    flow.load_state_dict(kept)
+    assert float(wide.abs().max()) < 1e-4
+    assert float(narrow.abs().max()) > 1e-2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,6 +17,7 @@ from apsgeo.training.pairs import Batch
 
 __all__ = [
     "CRPS",
+    "Annealing",
     "FollowingReverseKL",
     "ForwardKL",
     "LeadingForwardKL",
@@ -95,11 +97,17 @@ class ReverseKL:
     r"""The paper's amortized objective, E_z [ |y - A G|^2 / 2 r^2 - log p(G) - log |det dG/dz| ].
 
     `log_density` estimates log p_theta of a batch of fields: the evidence lower bound of a
-    diffusion prior, or its anchored estimate (arXiv 2407.17907; see docs/method.md).
+    diffusion prior, or its anchored estimate (arXiv 2407.17907; see docs/method.md). Above one,
+    `temperature` divides the first two terms: see `Annealing`.
     """
 
     def __init__(self, log_density: LogDensity) -> None:
-        self.log_density = log_density
+        self.log_density, self.temperature = log_density, 1.0
+
+    def _target(self, fields: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return log p(x) + log p(y | x), (batch,), of fields (batch, channel, node)."""
+        target = batch.measurement.log_likelihood(fields)
+        return (target + self.log_density(fields, batch, generator)) / self.temperature
 
     def __call__(
         self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
@@ -107,8 +115,7 @@ class ReverseKL:
         """Return the loss over one member a field."""
         which = int(torch.randint(len(batch.deviations), (), generator=generator))
         fields, log_det = flow.push(batch.deviations[which : which + 1], given)
-        likelihood = batch.measurement.log_likelihood(fields[0])
-        loss = -likelihood - self.log_density(fields[0], batch, generator) - log_det[0]
+        loss = -self._target(fields[0], batch, generator) - log_det[0]
         return loss.mean() / _nodes(batch)
 
 
@@ -141,8 +148,7 @@ class PathReverseKL(ReverseKL):
         fields, _ = flow.push(batch.deviations[which : which + 1], given)
         with frozen(flow):
             deviation, log_det = flow.pull(fields, given.detach())
-        target = batch.measurement.log_likelihood(fields[0])
-        target = target + self.log_density(fields[0], batch, generator)
+        target = self._target(fields[0], batch, generator)
         return (-_energy(batch, deviation[0]) - log_det[0] - target).mean() / _nodes(batch)
 
 
@@ -211,3 +217,32 @@ class WeightedSum:
         """Return the sum."""
         parts = [w * term(flow, batch, given, generator) for term, w in self.terms.items()]
         return torch.stack(parts).sum()
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """The temperature of the posterior that a reverse divergence is of, in the course of training.
+
+    A flow that starts between modes, or at one of them, falls into what is near. At a high
+    temperature T the posterior to the power 1/T has its modes joined; T falls geometrically to one
+    over the first half of the steps (Mandt et al. 2016, *Variational tempering*, arXiv 1411.1810).
+
+    Attributes:
+        first: Temperature at the start; one for no annealing.
+        steps: Of the training.
+    """
+
+    first: float
+    steps: int
+
+    def temperature(self, step: int) -> float:
+        """Return that of a step."""
+        return max(1.0, self.first ** (1.0 - 2.0 * step / self.steps))
+
+    def apply(self, objective: Objective, step: int) -> None:
+        """Set the temperature of all reverse divergences in an objective."""
+        if isinstance(objective, WeightedSum):
+            for term in objective.terms:
+                self.apply(term, step)
+        elif isinstance(objective, ReverseKL):
+            objective.temperature = self.temperature(step)
