@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from apsgeo.diagnostics import ranks, tarp_ranks, uniformity
 from apsgeo.flows.base import Base, BasePosterior, FixedBase, Moments, StandardNormalBase
-from apsgeo.flows.coupling import ElementwiseMap, GlobalCoupling
+from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.elementwise import Affine, Elementwise, Spline
 from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.flows.patterns import GlobalCoupling
 from apsgeo.operators import Measurement
 from apsgeo.training.loop import fit_loop
 from apsgeo.training.objective import (

@@ -14,6 +14,7 @@ from apsgeo.flows import (
     ChannelMixing,
     Elementwise,
     ElementwiseMap,
+    GlobalAutoregressive,
     GlobalCoupling,
     LocalCoupling,
     Spline,
@@ -63,13 +64,19 @@ def transform(name: str, domain: LatLonDomain, anchor: SeasonalPrior) -> nn.Modu
     if kind == "local":
         return LocalCoupling(domain, CHANNELS, CONTEXT, parity=parity, width=4, elementwise=maps)
     basis, weights = large_scale_patterns(anchor, 4)
-    return GlobalCoupling(basis, weights, CONTEXT, parity=parity, width=8, elementwise=maps)
+    made = GlobalAutoregressive if kind == "autoregressive" else GlobalCoupling
+    return made(basis, weights, CONTEXT, parity=parity, width=8, elementwise=maps)
 
 
 NAMES = [
     "mixing",
     *(f"elementwise-{name}" for name in MAPS),
-    *(f"{kind}-{name}{parity}" for kind in ("local", "global") for name in MAPS for parity in "01"),
+    *(
+        f"{kind}-{name}{parity}"
+        for kind in ("local", "global", "autoregressive")
+        for name in MAPS
+        for parity in "01"
+    ),
 ]
 
 

@@ -8,9 +8,10 @@ from apsgeo.flows.base import (
     StandardNormalBase,
     Start,
 )
-from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, GlobalCoupling, LocalCoupling
+from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, LocalCoupling
 from apsgeo.flows.elementwise import Affine, Elementwise, Spline
 from apsgeo.flows.flow import ConditionalFlow, Conditioning, Flow, NodeConditioning
+from apsgeo.flows.patterns import GlobalAutoregressive, GlobalCoupling
 from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "FixedBase",
     "Flow",
     "GaussianBase",
+    "GlobalAutoregressive",
     "GlobalCoupling",
     "LocalCoupling",
     "Moments",

@@ -10,17 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
-from apsgeo.flows.elementwise import Affine, Elementwise
+from apsgeo.flows.elementwise import AFFINE, Elementwise
+from apsgeo.nn.layers import zero
 
-__all__ = ["ChannelMixing", "ElementwiseMap", "GlobalCoupling", "LocalCoupling"]
-
-_AFFINE = Affine()
-
-
-def _zero(layer: nn.Module) -> nn.Module:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
+__all__ = ["ChannelMixing", "ElementwiseMap", "LocalCoupling"]
 
 
 def _parameters_last(raw: Tensor, count: int) -> Tensor:
@@ -39,11 +32,11 @@ class ElementwiseMap(nn.Module):
     """
 
     def __init__(
-        self, domain: Domain, channels: int, context: int, elementwise: Elementwise = _AFFINE
+        self, domain: Domain, channels: int, context: int, elementwise: Elementwise = AFFINE
     ) -> None:
         super().__init__()
         self.elementwise = elementwise
-        self.head = _zero(domain.conv(context, elementwise.count * channels, 1))
+        self.head = zero(domain.conv(context, elementwise.count * channels, 1))
 
     def _raw(self, context: Tensor) -> Tensor:
         return _parameters_last(self.head(context), self.elementwise.count)
@@ -84,7 +77,7 @@ class LocalCoupling(nn.Module):
         *,
         parity: bool,
         width: int = 16,
-        elementwise: Elementwise = _AFFINE,
+        elementwise: Elementwise = AFFINE,
     ) -> None:
         super().__init__()
         self.elementwise = elementwise
@@ -92,7 +85,7 @@ class LocalCoupling(nn.Module):
         self.from_signal = domain.conv(channels, width, 3)
         self.from_context = domain.conv(context, width, 1)
         self.hidden = domain.conv(width, width, 3)
-        self.head = _zero(domain.conv(width, elementwise.count * channels, 1))
+        self.head = zero(domain.conv(width, elementwise.count * channels, 1))
 
     def _raw(self, r: Tensor, context: Tensor) -> Tensor:
         members, batch = r.shape[:2]
@@ -113,78 +106,6 @@ class LocalCoupling(nn.Module):
     def inverse(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return the r that forward maps to r', and the log-determinant of forward."""
         return self._split(r, self.elementwise.inverse(r, self._raw(r, context)))
-
-
-class GlobalCoupling(nn.Module):
-    """Coupling of the coefficients on a few large-scale patterns; the rest is untouched.
-
-    With patterns E, orthonormal in the weights w, c = E^T w r; every other coefficient is moved
-    by an MLP that sees the kept ones and the context's inner products with the patterns.
-
-    Args:
-        basis: The patterns (channel, node, count).
-        weights: (node,).
-        context: Features of the context.
-        parity: Which coefficients are kept.
-        width: Of the MLP.
-        elementwise: The family of maps.
-    """
-
-    basis: Tensor
-    weights: Tensor
-    keep: Tensor
-
-    def __init__(
-        self,
-        basis: Tensor,
-        weights: Tensor,
-        context: int,
-        *,
-        parity: bool,
-        width: int = 64,
-        elementwise: Elementwise = _AFFINE,
-    ) -> None:
-        super().__init__()
-        count = basis.shape[-1]
-        self.elementwise = elementwise
-        self.register_buffer("basis", basis.float(), persistent=False)
-        self.register_buffer("weights", weights.float(), persistent=False)
-        self.register_buffer("keep", (torch.arange(count) % 2 == 0) == parity, persistent=False)
-        self.reduce = nn.Linear(context, 4)
-        self.net = nn.Sequential(
-            nn.Linear(5 * count, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-            nn.SiLU(),
-            _zero(nn.Linear(width, elementwise.count * count)),
-        )
-
-    def _project(self, signal: Tensor) -> Tensor:
-        return torch.einsum("...cn,cnk,n->...k", signal, self.basis, self.weights)
-
-    def _raw(self, coefficients: Tensor, context: Tensor) -> Tensor:
-        reduced = self.reduce(context.transpose(1, 2)).transpose(1, 2)
-        patterns = self.basis.mean(0)
-        seen = torch.einsum("bfn,nk,n->bfk", reduced, patterns, self.weights).flatten(1)
-        inputs = torch.cat([coefficients * self.keep, seen.expand(len(coefficients), -1, -1)], -1)
-        return self.net(inputs).unflatten(-1, (self.elementwise.count, -1)).movedim(-2, -1)
-
-    def _change(self, r: Tensor, c: Tensor, mapped: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        moved, log_slope = mapped
-        change = torch.where(self.keep, 0.0, moved - c)
-        return r + torch.einsum("...k,cnk->...cn", change, self.basis), (
-            log_slope * ~self.keep
-        ).sum(-1)
-
-    def forward(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return r' and the log-determinant."""
-        c = self._project(r)
-        return self._change(r, c, self.elementwise.forward(c, self._raw(c, context)))
-
-    def inverse(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the r that forward maps to r', and the log-determinant of forward."""
-        c = self._project(r)
-        return self._change(r, c, self.elementwise.inverse(c, self._raw(c, context)))
 
 
 class ChannelMixing(nn.Module):

@@ -7,7 +7,6 @@ spline to float rounding), and is computed for numbers and parameters of any sha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from apsgeo.errors import InputError
 
-__all__ = ["Affine", "Elementwise", "Spline", "elementwise"]
+__all__ = ["AFFINE", "Affine", "Elementwise", "Spline", "elementwise"]
 
 _LIMIT = 2.0  # bound of a log scale: no map stretches by more than e^2
 
@@ -58,6 +57,9 @@ class Affine:
         return (y - shift) * (-log_scale).exp(), log_scale
 
 
+AFFINE = Affine()
+
+
 @dataclass(frozen=True)
 class Spline:
     """A monotone rational-quadratic spline, then an affine map.
@@ -83,10 +85,6 @@ class Spline:
                 "above zero."
             )
 
-    @cached_property
-    def _affine(self) -> Affine:
-        return Affine()
-
     @property
     def count(self) -> int:
         """Widths and heights of the bins, slopes between them, shift and log scale."""
@@ -101,12 +99,12 @@ class Spline:
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Map x (...) with parameters (..., 3 bins + 1); return y and log dy/dx."""
         bent, log_slope = self._spline(raw).call_and_ladj(x)
-        y, log_scale = self._affine.forward(bent, raw)
+        y, log_scale = AFFINE.forward(bent, raw)
         return y, log_slope + log_scale
 
     def inverse(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Return the x that `forward` maps to y, and log dy/dx there."""
-        bent, log_scale = self._affine.inverse(y, raw)
+        bent, log_scale = AFFINE.inverse(y, raw)
         spline = self._spline(raw)
         x = spline.inv(bent)
         return x, spline.call_and_ladj(x)[1] + log_scale

@@ -26,7 +26,8 @@ def embed_condition(
     return None if embed is None else embed(cond)
 
 
-def zero(layer: nn.Module) -> None:
-    """Set all parameters of a layer to zero."""
+def zero(layer: nn.Module) -> nn.Module:
+    """Set all parameters of a layer to zero, and return it."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
+    return layer
