@@ -11,12 +11,17 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from apsgeo.cli import app
+from apsgeo.distillation import distill
 from apsgeo.errors import InputError
+from apsgeo.flows.build import FlowSpec
 from apsgeo.io import write_netcdf
+from apsgeo.operators import Mask
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.priors.diffusion import DiffusionPrior
 from apsgeo.priors.function_space import FunctionSpacePrior
 from apsgeo.priors.scales import HybridScales
+from apsgeo.training import sources
+from apsgeo.training.pairs import PairSet, simulate_pairs
 
 
 def images(count: int = 40, seed: int = 0) -> xr.DataArray:
@@ -91,3 +96,22 @@ def test_the_command_trains_with_checkpoint_and_log(tmp_path: Path) -> None:
     )
     assert other.exit_code == 2
     assert "patience=2, this one has patience=3" in " ".join(other.output.split())
+
+
+def test_held_out_images_meet_many_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples have no season whose months would each bring masks of their own."""
+    made: list[PairSet] = []
+
+    def spy(*arguments: Any, **options: Any) -> PairSet:
+        made.append(simulate_pairs(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(sources, "simulate_pairs", spy)
+    spec = FlowSpec(width=8, depth=1, context=4, local=2, patterns=0, coupling_width=4)
+    distill(fit(images(), steps=0), Mask(), 0.5, spec=spec, steps=0, rounds=1, progress=False)
+    held = made[-1]
+    assert held.ways == len(Mask().held_out_densities)
+    densest = held.groups[held.ways - 1 :: held.ways]
+    assert len({tuple(group.mask.flatten().tolist()) for group in densest}) == 4
+    # the last tenth of forty, one each
+    assert sorted(int(time) for group in densest for time in group.times) == [0, 1, 2, 3]

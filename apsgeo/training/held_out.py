@@ -66,13 +66,18 @@ def calibrate_spread(prior: FieldPrior, flow: Flow, held: PairSet) -> None:
 
 @torch.no_grad()
 def spread_factors(prior: FieldPrior, flow: Flow, held: PairSet) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each group, the logs of its observed share and of error over spread."""
+    """Return the logs of observed share and of error over spread, for each way of measuring.
+
+    Squares are summed over all pairs that were measured so: the mean log of small samples' ratios
+    would be too low.
+    """
     found = []
     for batch, given, hidden, scale in _held_out(prior, flow, held):
         weights = hidden * scale**2
         fields, _ = flow.push(batch.deviations, given)
         error = (weights * (fields.mean(0) - batch.truth) ** 2).sum()
         spread = (weights * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))
-        found.append((float(given.log_share.mean()), 0.5 * float((error / spread).log())))
-    shares, factors = np.array(found).T
-    return shares, factors
+        found.append((float(given.log_share.mean()), float(error), float(spread)))
+    table = np.array(found).reshape(-1, held.ways, 3)
+    squares = table[..., 1:].sum(0)
+    return table[..., 0].mean(0), 0.5 * np.log(squares[:, 0] / squares[:, 1])

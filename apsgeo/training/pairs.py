@@ -122,15 +122,19 @@ class _Group:
 
 
 class PairSet:
-    """A fixed set of simulated pairs, drawn from in batches."""
+    """A fixed set of simulated pairs, drawn from in batches.
+
+    Args:
+        fields: (record, channel, node).
+        groups: The pairs, in the order of folds and seasons.
+        bases: One a fold.
+        ways: How many groups of a fold and season there are, one after the other.
+    """
 
     def __init__(
-        self,
-        fields: Tensor,
-        groups: list[_Group],
-        bases: Sequence[Base],
+        self, fields: Tensor, groups: list[_Group], bases: Sequence[Base], ways: int
     ) -> None:
-        self.fields, self.groups, self.bases = fields, groups, bases
+        self.fields, self.groups, self.bases, self.ways = fields, groups, bases, ways
         self._cells: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for g, group in enumerate(groups):
             entries = self._cells.setdefault(group.cell, [])
@@ -278,7 +282,7 @@ def measured_pairs(
     with workers() as pool:
         found = pool.map(run, range(len(values)))
         groups = list(tqdm(found, total=len(values), desc="measurements", disable=not progress))
-    return PairSet(torch.full_like(values, torch.nan), groups, [base])
+    return PairSet(torch.full_like(values, torch.nan), groups, [base], ways=1)
 
 
 def simulate_pairs(
@@ -336,4 +340,4 @@ def simulate_pairs(
 
     with bar, workers() as pool:
         groups = [group for found in pool.map(run, range(len(cells))) for group in found]
-    return PairSet(fields, groups, bases)
+    return PairSet(fields, groups, bases, ways=max(1, rounds))

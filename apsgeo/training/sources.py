@@ -22,6 +22,7 @@ from apsgeo.training.pairs import PairSet, measured_pairs, simulate_pairs
 __all__ = ["Fields", "draws_of_prior", "fields_of_prior", "held_pairs", "real_pairs", "train_pairs"]
 
 _VALIDATION_MEMBERS = 16
+_HELD_OUT_GROUPS = 12
 _MOST_HELD_OUT = 160  # records: more would cost as much as the training
 _PRIOR_DRAWS = 480
 _SAMPLER_STEPS = 20
@@ -164,14 +165,19 @@ def held_pairs(
     generator: torch.Generator,
     progress: bool,
 ) -> PairSet:
-    """Simulate measurements, at fixed densities, to stop and to set the spread by."""
+    """Simulate measurements, at fixed densities, to stop and to set the spread by.
+
+    Records are measured in a dozen groups, each by masks of its own: of one season, several.
+    """
+    seasons = prior.normals.seasons
+    parts = max(1, min(_HELD_OUT_GROUPS // seasons, len(later.fields) // seasons))
     return simulate_pairs(
         later.fields,
         later.season,
-        torch.zeros(len(later.fields), dtype=torch.long),
-        [flow.base],
+        torch.arange(len(later.fields)) // seasons % parts,
+        [flow.base] * parts,
         prior.normals,
-        family.checks(noise, prior.normals.seasons, generator),
+        family.checks(noise, seasons * parts, generator),
         functionals=flow.functionals,
         members=_VALIDATION_MEMBERS,
         seed=_seed(generator),
