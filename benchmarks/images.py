@@ -29,6 +29,7 @@ import apsgeo
 from apsgeo.atomic import write_csv
 from apsgeo.field_prior import FieldPrior
 from apsgeo.plotting import save_figure
+from apsgeo.priors.scales import HybridScales
 from benchmarks.domains import sample
 from benchmarks.image_cases import CASES, ImageCase, Task
 from benchmarks.image_figure import Panels, draw
@@ -135,7 +136,7 @@ def run_task(
 def _fitted(case: ImageCase, folder: Path) -> FieldPrior:
     """Fit the prior, or take up that of an earlier run."""
     if not folder.exists():
-        anchor = apsgeo.HybridScales.start(apsgeo.domain_of(case.train)) if case.large else None
+        anchor = HybridScales.start(apsgeo.domain_of(case.train)) if case.large else None
         prior = apsgeo.fit_prior(
             case.train,
             steps=0,
