@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from apsgeo.domains.layout import domain_of
     from apsgeo.domains.mesh_adapters import from_ugrid, from_ugrid_faces, read_mesh
     from apsgeo.field_prior import FieldPrior
+    from apsgeo.flows.build import FlowSpec, SpectralSpec
     from apsgeo.models import load
     from apsgeo.operators import (
         Block,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from apsgeo.prior import fit_prior
     from apsgeo.priors.diffusion import DiffusionPrior
     from apsgeo.priors.gaussian import GaussianPrior
+    from apsgeo.priors.scales import HybridScales, LocalisedScales
     from apsgeo.priors.spec import DenoiserSpec
     from apsgeo.xarray import impute
 
@@ -58,19 +60,23 @@ __all__ = [
     "DiffusionPrior",
     "Downsample",
     "FieldPrior",
+    "FlowSpec",
     "GaussianBlur",
     "GaussianBlurs",
     "GaussianPrior",
     "GraphDomain",
     "HEALPixDomain",
+    "HybridScales",
     "Identity",
     "ImageDomain",
     "LatLonDomain",
+    "LocalisedScales",
     "Mask",
     "MeshDomain",
     "OneOf",
     "PointSample",
     "Posterior",
+    "SpectralSpec",
     "SpectralTruncation",
     "Stack",
     "Swath",
@@ -103,6 +109,7 @@ _NAMES_IN = {
     "domains.layout": "domain_of",
     "domains.mesh_adapters": "from_ugrid from_ugrid_faces read_mesh",
     "field_prior": "FieldPrior",
+    "flows.build": "FlowSpec SpectralSpec",
     "models": "load",
     "operators": "Block Compose Downsample GaussianBlur GaussianBlurs Identity Mask OneOf "
     "PointSample SpectralTruncation Stack Swath",
@@ -110,6 +117,7 @@ _NAMES_IN = {
     "prior": "fit_prior",
     "priors.diffusion": "DiffusionPrior",
     "priors.gaussian": "GaussianPrior",
+    "priors.scales": "HybridScales LocalisedScales",
     "priors.spec": "DenoiserSpec",
     "xarray": "impute",
 }
