@@ -26,8 +26,10 @@ __all__ = ["train_diffusion"]
 _VALUES_A_LEVEL = 80_000
 # Standard errors by which a network must better a level's held-out denoising to have a say there.
 _SURELY = 3.0
-_SAMPLES = 128  # whose power is compared with that of the data
+# Samples whose power is compared with that of the data: more where they are small.
+_LEAST_SAMPLES, _SAMPLED_VALUES = 128, 250_000
 _SAMPLER_STEPS = 30
+_BLOCKS = 8  # of neighbouring held-out records, which may be alike
 _CHUNK = 32  # fields at once
 
 
@@ -191,13 +193,14 @@ def _level_of(step: int, levels: int, seed: int) -> int:
 
 
 def _held_out(prior: DiffusionPrior, validation: Tensor, seed: int) -> list[_Case]:
-    """Make the held-out case of each level; neighbouring levels take other records."""
+    """Make the held-out case of each level: other records at each, evenly from first to last."""
     generator = torch.Generator().manual_seed(seed + 1)
     wanted = math.ceil(_VALUES_A_LEVEL / validation[0].numel())
     count = min(wanted, len(validation))
     cases = []
     for level in range(prior.levels):
-        rows = (torch.arange(count) + level * count) % len(validation)
+        place = (torch.arange(count) + level / prior.levels) * (len(validation) / count)
+        rows = place.long().clamp(max=len(validation) - 1)
         x0 = validation[rows.to(validation.device)]
         log_snr = prior.log_snr[level].expand(count)
         x_t, _ = prior.perturb(x0, log_snr, generator)
@@ -227,9 +230,10 @@ def _calibrate(prior: DiffusionPrior, fields: Tensor, seed: int) -> None:
     if gain is None:
         return
     generator, sampler = torch.Generator().manual_seed(seed + 2), DPMSolver(_SAMPLER_STEPS)
+    count = max(_LEAST_SAMPLES, _SAMPLED_VALUES // fields[0].numel())
     drawn = [
         sampler.sample(prior, _CHUNK, generator=generator, like=fields)
-        for _ in range(_SAMPLES // _CHUNK)
+        for _ in range(math.ceil(count / _CHUNK))
     ]
     gain.fit(torch.cat(drawn), fields)
 
@@ -251,7 +255,12 @@ def _record(prior: DiffusionPrior, level: int, case: _Case) -> dict[str, float]:
 
 
 def _is_surely_better(error: Tensor, change: Tensor) -> bool:
-    """Tell whether a change lessens the error by `_SURELY` standard errors, over records."""
+    """Tell whether a change lessens the error by `_SURELY` standard errors.
+
+    They are over blocks of neighbouring records: months, or places, that follow each other are not
+    independent.
+    """
     gain = (error.pow(2) - (error - change).pow(2)).flatten(1).mean(1)
-    chance = float(gain.std()) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
+    blocks = torch.stack([block.mean() for block in gain.tensor_split(min(_BLOCKS, len(gain)))])
+    chance = float(blocks.std()) / math.sqrt(len(blocks)) if len(blocks) > 1 else 0.0
     return float(gain.mean()) > _SURELY * chance

@@ -65,14 +65,22 @@ class BandGain(nn.Module):
         return (fields * self.areas.to(fields)) @ self.functions.to(fields)
 
     def power(self, fields: Tensor) -> Tensor:
-        """Return the mean square (channel, band) of the coefficients of fields."""
-        square = self._coefficients(fields).square().mean(0)
-        sums = square.new_zeros(self.gain.shape).index_add_(1, self.band, square)
+        """Return the mean square (record, channel, band) of the coefficients of fields."""
+        square = self._coefficients(fields).square()
+        sums = square.new_zeros(len(fields), *self.gain.shape).index_add_(2, self.band, square)
         return sums / torch.bincount(self.band, minlength=self.gain.shape[1])
 
     def fit(self, samples: Tensor, data: Tensor) -> None:
-        """Set the gains that give samples the power of the data, (record, channel, node) each."""
-        self.gain.copy_((self.power(data) / self.power(samples)).sqrt())
+        """Set the gains that give samples the power of the data, (record, channel, node) each.
+
+        A ratio that chance explains is left alone: its logarithm l, of standard error e, is
+        multiplied by 1 - e^2 / l^2 or by zero, the positive-part estimate of James & Stein.
+        """
+        powers = [self.power(each).double() for each in (data, samples)]
+        ratio = (powers[0].mean(0) / powers[1].mean(0)).log()
+        chance = sum((each.std(0) / each.mean(0)) ** 2 / len(each) for each in powers)
+        kept = (1.0 - chance / ratio.square()).clamp_min(0.0).nan_to_num(0.0)
+        self.gain.copy_((0.5 * kept * ratio).exp())
 
     def forward(self, fields: Tensor) -> Tensor:
         """Return fields (batch, channel, node) with their power changed."""
