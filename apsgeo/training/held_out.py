@@ -16,6 +16,9 @@ from apsgeo.training.pairs import Batch, PairSet, known_fields
 
 __all__ = ["calibrate_spread", "conditioned", "held_out_score", "spread_factors"]
 
+_MOST_CORRECTIONS = 4
+_AGREE = 0.01  # of the log of error over spread
+
 
 def conditioned(prior: FieldPrior, flow: Flow, batch: Batch) -> Conditioning:
     """Evaluate a flow's networks on a batch of measurements."""
@@ -56,12 +59,22 @@ def calibrate_spread(prior: FieldPrior, flow: Flow, held: PairSet) -> None:
     """Set the flow's spread, so far that of its base, by held-out pairs.
 
     By least squares of the log of the factor on that of the observed share; a constant where all
-    masks have about the same share.
+    masks have about the same share. The flow's maps bend, so that its members' spread answers to
+    that of its base by more or less than the same factor: what is left is corrected again, by the
+    answer to the last correction.
     """
-    shares, factors = spread_factors(prior, flow, held)
-    slope = np.polyfit(shares, factors, 1)[0] if np.ptp(shares) > math.log(2.0) else 0.0
-    flow.spread[0] = float(factors.mean() - slope * shares.mean())
-    flow.spread[1] = float(slope)
+    answer, last = 1.0, math.nan
+    for _ in range(_MOST_CORRECTIONS):
+        shares, factors = spread_factors(prior, flow, held)
+        mean = float(factors.mean())
+        if math.isfinite(last) and abs(last) > _AGREE:
+            answer = min(max(answer * (1.0 - mean / last), 0.5), 3.0)
+        if abs(mean) < _AGREE and math.isfinite(last):
+            break
+        slope = np.polyfit(shares, factors, 1)[0] if np.ptp(shares) > math.log(2.0) else 0.0
+        flow.spread[0] += float(mean - slope * shares.mean()) / answer
+        flow.spread[1] += float(slope) / answer
+        last = mean
 
 
 @torch.no_grad()
