@@ -141,7 +141,7 @@ def terrain(size: int = TILE) -> ImageCase:
         rank=100,
         large=True,
         flow=FlowSpec(width=16, depth=4, local=4, coupling_width=8, patterns=0),
-        steps=1200,
+        steps=2400,
         batch=3,
         rounds=1,
         held_out=24,
