@@ -70,14 +70,14 @@ def draw(tasks: Sequence[Panels], case: ImageCase) -> Figure:
     figure.subplots_adjust(
         left=0.06, right=0.998, bottom=0.004, top=1 - 0.5 / (_WIDTH * len(rows) + 0.5)
     )
-    for axes, (panels, index) in zip(grid, rows, strict=True):
+    for row, (axes, (panels, index)) in enumerate(zip(grid, rows, strict=True)):
         low, high = _limits(panels.truth[index], case)
         for place, (name, image) in zip(axes, panels.pictures(index).items(), strict=True):
             place.imshow(np.ma.masked_invalid(image), cmap=case.colours, vmin=low, vmax=high)
             place.set_facecolor("0.6" if case.background is None else "tab:blue")
             place.set_xticks([])
             place.set_yticks([])
-            if axes is grid[0]:
+            if row == 0:
                 place.set_title(name, fontsize=7)
         if index == 0:
             axes[0].set_ylabel(panels.task, fontsize=7)

@@ -99,4 +99,9 @@ def test_every_task_has_rows_panels_and_a_table(case: ImageCase, tmp_path: Path)
     assert [row.method for row in rows] == ["Gaussian posterior (base)", "APS"] * 2
     text = report(rows, "made")
     assert f"{rows[1].crps:.4g}" in text
-    assert len(draw(panels, case).axes) == 4 * (2 + 2 * 4)
+    axes = draw(panels, case).axes
+    assert len(axes) == 4 * (2 + 2 * 4)
+    titles = [each.get_title() for each in axes]
+    assert titles[:2] == ["truth", "measured"]
+    assert all(titles[:10])
+    assert not any(titles[10:])
