@@ -150,7 +150,7 @@ def test_training_in_the_plane_lowers_the_divergence_it_is_about() -> None:
 
 
 def test_report_has_a_column_for_what_any_row_has() -> None:
-    text = report({"Some": [Row("a", "b", kl=1.5), Row("c", "d", sbc=0.25)]}, "- made\n")
+    text = report("some", [Row("a", "b", kl=1.5), Row("c", "d", sbc=0.25)], "- made\n")
     assert "| problem | method | KL, nats | SBC p |" in text
     assert "| a | b | 1.5 |  |" in text
     assert "| c | d |  | 0.25 |" in text
