@@ -51,8 +51,8 @@ def report(title: str, parts: dict[str, list[Row]], made_with: str) -> str:
     tables = "\n".join(f"## {name}\n\n{table(rows)}" for name, rows in parts.items())
     return (
         f"# What each part is worth: {title}\n\n"
-        "Columns are those of truth_mixture.md: KL(q || p) in nats; CRPS and energy score relative to the "
-        "exact posterior's, so that 1 is exact.\n\n"
+        "Columns are those of truth_mixture.md: KL(q || p) in nats; CRPS and energy score relative "
+        "to the exact posterior's, so that 1 is exact.\n\n"
         f"{tables}\n{made_with}"
     )
 
