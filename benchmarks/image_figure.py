@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,7 +55,7 @@ class Panels:
         for method, images in self.shown.items():
             names = [f"member {k + 1}" for k in range(len(images) - 1)] + ["mean"]
             for name, image in zip(names, images[:, index], strict=True):
-                row[f"{method}\n{name}"] = image
+                row[f"{textwrap.fill(method, 16)}\n{name}"] = image
         return row
 
 

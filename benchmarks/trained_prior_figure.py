@@ -74,6 +74,9 @@ def draw_spectra(scores: Mapping[str, Sequence[Score]]) -> Figure:
         for index, pair in enumerate(("samples / train", "test / train", "gaussian / train")):
             _line(below, rows, "spectrum", pair, f"C{index}", pair.replace("train", "training"))
         below.set(xscale="log", xlabel="wavelength", ylim=(0.5, 1.5))
+        waves = [float(row.key) for row in rows if row.name == "samples / train"]
+        below.set_xticks(waves, labels=[f"{wave:.2g}" for wave in waves])
+        below.minorticks_off()
         below.invert_xaxis()
         for axes in (above, below):
             axes.axhline(1.0, color="0.5", lw=0.7)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +66,6 @@ def train(
         evaluations: of the likelihood by which scales are chosen.
         seed: of weights and noise.
     """
-    begun = time.perf_counter()
     options = {**case.options, "steps": max(1, round(share * case.options["steps"]))}
     start = replace(HybridScales.start(case.domain), eof_weight=case.eof_weight)
     known = {"scales": start, "anchor_scales": start}
@@ -87,6 +85,5 @@ def train(
         log=folder.with_name(folder.name + ".log.csv"),
         **options,
     )
-    prior.provenance["seconds"] = round(time.perf_counter() - begun)
     prior.save(folder, overwrite=True)
     return prior

@@ -84,10 +84,9 @@ def _training(found: Mapping[str, Found]) -> str:
     lines = []
     for name, each in found.items():
         made = each.about["training"]
-        seconds = f"{made['seconds'] / 60:.0f}"
         size = made["denoiser"]["size"]
-        lines.append([name, str(made["records"]), size, str(made["steps"]), seconds])
-    heads = ["data set", "fields learned from", "network", "steps", "minutes"]
+        lines.append([name, str(made["records"]), size, str(made["steps"])])
+    heads = ["data set", "fields learned from", "network", "steps"]
     return _table(heads, lines)
 
 
