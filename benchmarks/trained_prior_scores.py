@@ -160,9 +160,7 @@ def draw(
     """Draw ``count`` samples (count, 1, node) of a diffusion prior and of its anchor."""
     if prior.anchor is None:
         raise ValueError("the prior has no anchor")
-    sampler = DPMSolver(steps)
-    sizes = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
-    samples = torch.cat([sampler.sample(prior, size, generator=generator) for size in sizes])
+    samples = DPMSolver(steps).sample_in_parts(prior, count, CHUNK, generator=generator)
     return samples, prior.anchor.sample(count, generator).float()
 
 

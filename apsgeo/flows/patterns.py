@@ -6,6 +6,7 @@ With patterns E, orthonormal in the weights w, c = E^T w r; what no pattern desc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,13 @@ class GlobalCoupling(GlobalMap):
     Dinh et al. 2017, arXiv 1605.08803.
     """
 
+    keep: Tensor
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        first = torch.arange(self.count) % 2 == 0
+        self.register_buffer("keep", first == self.parity, persistent=False)
+
     def _network(self, context: int, width: int) -> nn.Module:
         return nn.Sequential(
             nn.Linear(self.count + context, width),
@@ -92,25 +100,21 @@ class GlobalCoupling(GlobalMap):
             zero(nn.Linear(width, self.elementwise.count * self.count)),
         )
 
-    @property
-    def _keep(self) -> Tensor:
-        return (torch.arange(self.count, device=self.basis.device) % 2 == 0) == self.parity
-
     def _change(self, r: Tensor, c: Tensor, mapped: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         moved, log_slope = mapped
-        change = torch.where(self._keep, 0.0, moved - c)
-        return self._moved(r, change), (log_slope * ~self._keep).sum(-1)
+        change = torch.where(self.keep, 0.0, moved - c)
+        return self._moved(r, change), (log_slope * ~self.keep).sum(-1)
 
     def forward(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return r' and the log-determinant."""
         c = self._project(r)
-        raw = self._raw(c * self._keep, context)
+        raw = self._raw(c * self.keep, context)
         return self._change(r, c, self.elementwise.forward(c, raw))
 
     def inverse(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return the r that forward maps to r', and the log-determinant of forward."""
         c = self._project(r)
-        raw = self._raw(c * self._keep, context)
+        raw = self._raw(c * self.keep, context)
         return self._change(r, c, self.elementwise.inverse(c, raw))
 
 

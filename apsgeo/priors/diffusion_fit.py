@@ -172,9 +172,9 @@ def train_diffusion(
         log=log,
     )
     with torch.no_grad():
-        _shrink(prior, cases)
+        curve = _shrink(prior, cases)
         _calibrate(prior, fields, seed)
-        return history + [_record(prior, level, case) for level, case in enumerate(cases)]
+    return history + curve
 
 
 def _digest(*tensors: Tensor) -> str:
@@ -212,16 +212,37 @@ def _relative_mse(error: Tensor, change: Tensor) -> float:
     return float((error - change).pow(2).mean() / error.pow(2).mean())
 
 
-def _shrink(prior: DiffusionPrior, cases: list[_Case]) -> None:
-    """Set the shrinkage of every level: by least squares, and to zero where it is not sure."""
+def _shrink(prior: DiffusionPrior, cases: list[_Case]) -> list[dict[str, float]]:
+    """Set the shrinkage of every level; return the curve over the levels.
+
+    By least squares, and to zero where it is not sure that the network helps.
+    """
+    curve = []
     factors = torch.ones_like(prior.shrinkage)
     for level, case in enumerate(cases):
         error, change = case.errors(prior)
         power = float(change.pow(2).sum())
+        factor = 1.0
         if power > 0.0:
             factor = min(max(float((error * change).sum()) / power, 0.0), 1.0)
-            factors[level] = factor if _is_surely_better(error, factor * change) else 0.0
+            factor = factor if _is_surely_better(error, factor * change) else 0.0
+        factors[level] = factor
+        mse_anchor = float(error.pow(2).mean())
+        mse = float((error - factor * change).pow(2).mean())
+        nats = 0.5 * float(prior.quadrature[level]) * case.x0[0].numel()
+        curve.append(
+            {
+                "level": float(level),
+                "log_snr": float(prior.log_snr[level]),
+                "noise_std": prior.noise_std[level],
+                "mse_anchor": mse_anchor,
+                "mse": mse,
+                "shrinkage": factor,
+                "gain": nats * (mse_anchor - mse) / prior.noise_std[level] ** 2,
+            }
+        )
     prior.shrinkage.copy_(factors)
+    return curve
 
 
 def _calibrate(prior: DiffusionPrior, fields: Tensor, seed: int) -> None:
@@ -229,29 +250,15 @@ def _calibrate(prior: DiffusionPrior, fields: Tensor, seed: int) -> None:
     gain = prior.with_gain()
     if gain is None:
         return
-    generator, sampler = torch.Generator().manual_seed(seed + 2), DPMSolver(_SAMPLER_STEPS)
-    count = max(_LEAST_SAMPLES, _SAMPLED_VALUES // fields[0].numel())
-    drawn = [
-        sampler.sample(prior, _CHUNK, generator=generator, like=fields)
-        for _ in range(math.ceil(count / _CHUNK))
-    ]
-    gain.fit(torch.cat(drawn), fields)
-
-
-def _record(prior: DiffusionPrior, level: int, case: _Case) -> dict[str, float]:
-    """Return what the final prior reaches on a held-out case."""
-    error, change = case.errors(prior)
-    mse_anchor, mse = float(error.pow(2).mean()), float((error - change).pow(2).mean())
-    nats = 0.5 * float(prior.quadrature[level]) * case.x0[0].numel()
-    return {
-        "level": float(level),
-        "log_snr": float(prior.log_snr[level]),
-        "noise_std": prior.noise_std[level],
-        "mse_anchor": mse_anchor,
-        "mse": mse,
-        "shrinkage": float(prior.shrinkage[level]),
-        "gain": nats * (mse_anchor - mse) / prior.noise_std[level] ** 2,
-    }
+    wanted = max(_LEAST_SAMPLES, _SAMPLED_VALUES // fields[0].numel())
+    samples = DPMSolver(_SAMPLER_STEPS).sample_in_parts(
+        prior,
+        math.ceil(wanted / _CHUNK) * _CHUNK,
+        _CHUNK,
+        generator=torch.Generator().manual_seed(seed + 2),
+        like=fields,
+    )
+    gain.fit(samples, fields)
 
 
 def _is_surely_better(error: Tensor, change: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 
@@ -28,13 +30,6 @@ def band_edges(eigenfunctions: int) -> list[int]:
     return edges[1:]
 
 
-def _basis(domain: Domain) -> Tensor:
-    """Return eigenfunctions (node, k), up to waves of about four nodes."""
-    most = domain.num_nodes // 4
-    closed = domain.continuous_eigenbasis(min(most, _MOST)) if most else None
-    return (closed or domain.eigenbasis(max(1, min(most, _MOST // 2))))[1]
-
-
 class BandGain(nn.Module):
     r"""Multiplies fields by a gain in each band of the Laplacian's eigenfunctions.
 
@@ -48,21 +43,28 @@ class BandGain(nn.Module):
 
     gain: Tensor
     band: Tensor
-    functions: Tensor
     areas: Tensor
 
     def __init__(self, domain: Domain, channels: int) -> None:
         super().__init__()
-        functions = _basis(domain)
-        edges = band_edges(functions.shape[1])
+        self._domain = domain
+        closed = domain.continuous_eigenbasis(1) is not None
+        # up to waves of about four nodes
+        edges = band_edges(min(domain.num_nodes // 4, _MOST if closed else _MOST // 2))
         sizes = torch.tensor([0, *edges]).diff()
         self.register_buffer("band", torch.arange(len(sizes)).repeat_interleave(sizes), False)
-        self.register_buffer("functions", functions[:, : len(self.band)].float(), False)
         self.register_buffer("areas", domain.areas.float(), False)
         self.register_buffer("gain", torch.ones(channels, len(edges)))
 
+    @cached_property
+    def _functions(self) -> Tensor:
+        """The eigenfunctions (node, k), computed when they are first needed: it takes seconds."""
+        count = len(self.band)
+        basis = self._domain.continuous_eigenbasis(count) or self._domain.eigenbasis(count)
+        return basis[1].float()
+
     def _coefficients(self, fields: Tensor) -> Tensor:
-        return (fields * self.areas.to(fields)) @ self.functions.to(fields)
+        return (fields * self.areas.to(fields)) @ self._functions.to(fields)
 
     def power(self, fields: Tensor) -> Tensor:
         """Return the mean square (record, channel, band) of the coefficients of fields."""
@@ -85,4 +87,4 @@ class BandGain(nn.Module):
     def forward(self, fields: Tensor) -> Tensor:
         """Return fields (batch, channel, node) with their power changed."""
         more = (self.gain - 1.0)[:, self.band].to(fields)
-        return fields + (more * self._coefficients(fields)) @ self.functions.to(fields).T
+        return fields + (more * self._coefficients(fields)) @ self._functions.to(fields).T

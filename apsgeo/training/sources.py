@@ -58,12 +58,10 @@ def draws_of_prior(prior: FieldPrior, season: Tensor, generator: torch.Generator
     """
     if prior.diffusion is None:
         return prior.gaussian.sample(season, generator)
-    sampler = DPMSolver(steps=_SAMPLER_STEPS)
-    blocks = [
-        sampler.sample(prior.diffusion, len(part), generator=generator)
-        for part in season.split(_SAMPLED_AT_ONCE)
-    ]
-    return torch.cat(blocks) * prior.normals.valid
+    drawn = DPMSolver(_SAMPLER_STEPS).sample_in_parts(
+        prior.diffusion, len(season), _SAMPLED_AT_ONCE, generator=generator
+    )
+    return drawn * prior.normals.valid
 
 
 def fields_of_prior(
