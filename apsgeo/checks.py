@@ -287,7 +287,7 @@ def check_values(
         values: (record, ...), NaN where not observed.
         valid: (...), false where the model has no values.
         names: (record,), for messages.
-        whole: whether these are all records, so that there must be a gap among them.
+        whole: whether these are all records of a mask, so that there must be a gap among them.
 
     Raises:
         InputError: If a value is infinite, or all is observed although ``whole``.

@@ -257,7 +257,10 @@ def distill(
 @app.command(epilog="Example: apsgeo impute gappy.nc ncep-air filled.nc --members 64")
 def impute(
     obs: Annotated[
-        Path, typer.Argument(metavar="OBS.nc", help="Observed fields, NaN where not observed.")
+        Path,
+        typer.Argument(
+            metavar="OBS.nc", help="Observed fields, as the model was made for; NaN where missing."
+        ),
     ],
     posterior: Annotated[
         str,
@@ -276,7 +279,7 @@ def impute(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fill the gaps of observed fields with an ensemble."""
+    """Draw an ensemble of the complete fields behind observed ones."""
     _refuse_existing(output, overwrite)
     from apsgeo.io import read_field
     from apsgeo.xarray import impute as fill
@@ -285,7 +288,7 @@ def impute(
     model = _open_posterior(posterior)
     field = read_field(obs, variable)
     ensemble = fill(field, model, members=members, seed=seed, noise_std=noise_std)
-    title = f"{field.attrs.get('long_name', field.name)}, gaps filled"
+    title = f"{field.attrs.get('long_name', field.name)}, ensemble"
     write_ensemble(ensemble, output, overwrite=overwrite, attrs={"title": title})
     typer.echo(f"{output}: {dict(ensemble.sizes)}")
 

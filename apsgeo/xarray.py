@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -19,27 +17,25 @@ from apsgeo.channels import as_array, as_variables, check_variables
 from apsgeo.checks import (
     check_floating,
     check_units,
-    check_values,
     integer,
     node_noise,
     record_table,
 )
+from apsgeo.draws import Sampler, draw
 from apsgeo.errors import GridError, InputError
 
 if TYPE_CHECKING:
     import dask.array
-    from torch import Tensor
 
     from apsgeo.domains import Domain
     from apsgeo.domains.layout import Layout
+    from apsgeo.operators import LinearMap, Operator
     from apsgeo.posterior import Posterior
 
 __all__ = ["ApsAccessor", "impute", "write_ensemble"]
 
 CONVENTIONS = "CF-1.10"
 
-_BLOCK_BYTES = 2**24  # of members in one block; drawing them takes some ten times as much
-_MEMBER = -1  # the number of the members' axis, beside those of the data
 _LAYOUT = ("chunksizes", "contiguous", "original_shape", "preferred_chunks", "source")
 _COMPRESSIONS = ("zlib", "zstd", "szip", "bzip2", "blosc", "compression")
 _PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
@@ -54,8 +50,12 @@ def impute(
     members: int = 64,
     seed: int = 0,
     noise_std: float | ArrayLike | xr.DataArray | None = None,
+    operator: Operator | None = None,
 ) -> Fields:
-    """Fill the gaps of observed fields with an ensemble; one network evaluation a field.
+    """Draw the complete fields behind observed ones; one network evaluation a field.
+
+    With a model of masks it fills gaps; of `Downsample`, it brings coarse fields to the model's
+    grid; of `GaussianBlur` or `Identity`, it sharpens or denoises fields that may be complete.
 
     Nothing is sampled before values are asked for, and then block by block in time. Member k of
     a record depends on ``seed``, the record's time (its index, if it has no time coordinate) and
@@ -63,10 +63,13 @@ def impute(
 
     Name, attributes, coordinates and encoding are those of ``obs``, but for what a larger array
     cannot keep: its layout in a file, and the packing to integers, whose range members may leave.
+    Where ``obs`` is on a coarser domain, dims keep their names, and their coordinates are those of
+    the model's domain, in its order.
 
     Args:
-        obs: Observed fields on the model's domain, NaN where not observed: dims (time, lat, lon),
-            (time, cells), (time, y, x) or (time, node), in any order or without time. Latitude may
+        obs: Observed fields on the model's domain, or on the coarser one that its operator
+            measures, NaN where not observed: dims (time, lat, lon), (time, cells), (time, y, x) or
+            (time, node), in any order or without time. Latitude may
             run either way, and HEALPix cells and stations be in another order; see
             `apsgeo.domains.layout.layout_of`. Channels are along a dim channel, band or rgb, or
             the variables of a data set, as the history's were. With dask, values are checked block
@@ -77,15 +80,19 @@ def impute(
         noise_std: Standard deviation of the observations' noise in the units of ``obs``: a number,
             or one a cell, by its dims or flat, as ``obs`` has them, or one a channel, by its dim;
             by default the posterior's.
+        operator: Which of the family measured, where the model is for several: for one of
+            ``OneOf((Mask(), Downsample(2)))``, for instance, ``Downsample(2)``.
 
     Returns:
         Members (member, time, lat, lon), or with the other dims of ``obs``, dask, in its dtype;
         NaN where the model's variable has no values (land).
 
     Raises:
-        GridError: If the coordinates are invalid or are not those of the model's domain.
+        GridError: If the coordinates are invalid or are not those of the domain that is measured.
         UnitsError: If both units are known and differ.
-        InputError: If ``obs`` has infinite values or no gap, or another argument cannot be used.
+        InputError: If ``obs`` has infinite values, or no gap although a mask measured; if the
+            operator is not of the model's family, none of several was chosen, or it measures
+            nothing that lives on a domain; or if another argument cannot be used.
 
     Warns:
         NothingObservedWarning: If a record has no observation; it gets draws of the prior.
@@ -94,35 +101,59 @@ def impute(
         >>> ensemble = apsgeo.impute(obs, apsgeo.load("ncep-air"), members=64)  # doctest: +SKIP
         >>> ensemble.quantile([0.05, 0.95], "member").compute()  # doctest: +SKIP
     """
-    from apsgeo.domains.layout import layout_of  # brings in torch
+    from apsgeo.domains.labels import moved  # brings in torch
+    from apsgeo.operators import RandomMask
 
     _check_types(obs, posterior)
     if isinstance(obs, xr.Dataset):
         array = as_array(obs)
         check_variables(array, posterior.name, given="obs", wanted="the model")
-        return as_variables(impute(array, posterior, members, seed, noise_std), obs)
+        return as_variables(impute(array, posterior, members, seed, noise_std, operator), obs)
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
     check_floating(obs)
     check_units(obs, posterior.units)
-    layout = layout_of(obs, posterior.domain, given="obs", wanted="the model")
+    linear = posterior.linear_of(operator)
+    operator = posterior.operator if operator is None else operator
+    layout = _layout(obs, posterior, operator, linear)
     obs = layout.ordered(obs)
-    valid = _valid(layout, obs, posterior)
-    sampler = _Sampler(
+    valid = _valid(layout, obs, posterior, linear)
+    like, fields = moved(obs, layout, posterior.domain)
+    sampler = Sampler(
         posterior=posterior,
         members=members,
         seed=seed,
         noise_std=node_noise(noise_std, obs, valid, layout),
-        layout=layout,
+        operator=operator,
+        measured=layout,
+        fields=fields,
+        channels=posterior.normals.mean.shape[1],
         dtype=obs.dtype,
     )
     table = record_table(obs, layout.cells, posterior.normals.seasons)
-    checked = _checked_blocks(obs, valid, table, members)
-    drawn = _over_records(sampler, checked, table, members)
-    return _labelled(drawn if obs.ndim > valid.ndim else drawn[:, 0], obs, sampler)
+    drawn = draw(sampler, obs, valid, table, gaps=isinstance(operator, RandomMask))
+    return _labelled(drawn, like, sampler)
 
 
-def _valid(layout: Layout, obs: xr.DataArray, posterior: Posterior) -> NDArray[np.bool_]:
-    """Tell where the model has values, by the cells of a record of obs."""
+def _layout(
+    obs: xr.DataArray, posterior: Posterior, operator: Operator, linear: LinearMap
+) -> Layout:
+    """Find what was observed in the labels of obs."""
+    from apsgeo.domains.layout import layout_of
+
+    if linear.codomain is None:
+        raise InputError(
+            f"the model's {operator!r} measures nothing that lives on a domain, so labels cannot "
+            "say what was observed; give tensors (batch, channel, observation) to posterior(y)"
+        )
+    here = linear.codomain == posterior.domain
+    wanted = "the model" if here else f"the model's {operator!r}"
+    return layout_of(obs, linear.codomain, given="obs", wanted=wanted)
+
+
+def _valid(
+    layout: Layout, obs: xr.DataArray, posterior: Posterior, linear: LinearMap
+) -> NDArray[np.bool_]:
+    """Tell what is observed of values that the model has, by the cells of a record of obs."""
     shape = tuple(obs.sizes[dim] for dim in layout.cells)
     given, wanted = len(shape) - len(layout.dims) and shape[0], posterior.normals.mean.shape[1]
     if max(given, 1) != wanted:
@@ -130,7 +161,7 @@ def _valid(layout: Layout, obs: xr.DataArray, posterior: Posterior) -> NDArray[n
             f"obs has {max(given, 1)} channels, and the model {wanted}; give the variables or "
             "colours of its history"
         )
-    return np.broadcast_to(layout.places(posterior.normals.valid.numpy()), shape)
+    return layout.channel_places(posterior.normals.observable(linear).numpy())
 
 
 def write_ensemble(
@@ -221,41 +252,10 @@ class ApsAccessor:
         members: int = 64,
         seed: int = 0,
         noise_std: float | ArrayLike | xr.DataArray | None = None,
+        operator: Operator | None = None,
     ) -> xr.DataArray:
-        """Fill the gaps with an ensemble: see `apsgeo.impute`."""
-        return impute(self._obs, posterior, members=members, seed=seed, noise_std=noise_std)
-
-
-@dataclass(frozen=True)
-class _Sampler:
-    """Draws the members of a block of records.
-
-    Attributes:
-        noise_std: a number or (node,) in the model's order; None for the posterior's own.
-        layout: which dims of the records are the model's nodes.
-    """
-
-    posterior: Posterior
-    members: int
-    seed: int
-    noise_std: Tensor | None
-    layout: Layout
-    dtype: np.dtype[Any]
-
-    def __call__(self, values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
-        """Return members (member, record, ...) of values (record, ...)."""
-        import torch
-
-        nodes = np.array(self.layout.channel_nodes(values), dtype=np.float32)
-        drawn = self.posterior.sample_members(
-            torch.from_numpy(nodes),
-            torch.from_numpy(records["season"].copy()),
-            records["key"],
-            self.members,
-            self.seed,
-            noise_std=self.noise_std,
-        )
-        return self.layout.channel_places(drawn.cpu().numpy()).astype(self.dtype)
+        """Draw the complete fields behind it: see `apsgeo.impute`."""
+        return impute(self._obs, posterior, members, seed, noise_std, operator)
 
 
 def _check_types(obs: Any, posterior: Any) -> None:
@@ -268,62 +268,8 @@ def _check_types(obs: Any, posterior: Any) -> None:
         )
 
 
-def _checked_blocks(
-    obs: xr.DataArray, valid: NDArray[np.bool_], table: NDArray[np.void], members: int
-) -> dask.array.Array:
-    """Return (record, ...) in blocks of a few records, checked now or when computed."""
-    import dask.array as da
-
-    data = obs.data if obs.ndim > valid.ndim else obs.data[None]
-    whole_cells = (-1,) * valid.ndim
-    most = max(1, _BLOCK_BYTES // (members * valid.size * obs.dtype.itemsize))
-    if not isinstance(data, da.Array):
-        data = np.asarray(data)
-        check_values(data, valid, table["name"], whole=True)
-        return da.from_array(data, chunks=(most, *whole_cells), name=False)
-    whole = data.numblocks[0] == 1
-
-    def check(values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
-        check_values(values, valid, records["name"], whole=whole)
-        return values
-
-    data = data.rechunk((data.chunks[0], *whole_cells))
-    checked = _over_records(check, data, table)
-    pieces = [min(most, size - start) for size in data.chunks[0] for start in range(0, size, most)]
-    return checked.rechunk((tuple(pieces), *whole_cells))
-
-
-def _over_records(
-    func: Callable[[NDArray[Any], NDArray[np.void]], NDArray[Any]],
-    data: dask.array.Array,
-    table: NDArray[np.void],
-    members: int | None = None,
-) -> dask.array.Array:
-    """Call ``func`` on the blocks of data (record, ...) and the same records of the table.
-
-    With ``members``, it adds a first axis of that size.
-    """
-    import dask.array as da
-
-    axes = tuple(range(data.ndim))
-    out = axes if members is None else (_MEMBER, *axes)
-    return da.blockwise(
-        func,
-        out,
-        data,
-        axes,
-        da.from_array(table, chunks=data.chunks[:1], name=False),
-        axes[:1],
-        new_axes=None if members is None else {_MEMBER: members},
-        concatenate=True,
-        # A name of its own spares dask from hashing the model.
-        name=f"impute-{uuid.uuid4().hex}",
-        meta=np.empty((0,) * len(out), dtype=data.dtype),
-    )
-
-
-def _labelled(members: dask.array.Array, obs: xr.DataArray, sampler: _Sampler) -> xr.DataArray:
-    """Give (member, ...) the labels of obs, and say how it was made."""
+def _labelled(members: dask.array.Array, like: xr.DataArray, sampler: Sampler) -> xr.DataArray:
+    """Give (member, ...) the labels of its like without members, and say how it was made."""
     noise = sampler.posterior.noise_std if sampler.noise_std is None else sampler.noise_std
     least, most = float(noise.min()), float(noise.max())
     member = xr.Variable(
@@ -338,12 +284,12 @@ def _labelled(members: dask.array.Array, obs: xr.DataArray, sampler: _Sampler) -
     }
     ensemble = xr.DataArray(
         members,
-        dims=("member", *obs.dims),
-        coords={**obs.coords, "member": member},
-        name=obs.name,
-        attrs={**obs.attrs, **attrs},
+        dims=("member", *like.dims),
+        coords={**like.coords, "member": member},
+        name=like.name,
+        attrs={**like.attrs, **attrs},
     )
-    packed = np.dtype(obs.encoding.get("dtype", obs.dtype)).kind != "f"
+    packed = np.dtype(like.encoding.get("dtype", like.dtype)).kind != "f"
     dropped = _LAYOUT + (_PACKING if packed else ())
-    ensemble.encoding = {k: v for k, v in obs.encoding.items() if k not in dropped}
+    ensemble.encoding = {k: v for k, v in like.encoding.items() if k not in dropped}
     return ensemble

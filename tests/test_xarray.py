@@ -21,6 +21,7 @@ import apsgeo
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import GridError, InputError, NothingObservedWarning, UnitsError
 from apsgeo.io import read_field, write_netcdf
+from apsgeo.operators import LinearMap, Mask, Operator
 from apsgeo.posterior import Posterior, member_noise
 from apsgeo.priors.normals import Normals
 from apsgeo.xarray import impute
@@ -44,7 +45,11 @@ class IndependentCells:
     noise_std: Tensor
     units: str | None = "degC"
     name: str | None = "air"
+    operator: Operator = field(default_factory=Mask)
     calls: list[tuple[int, int]] = field(default_factory=list)
+
+    def linear_of(self, operator: Operator | None) -> LinearMap:
+        return (operator or self.operator).on(self.domain)
 
     def sample_members(
         self,
@@ -54,6 +59,7 @@ class IndependentCells:
         members: int,
         seed: int,
         noise_std: Tensor | None = None,
+        operator: Operator | None = None,
     ) -> Tensor:
         self.calls.append((len(y), members))
         mean, std = self.normals.mean[season], self.normals.std[season]
@@ -342,7 +348,7 @@ def test_large_ensembles_are_drawn_in_blocks_of_few_records(
 ) -> None:
     expected = run(obs, posterior).compute()
     record_bytes = 5 * expected[0, 0].size * 4
-    monkeypatch.setattr("apsgeo.xarray._BLOCK_BYTES", 3 * record_bytes)
+    monkeypatch.setattr("apsgeo.draws._BLOCK_BYTES", 3 * record_bytes)
     for given, blocks in ((obs, (3, 3, 1)), (obs.chunk(time=(5, 2)), (3, 2, 2))):
         ensemble = run(given, posterior)
         assert ensemble.chunks is not None
@@ -527,5 +533,9 @@ def test_arguments_of_other_types_are_refused(obs: xr.DataArray, posterior: Post
     refused(InputError, "obs is a ndarray", obs.values, posterior)
     refused(InputError, "posterior is a str; .*apsgeo.load", obs, "ncep-air")
     refused(InputError, "in which no value can be missing", obs.fillna(0).astype(int), posterior)
-    other = SimpleNamespace(**{**vars(posterior), "domain": "a mesh"}, sample_members=None)
+    kept = {name: getattr(posterior, name) for name in ("units", "normals", "operator")}
+    elsewhere = SimpleNamespace(codomain="a mesh")
+    other = SimpleNamespace(
+        **kept, domain="a mesh", linear_of=lambda operator: elsewhere, sample_members=None
+    )
     refused(GridError, "the model is for 'a mesh'", obs, other)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import singledispatch
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,28 +10,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from apsgeo.domains.base import Domain
-from apsgeo.domains.healpix import HEALPixDomain
-from apsgeo.domains.healpix_adapters import GRID_MAPPING, healpix_coords
-from apsgeo.domains.latlon import LatLonDomain
-from apsgeo.domains.layout import Layout, layout_of
+from apsgeo.domains.labels import labels_of, without_grid_mapping
+from apsgeo.domains.layout import layout_of
 from apsgeo.domains.regrid import bilinear, conservative
 from apsgeo.errors import InputError
 
 __all__ = ["regrid"]
 
 _METHODS = {"bilinear": bilinear, "conservative": conservative}
-_DEGREES = {
-    "lat": {"standard_name": "latitude", "units": "degrees_north"},
-    "lon": {"standard_name": "longitude", "units": "degrees_east"},
-}
-
-
-class _Labels(NamedTuple):
-    """What an array on a domain is labelled with: its layout, coordinates, and grid mapping."""
-
-    layout: Layout
-    coords: Mapping[str, Any]
-    grid_mapping: str | None = None
 
 
 def regrid(
@@ -70,7 +54,7 @@ def regrid(
     if method not in _METHODS:
         raise InputError(f"method={method!r} given; expected one of {', '.join(_METHODS)}")
     source = layout_of(array)
-    labels = _labels(target)
+    labels = labels_of(target)
     regridder = _METHODS[method](source.domain, labels.layout.domain)
 
     def apply(values: NDArray[Any]) -> NDArray[Any]:
@@ -82,7 +66,7 @@ def regrid(
     dims, shape = labels.layout.dims, labels.layout.shape
     result = xr.apply_ufunc(
         apply,
-        _without_grid_mapping(array),
+        without_grid_mapping(array),
         input_core_dims=[source.dims],
         output_core_dims=[dims],
         exclude_dims={*source.dims},
@@ -97,56 +81,3 @@ def regrid(
     if labels.grid_mapping is not None:
         result.encoding["grid_mapping"] = labels.grid_mapping
     return result
-
-
-def _without_grid_mapping(array: xr.DataArray) -> xr.DataArray:
-    """Drop what says which grid the array was on, beside its dims."""
-    mapping = array.encoding.get("grid_mapping", array.attrs.get("grid_mapping"))
-    array = array.drop_vars([mapping], errors="ignore")
-    return array.assign_attrs({k: v for k, v in array.attrs.items() if k != "grid_mapping"})
-
-
-@singledispatch
-def _labels(target: Any) -> _Labels:
-    raise InputError(
-        f"the target is a {type(target).__name__}; expected a Domain, or a DataArray on one"
-    )
-
-
-@_labels.register
-def _(target: xr.DataArray) -> _Labels:
-    layout = layout_of(target)
-    mapping = target.encoding.get("grid_mapping", target.attrs.get("grid_mapping"))
-    coords = {
-        str(name): coordinate.variable
-        for name, coordinate in target.coords.items()
-        if name == mapping or (coordinate.ndim and set(coordinate.dims) <= set(layout.dims))
-    }
-    return _Labels(layout, coords, mapping if mapping in coords else None)
-
-
-@_labels.register
-def _(target: LatLonDomain) -> _Labels:
-    coords = {name: (name, getattr(target, name), attrs) for name, attrs in _DEGREES.items()}
-    return _Labels(Layout(target, ("lat", "lon"), target.shape), coords)
-
-
-@_labels.register
-def _(target: HEALPixDomain) -> _Labels:
-    layout = Layout(target, ("cells",), (target.num_nodes,))
-    return _Labels(layout, healpix_coords(target, "cells"), GRID_MAPPING)
-
-
-@_labels.register
-def _(target: Domain) -> _Labels:
-    layout = Layout(target, ("node",), (target.num_nodes,))
-    nodes = target.positions.numpy()
-    if nodes.shape[1] != 3:
-        return _Labels(layout, {})
-    lat = np.arctan2(nodes[:, 2], np.hypot(nodes[:, 0], nodes[:, 1]))
-    lon = np.arctan2(nodes[:, 1], nodes[:, 0]) % (2 * np.pi)
-    coords = {
-        "lat": ("node", np.rad2deg(lat), _DEGREES["lat"]),
-        "lon": ("node", np.rad2deg(lon), _DEGREES["lon"]),
-    }
-    return _Labels(layout, coords)

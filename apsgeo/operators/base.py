@@ -65,7 +65,10 @@ class Operator(ABC):
             InputError: If it is not.
         """
         if not self.includes(operator):
-            raise InputError(f"the operator {operator!r} is not of the family {self!r}.")
+            raise InputError(
+                f"the operator {operator!r} is not of the family {self!r}; give one of it, such as "
+                f"{self.typical()[0]!r}."
+            )
 
     def typical(self) -> tuple[Operator, ...]:
         """Return a few operators by which to judge a model of the family."""

@@ -26,8 +26,8 @@ class _Family(Operator):
             InputError: Always; it tells what to do.
         """
         raise InputError(
-            f"{self!r} is a family of operators; say which of them measured: "
-            "posterior(y, operator=...)."
+            f"{self!r} is a family of operators; say which of them measured, such as "
+            f"operator={self.typical()[0]!r}."
         )
 
 

@@ -118,10 +118,14 @@ class Normals:
             standardized = self.standardize(values, season)
             return Measurement(standardized, observed & self.valid, noise_std / self.std[season])
         mean, std = self.mean.to(values)[season], self.std.to(values)[season]
-        outside = (~self.valid).to(values).expand(1, *self.mean.shape[1:])
-        observed = observed & (operator.apply(outside).abs() <= 1e-6)
+        observed = observed & self.observable(operator).to(values.device)
         anomalies = values - operator.apply(mean)
         return Measurement(anomalies, observed, noise_std, operator=operator, scale=std)
+
+    def observable(self, operator: LinearMap) -> Tensor:
+        """Tell which observations (channel, observation) weigh no node that is not valid."""
+        outside = (~self.valid).to(self.mean).expand(1, *self.mean.shape[1:])
+        return operator.apply(outside)[0].abs() <= 1e-6
 
     @property
     def covariate_count(self) -> int:
