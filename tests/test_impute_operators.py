@@ -59,8 +59,8 @@ def labelled(domain: Any) -> xr.DataArray:
     values = smooth(domain)
     attrs = {"units": "degC", "long_name": "air temperature"}
     if isinstance(domain, HEALPixDomain):
-        dims, coords = ("time", "cells"), {"time": TIME}
-        return label_healpix(domain, values, dims, coords, name="air", attrs=attrs)
+        coords = {"time": TIME}
+        return label_healpix(domain, values, ("time", "cells"), coords, name="air", attrs=attrs)
     image = isinstance(domain, ImageDomain)
     dims = ("time", "y", "x") if image else ("time", "lat", "lon")
     axes = {} if image else {"lat": domain.lat, "lon": domain.lon}
@@ -231,6 +231,16 @@ def test_dims_keep_their_names(on_grid: Posterior, several: Posterior) -> None:
         "row",
         "col",
     )
+
+
+def test_what_describes_the_coarse_grid_goes(on_grid: Posterior) -> None:
+    obs = measured(on_grid).assign_coords(
+        sphere=((), 0, {"grid_mapping_name": "latitude_longitude"})
+    )
+    obs.encoding = {"zlib": True, "grid_mapping": "sphere", "coordinates": "area level"}
+    ensemble = impute(obs, on_grid, members=2)
+    assert ensemble.encoding == {"zlib": True}
+    assert set(ensemble.coords) == {"member", "time", "lat", "lon", "level"}
 
 
 def test_noise_is_of_the_coarse_cells(on_grid: Posterior) -> None:
