@@ -35,7 +35,7 @@ def regrid(
         array: Fields whose labels say their domain; further dims are kept.
         target: A domain, or an array on it, whose labels are taken over: to HEALPix, to a grid, or
             (bilinear only) to anything else with points about the centre of the sphere, which gets
-            the dim node with coordinates lat and lon.
+            the dim node, with coordinates lat and lon if distances from the centre agree to 1 %.
         method: "bilinear" interpolates; "conservative" averages over areas, and keeps the
             integral, between a grid and HEALPix. See `apsgeo.domains.regrid`.
         min_weight: The least share of weights on values that are there; below it, and where the
