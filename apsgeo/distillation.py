@@ -139,6 +139,7 @@ def distill(
         site_features(prior.domain, source[0].fields),
         spec,
         prior.anchor,
+        spec.regimes_in(prior.domain, source[0].fields),
     )
     if measurements is None:
         train = train_pairs(

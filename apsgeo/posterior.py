@@ -21,9 +21,11 @@ from apsgeo.errors import InputError
 from apsgeo.flows.base import BasePosterior, GaussianBase, Moments
 from apsgeo.flows.build import Spec, build_flow, spec_from_config
 from apsgeo.flows.flow import Conditioning, Flow
+from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.operators import LinearMap, Measurement, Operator
 from apsgeo.priors.normals import Normals
+from apsgeo.priors.regimes import LowRankMixturePrior
 from apsgeo.priors.seasonal import SeasonalPrior
 from apsgeo.training.pairs import feature_count, known_fields
 
@@ -341,6 +343,9 @@ class Posterior:
         if isinstance(self.flow.base, GaussianBase):
             config["anchor"], state = self.flow.base.prior.to_state()
             tensors |= {f"anchor.{name}": value for name, value in state.items()}
+        if isinstance(self.flow, SpectralFlow) and self.flow.regimes is not None:
+            state = self.flow.regimes.to_tensors()
+            tensors |= {f"regimes.{name}": value for name, value in state.items()}
         return save_folder(path, "posterior", config, tensors, overwrite=overwrite)
 
     @classmethod
@@ -361,12 +366,14 @@ class Posterior:
         if config["anchor"] is not None:
             state = part(tensors, "anchor.")
             anchor = SeasonalPrior.from_state(config["anchor"], state, domain)
+        mixture = part(tensors, "regimes.")
+        regimes = LowRankMixturePrior.from_tensors(domain, mixture) if mixture else None
         weights = part(tensors, "flow.")
         sites = weights.get("context.sites", torch.empty(0, domain.num_nodes))
         operator = operators.from_config(config["operator"])
         channels = normals.mean.shape[1]
         known = normals.covariate_count + feature_count(operator, channels)
-        flow = build_flow(domain, channels, known, sites, spec, anchor)
+        flow = build_flow(domain, channels, known, sites, spec, anchor, regimes)
         flow.load_state_dict(weights)
         return cls(
             domain=domain,

@@ -133,6 +133,7 @@ def test_encoder_treats_observations_as_a_set() -> None:
     assert bool((features[0, 3:] == 0).all())
     tokens[0, 3:] = 100.0
     torch.testing.assert_close(encoder(tokens, seen)[1], pooled)
+    assert not encoder(tokens, torch.zeros_like(seen))[1].any()  # where nothing was observed
 
 
 def test_variance_of_functionals_is_exact(prior: DensePrior) -> None:

@@ -1,5 +1,6 @@
 """Spectral flows through `distill`, `Posterior`, `save` and `load`, with seasonal priors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,30 @@ from torch import Tensor
 import apsgeo
 from apsgeo.distillation import distill
 from apsgeo.errors import InputError, ModelError
-from apsgeo.flows.build import FlowSpec, SpectralSpec, spec_from_config
+from apsgeo.flows.build import FlowSpec, SpectralSpec, build_flow, spec_from_config
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.operators import Downsample, Mask
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
+from apsgeo.priors.regimes import fit_regimes
 from apsgeo.priors.scales import HybridScales
 from apsgeo.training.objective import LeadingForwardKL
 
 SPEC = SpectralSpec(patterns=6, candidates=2, width=16, bins=8)
 NOISE = 0.3
+LAT, LON = np.linspace(75, -75, 6), np.arange(0, 360, 36.0)
+WAVE = np.cos(np.deg2rad(LON)) * np.cos(np.deg2rad(LAT))[:, None]
 
 
 def history() -> xr.DataArray:
     """Monthly fields in two regimes, a pattern or its negative, with a seasonal mean and spread."""
-    lat, lon = np.linspace(75, -75, 6), np.arange(0, 360, 36.0)
     time = xr.date_range("1990-01-01", periods=144, freq="MS")
     month = np.cos(time.month.values * np.pi / 6)
     rng = np.random.default_rng(0)
-    wave = np.cos(np.deg2rad(lon)) * np.cos(np.deg2rad(lat))[:, None]
     sign = rng.choice([-1.0, 1.0], size=len(time)) * (2.0 + month)
-    values = 15 + 10 * month[:, None, None] + 2.0 * sign[:, None, None] * wave
+    values = 15 + 10 * month[:, None, None] + 2.0 * sign[:, None, None] * WAVE
     values = values + 0.5 * rng.standard_normal(values.shape)
-    coords = {"time": time, "lat": lat, "lon": lon}
+    coords = {"time": time, "lat": LAT, "lon": LON}
     return xr.DataArray(
         values.astype("float32"), coords, ("time", "lat", "lon"), "air", {"units": "degC"}
     )
@@ -129,6 +131,84 @@ def test_saved_weights_keep_their_patterns_whatever_their_sign(
     torch.testing.assert_close(identity, torch.eye(6).double(), rtol=0.0, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def seeing(prior: FieldPrior) -> Posterior:
+    """Distilled, with networks that see regimes."""
+    return distilled(prior, spec=replace(SPEC, regimes=2), rounds=2, steps=40, lr=2e-3)
+
+
+def test_regimes_are_fitted_to_the_anomalies_to_learn_from(
+    prior: FieldPrior, seeing: Posterior
+) -> None:
+    learned, _ = prior.split(history())
+    expected = fit_regimes(prior.domain, prior.encode(learned), patterns=6)
+    assert isinstance(seeing.flow, SpectralFlow)
+    assert seeing.flow.regimes is not None
+    for name, value in seeing.flow.regimes.to_tensors().items():
+        assert torch.equal(value, expected.to_tensors()[name]), name
+
+
+def test_what_sees_regimes_is_saved_and_gives_the_same_bits(
+    seeing: Posterior, tmp_path: Path
+) -> None:
+    again = Posterior.load(seeing.save(tmp_path / "model"))
+    assert again.spec == replace(SPEC, regimes=2)
+    y, season = gappy()
+    first, second = (
+        each.sample_members(y, season, np.arange(3), 4, seed=0) for each in (seeing, again)
+    )
+    assert torch.equal(first, second)
+
+
+def two_modes(count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sparse measurements of fields like those of `history`, their seasons and times' means.
+
+    Also the exact probability of the regime with the positive pattern.
+    """
+    generator = torch.Generator().manual_seed(5)
+    season = torch.arange(count) % 12
+    month = torch.cos((season + 1) * torch.pi / 6)[:, None]
+    mean, pattern = 15 + 10 * month, 2.0 * (2.0 + month) * torch.from_numpy(WAVE).flatten()
+    sign = torch.where(torch.rand(count, 1, generator=generator) < 0.5, -1.0, 1.0)
+    variance = 0.5**2 + NOISE**2
+    noise = variance**0.5 * torch.randn(pattern.shape, generator=generator)
+    mask = torch.rand(pattern.shape, generator=generator) < 0.02
+    mask[~mask.any(1), 0] = True
+    y = mean + sign * pattern + noise
+    # log N(y; mean + pattern) - log N(y; mean - pattern)
+    odds = (mask * 2.0 * (y - mean) * pattern).sum(1) / variance
+    return torch.where(mask, y, torch.nan)[:, None].float(), season, mean, torch.sigmoid(odds)
+
+
+def test_what_sees_regimes_weighs_modes_better(prior: FieldPrior, seeing: Posterior) -> None:
+    y, season, mean, exact = two_modes(150)
+    plain = distilled(prior, rounds=2, steps=40, lr=2e-3)
+    errors = []
+    for made in (seeing, plain):
+        members = made.sample_members(y, season, np.arange(len(y)), 64, seed=1)[:, :, 0]
+        positive = (members - mean).double() @ torch.from_numpy(WAVE).flatten() > 0
+        errors.append(float((positive.double().mean(0) - exact).abs().mean()))
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_regimes_need_fields_enough_or_draws_of_the_prior(prior: FieldPrior) -> None:
+    spec = SpectralSpec(candidates=2, width=16, bins=8, regimes=2)
+    with pytest.raises(InputError, match="fewer regimes"):
+        distilled(prior, spec=spec, steps=0)
+    made = distilled(replace(prior, history=None), spec=spec, steps=0)
+    assert isinstance(made.flow, SpectralFlow)
+    assert made.flow.regimes is not None
+
+
+def test_regimes_that_do_not_fit_the_spec_are_refused(prior: FieldPrior) -> None:
+    for count in (-1, 1):
+        with pytest.raises(InputError, match="at least two"):
+            SpectralSpec(regimes=count)
+    sites = torch.zeros(3, prior.domain.num_nodes)
+    with pytest.raises(InputError, match="2 regimes was given a mixture of 0"):
+        build_flow(prior.domain, 1, 1, sites, SpectralSpec(regimes=2), prior.anchor)
+
+
 def test_members_do_not_depend_on_the_batch(posterior: Posterior) -> None:
     y, season = gappy()
     together = posterior.sample_members(y, season, np.arange(3), 4, seed=5)
@@ -164,7 +244,7 @@ def test_other_flows_have_no_leading_coefficient(prior: FieldPrior) -> None:
 
 
 def test_specs_are_rebuilt_from_their_configuration() -> None:
-    for spec in (SPEC, FlowSpec(width=4)):
+    for spec in (SPEC, replace(SPEC, regimes=2), FlowSpec(width=4)):
         assert spec_from_config(spec.to_config()) == spec
     assert spec_from_config({"width": 4}) == FlowSpec(width=4)  # as was saved before there were two
     with pytest.raises(ModelError, match="flow"):

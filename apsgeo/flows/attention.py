@@ -44,10 +44,11 @@ class ObservationEncoder(nn.Module):
 
         Returns:
             Features (batch, observation, outputs), zero where nothing was seen, and their sum (a
-            tenth of it) and greatest over the observations, (batch, 2 outputs).
+            tenth of it) and greatest over the observations, (batch, 2 outputs), zero without any.
         """
         features = self.leave(self.layers(self.enter(tokens), src_key_padding_mask=~seen))
         present = seen[..., None]
         features = torch.where(present, features, 0.0)
         greatest = torch.where(present, features, _FAR).amax(1)
+        greatest = torch.where(present.any(1), greatest, 0.0)
         return features, torch.cat([features.sum(1) / 10.0, greatest], dim=1)

@@ -20,6 +20,7 @@ from apsgeo.flows.patterns import GlobalAutoregressive, GlobalCoupling, GlobalMa
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.kinds import of_kind
 from apsgeo.operators.linear import LinearMap
+from apsgeo.priors.regimes import LowRankMixturePrior, fit_regimes
 from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = [
@@ -50,6 +51,7 @@ class Site:
         covariates: Number of known fields that the networks see.
         features: Fixed features of the nodes, (feature, node).
         anchor: The Gaussian prior; needed by the base "gaussian".
+        regimes: What `Spec.regimes_in` found in the fields to learn from.
     """
 
     domain: Domain
@@ -57,6 +59,7 @@ class Site:
     covariates: int
     features: Tensor
     anchor: SeasonalPrior | None
+    regimes: LowRankMixturePrior | None = None
 
 
 class Spec(ABC):
@@ -68,6 +71,18 @@ class Spec(ABC):
     @abstractmethod
     def build(self, site: Site) -> Flow:
         """Return an untrained flow: the identity on its base."""
+
+    def regimes_in(self, domain: Domain, fields: Tensor) -> LowRankMixturePrior | None:
+        """Return the mixture that the flow is to see of fields to learn from; most see none.
+
+        Args:
+            domain: Where the fields live.
+            fields: Standardized anomalies (record, channel, node), of all seasons.
+
+        Raises:
+            InputError: If there are too few of them.
+        """
+        return None
 
     def check(self, linear: LinearMap) -> None:  # noqa: B027  # most flows take any
         """Check that the flow can be conditioned on measurements by a map.
@@ -185,24 +200,55 @@ class SpectralSpec(Spec):
         candidates: Representers among the shifts.
         width: Of the networks.
         bins: Of the leading coefficient's spline.
+        regimes: Components of a mixture of Gaussians whose posterior the networks see; 0 for none.
+            It is fitted to the standardized anomalies to learn from, of all seasons together, on as
+            many patterns (`apsgeo.priors.regimes.fit_regimes`): twice as many fields as patterns
+            are needed for each. Unlike the anchor it is not cross-fitted: it has seen the fields
+            whose measurements are learned from. Its parameters are few, and held-out fields decide
+            which weights are kept.
+
+    Raises:
+        InputError: If one regime is asked for, which the anchor is already, or fewer than none.
     """
 
     patterns: int = 64
     candidates: int = 6
     width: int = 160
     bins: int = 16
+    regimes: int = 0
     kind: ClassVar[str] = "spectral"
+
+    def __post_init__(self) -> None:
+        if self.regimes < 0 or self.regimes == 1:
+            raise InputError(f"regimes={self.regimes}; give at least two, or 0 for none.")
+
+    def regimes_in(self, domain: Domain, fields: Tensor) -> LowRankMixturePrior | None:
+        """Return a mixture fitted to fields to learn from, if it is asked for.
+
+        Raises:
+            InputError: If there are too few fields, or a regime is left with hardly any.
+        """
+        if not self.regimes:
+            return None
+        return fit_regimes(domain, fields, patterns=self.patterns, count=self.regimes)
 
     def build(self, site: Site) -> SpectralFlow:
         """Return an untrained flow: the identity on its base.
 
         Raises:
-            InputError: If the anchor has fewer than two patterns.
+            InputError: If the anchor has fewer than two patterns, or the site other regimes.
         """
         assert site.anchor is not None
+        given = 0 if site.regimes is None else len(site.regimes.components)
+        if given != self.regimes:
+            raise InputError(
+                f"a flow of {self.regimes} regimes was given a mixture of {given}; pass what "
+                "regimes_in(domain, fields) returns."
+            )
         return SpectralFlow(
             site.anchor,
             self.patterns,
+            regimes=site.regimes,
             candidates=self.candidates,
             width=self.width,
             bins=self.bins,
@@ -253,6 +299,7 @@ def build_flow(
     sites: Tensor,
     spec: Spec,
     anchor: SeasonalPrior | None,
+    regimes: LowRankMixturePrior | None = None,
 ) -> Flow:
     """Return an untrained flow: the identity on its base.
 
@@ -263,5 +310,6 @@ def build_flow(
         sites: Fixed features of the nodes, (feature, node).
         spec: The architecture.
         anchor: The Gaussian prior; needed by the base "gaussian".
+        regimes: What `Spec.regimes_in` found in the fields to learn from.
     """
-    return spec.build(Site(domain, channels, covariates, sites, anchor))
+    return spec.build(Site(domain, channels, covariates, sites, anchor, regimes))

@@ -19,7 +19,7 @@ from apsgeo.flows.base import FixedBase, GaussianBase, Start
 from apsgeo.flows.elementwise import Affine, Spline
 from apsgeo.flows.flow import Conditioning, Flow, log_share
 from apsgeo.priors.gaussian import GaussianPrior
-from apsgeo.priors.mixture import GaussianMixturePrior
+from apsgeo.priors.regimes import LowRankMixturePrior
 from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = ["SpectralConditioning", "SpectralFlow"]
@@ -102,7 +102,7 @@ class SpectralFlow(Flow):
         prior: GaussianPrior | SeasonalPrior,
         patterns: int,
         *,
-        regimes: GaussianMixturePrior | None = None,
+        regimes: LowRankMixturePrior | None = None,
         candidates: int = 6,
         width: int = 160,
         bins: int = 16,

@@ -1,4 +1,4 @@
-"""Fit a mixture of Gaussian priors to fields that come in several regimes."""
+"""Mixtures of low-rank Gaussian priors, and their fit to fields that come in several regimes."""
 
 from __future__ import annotations
 
@@ -9,44 +9,99 @@ from torch import Tensor
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
-from apsgeo.priors.dense import DensePrior
+from apsgeo.priors.lowrank import LowRankPrior
 from apsgeo.priors.mixture import GaussianMixturePrior
 
-__all__ = ["fit_regimes"]
+__all__ = ["LowRankMixturePrior", "fit_regimes"]
 
 Array = NDArray[np.float64]
 
 _STEPS = 200
 _LEAST_WEIGHT = 1e-3
+_LEAST_VARIANCE = 1e-6  # of what no pattern describes, against the mean variance
+_LEAST_SIZE = 1e-10  # of a pattern's variance, against the first
+
+
+class LowRankMixturePrior(GaussianMixturePrior):
+    r"""The prior p(x) = sum_k w_k N(x; m_k, L_k L_k^T + s_k^2 I), which can be saved.
+
+    A mixture of probabilistic principal component analysers (Tipping & Bishop 1999,
+    https://doi.org/10.1162/089976699300016728). It takes rank times values in memory, where dense
+    covariances take the square of the values.
+
+    Args:
+        domain: Where the signals live.
+        weights: (component,), positive; divided by their sum.
+        means: (component, channel, node), the m_k.
+        loadings: (component, channel, node, rank), the L_k.
+        white_std: (component,), the s_k, positive.
+
+    Raises:
+        InputError: If their shapes do not fit, or weights or ``white_std`` are not positive.
+    """
+
+    def __init__(
+        self, domain: Domain, weights: Tensor, means: Tensor, loadings: Tensor, white_std: Tensor
+    ) -> None:
+        if loadings.ndim != 4 or white_std.shape != loadings.shape[:1]:
+            raise InputError(
+                f"loadings have shape {tuple(loadings.shape)} and white_std "
+                f"{tuple(white_std.shape)}; (component, channel, node, rank) and (component,) were "
+                "expected."
+            )
+        pairs = zip(loadings, white_std.tolist(), strict=True)
+        components = [LowRankPrior(domain, each, std) for each, std in pairs]
+        super().__init__(components, weights, means)
+        self._given = {
+            "weights": weights,
+            "means": means,
+            "loadings": loadings,
+            "white_std": white_std,
+        }
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that it was made of: they make the same prior again, to the bit."""
+        return dict(self._given)
+
+    @classmethod
+    def from_tensors(cls, domain: Domain, tensors: dict[str, Tensor]) -> LowRankMixturePrior:
+        """Rebuild a prior from `to_tensors`."""
+        return cls(domain, **tensors)
 
 
 def fit_regimes(
     domain: Domain, fields: Tensor, *, patterns: int, count: int = 2
-) -> GaussianMixturePrior:
+) -> LowRankMixturePrior:
     """Fit a mixture whose components are told apart by the leading coefficient of the fields.
 
     That coefficient's distribution is fitted by a mixture of normals (EM; Dempster et al. 1977);
     with the probabilities of its components each gets its mean, its covariance on the leading
-    patterns, and one variance of all that they do not describe.
+    patterns, and one variance of all that they do not describe. What varies less than that within
+    a regime is taken to vary as much. Values that never vary (land) do not count.
 
     Args:
         domain: Where the fields live.
         fields: (time, channel, node) anomalies; many more of them than patterns.
-        patterns: Leading eigenvectors of the fields' covariance.
+        patterns: Leading eigenvectors of the fields' covariance; all, if there are fewer.
         count: Regimes.
+
+    Returns:
+        The mixture, with means and loadings in single precision, as they are saved.
 
     Raises:
         InputError: If there are too few fields, or a regime is left with hardly any.
     """
     flat = fields.double().flatten(1).numpy()
-    if len(flat) < 2 * count * patterns:
+    varying = int((flat != flat[:1]).any(0).sum())
+    patterns = min(patterns, varying)
+    if len(flat) < 2 * count * max(1, patterns):
         raise InputError(
-            f"{len(flat)} fields for {count} regimes of {patterns} patterns; give at least "
-            f"{2 * count * patterns} fields, or fewer patterns."
+            f"{len(flat)} fields are too few for {count} regimes of {patterns} patterns; give a "
+            f"history of at least {2 * count * patterns} fields, or ask for at most "
+            f"{len(flat) // (2 * count)} patterns, or for fewer regimes."
         )
     mean = flat.mean(0)
-    _, vectors = np.linalg.eigh((flat - mean).T @ (flat - mean) / len(flat))
-    basis = vectors[:, ::-1][:, :patterns]
+    basis = _leading(flat - mean, patterns)
     coefficients = (flat - mean) @ basis
     shares = _normal_mixture(coefficients[:, 0], count)
     weights = shares.mean(0)
@@ -54,20 +109,39 @@ def fit_regimes(
         raise InputError(
             f"the {count} regimes have shares {weights.round(4).tolist()}; ask for fewer."
         )
-    left = flat.shape[1] - patterns
+    left = max(1, varying - basis.shape[1])
     remainder = ((flat - mean) ** 2).sum(1) - (coefficients**2).sum(1)
-    means, priors = [], []
+    least = _LEAST_VARIANCE * float((flat - mean).var(0).sum()) / varying
+    means, loadings, variances = [], [], []
     for share in (shares / shares.sum(0)).T:
         centre = share @ coefficients
         deviation = coefficients - centre
-        covariance = (deviation * share[:, None]).T @ deviation
-        variance = float(share @ remainder) / max(1, left)
-        matrix = basis @ (covariance - variance * np.eye(patterns)) @ basis.T
-        matrix[np.diag_indices_from(matrix)] += variance
-        priors.append(DensePrior(domain, torch.from_numpy((matrix + matrix.T) / 2), rank=patterns))
+        values, vectors = np.linalg.eigh((deviation * share[:, None]).T @ deviation)
+        variance = max(least, float(share @ remainder) / left)
         means.append(mean + basis @ centre)
-    stacked = torch.from_numpy(np.stack(means)).unflatten(1, tuple(fields.shape[1:]))
-    return GaussianMixturePrior(priors, torch.from_numpy(weights), stacked)
+        loadings.append(basis @ (vectors * np.sqrt(np.maximum(values - variance, 0.0))))
+        variances.append(variance)
+    shape = tuple(fields.shape[1:])
+    return LowRankMixturePrior(
+        domain,
+        torch.from_numpy(weights),
+        torch.from_numpy(np.stack(means)).float().unflatten(1, shape),
+        torch.from_numpy(np.stack(loadings)).float().unflatten(1, shape),
+        torch.tensor(variances, dtype=torch.float64).sqrt(),
+    )
+
+
+def _leading(fields: Array, count: int) -> Array:
+    """Return the leading eigenvectors (value, pattern) of the covariance of centred fields.
+
+    Of the time-by-time Gram matrix and the value-by-value covariance, which have the same
+    eigenvalues, the smaller is diagonalized.
+    """
+    few = len(fields) <= fields.shape[1]
+    values, vectors = np.linalg.eigh(fields @ fields.T if few else fields.T @ fields)
+    kept = min(count, int((values > _LEAST_SIZE * values[-1]).sum()))
+    values, vectors = values[::-1][:kept], vectors[:, ::-1][:, :kept]
+    return fields.T @ (vectors / np.sqrt(values)) if few else vectors
 
 
 def _normal_mixture(values: Array, count: int) -> Array:
