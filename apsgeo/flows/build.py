@@ -17,6 +17,7 @@ from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, LocalCoupling
 from apsgeo.flows.elementwise import elementwise
 from apsgeo.flows.flow import ConditionalFlow, Flow
 from apsgeo.flows.patterns import GlobalAutoregressive, GlobalCoupling, GlobalMap
+from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.kinds import of_kind
 from apsgeo.operators.linear import LinearMap
@@ -120,9 +121,11 @@ class FlowSpec(Spec):
         global_maps: "coupling", where half of the patterns decide about the others, or
             "autoregressive", where each follows from all before it: draws cost the same, densities
             of given fields as many evaluations as there are patterns.
+        scales: At so many scales, from that of neighbouring nodes on, the context sees how rough
+            the base's mean is; for fields that are smooth here and rough there. See `Roughness`.
 
     Raises:
-        InputError: If there are no such maps.
+        InputError: If there are no such maps, or `scales` is negative.
     """
 
     base: Literal["gaussian", "normal"] = "gaussian"
@@ -137,10 +140,13 @@ class FlowSpec(Spec):
     bins: int = 8
     mixing: bool = False
     global_maps: Literal["coupling", "autoregressive"] = "coupling"
+    scales: int = 0
 
     def __post_init__(self) -> None:
         if self.global_maps not in _GLOBAL_MAPS:
             raise InputError(f"global_maps={self.global_maps!r}; give one of {[*_GLOBAL_MAPS]}.")
+        if self.scales < 0:
+            raise InputError(f"scales={self.scales}; give a number of at least 0.")
 
     kind: ClassVar[str] = "coupling"
 
@@ -152,7 +158,8 @@ class FlowSpec(Spec):
             base = GaussianBase(site.anchor)
         else:
             base = StandardNormalBase(site.channels, site.domain.num_nodes)
-        inputs = ConditionalFlow.inputs(site.channels, site.covariates)
+        roughness = Roughness(site.domain, self.scales) if self.scales else None
+        inputs = ConditionalFlow.inputs(site.channels, site.covariates, roughness)
         context = SiteContext(
             site.domain,
             inputs,
@@ -185,7 +192,7 @@ class FlowSpec(Spec):
                 )
             )
         transforms.append(ElementwiseMap(site.domain, site.channels, self.context, maps))
-        return ConditionalFlow(base, context, transforms)
+        return ConditionalFlow(base, context, transforms, roughness)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.flows.base import Base, Start
+from apsgeo.flows.roughness import Roughness
 from apsgeo.operators.base import HELD_OUT_DENSITIES
 from apsgeo.operators.measurement import Measurement
 
@@ -139,6 +140,7 @@ class ConditionalFlow(Flow):
         base: Distribution that the flow starts from.
         context: Network from `inputs` features to context features.
         transforms: Invertible maps in the order of sampling.
+        roughness: Of the base's mean, seen by the context network; by default it is not.
     """
 
     def __init__(
@@ -146,15 +148,18 @@ class ConditionalFlow(Flow):
         base: Base,
         context: nn.Module,
         transforms: list[nn.Module],
+        roughness: Roughness | None = None,
     ) -> None:
         super().__init__(base)
         self.context = context
+        self.roughness = roughness
         self.transforms = nn.ModuleList(transforms)
 
     @staticmethod
-    def inputs(channels: int, covariates: int) -> int:
+    def inputs(channels: int, covariates: int, roughness: Roughness | None = None) -> int:
         """Number of features that `condition` gives to the context network."""
-        return 5 * channels + covariates
+        told = 0 if roughness is None else roughness.features
+        return (5 + told) * channels + covariates
 
     def condition(self, start: Start, covariates: Tensor | None = None) -> NodeConditioning:
         """Evaluate the context network once for each measurement; see `Flow.condition`."""
@@ -167,7 +172,8 @@ class ConditionalFlow(Flow):
         )
         noise = back(torch.where(seen, measurement.noise_std.log(), 0.0))
         known = [] if covariates is None else [covariates]
-        features = torch.cat([mean, std, innovation, mask, noise, *known], dim=1)
+        rough = [] if self.roughness is None else [self.roughness(mean, std)]
+        features = torch.cat([mean, std, innovation, mask, noise, *known, *rough], dim=1)
         context = self.context(features)
         return NodeConditioning(mean, log_share(measurement).to(mean), std, context)
 
