@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
@@ -28,19 +32,21 @@ class Roughness(nn.Module):
         scales: How many.
     """
 
-    source: Tensor
-    target: Tensor
-    share: Tensor
-    kept: Tensor
+    starts: Tensor
+    columns: Tensor
+    values: Tensor
 
     def __init__(self, domain: Domain, scales: int) -> None:
         super().__init__()
-        source, target = domain.edge_index
-        degree = torch.bincount(source, minlength=domain.num_nodes).float()
-        self.register_buffer("source", source, persistent=False)
-        self.register_buffer("target", target, persistent=False)
-        self.register_buffer("share", 0.5 / degree.clamp(min=1.0), persistent=False)
-        self.register_buffer("kept", torch.where(degree > 0, 0.5, 1.0), persistent=False)
+        nodes = domain.num_nodes
+        source, target = domain.edge_index.numpy()
+        degree = np.bincount(source, minlength=nodes)
+        around = sp.coo_array((0.5 / degree[source], (source, target)), (nodes, nodes))
+        smooth = (around + sp.diags_array(np.where(degree > 0, 0.5, 1.0))).tocsr()
+        # a sparse tensor cannot be deep-copied, its parts can
+        self.register_buffer("starts", torch.from_numpy(smooth.indptr), persistent=False)
+        self.register_buffer("columns", torch.from_numpy(smooth.indices), persistent=False)
+        self.register_buffer("values", torch.from_numpy(smooth.data), persistent=False)
         self.scales = scales
 
     @property
@@ -48,19 +54,27 @@ class Roughness(nn.Module):
         """Number of features for each channel."""
         return 2 * self.scales
 
-    def _smooth(self, field: Tensor, times: int) -> Tensor:
-        for _ in range(times):
-            around = torch.zeros_like(field).index_add_(2, self.source, field[..., self.target])
-            field = self.kept * field + self.share * around
-        return field
+    def _smooth(self, rows: Tensor, scale: int) -> Tensor:
+        """Smooth fields (node, field) so often that each scale reaches twice as far."""
+        values = self.values.to(rows.dtype)
+        shape = len(rows), len(rows)
+        with warnings.catch_warnings():  # that torch calls its support of these beta, once
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            once = torch.sparse_csr_tensor(
+                self.starts, self.columns, values, shape, check_invariants=False
+            )
+        for _ in range(4**scale):
+            rows = once @ rows
+        return rows
 
     def forward(self, field: Tensor, spread: Tensor) -> Tensor:
         """Map fields and their spread, each (batch, channel, node), to (batch, feature, node)."""
-        found = []
+        found, shape = [], field.shape
+        rows, unit = (x.flatten(0, 1).T.contiguous() for x in (field, spread))
         for scale in range(self.scales):
-            smooth = self._smooth(field, 4**scale)
-            detail = (field - smooth) / spread
-            size = self._smooth(detail**2, 4**scale)
+            smooth = self._smooth(rows, scale)
+            detail = (rows - smooth) / unit
+            size = self._smooth(detail**2, scale)
             found += [torch.asinh(_STEEP * detail), 0.5 * (size + _LEAST).log() + 2.0]
-            field = smooth
-        return torch.cat(found, 1)
+            rows = smooth
+        return torch.cat([x.T.reshape(shape) for x in found], 1)
