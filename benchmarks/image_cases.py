@@ -7,19 +7,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
 
 from apsgeo import datasets
 from apsgeo.flows.build import FlowSpec
 from apsgeo.operators import Block, Downsample, GaussianBlur, Identity, Mask, Operator
 from benchmarks.trained_prior_cases import dequantized, tiles
 
-__all__ = ["CASES", "ImageCase", "Task", "fashion", "terrain"]
+__all__ = ["CASES", "ImageCase", "Task", "dark", "fashion", "smoothest", "terrain"]
 
 GREY_LEVELS = 256
 TILE = 128
 TRAIN_IMAGES = 4000
 _TEST_LONGITUDES = (240.0, 330.0)  # the Americas and the eastern Pacific
 _MOST_NORTHERN = 64.0
+_BLOCK, _SMOOTHEST = 8, 0.1
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,9 @@ class ImageCase:
         train, test: (sample, y, x).
         tasks: That are tried.
         data_range: Of PSNR and SSIM, in the units of the data.
-        background: Values below it in all of a neighbourhood are background, or None.
+        background: Tells where the truth (image, y, x) is so smooth that noise shows.
         colours: Map of the figure.
+        shading: Of a shaded relief, the factor of heights over pixels; zero for plain colours.
         rank: Number of EOFs.
         large: Whether the anchor is the hybrid prior itself: a dense one costs too much.
         flow: Architecture.
@@ -64,8 +70,9 @@ class ImageCase:
     test: xr.DataArray
     tasks: tuple[Task, ...]
     data_range: float
-    background: float | None
+    background: Callable[[Array], NDArray[np.bool_]]
     colours: str
+    shading: float
     rank: int
     large: bool
     flow: FlowSpec
@@ -75,6 +82,21 @@ class ImageCase:
     held_out: int
     members: int
     most_images: int
+
+
+def dark(truth: Array) -> NDArray[np.bool_]:
+    """Tell where grey values are nearly black in all of a 3 x 3 neighbourhood."""
+    found: NDArray[np.bool_] = maximum_filter(truth, size=(1, 3, 3)) < 1.5 / GREY_LEVELS
+    return found
+
+
+def smoothest(truth: Array) -> NDArray[np.bool_]:
+    """Tell where values vary least: the smoothest tenth of all blocks of 8 x 8."""
+    blocks = truth.reshape(len(truth), truth.shape[1] // _BLOCK, _BLOCK, -1, _BLOCK)
+    spread = blocks.std((2, 4), keepdims=True)
+    smooth = spread <= np.quantile(spread, _SMOOTHEST)
+    found: NDArray[np.bool_] = np.broadcast_to(smooth, blocks.shape).reshape(truth.shape)
+    return found
 
 
 def _padded(images: xr.DataArray, seed: int) -> xr.DataArray:
@@ -101,11 +123,12 @@ def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
             Task("5 % of pixels", Mask(), 0.05, density=0.05),
         ),
         data_range=1.0,
-        background=1.5 / GREY_LEVELS,
+        background=dark,
         colours="gray",
+        shading=0.0,
         rank=300,
         large=False,
-        flow=FlowSpec(width=24, depth=3, local=4, coupling_width=12),
+        flow=FlowSpec(width=24, depth=3, local=4, coupling_width=12, scales=3),
         steps=2000,
         batch=12,
         rounds=2,
@@ -136,11 +159,12 @@ def terrain(size: int = TILE) -> ImageCase:
         test=_tiles(shifted.isel(lon=slice(count, None)), size, size),
         tasks=(Task("super-resolution × 4", Downsample(4), 0.02),),
         data_range=8.0,
-        background=None,
+        background=smoothest,
         colours="terrain",
+        shading=3.0,
         rank=100,
         large=True,
-        flow=FlowSpec(width=16, depth=4, local=4, coupling_width=8, patterns=0),
+        flow=FlowSpec(width=16, depth=4, local=4, coupling_width=8, patterns=0, scales=4),
         steps=2400,
         batch=3,
         rounds=1,

@@ -74,8 +74,8 @@ def draw(tasks: Sequence[Panels], case: ImageCase) -> Figure:
     for row, (axes, (panels, index)) in enumerate(zip(grid, rows, strict=True)):
         low, high = _limits(panels.truth[index], case)
         for place, (name, image) in zip(axes, panels.pictures(index).items(), strict=True):
-            place.imshow(np.ma.masked_invalid(image), cmap=case.colours, vmin=low, vmax=high)
-            place.set_facecolor("0.6" if case.background is None else "tab:blue")
+            place.imshow(_coloured(image, case, low, high), cmap=case.colours, vmin=low, vmax=high)
+            place.set_facecolor("tab:blue")
             place.set_xticks([])
             place.set_yticks([])
             if row == 0:
@@ -85,8 +85,26 @@ def draw(tasks: Sequence[Panels], case: ImageCase) -> Figure:
     return figure
 
 
+def _coloured(image: Array, case: ImageCase, low: float, high: float) -> Array:
+    """Return an image, NaN where it was not measured, or the colours of a shaded relief."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LightSource
+
+    if not case.shading:
+        return image
+    colours: Array = LightSource().shade(
+        image,
+        colormaps[case.colours],
+        vmin=low,
+        vmax=high,
+        blend_mode="soft",
+        vert_exag=case.shading,
+    )
+    return colours
+
+
 def _limits(truth: Array, case: ImageCase) -> tuple[float, float]:
-    if case.background is not None:
+    if not case.shading:
         return 0.0, case.data_range
     low, high = np.quantile(truth, [0.005, 0.995])
     return float(low), float(high)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import laplace, maximum_filter
+from scipy.ndimage import laplace
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from apsgeo.metrics import EnsemblePrediction
@@ -29,8 +29,8 @@ class ImageRow:
         psnr_one, psnr_mean: In dB, of the first member and of the mean of all.
         ssim_one, ssim_mean: Likewise (Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861).
         diversity: Mean standard deviation of a pixel over the members.
-        speckle: Root mean square difference of the members from the truth in the background, where
-            the truth is dark in all of a 3 × 3 neighbourhood; NaN where there is none.
+        speckle: Root mean square difference of the members from the truth in the background; see
+            `ImageCase`.
         roughness: Root mean square Laplacian of the members over that of the truth: above one
             where members are noisy, below where they are smooth.
         train_seconds: Of the processor.
@@ -96,10 +96,6 @@ def score(
     mean = members.mean(0)
     psnr_one, ssim_one = _similarity(members[0], truth, case.data_range)
     psnr_mean, ssim_mean = _similarity(mean, truth, case.data_range)
-    speckle = float("nan")
-    if case.background is not None:
-        dark = maximum_filter(truth, size=(1, 3, 3)) < case.background
-        speckle = float(np.sqrt(np.mean((members - truth)[:, dark] ** 2)))
     return ImageRow(
         case=case.name,
         task=task,
@@ -113,7 +109,7 @@ def score(
         ssim_one=ssim_one,
         ssim_mean=ssim_mean,
         diversity=float(members.std(0, ddof=1).mean()),
-        speckle=speckle,
+        speckle=float(np.sqrt(np.mean((members - truth)[:, case.background(truth)] ** 2))),
         roughness=_roughness(members) / _roughness(truth),
         train_seconds=train_seconds,
         sample_ms=sample_ms,

@@ -156,15 +156,16 @@ def report(rows: list[ImageRow], made_with: str) -> str:
         f"| {r.ssim_mean:.3f} | {r.diversity:.4g} | {r.speckle:.3g} | {r.roughness:.2f} "
         f"| {r.train_seconds:.0f} | {r.sample_ms:.0f} |"
         for r in rows
-    ).replace("| nan |", "| |")
+    )
     return (
         "# Images\n\n"
         "Test images that no part of training has seen; CRPS, RMSE and diversity are in the units "
         "of the data (relief in km). PSNR in dB and SSIM are of one member and of the mean of all. "
         "Diversity is the mean standard deviation of a pixel over the members. Speckle is the root "
-        "mean square error of members where the truth is background. Roughness is the root mean "
-        "square Laplacian of members over that of the truth: 1 is right. Training in seconds of "
-        "the processor; milliseconds are for all members of an image. The figures are "
+        "mean square error of members where the truth is background: black in all of a 3 x 3 "
+        "neighbourhood or, of the relief, in the smoothest tenth of 8 x 8 blocks. Roughness is the "
+        "root mean square Laplacian of members over that of the truth: 1 is right. Training in "
+        "seconds of the processor; milliseconds are for all members of an image. The figures are "
         "`docs/images-*.png`.\n\n"
         "| images | task | method | CRPS | RMSE | spread/skill | 90 % coverage | PSNR, one "
         "| PSNR, mean | SSIM, one | SSIM, mean | diversity | speckle | roughness | training, s "

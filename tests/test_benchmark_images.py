@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy.ndimage import maximum_filter
 
 import apsgeo
 from apsgeo.flows.build import FlowSpec
 from apsgeo.operators import Downsample, Mask
 from apsgeo.priors.scales import HybridScales
-from benchmarks.image_cases import ImageCase, Task
+from benchmarks.image_cases import ImageCase, Task, dark, smoothest
 from benchmarks.image_figure import draw
 from benchmarks.image_scores import score
 from benchmarks.image_store import kept
@@ -38,8 +39,9 @@ def case() -> ImageCase:
         test=images[48:],
         tasks=(Task("halves", Downsample(2), NOISE), Task("few", Mask(), NOISE, density=0.1)),
         data_range=1.0,
-        background=0.01,
+        background=lambda truth: maximum_filter(truth, size=(1, 3, 3)) < 0.01,
         colours="gray",
+        shading=0.0,
         rank=8,
         large=True,
         flow=FlowSpec(width=8, depth=1, local=2, patterns=0, coupling_width=4),
@@ -69,9 +71,24 @@ def test_scores_of_the_truth_and_of_the_truth_with_noise(case: ImageCase) -> Non
     same = score(case, "task", "method", exact, truth, train_seconds=0.0, sample_ms=0.0)
     assert same.speckle < 1e-8
     assert same.roughness == pytest.approx(1.0, abs=1e-6)
-    without = replace(case, background=None)
-    none = score(without, "task", "method", exact, truth, train_seconds=0.0, sample_ms=0.0)
-    assert math.isnan(none.speckle)
+
+
+def test_where_noise_shows() -> None:
+    truth = np.zeros((2, 40, 40))
+    truth[0, 20, 20] = 1.0
+    grey = dark(truth)
+    assert int((~grey).sum()) == 9
+    assert not grey[0, 19:22, 19:22].any()
+    rng = np.random.default_rng(0)
+    rough = rng.standard_normal((2, 40, 40))
+    rough[1, 8:16, 24:32] *= 0.01
+    rough[1, 16:24, 24:40] *= 0.02
+    rough[0, :8, :16] *= 0.03
+    smooth = smoothest(rough)
+    assert int(smooth.sum()) == 5 * 64
+    assert smooth[1, 8:16, 24:32].all()
+    assert smooth[1, 16:24, 24:40].all()
+    assert smooth[0, :8, :16].all()
 
 
 def test_every_task_has_rows_panels_and_a_table(case: ImageCase, tmp_path: Path) -> None:
@@ -105,3 +122,6 @@ def test_every_task_has_rows_panels_and_a_table(case: ImageCase, tmp_path: Path)
     assert titles[:2] == ["truth", "measured"]
     assert all(titles[:10])
     assert not any(titles[10:])
+    shaded = draw(panels, replace(case, shading=1.0)).axes[0].images[0].get_array()
+    assert shaded is not None
+    assert shaded.shape == (12, 12, 4)
