@@ -35,7 +35,7 @@ from apsgeo.training.objective import (
     WeightedSum,
 )
 from apsgeo.training.pairs import Batch, feature_count
-from apsgeo.training.sources import fields_of_prior, held_pairs, real_pairs, train_pairs
+from apsgeo.training.sources import Measuring, fields_of_prior
 
 __all__ = ["distill"]
 
@@ -131,28 +131,26 @@ def distill(
     place = choose_device(device)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    source = fields_of_prior(prior, history, folds, generator)
+    learned, later = fields_of_prior(prior, history, folds, generator)
     flow = build_flow(
         prior.domain,
         channels,
         prior.normals.covariate_count + feature_count(operator, channels),
-        site_features(prior.domain, source[0].fields),
+        site_features(prior.domain, learned.fields),
         spec,
         prior.anchor,
-        spec.regimes_in(prior.domain, source[0].fields),
+        spec.regimes_in(prior.domain, learned.fields),
     )
+    measuring = Measuring(prior, family, noise, flow, generator, progress)
     if measurements is None:
-        train = train_pairs(
-            prior, source[0], family, noise, spec, flow, folds, rounds, generator, progress
-        )
+        train = measuring.simulated(learned, spec, folds, rounds)
     else:
-        train = real_pairs(prior, measurements, family, noise, flow, generator, progress)
-    held = held_pairs(prior, source[1], family, noise, flow, generator, progress)
+        train = measuring.real(measurements)
+    held = measuring.held_out(later)
     flow.to(place)
     if prior.diffusion is not None:
         prior.diffusion.to(place)
     loss = _objective(prior, flow, objective, score_weight)
-
     anneal = Annealing(annealing, steps)
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:

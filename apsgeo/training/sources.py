@@ -19,7 +19,7 @@ from apsgeo.training.measuring import Family, Noise
 from apsgeo.training.objective import CRPS
 from apsgeo.training.pairs import PairSet, measured_pairs, simulate_pairs
 
-__all__ = ["Fields", "draws_of_prior", "fields_of_prior", "held_pairs", "real_pairs", "train_pairs"]
+__all__ = ["Fields", "Measuring", "draws_of_prior", "fields_of_prior"]
 
 _VALIDATION_MEMBERS = 16
 _HELD_OUT_GROUPS = 12
@@ -88,100 +88,93 @@ def fields_of_prior(
     return learned, later.evenly(_MOST_HELD_OUT)
 
 
-def train_pairs(
-    prior: FieldPrior,
-    learned: Fields,
-    family: Family,
-    noise: Noise,
-    spec: Spec,
-    flow: Flow,
-    folds: int,
-    rounds: int,
-    generator: torch.Generator,
-    progress: bool,
-) -> PairSet:
-    """Simulate measurements to learn from."""
-    fields, season = learned.fields, learned.season
-    count = rounds * folds * prior.normals.seasons
-    return simulate_pairs(
-        fields,
-        season,
-        contiguous_folds(len(fields), folds),
-        _bases(prior, fields, season, spec, folds),
-        prior.normals,
-        [family.simulate(noise, generator) for _ in range(count)],
-        functionals=flow.functionals,
-        members=2 * CRPS.members,
-        seed=_seed(generator),
-        progress=progress,
-    )
+@dataclass(frozen=True)
+class Measuring:
+    """How measurements are made of fields, and what flow they are for.
 
-
-def real_pairs(
-    prior: FieldPrior,
-    measurements: xr.DataArray | xr.Dataset,
-    family: Family,
-    noise: Noise,
-    flow: Flow,
-    generator: torch.Generator,
-    progress: bool,
-) -> PairSet:
-    """Check real measurements to learn from, and solve for the base of each."""
-    members = family.operator.typical()
-    if not all(family.on(each).is_identity for each in members):
-        raise InputError(
-            f"measurements= with {family.operator!r}: fields with gaps are measured by a mask; use "
-            "Mask(), or leave them out to learn from simulated measurements."
-        )
-    if len(noise.levels) > 1:
-        raise InputError("measurements= needs one noise_std, that of these measurements.")
-    values, season = prior.values_of(measurements), prior.season_of(measurements)
-    if bool(values.isinf().any()):
-        raise InputError("the measurements have infinite values; use NaN where none was made.")
-    if not bool((~values.isnan()).flatten(1).any(1).all()):
-        raise InputError("some of the measurements are empty, all NaN; leave these records out.")
-    nothing = torch.ones(prior.domain.num_nodes, dtype=torch.bool)
-    return measured_pairs(
-        values.float(),
-        season,
-        flow.base,
-        prior.normals,
-        family.setting(members[0], nothing, noise.least),
-        functionals=flow.functionals,
-        members=2 * CRPS.members,
-        seed=_seed(generator),
-        progress=progress,
-    )
-
-
-def held_pairs(
-    prior: FieldPrior,
-    later: Fields,
-    family: Family,
-    noise: Noise,
-    flow: Flow,
-    generator: torch.Generator,
-    progress: bool,
-) -> PairSet:
-    """Simulate measurements, at fixed densities, to stop and to set the spread by.
-
-    Records are measured in a dozen groups, each by masks of its own: of one season, several.
+    Attributes:
+        prior: What fields look like.
+        family: What may measure.
+        noise: Of the measurements.
+        flow: Which is to be told the variance of its functionals.
+        generator: Of masks, noise and draws.
+        progress: Show progress bars.
     """
-    seasons = prior.normals.seasons
-    parts = max(1, min(_HELD_OUT_GROUPS // seasons, len(later.fields) // seasons))
-    return simulate_pairs(
-        later.fields,
-        later.season,
-        torch.arange(len(later.fields)) // seasons % parts,
-        [flow.base] * parts,
-        prior.normals,
-        family.checks(noise, seasons * parts, generator),
-        functionals=flow.functionals,
-        members=_VALIDATION_MEMBERS,
-        seed=_seed(generator),
-        progress=progress,
-    )
 
+    prior: FieldPrior
+    family: Family
+    noise: Noise
+    flow: Flow
+    generator: torch.Generator
+    progress: bool
 
-def _seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**31, (), generator=generator))
+    def simulated(self, learned: Fields, spec: Spec, folds: int, rounds: int) -> PairSet:
+        """Simulate measurements to learn from, so many of each field."""
+        fields, season = learned.fields, learned.season
+        count = rounds * folds * self.prior.normals.seasons
+        return simulate_pairs(
+            fields,
+            season,
+            contiguous_folds(len(fields), folds),
+            _bases(self.prior, fields, season, spec, folds),
+            self.prior.normals,
+            [self.family.simulate(self.noise, self.generator) for _ in range(count)],
+            functionals=self.flow.functionals,
+            members=2 * CRPS.members,
+            seed=self._seed(),
+            progress=self.progress,
+        )
+
+    def real(self, measurements: xr.DataArray | xr.Dataset) -> PairSet:
+        """Check real measurements to learn from, and solve for the base of each."""
+        prior, family = self.prior, self.family
+        members = family.operator.typical()
+        if not all(family.on(each).is_identity for each in members):
+            raise InputError(
+                f"measurements= with {family.operator!r}: fields with gaps are measured by a mask; "
+                "use Mask(), or leave them out to learn from simulated measurements."
+            )
+        if len(self.noise.levels) > 1:
+            raise InputError("measurements= needs one noise_std, that of these measurements.")
+        values, season = prior.values_of(measurements), prior.season_of(measurements)
+        if bool(values.isinf().any()):
+            raise InputError("the measurements have infinite values; use NaN where none was made.")
+        if not bool((~values.isnan()).flatten(1).any(1).all()):
+            raise InputError(
+                "some of the measurements are empty, all NaN; leave these records out."
+            )
+        nothing = torch.ones(prior.domain.num_nodes, dtype=torch.bool)
+        return measured_pairs(
+            values.float(),
+            season,
+            self.flow.base,
+            prior.normals,
+            family.setting(members[0], nothing, self.noise.least),
+            functionals=self.flow.functionals,
+            members=2 * CRPS.members,
+            seed=self._seed(),
+            progress=self.progress,
+        )
+
+    def held_out(self, later: Fields) -> PairSet:
+        """Simulate measurements, at fixed densities, to stop and to set the spread by.
+
+        Records are measured in a dozen groups, each by masks of its own: of one season, several.
+        """
+        seasons = self.prior.normals.seasons
+        parts = max(1, min(_HELD_OUT_GROUPS // seasons, len(later.fields) // seasons))
+        return simulate_pairs(
+            later.fields,
+            later.season,
+            torch.arange(len(later.fields)) // seasons % parts,
+            [self.flow.base] * parts,
+            self.prior.normals,
+            self.family.checks(self.noise, seasons * parts, self.generator),
+            functionals=self.flow.functionals,
+            members=_VALIDATION_MEMBERS,
+            seed=self._seed(),
+            progress=self.progress,
+        )
+
+    def _seed(self) -> int:
+        return int(torch.randint(2**31, (), generator=self.generator))
