@@ -59,7 +59,7 @@ class ImageCase:
         rank: Number of EOFs.
         large: Whether the anchor is the hybrid prior itself: a dense one costs too much.
         flow: Architecture.
-        steps, batch, rounds: See `apsgeo.distill`.
+        steps, batch, lr, rounds: See `apsgeo.distill`.
         held_out: Training images that only decide when to stop.
         members: Of the ensembles.
         most_images: For testing.
@@ -78,6 +78,7 @@ class ImageCase:
     flow: FlowSpec
     steps: int
     batch: int
+    lr: float
     rounds: int
     held_out: int
     members: int
@@ -131,6 +132,7 @@ def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
         flow=FlowSpec(width=24, depth=3, local=4, coupling_width=12, scales=3),
         steps=2000,
         batch=12,
+        lr=1e-3,
         rounds=2,
         held_out=80,
         members=128,
@@ -165,9 +167,10 @@ def terrain(size: int = TILE) -> ImageCase:
         rank=100,
         large=True,
         flow=FlowSpec(width=16, depth=4, local=4, coupling_width=8, patterns=0, scales=4),
-        steps=2400,
+        steps=4500,
         batch=3,
-        rounds=1,
+        lr=2e-3,
+        rounds=4,
         held_out=24,
         members=128,
         most_images=16,

@@ -103,6 +103,7 @@ def run_task(
         spec=case.flow,
         steps=steps,
         batch=case.batch,
+        lr=case.lr,
         rounds=case.rounds,
         seed=seed,
     )

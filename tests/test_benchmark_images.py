@@ -47,6 +47,7 @@ def case() -> ImageCase:
         flow=FlowSpec(width=8, depth=1, local=2, patterns=0, coupling_width=4),
         steps=2,
         batch=4,
+        lr=1e-3,
         rounds=1,
         held_out=5,
         members=6,
