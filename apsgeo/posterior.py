@@ -127,9 +127,9 @@ class FieldDistribution(Distribution):
         scaled = self._standardized(value)
         lead = value.shape[: value.ndim - 3]
         deviations, log_det = self._posterior.flow.pull(scaled.to(self._given.mean), self._given)
-        each = [(d * self._base.precision_apply(d)).flatten(1).sum(1) for d in deviations]
         jacobian = log_det + self._log_units.to(log_det)
-        result = self._base.peak_log_prob().to(jacobian) - 0.5 * torch.stack(each) - jacobian
+        base = self._base.peak_log_prob().to(jacobian) - self._base.energy(deviations)
+        result = base - jacobian
         return result.reshape(*lead, *self.batch_shape)
 
     def log_joint(self, value: Tensor, log_prior: Callable[[Tensor], Tensor]) -> Tensor:

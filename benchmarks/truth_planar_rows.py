@@ -125,8 +125,7 @@ class PlanarFlow:
         noise = torch.randn(members, len(given), base.noise_dim, generator=generator)
         deviation = base.deviations(noise)
         points, log_det = self.flow.push(deviation, seen)
-        energy = torch.stack([(d * base.precision_apply(d)).flatten(1).sum(1) for d in deviation])
-        return points[:, :, 0], base.peak_log_prob().to(points) - 0.5 * energy - log_det
+        return points[:, :, 0], base.peak_log_prob().to(points) - base.energy(deviation) - log_det
 
 
 class PlanarChains:

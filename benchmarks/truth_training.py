@@ -62,16 +62,14 @@ class Recipe:
 
 def base_log_prob(posterior: GaussianPosterior, deviation: Tensor) -> Tensor:
     """Return the base's log density (member, batch) at deviations (member, batch, ...)."""
-    each = [0.5 * (d * posterior.precision_apply(d)).flatten(1).sum(1) for d in deviation]
-    return posterior.peak_log_prob().to(deviation) - torch.stack(each)
+    return posterior.peak_log_prob().to(deviation) - posterior.energy(deviation)
 
 
 def _forward(
     flow: SpectralFlow, pairs: Pairs, posterior: GaussianPosterior, given: SpectralConditioning
 ) -> Tensor:
     deviation, log_det = flow.pull(pairs.truth[None], given)
-    energy = 0.5 * (deviation[0] * posterior.precision_apply(deviation[0])).flatten(1).sum(1)
-    return (energy + log_det[0]).mean()
+    return (posterior.energy(deviation) + log_det)[0].mean()
 
 
 def path_divergence(

@@ -287,6 +287,10 @@ def test_posterior_is_exact(
     np.testing.assert_allclose(
         posterior.precision_apply(x)[1].flatten().numpy(), precision, rtol=1e-6, atol=1e-6
     )
+    energy = 0.5 * float(x[1].flatten() @ torch.from_numpy(precision))
+    found = posterior.energy(torch.stack([0.0 * x, x, -2.0 * x]))
+    assert found.shape == (3, 2)
+    np.testing.assert_allclose(found[:, 1], [0.0, energy, 4.0 * energy], rtol=1e-6)
     nodes = np.array([3, prior.size - 1])
     at_mean, at_var = posterior.marginals_at(nodes)
     np.testing.assert_allclose(at_mean[1], mean[nodes], atol=1e-9)

@@ -162,9 +162,7 @@ def test_log_prob_is_the_density_of_the_draws(posterior: Posterior) -> None:
     base = posterior.flow.base.posterior(measurement, season)
     standardized = posterior.normals.standardize(draws[:, 0], season.expand(len(draws)))
     deviations = standardized - base.mean
-    precise = torch.cat([base.precision_apply(each[None]) for each in deviations])
-    energy = (deviations * precise).flatten(1).sum(1)
-    log_p = base.peak_log_prob() - 0.5 * energy
+    log_p = base.peak_log_prob() - base.energy(deviations[:, None])[:, 0]
     log_p = log_p - posterior.normals.std[season].log().sum()
     ratio = (log_p.double() - log_q).exp()
     error = float(ratio.std()) / len(ratio) ** 0.5

@@ -65,8 +65,8 @@ class BasePosterior(Start, Protocol):
         """
         ...
 
-    def precision_apply(self, signal: Tensor) -> Tensor:
-        """Inverse covariance times (batch, channel, node); differentiable."""
+    def energy(self, deviations: Tensor) -> Tensor:
+        """Half of d^T C^{-1} d, (member, batch), of (member, batch, channel, node)."""
         ...
 
     def peak_log_prob(self) -> Tensor:
@@ -153,8 +153,8 @@ class _StandardNormal:
     def shared_deviations(self, noise: Tensor) -> Tensor:
         return noise.to(self._like).reshape(-1, *self._like.shape[1:])
 
-    def precision_apply(self, signal: Tensor) -> Tensor:
-        return signal
+    def energy(self, deviations: Tensor) -> Tensor:
+        return 0.5 * deviations.square().flatten(2).sum(2)
 
     def peak_log_prob(self) -> Tensor:
         nodes = self._like[0].numel()

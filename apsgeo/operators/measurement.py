@@ -96,6 +96,16 @@ class Measurement:
             scale=None if self.scale is None else self.scale.to(device),
         )
 
+    def repeat(self, times: int) -> Measurement:
+        """Return the measurements so many times, all of them after each other."""
+        return Measurement(
+            self.values.repeat(times, 1, 1),
+            self.mask.repeat(times, 1, 1),
+            self.noise_std.repeat(times, 1, 1),
+            operator=self.operator,
+            scale=None if self.scale is None else self.scale.repeat(times, 1, 1),
+        )
+
     @property
     def hidden(self) -> Tensor:
         """Nodes (batch, channel, node) that were not observed as such; all, if A averages."""

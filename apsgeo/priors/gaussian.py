@@ -347,6 +347,21 @@ class GaussianPosterior:
         weighted = measured.adjoint(inverse * measured.apply(signal))
         return self._each(lambda prior, x: prior.precision_apply(x), signal) + weighted
 
+    def energy(self, deviations: Tensor) -> Tensor:
+        """Return half of d^T (C^{-1} + A^T R^{-1} A) d, (member, batch); differentiable.
+
+        Args:
+            deviations: d, (member, batch, channel, node).
+        """
+        shape, fields = deviations.shape[:2], deviations.flatten(0, 1)
+        precise = each_prior(
+            list(self._priors) * shape[0], lambda prior, x: prior.precision_apply(x), fields
+        )
+        prior = (fields * precise).flatten(1).sum(1)
+        measured = self.measurement.repeat(shape[0])
+        seen = torch.where(measured.mask, measured.apply(fields) / measured.noise_std, 0.0)
+        return 0.5 * (prior + seen.square().flatten(1).sum(1)).unflatten(0, shape)
+
     def log_evidence(self) -> Tensor:
         """Return log p(y) of each field (batch,).
 

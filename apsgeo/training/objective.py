@@ -50,8 +50,7 @@ def _nodes(batch: Batch) -> int:
 
 def _energy(batch: Batch, deviation: Tensor) -> Tensor:
     """Return -log of the base's density (batch,) at deviations from its mean, to a constant."""
-    precise = batch.base.posterior(batch.measurement, batch.season).precision_apply
-    return 0.5 * (deviation * precise(deviation)).flatten(1).sum(1)
+    return batch.base.posterior(batch.measurement, batch.season).energy(deviation[None])[0]
 
 
 class ForwardKL:
