@@ -11,8 +11,12 @@ import xarray as xr
 
 from apsgeo import fit_prior
 from apsgeo.field_prior import FieldPrior
+from apsgeo.flows.build import FlowSpec, build_flow
+from apsgeo.operators import Mask
 from apsgeo.priors.scales import HybridScales
 from apsgeo.priors.spec import DenoiserSpec
+from apsgeo.training.measuring import Family, Noise
+from apsgeo.training.sources import Fields, train_pairs
 from benchmarks.truth_digits import NOISE_STD, Budget, DigitsProblem, digits_rows
 from benchmarks.truth_gaussian import domains
 from benchmarks.truth_gibbs import Plan
@@ -74,3 +78,28 @@ def test_what_chains_and_flows_are_given_is_one_measurement(prior: FieldPrior) -
         torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
     noise = (given.seen - truth)[given.measurement.mask]
     assert float(noise.std()) == pytest.approx(NOISE_STD, rel=4 / math.sqrt(2 * len(noise)))
+
+
+def test_with_one_fold_measurements_meet_the_anchor_itself(prior: FieldPrior) -> None:
+    generator = torch.Generator().manual_seed(2)
+    learned = Fields(torch.randn(6, 1, prior.domain.num_nodes), torch.zeros(6, dtype=torch.long))
+    family = Family(Mask(), prior.domain)
+    spec = FlowSpec(width=8, depth=0, context=4, patterns=4, coupling_width=4)
+    features = torch.zeros(3, prior.domain.num_nodes)
+    flow = build_flow(prior.domain, 1, 4, features, spec, prior.anchor)
+    found = {}
+    for folds in (1, 2):
+        pairs = train_pairs(
+            prior,
+            learned,
+            family,
+            Noise.of(0.1, family, 1),
+            spec,
+            flow,
+            folds,
+            1,
+            generator,
+            progress=False,
+        )
+        found[folds] = [base.prior is prior.anchor for base in pairs.bases]
+    assert found == {1: [True], 2: [False, False]}
