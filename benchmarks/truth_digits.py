@@ -1,9 +1,10 @@
 """Digits on a mesh with a trained diffusion prior: flows against long chains.
 
 The true fields are draws of the trained prior itself (`digits-on-bunny` of
-benchmarks/trained_prior_cases.py), so that its posterior is what a method should sample, however
-good the prior is. Some percent of the nodes are measured, with a noise in proportion to a node's
-spread. The reference is the sampler of benchmarks/truth_gibbs.py, which is run twice.
+benchmarks/trained_prior_cases.py) that have settled at the noise of the measurement, so that its
+posterior is what a method should sample, however good the prior is. Some percent of the nodes are
+measured, with a noise in proportion to a node's spread. The reference is the sampler of
+benchmarks/truth_gibbs.py, which is run twice.
 """
 
 from __future__ import annotations
@@ -59,13 +60,13 @@ class Budget:
         plan: Of chains.
     """
 
-    draws: int = 480
+    draws: int = 400
     measurements: int = 6
     members: int = 24
     simulations: int = 40
     steps: int = 300
-    rounds: int = 24
-    plan: Plan = field(default_factory=Plan)
+    rounds: int = 16
+    plan: Plan = field(default_factory=lambda: Plan(rest=NOISE_STD))
 
 
 def trained_prior(folder: Path) -> FieldPrior:

@@ -49,6 +49,7 @@ class Plan:
         ratio: Of the noises of neighbouring steps of a reverse diffusion, at most.
         highest, lowest: Noise at which a draw of the prior begins, and at which a reverse
             diffusion ends, in standard deviations of the data.
+        rest, rest_moves: Noise at which a draw of the prior settles, and its Langevin steps there.
         first: Noise of the measurement at the start.
         falling: Ratio of its neighbouring values, at most.
         moves: Langevin steps at each of these.
@@ -60,16 +61,18 @@ class Plan:
     ratio: float = 2.2
     highest: float = 60.0
     lowest: float = 0.02
+    rest: float = 0.5
+    rest_moves: int = 60
     first: float = 4.0
     falling: float = 1.3
     moves: int = 4
     depth: float = 10.0
     sweeps: int = 2
-    sweep_moves: int = 15
+    sweep_moves: int = 50
     step: float = 0.8
 
 
-def _fall(start: float, stop: float, ratio: float) -> list[float]:
+def _levels(start: float, stop: float, ratio: float) -> list[float]:
     """Return noises from start to stop, equally spaced in their logarithm."""
     steps = max(1, math.ceil(math.log(start / stop) / math.log(ratio)))
     return [start * (stop / start) ** (step / steps) for step in range(steps + 1)]
@@ -101,30 +104,41 @@ class Process:
         return torch.cat([self._denoiser.denoise(part, float(time)) for part in parts])
 
     def prior(self, count: int) -> Tensor:
-        """Draw fields of the prior."""
-        denoiser, top = self._denoiser, self._plan.highest
+        """Draw fields of the prior.
+
+        On the way they settle: a trained denoiser is not that of one density at all noises, and
+        what comes down from higher noises is not yet at home where chains will move.
+        """
+        denoiser, plan = self._denoiser, self._plan
         white = torch.zeros(count, denoiser.channels, denoiser.domain.num_nodes)
         anchor = denoiser.anchor
-        # At this noise the prior is as good as Gaussian.
+        # At the highest noise the prior is as good as Gaussian.
         start = self.white(white) if anchor is None else anchor.sample(count, self._generator)
-        return self.reverse(start + top * self.white(white), top, self._plan.lowest)
+        state = self._fall(start + plan.highest * self.white(white), plan.highest, plan.rest)
+        free = torch.ones_like(state, dtype=torch.bool)
+        return self.reverse(self.walk(state, free, plan.rest, plan.rest_moves), plan.rest)
 
-    def reverse(self, state: Tensor, noise_std: float, lowest: float) -> Tensor:
-        """Draw x given s = x + v n, by steps down to the lowest noise, where it is denoised.
+    def reverse(self, state: Tensor, noise_std: float, lowest: float | None = None) -> Tensor:
+        """Draw x given s = x + v n, by steps down to the lowest noise, where it is denoised."""
+        lowest = self._plan.lowest if lowest is None else lowest
+        return self.denoise(self._fall(state, noise_std, lowest), lowest)
+
+    def _fall(self, state: Tensor, noise_std: float, lowest: float) -> Tensor:
+        """Draw the state at a lower noise.
 
         Each step draws s' = k s + (1 - k) x + v' (1 - k)^(1/2) n, k = (v' / v)^2, with x from a
         Gaussian that has the first two moments of x given s: E[x | s] = D and v^2 J, where J is
         the Jacobian of D (Meng, Song, Li & Ermon 2021, arXiv 2111.04726). Its root is applied to
         noise as v (2 J - J^2), by finite differences: exact where J is zero or one.
         """
-        for now, then in pairwise(_fall(noise_std, lowest, self._plan.ratio)):
+        for now, then in pairwise(_levels(noise_std, lowest, self._plan.ratio)):
             clean = self.denoise(state, now)
             once = self._spread(state, clean, self.white(state), now)
             drawn = clean + now * (2.0 * once - self._spread(state, clean, once, now))
             kept = (then / now) ** 2
             state = kept * state + (1.0 - kept) * drawn
             state = state + then * math.sqrt(1.0 - kept) * self.white(state)
-        return self.denoise(state, lowest)
+        return state
 
     def _spread(self, state: Tensor, clean: Tensor, direction: Tensor, noise_std: float) -> Tensor:
         """Return the Jacobian of the denoiser times a direction."""
@@ -181,18 +195,18 @@ def chains(process: Process, given: Measurement, start: Tensor, members: int, pl
         """Return |A x - y|^2 (member, batch) of fields (member, batch, channel, node)."""
         return torch.where(given.mask, fields - given.values, 0.0).double().square().sum((2, 3))
 
-    def sweep(fields: Tensor, noise_std: float, moves: int, lowest: float) -> Tensor:
+    def sweep(fields: Tensor, noise_std: float, moves: int, lowest: float | None = None) -> Tensor:
         fields = fields.flatten(0, 1)
         state = torch.where(hidden, fields + noise_std * process.white(fields), values)
         state = process.walk(state, hidden, noise_std, moves)
         return process.reverse(state, noise_std, lowest).reshape(members, *given.shape)
 
     fields, precision = start[:, None].expand(-1, *given.shape), 0.0
-    for level in _fall(plan.first, noise_std, plan.falling):
+    for level in _levels(plan.first, noise_std, plan.falling):
         log_weight = 0.5 * (precision - level**-2) * misfit(fields)
         precision = level**-2
         fields = process.choose(fields, log_weight, members)
         fields = sweep(fields, level, plan.moves, level / plan.depth)
     for _ in range(plan.sweeps):
-        fields = sweep(fields, noise_std, plan.sweep_moves, plan.lowest)
+        fields = sweep(fields, noise_std, plan.sweep_moves)
     return fields

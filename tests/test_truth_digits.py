@@ -28,7 +28,7 @@ TOY = Budget(
     simulations=20,
     steps=1,
     rounds=2,
-    plan=Plan(ratio=8.0, falling=3.0, moves=1, sweeps=1, sweep_moves=1),
+    plan=Plan(ratio=8.0, rest_moves=1, falling=3.0, moves=1, sweeps=1, sweep_moves=1),
 )
 
 

@@ -23,6 +23,7 @@ DOMAIN = ImageDomain(3, 4)
 NODES = DOMAIN.num_nodes
 FINE = VPSchedule(eps=1e-4)
 NOISE_STD = 0.5
+PLAN = Plan(sweep_moves=15)
 VARIANCES = torch.logspace(-3, 2, NODES, dtype=torch.float64)  # of independent nodes
 
 
@@ -108,9 +109,9 @@ def test_chains_reach_the_posterior_of_a_mixture(mixture: GaussianMixturePrior) 
     denoiser = AnalyticDiffusion(mixture, FINE)
     weights, means, squares = [], [], []
     for run in range(runs):
-        process = Process(denoiser, Plan(), seeded(run))
+        process = Process(denoiser, PLAN, seeded(run))
         start = mixture.sample(members, seeded(100 + run))
-        found = chains(process, given, start, members, Plan()).double()
+        found = chains(process, given, start, members, PLAN).double()
         weights.append(torch.stack([mixture.responsibilities(x) for x in found]).mean(0))
         means.append(found.mean(0))
         squares.append(((found - exact.mean) ** 2).mean(0))
