@@ -94,7 +94,9 @@ def distill(
         steps: Of the optimizer.
         batch: Pairs in a step.
         lr: Peak learning rate.
-        folds: Blocks of the history; measurements of a block meet an anchor fitted without it.
+        folds: Blocks of the history; measurements of a block meet an anchor fitted without it. One
+            for a history that the prior's anchor was not fitted to, such as draws of the prior:
+            measurements then meet the anchor itself.
         rounds: Measurements simulated of each field.
         seed: Of masks, noise and weights.
         device: Where the networks are trained: "auto", "cpu" or "cuda". The posterior comes back

@@ -1,11 +1,12 @@
 """Score amortized posteriors where the exact one is known.
 
 python -m benchmarks.truth                    writes benchmarks/results/truth_*.md and .csv
-python -m benchmarks.truth --parts mixture    one of them; "plane" also writes docs/truth.png
+python -m benchmarks.truth --parts mixture    one of them; "plane" and "digits" also draw a figure
 
-Four kinds of problems: linear-Gaussian on each domain (benchmarks/truth_gaussian.py), densities in
-the plane (truth_planar.py), a log-normal field (truth_lognormal.py), and the mixture of two random
-fields on HEALPix (truth_mixture.py).
+Five kinds of problems: linear-Gaussian on each domain (benchmarks/truth_gaussian.py), densities in
+the plane (truth_planar.py), a log-normal field (truth_lognormal.py), the mixture of two random
+fields on HEALPix (truth_mixture.py), and digits on a mesh with a trained prior (truth_digits.py),
+whose posterior is known by long chains.
 Flows learn from draws that are made on the fly, and are scored on others.
 """
 
@@ -21,6 +22,8 @@ import torch
 
 from apsgeo.atomic import write_csv
 from benchmarks.report import RESULTS, commit, provenance, write
+from benchmarks.truth_digits import Budget, digits_rows, trained_prior
+from benchmarks.truth_digits_figure import draw as draw_digits
 from benchmarks.truth_fields import mixture_rows
 from benchmarks.truth_figure import draw
 from benchmarks.truth_gaussian import gaussian_rows
@@ -37,14 +40,19 @@ TITLES = {
     "plane": "densities in the plane",
     "lognormal": "a log-normal field without noise",
     "mixture": "mixture of two random fields, HEALPix nside 8",
+    "digits": "digits on a mesh, with a trained prior",
 }
-FIGURE = Path(__file__).parents[1] / "docs" / "truth.png"
+_ROOT = Path(__file__).parents[1]
+FIGURE = _ROOT / "docs" / "truth.png"
+DIGITS_FIGURE = _ROOT / "docs" / "truth_digits.png"
+PRIORS = _ROOT / "build" / "truth"
 _HEADINGS = {
     "kl": "KL, nats",
     "kl_greatest": "greatest",
     "mean_error": "mean error, std",
     "crps": "CRPS",
     "energy": "energy score",
+    "crps_at_truth": "CRPS at the truth",
     "mode_error": "mode error",
     "collapsed": "collapsed",
     "impossible": "impossible values",
@@ -72,6 +80,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the tables")
     parser.add_argument("--figure", type=Path, default=FIGURE)
+    parser.add_argument("--digits-steps", type=int, default=300, help="of each flow")
+    parser.add_argument("--digits-figure", type=Path, default=DIGITS_FIGURE)
+    parser.add_argument("--priors", type=Path, default=PRIORS, help="folder of prior and chains")
     return parser.parse_args(arguments)
 
 
@@ -101,10 +112,13 @@ def report(title: str, rows: list[Row], made_with: str) -> str:
         f"# Posteriors that are known exactly: {title}\n\n"
         "KL(q || p) by the members' log q - log p, with the exact normalizer; the greatest is over "
         "measurements. CRPS and energy score are expected scores relative to the exact "
-        "posterior's, so that 1 is exact. The mode error is that of a mode's weight, on average; a "
-        "mode is collapsed where its weight is above 0.1 and no member is in it. Impossible values "
-        "of a log-normal field are those not above zero. ESS is a share of the members. The figure "
-        "of the plane is `docs/truth.png`; docs/truth.md says what the methods are.\n\n"
+        "posterior's, so that 1 is exact; the CRPS at the truth is relative to the same. Where the "
+        "exact posterior is known by chains alone, these stand for it, and how far a second run of "
+        "them is from 1 is what the table can tell apart. The mode error is that of a mode's "
+        "weight, on average; a mode is collapsed where its weight is above 0.1 and no member is in "
+        "it. Impossible values of a log-normal field are those not above zero. ESS is a share of "
+        "the members. The figures are docs/truth.png and docs/truth_digits.png; docs/truth.md says "
+        "what the methods are.\n\n"
         f"{table(rows)}\n{made_with}"
     )
 
@@ -134,6 +148,12 @@ def rows_of(part: str, options: argparse.Namespace) -> list[Row]:
             members=63,
             seed=seed,
         )
+    if part == "digits":
+        prior = trained_prior(options.priors / "digits-on-bunny")
+        budget = Budget(steps=options.digits_steps)
+        rows, shown = digits_rows(prior, budget, options.priors, seed=seed)
+        draw_digits(shown, prior.domain, options.digits_figure)
+        return rows
     recipe = Recipe(steps=options.steps)
     return mixture_rows(
         MixtureProblem(), recipe, fields=options.fields, members=options.members, seed=seed

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from apsgeo.diagnostics import ImportanceWeights
 
-__all__ = ["Row", "excess_scores", "mean_difference", "mode_errors", "weight_scores"]
+__all__ = [
+    "Row",
+    "crps_at_truth",
+    "excess_scores",
+    "mean_difference",
+    "mode_errors",
+    "weight_scores",
+]
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Row:
             problems the greatest |log q - log p| of a member.
         mean_error: Greatest error of the mean, in posterior standard deviations.
         crps, energy: Expected scores of the members, relative to those of the exact posterior.
+        crps_at_truth: CRPS at the true fields, relative to the same.
         mode_error: Mean absolute error of the weight of a mode.
         collapsed: Measurements in which a mode of weight above 0.1 has no member.
         impossible: Share of values that no field can have.
@@ -40,6 +48,7 @@ class Row:
     mean_error: float = math.nan
     crps: float = math.nan
     energy: float = math.nan
+    crps_at_truth: float = math.nan
     mode_error: float = math.nan
     collapsed: float = math.nan
     impossible: float = math.nan
@@ -82,6 +91,15 @@ def excess_scores(members: Tensor, exact: Tensor) -> tuple[float, float]:
     spread_y = torch.cdist(y, y).sum((1, 2)).mean() / pairs
     energy = (apart - spread_x / 2) / (spread_y / 2)
     return float(crps), float(energy)
+
+
+def crps_at_truth(members: Tensor, truth: Tensor, exact: Tensor) -> float:
+    """Return the CRPS of members at truths (batch, node), relative to the exact one's expectation.
+
+    It is one on average over truths that are draws of the posterior, if the members are too.
+    """
+    score = (members - truth).abs().mean() - mean_difference(members).mean() / 2
+    return float(score / (mean_difference(exact).mean() / 2))
 
 
 def mode_errors(weights: Tensor, exact: Tensor) -> tuple[float, float]:

@@ -32,6 +32,8 @@ _SAMPLED_AT_ONCE = 120
 def _bases(prior: FieldPrior, fields: Tensor, season: Tensor, spec: Spec, folds: int) -> list[Base]:
     if spec.base == "normal":
         return [StandardNormalBase(fields.shape[1], prior.domain.num_nodes)] * folds
+    if folds == 1:
+        return [GaussianBase(prior.anchor)]
     anchors = prior.cross_fitted(prior.anchor, fields, season, folds)
     return [GaussianBase(anchor) for anchor in anchors]
 
