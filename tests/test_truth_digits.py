@@ -17,7 +17,7 @@ from apsgeo.operators import Mask
 from apsgeo.priors.scales import HybridScales
 from apsgeo.priors.spec import DenoiserSpec
 from apsgeo.training.measuring import Family, Noise
-from apsgeo.training.sources import Fields, train_pairs
+from apsgeo.training.sources import Fields, Measuring
 from benchmarks.truth_digits import NOISE_STD, Budget, DigitsProblem, digits_rows
 from benchmarks.truth_gaussian import domains
 from benchmarks.truth_gibbs import Plan
@@ -88,20 +88,11 @@ def test_with_one_fold_measurements_meet_the_anchor_itself(prior: FieldPrior) ->
     spec = FlowSpec(width=8, depth=0, context=4, patterns=4, coupling_width=4)
     features = torch.zeros(3, prior.domain.num_nodes)
     flow = build_flow(prior.domain, 1, 4, features, spec, prior.anchor)
+    noise = Noise.of(0.1, family, 1)
+    measuring = Measuring(prior, family, noise, flow, generator, progress=False)
     found = {}
     for folds in (1, 2):
-        pairs = train_pairs(
-            prior,
-            learned,
-            family,
-            Noise.of(0.1, family, 1),
-            spec,
-            flow,
-            folds,
-            1,
-            generator,
-            progress=False,
-        )
+        pairs = measuring.simulated(learned, spec, folds, rounds=1)
         bases = [base for base in pairs.bases if isinstance(base, GaussianBase)]
         found[folds] = [base.prior is prior.anchor for base in bases]
     assert found == {1: [True], 2: [False, False]}
