@@ -15,7 +15,7 @@ from apsgeo.flows.build import FlowSpec, build_flow
 from apsgeo.flows.flow import Conditioning, Flow
 from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 from apsgeo.operators import Measurement
-from apsgeo.priors.gaussian import GaussianPosterior
+from apsgeo.priors.gaussian_posterior import GaussianPosterior
 from apsgeo.training.loop import StepFn, fit_loop
 from apsgeo.training.objective import frozen
 from benchmarks.truth_mixture import MixtureProblem, Pairs

@@ -24,7 +24,7 @@ from apsgeo.errors import InputError
 from apsgeo.metrics import EnsemblePrediction
 from apsgeo.metrics.predictions import Prediction
 from apsgeo.operators import Measurement
-from apsgeo.priors.gaussian import GaussianPosterior
+from apsgeo.priors.gaussian_posterior import GaussianPosterior
 from apsgeo.priors.hybrid import HybridPrior
 from apsgeo.priors.matern import MaternField
 from apsgeo.priors.normals import Normals

@@ -11,7 +11,7 @@ from apsgeo.flows.attention import ObservationEncoder
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.operators import Downsample, Measurement
 from apsgeo.priors.dense import DensePrior
-from apsgeo.priors.gaussian import GaussianPosterior
+from apsgeo.priors.gaussian_posterior import GaussianPosterior
 
 PATTERNS, MEMBERS, BATCH, NODES = 6, 3, 2, 30
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from apsgeo.operators.measurement import Measurement
-from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior
+from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.gaussian_posterior import GaussianPosterior
 from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = [

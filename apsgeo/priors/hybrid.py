@@ -12,8 +12,9 @@ from torch import Tensor
 from apsgeo.linalg import Cholesky, Dissection
 from apsgeo.operators.linear import LinearMap
 from apsgeo.priors.constants import LOG_2PI
-from apsgeo.priors.gaussian import GaussianPrior, System
+from apsgeo.priors.gaussian import GaussianPrior
 from apsgeo.priors.matern import LocalField
+from apsgeo.priors.systems import System
 
 __all__ = ["HybridPrior"]
 

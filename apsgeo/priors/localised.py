@@ -12,8 +12,8 @@ from torch import Tensor
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
-from apsgeo.priors.gaussian import GaussianPrior, System
-from apsgeo.priors.systems import Gram
+from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.systems import Gram, System
 
 __all__ = [
     "MOST_VALUES",

@@ -12,7 +12,8 @@ from torch import Tensor
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.operators.measurement import Measurement
-from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior
+from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.gaussian_posterior import GaussianPosterior
 
 __all__ = ["GaussianMixturePosterior", "GaussianMixturePrior"]
 

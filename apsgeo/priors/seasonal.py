@@ -15,7 +15,8 @@ from apsgeo.domains.base import Domain
 from apsgeo.operators.measurement import Measurement
 from apsgeo.priors import scales as covariances
 from apsgeo.priors.eofs import EOFs
-from apsgeo.priors.gaussian import GaussianPosterior, GaussianPrior, each_prior
+from apsgeo.priors.gaussian import GaussianPrior
+from apsgeo.priors.gaussian_posterior import GaussianPosterior, each_prior
 from apsgeo.priors.scales import Scales
 
 __all__ = ["SeasonalPrior"]
