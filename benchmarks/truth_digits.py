@@ -41,7 +41,7 @@ NOISE_STD = 0.5  # in standard deviations of a node
 DENSITIES = (0.05, 0.2)  # of the measurements, in turn
 _LEARNED = (0.04, 0.25)
 _CASE = "digits-on-bunny"
-_SPEC = FlowSpec(width=24, depth=3, local=4, coupling_width=12, elementwise="spline")
+_SPEC = FlowSpec(width=24, depth=3, local=4, coupling_width=12, elementwise="spline", scales=3)
 _PART = 32  # draws of the prior at once
 _SHOWN = 4  # measurements in the figure
 
