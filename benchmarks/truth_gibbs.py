@@ -22,7 +22,6 @@ between them at the end; the prior cancels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -37,8 +36,6 @@ __all__ = ["Plan", "Process", "chains"]
 
 _PART_VALUES = 60_000  # values denoised at once: what a cache holds
 _SHIFT = 0.1  # of a finite difference, in standard deviations of the noise
-
-Noise = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
