@@ -54,27 +54,34 @@ class Roughness(nn.Module):
         """Number of features for each channel."""
         return 2 * self.scales
 
-    def _smooth(self, rows: Tensor, scale: int) -> Tensor:
-        """Smooth fields (node, field) so often that each scale reaches twice as far."""
-        values = self.values.to(rows.dtype)
-        shape = len(rows), len(rows)
+    def _smoothing(self, like: Tensor) -> Tensor:
+        """Return the sparse matrix (node, node) of one smoothing, of the dtype of fields."""
         with warnings.catch_warnings():  # that torch calls its support of these beta, once
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            once = torch.sparse_csr_tensor(
-                self.starts, self.columns, values, shape, check_invariants=False
+            return torch.sparse_csr_tensor(
+                self.starts,
+                self.columns,
+                self.values.to(like.dtype),
+                (like.shape[-1],) * 2,
+                check_invariants=False,
             )
-        for _ in range(4**scale):
-            rows = once @ rows
-        return rows
 
     def forward(self, field: Tensor, spread: Tensor) -> Tensor:
         """Map fields and their spread, each (batch, channel, node), to (batch, feature, node)."""
         found, shape = [], field.shape
         rows, unit = (x.flatten(0, 1).T.contiguous() for x in (field, spread))
+        once = self._smoothing(field)
         for scale in range(self.scales):
-            smooth = self._smooth(rows, scale)
+            times = 4**scale  # which doubles the reach
+            smooth = _repeated(once, rows, times)
             detail = (rows - smooth) / unit
-            size = self._smooth(detail**2, scale)
+            size = _repeated(once, detail**2, times)
             found += [torch.asinh(_STEEP * detail), 0.5 * (size + _LEAST).log() + 2.0]
             rows = smooth
         return torch.cat([x.T.reshape(shape) for x in found], 1)
+
+
+def _repeated(matrix: Tensor, rows: Tensor, times: int) -> Tensor:
+    for _ in range(times):
+        rows = matrix @ rows
+    return rows
