@@ -17,6 +17,7 @@ from apsgeo.errors import GridError, InputError
 __all__ = [
     "GRID_MAPPING",
     "from_healpix_map",
+    "grid_mapping_of",
     "healpix_coords",
     "healpix_dim",
     "healpix_domain_of",
@@ -123,6 +124,12 @@ def read_healpix(
     return HEALPixDomain(domain.nside, nest, pixels), signal[:, torch.from_numpy(pixels)]
 
 
+def grid_mapping_of(array: xr.DataArray) -> str | None:
+    """Return the name of the coordinate that describes the grid, if labels name one (CF)."""
+    name: str | None = array.encoding.get("grid_mapping", array.attrs.get("grid_mapping"))
+    return name
+
+
 def _marks(array: xr.DataArray) -> tuple[str | None, dict[str, Any]]:
     """Return the coordinate of cell ids, if there is one, and what attributes say of the grid."""
     coordinate, marks = None, {}
@@ -133,7 +140,7 @@ def _marks(array: xr.DataArray) -> tuple[str | None, dict[str, Any]]:
             if variable.ndim == 1:
                 coordinate = str(name)
             marks.update(attributes)
-    mapping = array.encoding.get("grid_mapping", array.attrs.get("grid_mapping"))
+    mapping = grid_mapping_of(array)
     for name, variable in array.coords.items():
         if name == mapping or variable.attrs.get("grid_mapping_name") == "healpix":
             marks.update(variable.attrs)

@@ -12,7 +12,7 @@ import xarray as xr
 
 from apsgeo.domains.base import Domain
 from apsgeo.domains.healpix import HEALPixDomain
-from apsgeo.domains.healpix_adapters import GRID_MAPPING, healpix_coords
+from apsgeo.domains.healpix_adapters import GRID_MAPPING, grid_mapping_of, healpix_coords
 from apsgeo.domains.image import ImageDomain
 from apsgeo.domains.latlon import LatLonDomain
 from apsgeo.domains.layout import Layout, layout_of
@@ -71,7 +71,7 @@ def labels_of(target: Any) -> Labels:
 @labels_of.register
 def _(target: xr.DataArray) -> Labels:
     layout = layout_of(target)
-    mapping = target.encoding.get("grid_mapping", target.attrs.get("grid_mapping"))
+    mapping = grid_mapping_of(target)
     coords = {
         str(name): coordinate.variable
         for name, coordinate in target.coords.items()
@@ -119,7 +119,7 @@ def _(target: Domain) -> Labels:
 
 def without_grid_mapping(array: xr.DataArray) -> xr.DataArray:
     """Drop what says which grid the array was on, beside its dims."""
-    mapping = array.encoding.get("grid_mapping", array.attrs.get("grid_mapping"))
+    mapping = grid_mapping_of(array)
     gone = [
         name
         for name, each in array.coords.items()
