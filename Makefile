@@ -37,34 +37,34 @@ format: venv  ## format the code and mend what the linter can
 	$(BIN)/ruff format
 
 train-demo: venv  ## train the model that is shipped for the demo
-	$(BIN)/python -m benchmarks.train_demo
+	$(BIN)/python -m benchmarks.ncep.train_demo
 
 bench: venv  ## score all methods under protocol NCEP; writes the table in benchmarks/
-	$(BIN)/python -m benchmarks.ncep
+	$(BIN)/python -m benchmarks.ncep.suite
 
-bench-domains: venv  ## impute, denoise, super-resolve on every domain; writes a table and docs/domains.png
-	$(BIN)/python -m benchmarks.domains
+bench-domains: venv  ## impute, denoise, super-resolve on every domain; writes a table and docs/figures/domains.png
+	$(BIN)/python -m benchmarks.domains.suite
 
 bench-scaling: venv  ## measure the cost of a field by number of nodes; writes the table and figure
-	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.scaling.suite
 
 bench-truth: venv  ## score flows where the posterior is known exactly; writes the table and figure
-	$(BIN)/python -m benchmarks.truth
+	$(BIN)/python -m benchmarks.truth.suite
 
 bench-amortization: venv  ## compare one flow for all measurements with one optimized for each
-	$(BIN)/python -m benchmarks.truth_amortization
+	$(BIN)/python -m benchmarks.amortization.suite
 
 bench-ablations: venv  ## measure what each part is worth where the posterior is known
-	$(BIN)/python -m benchmarks.truth_ablations
+	$(BIN)/python -m benchmarks.ablations.suite
 
 bench-images: venv  ## denoise, fill, sharpen and refine images; writes the table and figures
-	$(BIN)/python -m benchmarks.images
+	$(BIN)/python -m benchmarks.images.suite
 
 bench-priors: venv  ## compare log-densities of priors with the truth; writes the tables and figure
-	$(BIN)/python -m benchmarks.priors
+	$(BIN)/python -m benchmarks.priors.suite
 
 bench-trained-priors: venv  ## train priors on five data sets and score them; writes the tables and figures
-	$(BIN)/python -m benchmarks.trained_priors
+	$(BIN)/python -m benchmarks.trained_priors.suite
 
 docs: venv  ## build the documentation into build/docs; a warning is an error
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'

@@ -167,11 +167,11 @@ def fit(
 ) -> None:
     """Learn from complete fields what a variable looks like."""
     _refuse_existing(prior, overwrite)
-    from apsgeo.domains.mesh_adapters import read_mesh
+    from apsgeo.diffusion.spec import DenoiserSpec
     from apsgeo.io import read_field
+    from apsgeo.labels.mesh import read_mesh
+    from apsgeo.optim.distributed import data_parallel, is_first
     from apsgeo.prior import fit_prior
-    from apsgeo.priors.spec import DenoiserSpec
-    from apsgeo.training.distributed import data_parallel, is_first
 
     with data_parallel():
         fitted = fit_prior(
@@ -234,7 +234,7 @@ def distill(
 ) -> None:
     """Train a model that samples the posterior of any observations in one evaluation."""
     _refuse_existing(posterior, overwrite)
-    from apsgeo.distillation import distill as train
+    from apsgeo.distillation.distill import distill as train
     from apsgeo.flows.build import FlowSpec
     from apsgeo.io import read_field
     from apsgeo.operators import Mask

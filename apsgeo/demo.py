@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from apsgeo import datasets, models
-from apsgeo.checks import integer
 from apsgeo.errors import InputError, ModelError
 from apsgeo.io import read_field
+from apsgeo.labels.checks import integer
 from apsgeo.metrics import Scoreboard
 from apsgeo.plotting import ensemble_maps, save_figure
 from apsgeo.posterior import Posterior

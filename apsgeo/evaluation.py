@@ -7,10 +7,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from apsgeo.checks import check_units
 from apsgeo.domains import Domain
-from apsgeo.domains.layout import Layout, layout_of
 from apsgeo.errors import InputError
+from apsgeo.labels.checks import check_units
+from apsgeo.labels.layout import Layout, layout_of
 from apsgeo.metrics import EnsemblePrediction, Scores
 from apsgeo.metrics.scoreboard import Tally
 

@@ -12,17 +12,17 @@ import xarray as xr
 from torch import Tensor
 
 from apsgeo import domains
-from apsgeo.channels import as_array, check_variables
+from apsgeo.diffusion import spec
+from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains.base import Domain
-from apsgeo.domains.layout import Layout, layout_of
 from apsgeo.errors import GridError, InputError
+from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian
+from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.io import load_model, part, save_folder
-from apsgeo.priors import spec
-from apsgeo.priors.diffusion import DiffusionPrior
-from apsgeo.priors.gaussian_fit import contiguous_folds, fit_gaussian
-from apsgeo.priors.normals import Normals
-from apsgeo.priors.seasonal import SeasonalPrior
-from apsgeo.records import fields_of, record_dim, season_index, split_records
+from apsgeo.labels.channels import as_array, check_variables
+from apsgeo.labels.layout import Layout, layout_of
+from apsgeo.labels.records import fields_of, record_dim, season_index, split_records
+from apsgeo.measurement import Normals
 
 __all__ = ["FieldPrior"]
 
@@ -69,7 +69,7 @@ class FieldPrior:
 
         ``mse`` and ``mse_anchor``, that of the Gaussian prior, in standardized units squared, and
         ``gain`` in nats, by ``noise_std`` and ``log_snr``; see
-        `apsgeo.priors.diffusion_fit.train_diffusion`. It is saved with the prior.
+        `apsgeo.diffusion.fit.train_diffusion`. It is saved with the prior.
 
         Raises:
             InputError: If there is no diffusion prior.

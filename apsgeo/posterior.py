@@ -16,18 +16,18 @@ from torch.distributions import Distribution, constraints
 
 from apsgeo import domains, operators
 from apsgeo.device import choose_device
+from apsgeo.distillation.pairs import feature_count, known_fields
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.flows.base import BasePosterior, GaussianBase, Moments
 from apsgeo.flows.build import Spec, build_flow, spec_from_config
 from apsgeo.flows.flow import Conditioning, Flow
 from apsgeo.flows.spectral import SpectralFlow
+from apsgeo.gaussian.regimes import LowRankMixturePrior
+from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.io import load_model, part, save_folder
-from apsgeo.operators import LinearMap, Measurement, Operator
-from apsgeo.priors.normals import Normals
-from apsgeo.priors.regimes import LowRankMixturePrior
-from apsgeo.priors.seasonal import SeasonalPrior
-from apsgeo.training.pairs import feature_count, known_fields
+from apsgeo.measurement import Measurement, Normals
+from apsgeo.operators import LinearMap, Operator
 
 __all__ = ["FieldDistribution", "Posterior", "member_noise"]
 

@@ -9,25 +9,24 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from apsgeo.channels import as_array
 from apsgeo.device import choose_device
+from apsgeo.diffusion.fit import train_diffusion
+from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.domains.base import Domain
-from apsgeo.domains.layout import layout_of
 from apsgeo.domains.symmetry import Symmetries
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
-from apsgeo.priors.diffusion_fit import train_diffusion
-from apsgeo.priors.gaussian_fit import contiguous_folds, fit_gaussian, select_scales
-from apsgeo.priors.localised import MOST_VALUES
-from apsgeo.priors.normals import Normals
-from apsgeo.priors.scales import (
+from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian, select_scales
+from apsgeo.gaussian.localised import MOST_VALUES
+from apsgeo.gaussian.scales import (
     HybridScales,
     LocalisedScales,
     Scales,
     to_config,
 )
-from apsgeo.priors.spec import DenoiserSpec
-from apsgeo.records import (
+from apsgeo.labels.channels import as_array
+from apsgeo.labels.layout import layout_of
+from apsgeo.labels.records import (
     count_seasons,
     fields_of,
     last_tenth,
@@ -37,6 +36,7 @@ from apsgeo.records import (
     split_records,
     static_fields,
 )
+from apsgeo.measurement import Normals
 
 __all__ = ["FieldPrior", "fit_prior"]
 
@@ -76,7 +76,7 @@ def fit_prior(
             Several channels are along a dim channel, band or rgb, or are the variables of a data
             set; `apsgeo.windows` makes channels of neighbouring times. Land is that of all.
         domain: Where they live, if their labels do not say it: that of a mesh, say. See
-            `apsgeo.domains.layout.layout_of` for how labels and domain go together.
+            `apsgeo.labels.layout.layout_of` for how labels and domain go together.
         static: What else is known of each node, such as orography, on the same domain and without
             time; the network of the diffusion prior sees it. It knows land, and its position.
         baseline: First and last date of the climatological mean, such as ("1961", "2000"); the

@@ -33,13 +33,13 @@ from apsgeo.baselines.eof import select_rank
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
 from apsgeo.flows.base import GaussianBase
+from apsgeo.gaussian.fit import fit_gaussian, select_scales
+from apsgeo.gaussian.scales import Scales, from_config
+from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.measurement import Normals
 from apsgeo.metrics import EnsemblePrediction, Scores
 from apsgeo.metrics.scoreboard import Tally
 from apsgeo.posterior import Posterior
-from apsgeo.priors.gaussian_fit import fit_gaussian, select_scales
-from apsgeo.priors.normals import Normals
-from apsgeo.priors.scales import Scales, from_config
-from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = ["DENSITIES", "NOISE_STD", "AmortizedPosterior", "NcepProtocol", "compared_methods"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from apsgeo.distillation.objective import frozen
 from apsgeo.errors import InputError
 from apsgeo.posterior import FieldDistribution
-from apsgeo.training.objective import frozen
 
 __all__ = ["Chains", "adapt", "metropolis"]
 

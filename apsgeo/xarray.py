@@ -13,22 +13,22 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 import apsgeo
-from apsgeo.channels import as_array, as_variables, check_variables
-from apsgeo.checks import (
+from apsgeo.errors import GridError, InputError
+from apsgeo.labels.channels import as_array, as_variables, check_variables
+from apsgeo.labels.checks import (
     check_floating,
     check_units,
     integer,
     node_noise,
     record_table,
 )
-from apsgeo.draws import Sampler, draw
-from apsgeo.errors import GridError, InputError
+from apsgeo.labels.lazy import Sampler, draw
 
 if TYPE_CHECKING:
     import dask.array
 
     from apsgeo.domains import Domain
-    from apsgeo.domains.layout import Layout
+    from apsgeo.labels.layout import Layout
     from apsgeo.operators import LinearMap, Operator
     from apsgeo.posterior import Posterior
 
@@ -71,7 +71,7 @@ def impute(
             measures, NaN where not observed: dims (time, lat, lon), (time, cells), (time, y, x) or
             (time, node), in any order or without time. Latitude may
             run either way, and HEALPix cells and stations be in another order; see
-            `apsgeo.domains.layout.layout_of`. Channels are along a dim channel, band or rgb, or
+            `apsgeo.labels.layout.layout_of`. Channels are along a dim channel, band or rgb, or
             the variables of a data set, as the history's were. With dask, values are checked block
             by block as they are computed.
         posterior: The model, from `apsgeo.load` or `apsgeo.distill`.
@@ -101,7 +101,7 @@ def impute(
         >>> ensemble = apsgeo.impute(obs, apsgeo.load("ncep-air"), members=64)  # doctest: +SKIP
         >>> ensemble.quantile([0.05, 0.95], "member").compute()  # doctest: +SKIP
     """
-    from apsgeo.domains.labels import moved  # brings in torch
+    from apsgeo.labels.labels import moved  # brings in torch
     from apsgeo.operators import RandomMask
 
     _check_types(obs, posterior)
@@ -138,7 +138,7 @@ def _layout(
     obs: xr.DataArray, posterior: Posterior, operator: Operator, linear: LinearMap
 ) -> Layout:
     """Find what was observed in the labels of obs."""
-    from apsgeo.domains.layout import layout_of
+    from apsgeo.labels.layout import layout_of
 
     if linear.codomain is None:
         raise InputError(
@@ -232,7 +232,7 @@ class ApsAccessor:
     @property
     def domain(self) -> Domain:
         """The domain that the labels say: see `apsgeo.domain_of`."""
-        from apsgeo.domains.layout import domain_of
+        from apsgeo.labels.layout import domain_of
 
         return domain_of(self._obs)
 
@@ -242,7 +242,7 @@ class ApsAccessor:
         method: Literal["bilinear", "conservative"] = "bilinear",
     ) -> xr.DataArray:
         """Bring it to another domain: see `apsgeo.regrid`."""
-        from apsgeo.domains.labelled import regrid
+        from apsgeo.labels.regridding import regrid
 
         return regrid(self._obs, target, method)
 

@@ -17,6 +17,7 @@ from apsgeo.atomic import atomic_file
 __all__ = ["RESULTS", "commit", "provenance", "write"]
 
 RESULTS = Path(__file__).parent / "results"
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 """Where tables are kept."""
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "xarray", "healpy")
@@ -26,7 +27,7 @@ def provenance(module: str, arguments: Sequence[str], seed: int, made_by: str) -
     """Return what is needed to make a table again, as a Markdown list.
 
     Args:
-        module: that was run, such as ``"benchmarks.ncep"``.
+        module: that was run, such as ``"benchmarks.ncep.suite"``.
         arguments: of the command line.
         seed: of all random draws.
         made_by: the commit, taken when the run began; see `commit`.

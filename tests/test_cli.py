@@ -18,11 +18,11 @@ from apsgeo import datasets, demo, distill
 from apsgeo.baselines import EofInterpolation
 from apsgeo.cli import app
 from apsgeo.flows.build import FlowSpec
+from apsgeo.gaussian.scales import HybridScales, LocalisedScales
 from apsgeo.io import read_field, write_netcdf
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
-from apsgeo.priors.scales import HybridScales, LocalisedScales
 from apsgeo.protocol import NcepProtocol
 
 COMMANDS = ("fit", "distill", "impute", "evaluate", "demo", "data", "era5")

@@ -13,19 +13,19 @@ from torch import Tensor
 
 import apsgeo
 from apsgeo.diagnostics import ImportanceWeights, importance_weights
-from apsgeo.distillation import distill
+from apsgeo.diffusion.samplers import DPMSolver
+from apsgeo.distillation import sources
+from apsgeo.distillation.distill import distill
+from apsgeo.distillation.held_out import spread_factors
+from apsgeo.distillation.pairs import PairSet, simulate_pairs
+from apsgeo.distillation.sources import Fields, draws_of_prior
 from apsgeo.errors import GridError, InputError, ModelError
 from apsgeo.flows.build import FlowSpec
 from apsgeo.flows.flow import ConditionalFlow
+from apsgeo.gaussian.scales import HybridScales, LocalisedScales
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior, member_noise
 from apsgeo.prior import FieldPrior, fit_prior
-from apsgeo.priors.samplers import DPMSolver
-from apsgeo.priors.scales import HybridScales, LocalisedScales
-from apsgeo.training import sources
-from apsgeo.training.held_out import spread_factors
-from apsgeo.training.pairs import PairSet, simulate_pairs
-from apsgeo.training.sources import Fields, draws_of_prior
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 NOISE = 0.3

@@ -7,13 +7,13 @@ from torch import Tensor
 from apsgeo.domains import GraphDomain
 from apsgeo.errors import InputError
 from apsgeo.flows.build import FlowSpec, SpectralSpec, build_flow
+from apsgeo.gaussian.fit import fit_gaussian
+from apsgeo.gaussian.low_rank import LowRankPrior
+from apsgeo.gaussian.mixture import GaussianMixturePrior
+from apsgeo.gaussian.scales import HybridScales
+from apsgeo.measurement import Normals
 from apsgeo.operators import Mask
 from apsgeo.posterior import FieldDistribution, Posterior
-from apsgeo.priors.gaussian_fit import fit_gaussian
-from apsgeo.priors.lowrank import LowRankPrior
-from apsgeo.priors.mixture import GaussianMixturePrior
-from apsgeo.priors.normals import Normals
-from apsgeo.priors.scales import HybridScales
 from apsgeo.refinement import adapt, metropolis
 
 NODES, NOISE, COPIES = 12, 0.4, 300

@@ -1,7 +1,7 @@
 """What trained posteriors are compared with, one method a file.
 
 A baseline takes `Observations` in the unit of the data and predicts every node. To add one, write
-its file, name it in `BASELINES`, and give the shared tests in tests/test_baselines.py its
+its file, name it in `BASELINES`, and give the shared tests in tests/baselines/test_baselines.py its
 covariance.
 """
 

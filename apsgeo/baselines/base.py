@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from apsgeo.errors import InputError
+from apsgeo.measurement import Measurement, Normals
 from apsgeo.metrics.predictions import NormalPrediction, Prediction
-from apsgeo.operators import Measurement
-from apsgeo.priors.normals import Normals
 
 __all__ = ["Array", "LinearBaseline", "Method", "Observations"]
 

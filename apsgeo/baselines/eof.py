@@ -14,9 +14,9 @@ from tqdm import tqdm
 from apsgeo.baselines.base import Array, LinearBaseline, Observations
 from apsgeo.domains import Domain
 from apsgeo.errors import InputError
+from apsgeo.gaussian.eofs import empirical_orthogonal_functions
+from apsgeo.measurement import Normals
 from apsgeo.metrics.scores import weighted_mean
-from apsgeo.priors.eofs import empirical_orthogonal_functions
-from apsgeo.priors.normals import Normals
 
 __all__ = ["EofInterpolation", "select_rank"]
 

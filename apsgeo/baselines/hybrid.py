@@ -6,9 +6,9 @@ import torch
 
 from apsgeo.baselines.base import Observations
 from apsgeo.flows.base import Base
+from apsgeo.measurement import Normals
 from apsgeo.metrics.predictions import EnsemblePrediction
 from apsgeo.posterior import members_noise
-from apsgeo.priors.normals import Normals
 
 __all__ = ["HybridGaussian"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from apsgeo.baselines.base import Array, LinearBaseline
 from apsgeo.domains import Domain
-from apsgeo.priors.normals import Normals
+from apsgeo.measurement import Normals
 
 __all__ = ["Kriging"]
 
@@ -95,7 +95,7 @@ def default_kernel() -> Any:
     """Return the covariance that the search for its parameters starts from.
 
     Two Matern parts of smoothness 3/2, lengths in Earth radii, and a constant, since the mean of
-    a month is not known (ordinary kriging). `benchmarks.kriging_choice` compares it with others.
+    a month is not known (ordinary kriging). See benchmarks/ncep/kriging_choice.py.
     """
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 

@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from apsgeo.domains.base import Domain
-from apsgeo.domains.graph import GraphDomain
-from apsgeo.domains.healpix import HEALPixDomain
-from apsgeo.domains.image import ImageDomain
-from apsgeo.domains.latlon import LatLonDomain
+from apsgeo.domains.graph.domain import GraphDomain
+from apsgeo.domains.healpix.domain import HEALPixDomain
+from apsgeo.domains.image.domain import ImageDomain
+from apsgeo.domains.latlon.domain import LatLonDomain
 from apsgeo.domains.mesh import MeshDomain
 from apsgeo.domains.regrid import bilinear
 from apsgeo.errors import InputError

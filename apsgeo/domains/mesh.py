@@ -8,8 +8,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from apsgeo.domains.graph import NodeDomain
-from apsgeo.domains.graph_edges import Edges, coordinates
+from apsgeo.domains.graph.domain import NodeDomain
+from apsgeo.domains.graph.edges import Edges, coordinates
 from apsgeo.domains.triangles import cotangent_conductance, triangle_areas
 from apsgeo.errors import GridError
 

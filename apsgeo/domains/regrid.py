@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apsgeo.domains.base import Domain
-from apsgeo.domains.healpix import HEALPixDomain
-from apsgeo.domains.latlon import LatLonDomain
+from apsgeo.domains.healpix.domain import HEALPixDomain
+from apsgeo.domains.latlon.domain import LatLonDomain
 from apsgeo.errors import InputError
 
 __all__ = ["Regridder", "bilinear", "conservative"]

@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from apsgeo.operators.measurement import Measurement
-from apsgeo.priors.gaussian import GaussianPrior
-from apsgeo.priors.gaussian_posterior import GaussianPosterior
-from apsgeo.priors.seasonal import SeasonalPrior
+from apsgeo.gaussian.posterior import GaussianPosterior
+from apsgeo.gaussian.prior import GaussianPrior
+from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.measurement import Measurement
 
 __all__ = [
     "Base",

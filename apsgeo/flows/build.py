@@ -19,10 +19,10 @@ from apsgeo.flows.flow import ConditionalFlow, Flow
 from apsgeo.flows.patterns import GlobalAutoregressive, GlobalCoupling, GlobalMap
 from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.spectral import SpectralFlow
+from apsgeo.gaussian.regimes import LowRankMixturePrior, fit_regimes
+from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.kinds import of_kind
 from apsgeo.operators.linear import LinearMap
-from apsgeo.priors.regimes import LowRankMixturePrior, fit_regimes
-from apsgeo.priors.seasonal import SeasonalPrior
 
 __all__ = [
     "SPECS",
@@ -209,7 +209,7 @@ class SpectralSpec(Spec):
         bins: Of the leading coefficient's spline.
         regimes: Components of a mixture of Gaussians whose posterior the networks see; 0 for none.
             It is fitted to the standardized anomalies to learn from, of all seasons together, on as
-            many patterns (`apsgeo.priors.regimes.fit_regimes`): twice as many fields as patterns
+            many patterns (`apsgeo.gaussian.regimes.fit_regimes`): twice as many fields as patterns
             are needed for each. Unlike the anchor it is not cross-fitted: it has seen the fields
             whose measurements are learned from. Its parameters are few, and held-out fields decide
             which weights are kept.

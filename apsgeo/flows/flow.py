@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from apsgeo.flows.base import Base, Start
 from apsgeo.flows.roughness import Roughness
+from apsgeo.measurement import Measurement
 from apsgeo.operators.base import HELD_OUT_DENSITIES
-from apsgeo.operators.measurement import Measurement
 
 __all__ = ["SHARES", "ConditionalFlow", "Conditioning", "Flow", "NodeConditioning"]
 

@@ -18,9 +18,9 @@ from apsgeo.flows.attention import ObservationEncoder
 from apsgeo.flows.base import FixedBase, GaussianBase, Start
 from apsgeo.flows.elementwise import Affine, Spline
 from apsgeo.flows.flow import Conditioning, Flow, log_share
-from apsgeo.priors.gaussian import GaussianPrior
-from apsgeo.priors.regimes import LowRankMixturePrior
-from apsgeo.priors.seasonal import SeasonalPrior
+from apsgeo.gaussian.prior import GaussianPrior
+from apsgeo.gaussian.regimes import LowRankMixturePrior
+from apsgeo.gaussian.seasonal import SeasonalPrior
 
 __all__ = ["SpectralConditioning", "SpectralFlow"]
 

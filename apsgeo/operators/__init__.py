@@ -15,7 +15,6 @@ from apsgeo.operators.families import GaussianBlurs, OneOf
 from apsgeo.operators.identity import Identity
 from apsgeo.operators.linear import LinearMap
 from apsgeo.operators.mask import Mask
-from apsgeo.operators.measurement import Measurement
 from apsgeo.operators.points import PointSample
 from apsgeo.operators.spectral import SpectralTruncation
 from apsgeo.operators.swath import Swath
@@ -30,7 +29,6 @@ __all__ = [
     "Identity",
     "LinearMap",
     "Mask",
-    "Measurement",
     "OneOf",
     "Operator",
     "PointSample",

@@ -19,8 +19,8 @@ def build(raw: list[Path]) -> xr.Dataset:
     """Interpolate the temperature to the mesh, and leave out nodes that are land on its grid."""
     import torch
 
-    from apsgeo.domains.layout import domain_of
     from apsgeo.domains.regrid import bilinear
+    from apsgeo.labels.layout import domain_of
 
     with xr.open_dataset(raw[0], engine="netcdf4") as file:
         sst = file["sst"].load()

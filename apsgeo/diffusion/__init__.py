@@ -1,0 +1,1 @@
+"""Diffusion priors: denoisers, schedules, samplers, log-densities, training."""

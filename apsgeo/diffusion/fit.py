@@ -1,0 +1,273 @@
+"""Training of the diffusion prior's denoiser, with a held-out curve over the noise levels."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from apsgeo.diffusion.prior import DiffusionPrior
+from apsgeo.diffusion.samplers import DPMSolver
+from apsgeo.domains.symmetry import Symmetries
+from apsgeo.errors import InputError
+from apsgeo.gaussian.prior import GaussianPrior
+from apsgeo.optim.distributed import share_of
+from apsgeo.optim.loop import fit_loop
+
+__all__ = ["train_diffusion"]
+
+# Held-out values behind one level's error: below a hundred thousand or so, chance would decide
+# which weights are kept and how far a level is shrunk.
+_VALUES_A_LEVEL = 80_000
+# Standard errors by which a network must better a level's held-out denoising to have a say there.
+_SURELY = 3.0
+# Samples whose power is compared with that of the data: more where they are small.
+_LEAST_SAMPLES, _SAMPLED_VALUES = 128, 250_000
+_SAMPLER_STEPS = 30
+_BLOCKS = 8  # of neighbouring held-out records, which may be alike
+_CHUNK = 32  # fields at once
+
+
+class _Case(NamedTuple):
+    """Held-out fields at one level, with their fixed noise and the anchor's answer."""
+
+    x0: Tensor
+    x_t: Tensor
+    mean: Tensor
+    log_snr: Tensor
+
+    def errors(self, prior: DiffusionPrior) -> tuple[Tensor, Tensor]:
+        """Return x0 - D_G and D - D_G, (records, channel, node)."""
+        return self.x0 - self.mean, prior.correction(self.x_t, self.mean, self.log_snr)
+
+
+def train_diffusion(
+    prior: DiffusionPrior,
+    fields: Tensor,
+    validation: Tensor,
+    *,
+    steps: int = 2000,
+    batch: int = 16,
+    lr: float = 1e-3,
+    ema_decay: float = 0.995,
+    validate_every: int | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    crossfit: Sequence[tuple[GaussianPrior, Tensor]] | None = None,
+    augment: Symmetries | None = None,
+    precision: Literal["float32", "bfloat16"] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    log: str | os.PathLike[str] | None = None,
+) -> list[dict[str, float]]:
+    r"""Train the denoiser of ``prior`` in place, and keep the weights best on held-out fields.
+
+    Each step denoises one batch at one level of the grid (levels are visited in shuffled order,
+    so that every level, equally spaced in log-SNR, counts alike) and minimises
+    |x0 - D|^2 / (d c_out^2), which is one where the network is zero and the anchor is true. The
+    held-out score is the mean over levels of mse(network) / mse(anchor) on fixed noise: one at
+    the start, which competes with what training finds.
+
+    After training, the correction of each level is shrunk by the factor in [0, 1] that is best on
+    the held-out fields, and to nothing unless it betters their denoising by three standard errors.
+    Then samples of the prior are drawn, and the gains are fitted that give them the power of
+    ``fields`` in bands of scales (`BandGain`). Log-densities are those of the denoiser alone.
+
+    Args:
+        prior: what is trained; also moves nothing between devices: fields must be on its own.
+        fields: (record, channel, node), standardized anomalies.
+        validation: (record, channel, node), fields that neither anchor nor training has seen.
+        steps: optimiser steps.
+        batch: records in a step.
+        lr: peak learning rate.
+        ema_decay: see `apsgeo.optim.loop.EMA`.
+        validate_every: steps between validations; a tenth of ``steps`` by default.
+        patience: stop early after so many validations in a row without a new best.
+        seed: decides records, levels and noise; weights are reproducible on one machine.
+        progress: show a progress bar.
+        crossfit: (anchor, records) pairs: each anchor was fitted without those records (int64
+            indices into ``fields``) and stands in for the prior's own on them. An anchor that has
+            seen a field denoises it too well for a network to learn from (docs/method.md).
+        augment: symmetries of the domain that the fields have, such as
+            ``prior.domain.symmetries.only("left-right")``: each step learns from fields that a
+            random one of them moved.
+        precision: of the network in training; by default "bfloat16" (mixed precision: weights and
+            losses stay in single precision) on CUDA, elsewhere "float32".
+        checkpoint: a folder from which a killed run goes on, with identical results, when it is
+            called again alike, with the same fields; see `fit_loop`.
+        log: a CSV file of the records of `fit_loop`.
+
+    Returns:
+        The records of `fit_loop`, then one record per level: ``level``, ``log_snr``,
+        ``noise_std`` (sigma / alpha), ``mse_anchor`` and ``mse`` (held out, mean over records and
+        nodes, standardized units squared; ``mse`` of the final weights, shrunk), ``shrinkage``,
+        and ``gain``, the level's contribution to the held-out anchored log-density in nats.
+
+    Raises:
+        InputError: a shape does not fit, there are no fields, the processes that train together
+            do not divide ``batch``, or the checkpoint is of another run.
+    """
+    for name, given in (("fields", fields), ("validation", validation)):
+        if given.ndim != 3 or len(given) == 0 or given.shape[1] != prior.channels:
+            raise InputError(
+                f"{name} has shape {tuple(given.shape)}; expected (record, "
+                f"{prior.channels}, {prior.domain.num_nodes}) with at least one record"
+            )
+    everything = (prior.anchor, torch.arange(len(fields)))
+    folds = [everything] if crossfit is None else list(crossfit)
+    sizes = torch.tensor([len(rows) for _, rows in folds], dtype=torch.float64)
+    mine = share_of(batch)
+    place = fields.device.type
+    mixed = place == "cuda" if precision is None else precision == "bfloat16"
+
+    def step_fn(step: int, generator: torch.Generator) -> Tensor:
+        level = _level_of(step, prior.levels, seed)
+        anchor, rows = folds[int(torch.multinomial(sizes, 1, generator=generator))]
+        picked = rows[torch.randint(len(rows), (batch,), generator=generator)]
+        x0 = fields[picked.to(fields.device)]
+        if augment:
+            x0 = x0[..., augment.draw(generator)]
+        with torch.no_grad():
+            log_snr = prior.log_snr[level].expand(batch)
+            x_t, _ = prior.perturb(x0, log_snr, generator)
+            x0, x_t, log_snr = x0[mine], x_t[mine], log_snr[mine]
+            mean = prior.anchor_mean(x_t, log_snr, anchor)
+        with torch.autocast(place, torch.bfloat16, enabled=mixed):
+            change = prior.correction(x_t, mean, log_snr)
+        error = x0 - mean - change
+        return error.pow(2).mean() / float(prior.residual_std[level]) ** 2
+
+    prior.shrinkage.fill_(1.0)
+    prior.gain = None
+    with torch.no_grad():
+        cases = _held_out(prior, validation, seed)
+
+    def validate() -> float:
+        return sum(_relative_mse(*case.errors(prior)) for case in cases) / len(cases)
+
+    history = fit_loop(
+        prior,
+        step_fn,
+        steps=steps,
+        lr=lr,
+        ema_decay=ema_decay,
+        validate=validate,
+        validate_every=validate_every,
+        patience=patience,
+        seed=seed,
+        progress=progress,
+        description="diffusion prior",
+        checkpoint=checkpoint,
+        identity={
+            "batch": batch,
+            "mixed": mixed,
+            "augment": list(augment or ()),
+            "data": _digest(fields, validation),
+        },
+        log=log,
+    )
+    with torch.no_grad():
+        curve = _shrink(prior, cases)
+        _calibrate(prior, fields, seed)
+    return history + curve
+
+
+def _digest(*tensors: Tensor) -> str:
+    """Return a checksum of values."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _level_of(step: int, levels: int, seed: int) -> int:
+    """Return the level of a step: each once in every ``levels`` steps, in shuffled order."""
+    round_, place = divmod(step, levels)
+    generator = torch.Generator().manual_seed(1_000_003 * seed + round_)
+    return int(torch.randperm(levels, generator=generator)[place])
+
+
+def _held_out(prior: DiffusionPrior, validation: Tensor, seed: int) -> list[_Case]:
+    """Make the held-out case of each level: other records at each, evenly from first to last."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    wanted = math.ceil(_VALUES_A_LEVEL / validation[0].numel())
+    count = min(wanted, len(validation))
+    cases = []
+    for level in range(prior.levels):
+        place = (torch.arange(count) + level / prior.levels) * (len(validation) / count)
+        rows = place.long().clamp(max=len(validation) - 1)
+        x0 = validation[rows.to(validation.device)]
+        log_snr = prior.log_snr[level].expand(count)
+        x_t, _ = prior.perturb(x0, log_snr, generator)
+        cases.append(_Case(x0, x_t, prior.anchor_mean(x_t, log_snr), log_snr))
+    return cases
+
+
+def _relative_mse(error: Tensor, change: Tensor) -> float:
+    return float((error - change).pow(2).mean() / error.pow(2).mean())
+
+
+def _shrink(prior: DiffusionPrior, cases: list[_Case]) -> list[dict[str, float]]:
+    """Set the shrinkage of every level; return the curve over the levels.
+
+    By least squares, and to zero where it is not sure that the network helps.
+    """
+    curve = []
+    factors = torch.ones_like(prior.shrinkage)
+    for level, case in enumerate(cases):
+        error, change = case.errors(prior)
+        power = float(change.pow(2).sum())
+        factor = 1.0
+        if power > 0.0:
+            factor = min(max(float((error * change).sum()) / power, 0.0), 1.0)
+            factor = factor if _is_surely_better(error, factor * change) else 0.0
+        factors[level] = factor
+        mse_anchor = float(error.pow(2).mean())
+        mse = float((error - factor * change).pow(2).mean())
+        nats = 0.5 * float(prior.quadrature[level]) * case.x0[0].numel()
+        curve.append(
+            {
+                "level": float(level),
+                "log_snr": float(prior.log_snr[level]),
+                "noise_std": prior.noise_std[level],
+                "mse_anchor": mse_anchor,
+                "mse": mse,
+                "shrinkage": factor,
+                "gain": nats * (mse_anchor - mse) / prior.noise_std[level] ** 2,
+            }
+        )
+    prior.shrinkage.copy_(factors)
+    return curve
+
+
+def _calibrate(prior: DiffusionPrior, fields: Tensor, seed: int) -> None:
+    """Fit the gains of samples."""
+    gain = prior.with_gain()
+    if gain is None:
+        return
+    wanted = max(_LEAST_SAMPLES, _SAMPLED_VALUES // fields[0].numel())
+    samples = DPMSolver(_SAMPLER_STEPS).sample_in_parts(
+        prior,
+        math.ceil(wanted / _CHUNK) * _CHUNK,
+        _CHUNK,
+        generator=torch.Generator().manual_seed(seed + 2),
+        like=fields,
+    )
+    gain.fit(samples, fields)
+
+
+def _is_surely_better(error: Tensor, change: Tensor) -> bool:
+    """Tell whether a change lessens the error by `_SURELY` standard errors.
+
+    They are over blocks of neighbouring records: months, or places, that follow each other are not
+    independent.
+    """
+    gain = (error.pow(2) - (error - change).pow(2)).flatten(1).mean(1)
+    blocks = torch.stack([block.mean() for block in gain.tensor_split(min(_BLOCKS, len(gain)))])
+    chance = float(blocks.std()) / math.sqrt(len(blocks)) if len(blocks) > 1 else 0.0
+    return float(gain.mean()) > _SURELY * chance

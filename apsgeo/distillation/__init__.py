@@ -1,0 +1,1 @@
+"""Distill a prior into an amortized posterior."""

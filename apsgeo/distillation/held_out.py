@@ -1,0 +1,96 @@
+"""Held-out pairs: which weights of a flow are best, and how wide its members should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apsgeo.distillation.objective import fair_crps
+from apsgeo.distillation.pairs import Batch, PairSet, known_fields
+from apsgeo.field_prior import FieldPrior
+from apsgeo.flows.flow import Conditioning, Flow
+
+__all__ = ["calibrate_spread", "conditioned", "held_out_score", "spread_factors"]
+
+_MOST_CORRECTIONS = 4
+_AGREE = 0.01  # of the log of error over spread
+
+
+def conditioned(prior: FieldPrior, flow: Flow, batch: Batch) -> Conditioning:
+    """Evaluate a flow's networks on a batch of measurements."""
+    known = known_fields(prior.normals, batch.season, batch.features)
+    given: Conditioning = flow.condition(batch.start, known.to(batch.truth))
+    return given
+
+
+def _held_out(
+    prior: FieldPrior, flow: Flow, held: PairSet
+) -> Iterator[tuple[Batch, Conditioning, Tensor, Tensor]]:
+    """Yield each group, its conditioning, the area that is scored, and the units' scale.
+
+    Hidden nodes are scored; all of them where everything is observed, with noise.
+    """
+    area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
+    for index in range(len(held.groups)):
+        batch = held.group(index).to(flow.device)
+        scale = prior.normals.std[batch.season].to(area)
+        hidden = batch.measurement.hidden
+        scored = hidden if bool(hidden.any()) else torch.ones_like(hidden)
+        yield batch, conditioned(prior, flow, batch), area * scored, scale
+
+
+def held_out_score(prior: FieldPrior, flow: Flow, held: PairSet) -> float:
+    """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks."""
+    ratios = []
+    for batch, given, hidden, scale in _held_out(prior, flow, held):
+        weights = hidden * scale
+        fields, _ = flow.push(batch.deviations, given)
+        score = (weights * fair_crps(fields, batch.truth)).sum()
+        base = (weights * fair_crps(batch.start.mean + batch.deviations, batch.truth)).sum()
+        ratios.append(float(score / base))
+    return sum(ratios) / len(ratios)
+
+
+def calibrate_spread(prior: FieldPrior, flow: Flow, held: PairSet) -> None:
+    """Set the flow's spread, so far that of its base, by held-out pairs.
+
+    By least squares of the log of the factor on that of the observed share; a constant where all
+    masks have about the same share. The flow's maps bend, so that its members' spread answers to
+    that of its base by more or less than the same factor: what is left is corrected again, by the
+    answer to the last correction.
+    """
+    answer, last = 1.0, math.nan
+    for _ in range(_MOST_CORRECTIONS):
+        shares, factors = spread_factors(prior, flow, held)
+        mean = float(factors.mean())
+        if math.isfinite(last) and abs(last) > _AGREE:
+            answer = min(max(answer * (1.0 - mean / last), 0.5), 3.0)
+        if abs(mean) < _AGREE and math.isfinite(last):
+            break
+        slope = np.polyfit(shares, factors, 1)[0] if np.ptp(shares) > math.log(2.0) else 0.0
+        flow.spread[0] += float(mean - slope * shares.mean()) / answer
+        flow.spread[1] += float(slope) / answer
+        last = mean
+
+
+@torch.no_grad()
+def spread_factors(prior: FieldPrior, flow: Flow, held: PairSet) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logs of observed share and of error over spread, for each way of measuring.
+
+    Squares are summed over all pairs that were measured so: the mean log of small samples' ratios
+    would be too low.
+    """
+    found = []
+    for batch, given, hidden, scale in _held_out(prior, flow, held):
+        weights = hidden * scale**2
+        fields, _ = flow.push(batch.deviations, given)
+        error = (weights * (fields.mean(0) - batch.truth) ** 2).sum()
+        spread = (weights * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))
+        found.append((float(given.log_share.mean()), float(error), float(spread)))
+    table = np.array(found).reshape(-1, held.ways, 3)
+    squares = table[..., 1:].sum(0)
+    return table[..., 0].mean(0), 0.5 * np.log(squares[:, 0] / squares[:, 1])

@@ -1,0 +1,98 @@
+"""A family of operators, and a range of noise, as training simulates them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from apsgeo.distillation.pairs import Setting
+from apsgeo.domains.base import Domain
+from apsgeo.errors import InputError
+from apsgeo.operators import LinearMap, Operator
+
+__all__ = ["Family", "Noise"]
+
+
+@dataclass
+class Family:
+    """A family of operators on a domain, whose maps are made once."""
+
+    operator: Operator
+    domain: Domain
+    maps: dict[Operator, LinearMap] = field(default_factory=dict)
+
+    def on(self, member: Operator) -> LinearMap:
+        """Return the map of a member."""
+        if member not in self.maps:
+            self.maps[member] = member.on(self.domain)
+        return self.maps[member]
+
+    def setting(self, member: Operator, mask: Tensor, noise_std: Tensor) -> Setting:
+        """Return a way of measuring by a member."""
+        return Setting(mask, noise_std, self.on(member), self.operator.features(member))
+
+    def simulate(self, noise: Noise, generator: torch.Generator) -> Setting:
+        """Draw a member, a mask, and a noise level."""
+        member = self.operator.draw(generator)
+        mask = member.simulate(self.domain, generator)
+        return self.setting(member, mask, noise.draw(generator))
+
+    def checks(self, noise: Noise, rounds: int, generator: torch.Generator) -> list[Setting]:
+        """Draw settings of the typical members, at fixed densities and noise, so often each."""
+        return [
+            self.setting(member, member.at_density(self.domain, density, generator), level)
+            for _ in range(rounds)
+            for member in self.operator.typical()
+            for density in member.held_out_densities
+            for level in noise.levels
+        ]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A range of noise levels, whose ends are one where the level is known."""
+
+    least: Tensor
+    most: Tensor
+
+    @classmethod
+    def of(
+        cls, noise_std: float | Tensor | tuple[float, float], family: Family, channels: int
+    ) -> Noise:
+        """Check what a user gave."""
+        ends = noise_std if isinstance(noise_std, tuple) else (noise_std, noise_std)
+        tensors = [torch.as_tensor(end, dtype=torch.float32) for end in ends]
+        if isinstance(noise_std, tuple) and not (len(ends) == 2 and ends[0] < ends[1]):
+            raise InputError(f"noise_std={noise_std}; of a range give (least, most).")
+        counts = {family.on(member).num_observations for member in family.operator.typical()}
+        (nodes,) = counts if len(counts) == 1 else (1,)
+        shapes = [(), (nodes,), (channels, 1), (channels, nodes)]
+        if any(tuple(end.shape) not in shapes for end in tensors):
+            raise InputError(
+                f"noise_std has shape {tuple(tensors[0].shape)}; give a number or one an "
+                f"observation ({nodes}), or one a channel ({channels}, 1)."
+            )
+        if not all(bool((torch.isfinite(end) & (end > 0)).all()) for end in tensors):
+            raise InputError(f"noise_std must be finite and above zero, got {noise_std}.")
+        return cls(*(end.expand(*end.shape[:-1], nodes).clone() for end in tensors))
+
+    @property
+    def middle(self) -> Tensor:
+        """The geometric mean of the ends."""
+        return self.least * (self.most / self.least).sqrt()
+
+    @property
+    def levels(self) -> tuple[Tensor, ...]:
+        """Those of held-out measurements: ends and middle, or the one that there is."""
+        if torch.equal(self.least, self.most):
+            return (self.least,)
+        return self.least, self.middle, self.most
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Draw a level log-uniformly."""
+        if torch.equal(self.least, self.most):
+            return self.least
+        place = float(torch.rand((), generator=generator))
+        return self.least * (self.most / self.least) ** place

@@ -1,0 +1,247 @@
+"""What a conditional flow is trained to lower: the amortized KL divergences, and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from apsgeo.distillation.pairs import Batch
+from apsgeo.errors import InputError
+from apsgeo.flows.flow import Conditioning, Flow
+from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
+
+__all__ = [
+    "CRPS",
+    "Annealing",
+    "FollowingReverseKL",
+    "ForwardKL",
+    "LeadingForwardKL",
+    "LogDensity",
+    "Objective",
+    "PathReverseKL",
+    "ReverseKL",
+    "WeightedSum",
+    "fair_crps",
+    "frozen",
+]
+
+LogDensity = Callable[[Tensor, Batch, torch.Generator], Tensor]
+"""Estimate of log p(x), (batch,), of standardized fields (batch, channel, node); differentiable."""
+
+
+class Objective(Protocol):
+    """A loss of a flow on a batch of pairs, in nats (or units of the data) a node."""
+
+    def __call__(
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return a scalar."""
+        ...
+
+
+def _nodes(batch: Batch) -> int:
+    return batch.truth[0].numel()
+
+
+def _energy(batch: Batch, deviation: Tensor) -> Tensor:
+    """Return -log of the base's density (batch,) at deviations from its mean, to a constant."""
+    return batch.base.posterior(batch.measurement, batch.season).energy(deviation[None])[0]
+
+
+class ForwardKL:
+    """-log q(x | y) of the true field: maximum likelihood on pairs, mass-covering."""
+
+    def __call__(
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the loss up to the base's normalizing constant, which has no parameters."""
+        deviation, log_det = flow.pull(batch.truth[None], given)
+        return (_energy(batch, deviation[0]) + log_det[0]).mean() / _nodes(batch)
+
+
+class LeadingForwardKL:
+    """-log q of the true field's leading coefficient alone, for a `SpectralFlow`.
+
+    The first factor of the chain rule, which decides how much mass each mode has: of one dimension,
+    where the whole field has as many as nodes. Path gradients cannot decide it, since no path
+    crosses from one mode to another.
+    """
+
+    def __call__(
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the loss.
+
+        Raises:
+            InputError: If the flow has no leading coefficient.
+        """
+        spectral = _spectral(flow, given)
+        assert isinstance(flow, SpectralFlow)
+        return -flow.leading_log_prob(batch.truth, spectral).mean() / _nodes(batch)
+
+
+def _spectral(flow: Flow, given: Conditioning) -> SpectralConditioning:
+    """Check that a flow has a leading coefficient, and return what its maps see."""
+    if not (isinstance(flow, SpectralFlow) and isinstance(given, SpectralConditioning)):
+        raise InputError(f"{type(flow).__name__} has no leading coefficient; use SpectralSpec.")
+    return given
+
+
+class ReverseKL:
+    r"""The paper's amortized objective, E_z [ |y - A G|^2 / 2 r^2 - log p(G) - log |det dG/dz| ].
+
+    `log_density` estimates log p_theta of a batch of fields: the evidence lower bound of a
+    diffusion prior, or its anchored estimate (arXiv 2407.17907; see docs/method.md). Above one,
+    `temperature` divides the first two terms: see `Annealing`.
+    """
+
+    def __init__(self, log_density: LogDensity) -> None:
+        self.log_density, self.temperature = log_density, 1.0
+
+    def _target(self, fields: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return log p(x) + log p(y | x), (batch,), of fields (batch, channel, node)."""
+        target = batch.measurement.log_likelihood(fields)
+        return (target + self.log_density(fields, batch, generator)) / self.temperature
+
+    def __call__(
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the loss over one member a field."""
+        which = int(torch.randint(len(batch.deviations), (), generator=generator))
+        fields, log_det = flow.push(batch.deviations[which : which + 1], given)
+        loss = -self._target(fields[0], batch, generator) - log_det[0]
+        return loss.mean() / _nodes(batch)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Within the context the parameters of a module take no part in gradients."""
+    trainable = [each for each in module.parameters() if each.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+class PathReverseKL(ReverseKL):
+    """The same divergence, whose gradient is taken along the members' paths only.
+
+    log q is evaluated with frozen weights, by the inverse, so that the gradient of the loss is zero
+    for every member, not on average only, once q is the posterior ("sticking the landing"; Roeder
+    et al. 2017, arXiv 1703.09194). It costs a second evaluation of the transforms.
+    """
+
+    def __call__(
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the loss over one member a field, up to the base's normalizing constant."""
+        which = int(torch.randint(len(batch.deviations), (), generator=generator))
+        fields, _ = flow.push(batch.deviations[which : which + 1], given)
+        with frozen(flow):
+            deviation, log_det = flow.pull(fields, given.detach())
+        target = self._target(fields[0], batch, generator)
+        return (-_energy(batch, deviation[0]) - log_det[0] - target).mean() / _nodes(batch)
+
+
+class FollowingReverseKL(PathReverseKL):
+    """The same for a `SpectralFlow`, with the map of its leading coefficient as it is.
+
+    Where modes are followed unequally well, the reverse divergence is least with their weights
+    times exp(-KL) of each. So only `LeadingForwardKL`, beside it, decides the weights.
+    """
+
+    def __call__(
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the loss over one member a field.
+
+        Raises:
+            InputError: If the flow has no leading coefficient.
+        """
+        return super().__call__(flow, batch, _spectral(flow, given).with_leading_held(), generator)
+
+
+def fair_crps(members: Tensor, truth: Tensor) -> Tensor:
+    """Return the fair CRPS of members (member, ...) against truth (...), elementwise.
+
+    mean |x - t| - sum_{i<j} |x_i - x_j| / (m (m - 1)), unbiased in the number of members
+    (Ferro 2014, https://doi.org/10.1002/qj.2270).
+    """
+    count = len(members)
+    error = (members - truth).abs().mean(0)
+    spread = torch.zeros_like(truth)
+    for lag in range(1, count):
+        spread = spread + (members[lag:] - members[:-lag]).abs().sum(0)
+    return error - spread / (count * (count - 1))
+
+
+class CRPS:
+    """The continuous ranked probability score over the nodes, in the units of the data.
+
+    Args:
+        weights: (season, channel, node): area times the spread that restores the data's units.
+    """
+
+    members = 4
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights / weights.mean()
+
+    def __call__(
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the weighted mean score of the flow's members."""
+        fields, _ = flow.push(batch.deviations[: self.members], given)
+        score = fair_crps(fields, batch.truth)
+        return (score * self.weights[batch.season].to(score)).mean()
+
+
+class WeightedSum:
+    """A weighted sum of objectives, such as the mixed divergence."""
+
+    def __init__(self, terms: Mapping[Objective, float]) -> None:
+        self.terms = dict(terms)
+
+    def __call__(
+        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+    ) -> Tensor:
+        """Return the sum."""
+        parts = [w * term(flow, batch, given, generator) for term, w in self.terms.items()]
+        return torch.stack(parts).sum()
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """The temperature of the posterior that a reverse divergence is of, in the course of training.
+
+    A flow that starts between modes, or at one of them, falls into what is near. At a high
+    temperature T the posterior to the power 1/T has its modes joined; T falls geometrically to one
+    over the first half of the steps (Mandt et al. 2016, *Variational tempering*, arXiv 1411.1810).
+
+    Attributes:
+        first: Temperature at the start; one for no annealing.
+        steps: Of the training.
+    """
+
+    first: float
+    steps: int
+
+    def temperature(self, step: int) -> float:
+        """Return that of a step."""
+        return max(1.0, self.first ** (1.0 - 2.0 * step / self.steps))
+
+    def apply(self, objective: Objective, step: int) -> None:
+        """Set the temperature of all reverse divergences in an objective."""
+        if isinstance(objective, WeightedSum):
+            for term in objective.terms:
+                self.apply(term, step)
+        elif isinstance(objective, ReverseKL):
+            objective.temperature = self.temperature(step)

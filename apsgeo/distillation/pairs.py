@@ -1,0 +1,343 @@
+"""Simulated pairs of field and measurement, with anchors that have not seen the field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from apsgeo.flows.base import Base, Moments
+from apsgeo.measurement import Measurement, Normals
+from apsgeo.operators import LinearMap, Operator
+from apsgeo.parallel import workers
+
+__all__ = [
+    "Batch",
+    "PairSet",
+    "Setting",
+    "feature_count",
+    "known_fields",
+    "measured_pairs",
+    "simulate_pairs",
+]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of measuring.
+
+    Attributes:
+        mask: (observation,), true where observed.
+        noise_std: (observation,), or what can be broadcast with (channel, observation), in the
+            units of the data.
+        operator: What is observed.
+        features: What the flow is told of the operator; see `Operator.features`.
+    """
+
+    mask: Tensor
+    noise_std: Tensor
+    operator: LinearMap
+    features: tuple[float, ...] = ()
+
+
+def feature_count(operator: Operator, channels: int) -> int:
+    """Return how many of the `known_fields` tell operators of a family apart."""
+    return channels * len(operator.features(operator.typical()[0]))
+
+
+def known_fields(normals: Normals, season: Tensor, features: Tensor | None) -> Tensor:
+    """Return what networks are told beside the measurement, (batch, feature, node).
+
+    Args:
+        normals: Whose covariates they see.
+        season: (batch,).
+        features: Of the operator, (batch, k), or None: each becomes a constant field a channel.
+    """
+    known = normals.covariates(season)
+    if features is None:
+        return known
+    constant = features.to(known).repeat_interleave(normals.mean.shape[1], 1)
+    return torch.cat([known, constant[..., None].expand(-1, -1, known.shape[-1])], 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs that share one base distribution and one operator.
+
+    Attributes:
+        truth: (batch, channel, node) standardized anomalies, NaN where nobody knows it.
+        start: What was simulated of them, and moments of the base given it.
+        deviations: Draws of the base posterior minus its mean, (member, batch, channel, node).
+        season: (batch,).
+        base: The base distribution, fitted without these fields.
+        features: Of the operator, (batch, k); none by default.
+    """
+
+    truth: Tensor
+    start: Moments
+    deviations: Tensor
+    season: Tensor
+    base: Base
+    features: Tensor | None = None
+
+    @property
+    def measurement(self) -> Measurement:
+        """What was simulated of the fields."""
+        return self.start.measurement
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device; the season, an index, stays."""
+        return replace(
+            self,
+            truth=self.truth.to(device),
+            start=self.start.to(device),
+            deviations=self.deviations.to(device),
+        )
+
+
+@dataclass
+class _Group:
+    """Pairs of one fold and season that share a setting, and so the base's covariance."""
+
+    times: Tensor
+    setting: Setting
+    mask: Tensor
+    noise_std: Tensor
+    values: Tensor
+    mean: Tensor
+    std: Tensor
+    variance: Tensor
+    deviations: Tensor
+    fold: int
+    season: int
+    scale: Tensor | None
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """The fold and the operator, which a batch has in common."""
+        return self.fold, id(self.setting.operator)
+
+
+class PairSet:
+    """A fixed set of simulated pairs, drawn from in batches.
+
+    Args:
+        fields: (record, channel, node).
+        groups: The pairs, in the order of folds and seasons.
+        bases: One a fold.
+        ways: How many groups of a fold and season there are, one after the other.
+    """
+
+    def __init__(
+        self, fields: Tensor, groups: list[_Group], bases: Sequence[Base], ways: int
+    ) -> None:
+        self.fields, self.groups, self.bases, self.ways = fields, groups, bases, ways
+        self._cells: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for g, group in enumerate(groups):
+            entries = self._cells.setdefault(group.cell, [])
+            entries += [(g, i) for i in range(len(group.times))]
+
+    def __len__(self) -> int:
+        return sum(len(group.times) for group in self.groups)
+
+    def draw(self, size: int, members: int, generator: torch.Generator) -> Batch:
+        """Draw a random batch of one random fold and operator, with `members` deviations each."""
+        cells = list(self._cells.values())
+        choices = cells[int(torch.randint(len(cells), (), generator=generator))]
+        picked = torch.randint(len(choices), (size,), generator=generator).tolist()
+        entries = [choices[k] for k in picked]
+        stored = self.groups[0].deviations.shape[0]
+        kept = torch.rand(stored, generator=generator).argsort()[:members]
+        return self._collect(entries, kept)
+
+    def group(self, index: int) -> Batch:
+        """Return all pairs of one group with all of its deviations."""
+        group = self.groups[index]
+        kept = torch.arange(group.deviations.shape[0])
+        return self._collect([(index, i) for i in range(len(group.times))], kept)
+
+    def _collect(self, entries: list[tuple[int, int]], kept: Tensor) -> Batch:
+        picked = [(self.groups[g], i) for g, i in entries]
+        times = torch.stack([group.times[i] for group, i in picked])
+        scales = [group.scale for group, _ in picked if group.scale is not None]
+        measurement = Measurement(
+            torch.stack([group.values[i] for group, i in picked]),
+            torch.stack([group.mask for group, _ in picked]),
+            torch.stack([group.noise_std for group, _ in picked]),
+            operator=picked[0][0].setting.operator,
+            scale=torch.stack(scales) if scales else None,
+        )
+        return Batch(
+            truth=self.fields[times],
+            start=Moments(
+                measurement,
+                mean=torch.stack([group.mean[i] for group, i in picked]),
+                deviation=torch.stack([group.std for group, _ in picked]),
+                variance=torch.stack([group.variance for group, _ in picked]),
+            ),
+            deviations=torch.stack([group.deviations[kept].float() for group, _ in picked], 1),
+            season=torch.tensor([group.season for group, _ in picked]),
+            base=self.bases[picked[0][0].fold],
+            features=torch.tensor([group.setting.features for group, _ in picked]),
+        )
+
+
+def _measure(
+    truth: Tensor,
+    setting: Setting,
+    std: Tensor,
+    generator: torch.Generator,
+) -> Measurement:
+    """Measure standardized anomalies (time, channel, node) of spread (channel, node), with noise.
+
+    Values of nodes are in units of their spread, others in those of the data, as `Normals.measure`
+    has them.
+    """
+    operator, noise_std = setting.operator, setting.noise_std
+    if operator.is_identity:
+        noise_std, scale, exact = (noise_std / std).float(), None, truth
+    else:
+        scale = std.expand_as(truth)
+        exact = operator.apply(scale * truth)
+    noise = noise_std * torch.randn(exact.shape, generator=generator)
+    return Measurement(
+        exact + noise,
+        setting.mask.expand_as(exact),
+        noise_std.expand_as(exact),
+        operator=operator,
+        scale=scale,
+    )
+
+
+def _group(
+    measurement: Measurement,
+    times: Tensor,
+    setting: Setting,
+    base: Base,
+    functionals: Tensor,
+    members: int,
+    place: tuple[int, int],
+    generator: torch.Generator,
+) -> _Group:
+    """Solve for the base of measurements of a fold and season (place) that share a setting."""
+    fold, season = place
+    posterior = base.posterior(measurement, torch.full((len(times),), season))
+    moments = Moments.of(posterior, functionals)
+    draws = torch.randn(members, posterior.noise_dim, generator=generator)
+    return _Group(
+        times=times,
+        setting=setting,
+        mask=measurement.mask[0].clone(),
+        noise_std=measurement.noise_std[0].clone(),
+        values=measurement.values,
+        mean=moments.mean,
+        std=moments.deviation[0],
+        variance=moments.variance[0],
+        deviations=posterior.shared_deviations(draws).half(),
+        fold=fold,
+        season=season,
+        scale=None if measurement.scale is None else measurement.scale[0],
+    )
+
+
+def measured_pairs(
+    values: Tensor,
+    season: Tensor,
+    base: Base,
+    normals: Normals,
+    setting: Setting,
+    *,
+    functionals: Tensor,
+    members: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+) -> PairSet:
+    """Return real measurements as pairs whose truth, which nobody knows, is NaN.
+
+    Each has a mask of its own, hence a factorization of its own.
+
+    Args:
+        values: (record, channel, node) in the units of the data, NaN where not observed, float32.
+        season: (record,) index of the season.
+        base: Fitted to other fields.
+        normals: They turn values and noise into standardized units.
+        setting: What all have in common; its mask is not looked at.
+        functionals: Of the flow; see `simulate_pairs`.
+        members: Base deviations kept for each record.
+        seed: Seeds the deviations.
+        progress: Show a progress bar.
+    """
+    noise_std = setting.noise_std.expand_as(values)
+
+    def run(record: int) -> _Group:
+        at = torch.tensor([record])
+        given = normals.measure(values[at], noise_std[at], season[at], setting.operator)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + record) % (2**63))
+        place = 0, int(season[record])
+        return _group(given, at, setting, base, functionals, members, place, generator)
+
+    with workers() as pool:
+        found = pool.map(run, range(len(values)))
+        groups = list(tqdm(found, total=len(values), desc="measurements", disable=not progress))
+    return PairSet(torch.full_like(values, torch.nan), groups, [base], ways=1)
+
+
+def simulate_pairs(
+    fields: Tensor,
+    season: Tensor,
+    fold: Tensor,
+    bases: Sequence[Base],
+    normals: Normals,
+    settings: Sequence[Setting],
+    *,
+    functionals: Tensor | None = None,
+    members: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+) -> PairSet:
+    """Simulate one measurement of every field for each of the settings' rounds.
+
+    Records of one fold and season share a setting, hence one factorization.
+
+    Args:
+        fields: (time, channel, node) standardized anomalies, float32.
+        season: (time,) index of the season.
+        fold: (time,) index of the fold.
+        bases: One base a fold, fitted without the fields of that fold.
+        normals: The normals behind `fields`; they turn the noise into standardized units.
+        settings: Taken in turn by the groups.
+        functionals: Of the flow, the variance of which it is to be told; see `Flow.functionals`.
+        members: Base deviations kept for each group.
+        seed: Seeds the noise.
+        progress: Show a progress bar.
+    """
+    cells = [
+        (f, s, times)
+        for f in range(len(bases))
+        for s in range(normals.seasons)
+        if len(times := ((fold == f) & (season == s)).nonzero()[:, 0])
+    ]
+    wanted = torch.empty(0, 0) if functionals is None else functionals
+    rounds = len(settings) // max(1, len(cells))
+    bar = tqdm(total=rounds * len(cells), desc="pairs", disable=not progress)
+
+    def run(number: int) -> list[_Group]:
+        """Simulate all rounds of one cell, whose anchor is then at hand."""
+        f, s, times = cells[number]
+        groups: list[_Group] = []
+        for job in range(number * rounds, (number + 1) * rounds):
+            key = (seed * 1_000_003 + job) % (2**63)
+            generator, setting = torch.Generator().manual_seed(key), settings[job]
+            given = _measure(fields[times], setting, normals.std[s], generator)
+            groups.append(
+                _group(given, times, setting, bases[f], wanted, members, (f, s), generator)
+            )
+            bar.update()
+        return groups
+
+    with bar, workers() as pool:
+        groups = [group for found in pool.map(run, range(len(cells))) for group in found]
+    return PairSet(fields, groups, bases, ways=max(1, rounds))

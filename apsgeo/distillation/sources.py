@@ -1,0 +1,182 @@
+"""Where the pairs of a distillation come from: history, draws of the prior, real measurements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from apsgeo.diffusion.samplers import DPMSolver
+from apsgeo.distillation.measuring import Family, Noise
+from apsgeo.distillation.objective import CRPS
+from apsgeo.distillation.pairs import PairSet, measured_pairs, simulate_pairs
+from apsgeo.errors import InputError
+from apsgeo.field_prior import FieldPrior
+from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
+from apsgeo.flows.build import Spec
+from apsgeo.flows.flow import Flow
+from apsgeo.gaussian.fit import contiguous_folds
+
+__all__ = ["Fields", "Measuring", "draws_of_prior", "fields_of_prior"]
+
+_VALIDATION_MEMBERS = 16
+_HELD_OUT_GROUPS = 12
+_MOST_HELD_OUT = 160  # records: more would cost as much as the training
+_PRIOR_DRAWS = 480
+_SAMPLER_STEPS = 20
+_SAMPLED_AT_ONCE = 120
+
+
+def _bases(prior: FieldPrior, fields: Tensor, season: Tensor, spec: Spec, folds: int) -> list[Base]:
+    if spec.base == "normal":
+        return [StandardNormalBase(fields.shape[1], prior.domain.num_nodes)] * folds
+    if folds == 1:
+        return [GaussianBase(prior.anchor)]
+    anchors = prior.cross_fitted(prior.anchor, fields, season, folds)
+    return [GaussianBase(anchor) for anchor in anchors]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Standardized anomalies (record, channel, node), and the seasons of the records."""
+
+    fields: Tensor
+    season: Tensor
+
+    def evenly(self, most: int) -> Fields:
+        """Return at most so many of them, evenly from first to last."""
+        if len(self.fields) <= most:
+            return self
+        picked = torch.linspace(0, len(self.fields) - 1, most).long()
+        return Fields(self.fields[picked], self.season[picked])
+
+
+def draws_of_prior(prior: FieldPrior, season: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a field of each season (record,) from the best prior that there is.
+
+    The diffusion prior does not know the season: its draws are of the whole year.
+    """
+    if prior.diffusion is None:
+        return prior.gaussian.sample(season, generator)
+    drawn = DPMSolver(_SAMPLER_STEPS).sample_in_parts(
+        prior.diffusion, len(season), _SAMPLED_AT_ONCE, generator=generator
+    )
+    return drawn * prior.normals.valid
+
+
+def fields_of_prior(
+    prior: FieldPrior,
+    history: xr.DataArray | xr.Dataset | None,
+    folds: int,
+    generator: torch.Generator,
+) -> tuple[Fields, Fields]:
+    """Return fields to learn from, and others to stop by."""
+    if history is None:
+        season = torch.arange(_PRIOR_DRAWS) % prior.normals.seasons
+        drawn = draws_of_prior(prior, season, generator)
+        cut = len(drawn) * 9 // 10
+        learned, later = (Fields(drawn[at], season[at]) for at in (slice(cut), slice(cut, None)))
+    else:
+        learned, later = (
+            Fields(prior.encode(part), prior.season_of(part)) for part in prior.split(history)
+        )
+    if len(learned.fields) < folds or len(later.fields) == 0:
+        raise InputError(
+            f"{len(learned.fields)} fields to learn from and {len(later.fields)} held out from "
+            f"{prior.held_out_from}; give a history with at least {folds} and 1."
+        )
+    return learned, later.evenly(_MOST_HELD_OUT)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How measurements are made of fields, and what flow they are for.
+
+    Attributes:
+        prior: What fields look like.
+        family: What may measure.
+        noise: Of the measurements.
+        flow: Which is to be told the variance of its functionals.
+        generator: Of masks, noise and draws.
+        progress: Show progress bars.
+    """
+
+    prior: FieldPrior
+    family: Family
+    noise: Noise
+    flow: Flow
+    generator: torch.Generator
+    progress: bool
+
+    def simulated(self, learned: Fields, spec: Spec, folds: int, rounds: int) -> PairSet:
+        """Simulate measurements to learn from, so many of each field."""
+        fields, season = learned.fields, learned.season
+        count = rounds * folds * self.prior.normals.seasons
+        return simulate_pairs(
+            fields,
+            season,
+            contiguous_folds(len(fields), folds),
+            _bases(self.prior, fields, season, spec, folds),
+            self.prior.normals,
+            [self.family.simulate(self.noise, self.generator) for _ in range(count)],
+            functionals=self.flow.functionals,
+            members=2 * CRPS.members,
+            seed=self._seed(),
+            progress=self.progress,
+        )
+
+    def real(self, measurements: xr.DataArray | xr.Dataset) -> PairSet:
+        """Check real measurements to learn from, and solve for the base of each."""
+        prior, family = self.prior, self.family
+        members = family.operator.typical()
+        if not all(family.on(each).is_identity for each in members):
+            raise InputError(
+                f"measurements= with {family.operator!r}: fields with gaps are measured by a mask; "
+                "use Mask(), or leave them out to learn from simulated measurements."
+            )
+        if len(self.noise.levels) > 1:
+            raise InputError("measurements= needs one noise_std, that of these measurements.")
+        values, season = prior.values_of(measurements), prior.season_of(measurements)
+        if bool(values.isinf().any()):
+            raise InputError("the measurements have infinite values; use NaN where none was made.")
+        if not bool((~values.isnan()).flatten(1).any(1).all()):
+            raise InputError(
+                "some of the measurements are empty, all NaN; leave these records out."
+            )
+        nothing = torch.ones(prior.domain.num_nodes, dtype=torch.bool)
+        return measured_pairs(
+            values.float(),
+            season,
+            self.flow.base,
+            prior.normals,
+            family.setting(members[0], nothing, self.noise.least),
+            functionals=self.flow.functionals,
+            members=2 * CRPS.members,
+            seed=self._seed(),
+            progress=self.progress,
+        )
+
+    def held_out(self, later: Fields) -> PairSet:
+        """Simulate measurements, at fixed densities, to stop and to set the spread by.
+
+        Records are measured in a dozen groups, each by masks of its own: of one season, several.
+        """
+        seasons = self.prior.normals.seasons
+        parts = max(1, min(_HELD_OUT_GROUPS // seasons, len(later.fields) // seasons))
+        return simulate_pairs(
+            later.fields,
+            later.season,
+            torch.arange(len(later.fields)) // seasons % parts,
+            [self.flow.base] * parts,
+            self.prior.normals,
+            self.family.checks(self.noise, seasons * parts, self.generator),
+            functionals=self.flow.functionals,
+            members=_VALIDATION_MEMBERS,
+            seed=self._seed(),
+            progress=self.progress,
+        )
+
+    def _seed(self) -> int:
+        return int(torch.randint(2**31, (), generator=self.generator))

@@ -1,0 +1,1 @@
+"""Stations, point clouds and other nodes with edges."""

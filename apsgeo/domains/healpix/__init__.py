@@ -1,0 +1,1 @@
+"""Pixels of equal area on the sphere."""

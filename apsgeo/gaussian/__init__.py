@@ -1,0 +1,1 @@
+"""Gaussian priors, their mixtures, and their exact posteriors."""

@@ -1,0 +1,167 @@
+"""The low-rank prior: a few patterns and white noise, in closed form at every noise level."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import cho_solve
+from torch import Tensor
+
+from apsgeo.domains.base import Domain
+from apsgeo.errors import InputError
+from apsgeo.gaussian.prior import GaussianPrior
+from apsgeo.gaussian.systems import System
+from apsgeo.linalg.constants import LOG_2PI
+
+__all__ = ["LowRankPrior"]
+
+
+class _UniformSystem(System):
+    """(C + v I)^{-1} with the eigenvectors of C, of which the last eigenvalue is the others'."""
+
+    def __init__(self, vectors: np.ndarray, eigenvalues: np.ndarray, rest: float, var: float):
+        self._vectors, self._rest = vectors, rest + var
+        self._total, self._kept = eigenvalues + var, rest / (rest + var)
+        self._gain = eigenvalues / self._total
+
+    def _apply(self, data: np.ndarray, factors: np.ndarray, others: float) -> np.ndarray:
+        return others * data + self._vectors @ (
+            (factors - others)[:, None] * (self._vectors.T @ data)
+        )
+
+    def solve(self, data: np.ndarray) -> np.ndarray:
+        """Return (C + v I)^{-1} data, (nodes, m)."""
+        return self._apply(data, 1.0 / self._total, 1.0 / self._rest)
+
+    def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
+        """Return the posterior mean C (C + v I)^{-1} data at all or some nodes."""
+        mean = self._apply(data, self._gain, self._kept)
+        return mean if nodes is None else mean[nodes]
+
+    def log_evidence(self, data: np.ndarray) -> np.ndarray:
+        """Return log N(data; 0, C + v I), (m,)."""
+        others = len(data) - len(self._total)
+        determinant = np.log(self._total).sum() + others * np.log(self._rest)
+        square = (data * self.solve(data)).sum(0)
+        return -0.5 * (square + determinant + len(data) * LOG_2PI)
+
+
+class _MaskedSystem(System):
+    """(A C A^T + R)^{-1} where A picks nodes: a Cholesky factor of the size of the rank."""
+
+    def __init__(self, loadings: np.ndarray, white: float, observed: np.ndarray, var: np.ndarray):
+        self._loadings, self._white = loadings, white
+        self._index = np.flatnonzero(observed)
+        self._var = white + var[self._index]
+        self._seen = loadings[self._index]
+        self._back = self._seen.T / self._var
+        self._factor = np.linalg.cholesky(np.eye(loadings.shape[1]) + self._back @ self._seen)
+
+    def _fit(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the means of the amplitudes, and (A C A^T + R)^{-1} times what is observed."""
+        seen = data[self._index]
+        loads = cho_solve((self._factor, True), self._back @ seen)
+        return loads, (seen - self._seen @ loads) / self._var[:, None]
+
+    def solve(self, data: np.ndarray) -> np.ndarray:
+        """Return A^T (A C A^T + R)^{-1} data, (nodes, m)."""
+        out = np.zeros((len(self._loadings), data.shape[1]))
+        out[self._index] = self._fit(data)[1]
+        return out
+
+    def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
+        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some nodes."""
+        loads, weights = self._fit(data)
+        mean = self._loadings @ loads
+        mean[self._index] += self._white * weights
+        return mean if nodes is None else mean[nodes]
+
+    def log_evidence(self, data: np.ndarray) -> np.ndarray:
+        """Return log N(data; 0, A C A^T + R) of what is observed, (m,)."""
+        determinant = np.log(self._var).sum() + 2.0 * np.log(np.diag(self._factor)).sum()
+        square = (data[self._index] * self._fit(data)[1]).sum(0)
+        return -0.5 * (square + determinant + len(self._index) * LOG_2PI)
+
+
+class LowRankPrior(GaussianPrior):
+    r"""A zero-mean Gaussian prior with the covariance C = L L^T + s^2 I.
+
+    That of probabilistic principal components (Tipping & Bishop 1999,
+    https://doi.org/10.1111/1467-9868.00196). Its eigenvectors are found once; then the denoiser
+    and the density at any noise level take two products with them.
+
+    Args:
+        domain: Where the signal lives.
+        loadings: (channel, node, rank), L, in the units of the signal.
+        white_std: s, positive.
+
+    Raises:
+        InputError: If the loadings do not fit the domain, or ``white_std`` is not positive.
+    """
+
+    kind = "low-rank"
+
+    def __init__(self, domain: Domain, loadings: Tensor, white_std: float) -> None:
+        super().__init__()
+        rank = loadings.shape[-1]
+        fits = loadings.ndim == 3 and loadings.shape[1] == domain.num_nodes
+        if not (fits and white_std > 0.0):
+            raise InputError(
+                f"loadings have shape {tuple(loadings.shape)} and white_std is {white_std}; "
+                f"(channel, {domain.num_nodes}, rank) and a positive number were expected."
+            )
+        self.domain, self.channels = domain, int(loadings.shape[0])
+        self.loadings, self.white_std = loadings, float(white_std)
+        self._loadings = loadings.double().reshape(-1, rank).cpu().numpy()
+        self._white = self.white_std**2
+        self._vectors, scale, _ = np.linalg.svd(self._loadings, full_matrices=False)
+        self._eigenvalues = scale**2 + self._white
+        self.draw_dim = rank + self.size
+
+    def __repr__(self) -> str:
+        return (
+            f"LowRankPrior({self.domain!r}, channels={self.channels}, rank={self.rank}, "
+            f"white_std={self.white_std:g})"
+        )
+
+    @property
+    def rank(self) -> int:
+        """Number of patterns."""
+        return self._loadings.shape[1]
+
+    @property
+    def variance(self) -> Tensor:
+        """Marginal variance (channel, node)."""
+        return self._as_signal((self._loadings**2).sum(1) + self._white)
+
+    def draw(self, noise: np.ndarray) -> np.ndarray:
+        """Map noise (draw_dim, m) to prior draws (nodes, m)."""
+        amplitudes, white = np.split(noise, [self.rank])
+        return self._loadings @ amplitudes + self.white_std * white
+
+    def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return the block C[rows, columns], float64."""
+        same = rows[:, None] == columns
+        return self._loadings[rows] @ self._loadings[columns].T + self._white * same
+
+    def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
+        """Return C x for columns (size, m)."""
+        return self._loadings @ (self._loadings.T @ columns) + self._white * columns
+
+    def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
+        """Return that of the white noise."""
+        return np.full_like(eigenvalues, float(self.domain.areas.mean()) * self._white)
+
+    def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:
+        """Return the system of an observed set: by eigenvectors if all is observed alike."""
+        if observed.all() and bool((noise_var == noise_var[0]).all()):
+            var = float(noise_var[0])
+            return _UniformSystem(self._vectors, self._eigenvalues, self._white, var)
+        return _MaskedSystem(self._loadings, self._white, observed, noise_var)
+
+    def denoise_std(self, noise_std: float) -> float:
+        """Return the root mean square posterior standard deviation after white noise, exactly."""
+        var = noise_std**2
+        each = self._eigenvalues * var / (self._eigenvalues + var)
+        rest = self._white * var / (self._white + var)
+        total = each.sum() + (self.size - len(each)) * rest
+        return float(np.sqrt(total / self.size))

@@ -1,0 +1,1 @@
+"""Labelled data in and out: what xarray knows, and tensors do not."""

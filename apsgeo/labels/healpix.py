@@ -1,0 +1,269 @@
+"""From healpy maps, FITS files and labelled arrays to signals on a `HEALPixDomain`, and back."""
+
+import math
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from apsgeo.domains.healpix.domain import HEALPixDomain
+from apsgeo.errors import GridError, InputError
+
+__all__ = [
+    "GRID_MAPPING",
+    "from_healpix_map",
+    "grid_mapping_of",
+    "healpix_coords",
+    "healpix_dim",
+    "healpix_domain_of",
+    "is_healpix",
+    "label_healpix",
+    "read_healpix",
+    "to_healpix_map",
+]
+
+GRID_MAPPING = "crs"  # the coordinate that `label_healpix` makes
+
+_SCHEMES = {"nested": True, "nest": True, "ring": False}
+
+
+def from_healpix_map(maps: ArrayLike, nest: bool = False) -> tuple[HEALPixDomain, Tensor]:
+    """Return the domain and the signal of full-sky maps, as healpy holds them.
+
+    Args:
+        maps: values `(npix,)`, or `(C, npix)`; healpy's UNSEEN and masked pixels become NaN.
+        nest: whether they are in nested order; healpy's own default is rings.
+
+    Returns:
+        The domain of the full sky, and the signal `(C, npix)` in the precision given.
+
+    Raises:
+        GridError: the number of pixels is that of no map.
+    """
+    import healpy
+
+    array = np.ma.filled(np.ma.asarray(np.ma.atleast_2d(maps), dtype=_float_of(maps)), np.nan)
+    count = array.shape[-1]
+    nside = math.isqrt(count // 12)
+    if array.ndim != 2 or 12 * nside**2 != count:
+        raise GridError(
+            f"the map has shape {np.shape(maps)}; 12 nside² pixels with nside a power of two are "
+            "needed, such as 49152 for nside 64; of a part of the sky, make HEALPixDomain(nside, "
+            "nest, pixels)."
+        )
+    signal = np.where(healpy.mask_bad(array), np.nan, array)
+    return HEALPixDomain(nside, nest), torch.from_numpy(signal)
+
+
+def _float_of(values: ArrayLike) -> np.dtype[Any]:
+    dtype = np.asanyarray(values).dtype.newbyteorder("=")  # FITS has big-endian numbers
+    return dtype if dtype.kind == "f" else np.dtype(np.float64)
+
+
+def to_healpix_map(domain: HEALPixDomain, signal: Tensor) -> NDArray[np.floating]:
+    """Return the full-sky maps `(..., npix)`, in the domain's order, with UNSEEN where NaN is.
+
+    Args:
+        domain: where the signal lives; pixels that it lacks are UNSEEN.
+        signal: values `(..., N)`.
+
+    Raises:
+        InputError: the signal has not one value for each pixel of the domain.
+    """
+    import healpy
+
+    if not signal.ndim or signal.shape[-1] != domain.num_nodes:
+        raise InputError(
+            f"the signal has shape {tuple(signal.shape)}, but {domain!r} has {domain.num_nodes} "
+            "nodes, which the last axis should have."
+        )
+    values = signal.detach().cpu().numpy()
+    out = np.full((*values.shape[:-1], 12 * domain.nside**2), healpy.UNSEEN, dtype=values.dtype)
+    out[..., domain.pixels] = np.where(np.isnan(values), healpy.UNSEEN, values)
+    return out
+
+
+def read_healpix(
+    path: str | PathLike[str], fields: int | tuple[int, ...] | None = None
+) -> tuple[HEALPixDomain, Tensor]:
+    """Read maps from a FITS file, in the order and with the pixels that it has.
+
+    Args:
+        path: the file, written by healpy or in the same layout. If it lists its pixels (explicit
+            indexing), these make the domain.
+        fields: which columns, all by default.
+
+    Returns:
+        The domain, and the signal `(C, N)` with NaN for UNSEEN.
+
+    Raises:
+        InputError: the file is missing, or holds no HEALPix map.
+    """
+    import healpy
+    from astropy.io import fits
+
+    try:
+        maps, header = healpy.read_map(path, field=fields, dtype=None, nest=None, h=True)
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read as a HEALPix map ({error}); a FITS file as healpy.write_map "
+            "writes it is needed."
+        ) from error
+    cards = {str(name).upper(): value for name, value in header}
+    nest = str(cards.get("ORDERING", "RING")).strip().upper().startswith("NEST")
+    domain, signal = from_healpix_map(maps, nest)
+    if str(cards.get("INDXSCHM", "IMPLICIT")).strip().upper() != "EXPLICIT":
+        return domain, signal
+    with fits.open(path) as file:
+        pixels = np.asarray(file[1].data.field(0)).ravel().astype(np.int64)
+    return HEALPixDomain(domain.nside, nest, pixels), signal[:, torch.from_numpy(pixels)]
+
+
+def grid_mapping_of(array: xr.DataArray) -> str | None:
+    """Return the name of the coordinate that describes the grid, if labels name one (CF)."""
+    name: str | None = array.encoding.get("grid_mapping", array.attrs.get("grid_mapping"))
+    return name
+
+
+def _marks(array: xr.DataArray) -> tuple[str | None, dict[str, Any]]:
+    """Return the coordinate of cell ids, if there is one, and what attributes say of the grid."""
+    coordinate, marks = None, {}
+    for name, variable in array.coords.items():
+        attributes = variable.attrs
+        is_index = attributes.get("standard_name") == "healpix_index"
+        if is_index or attributes.get("grid_name") == "healpix" or name == "cell_ids":
+            if variable.ndim == 1:
+                coordinate = str(name)
+            marks.update(attributes)
+    mapping = grid_mapping_of(array)
+    for name, variable in array.coords.items():
+        if name == mapping or variable.attrs.get("grid_mapping_name") == "healpix":
+            marks.update(variable.attrs)
+    return coordinate, marks
+
+
+def is_healpix(array: xr.DataArray) -> bool:
+    """Tell whether labels say that the array has HEALPix cells: ids, a scheme, a grid mapping."""
+    coordinate, marks = _marks(array)
+    said = {"indexing_scheme", "healpix_order", "healpix_nside", "nest"} & set(marks)
+    return coordinate is not None or bool(said) or marks.get("grid_mapping_name") == "healpix"
+
+
+def healpix_dim(array: xr.DataArray) -> str:
+    """Return the name of the dimension that runs over HEALPix cells.
+
+    It is that of the coordinate `cell_ids` (or with `grid_name="healpix"`, as xdggs has it, or
+    with `standard_name="healpix_index"`, as CF has it), else one named `cell`, `cells`, `pixel` or
+    `hpx`.
+
+    Raises:
+        GridError: there is none.
+    """
+    coordinate, _ = _marks(array)
+    if coordinate is not None:
+        return str(array[coordinate].dims[0])
+    for name in ("cell", "cells", "cell_ids", "pixel", "hpx"):
+        if name in array.dims:
+            return name
+    raise GridError(
+        f"no HEALPix dimension among {array.dims}; give the array a coordinate 'cell_ids' with the "
+        "attributes grid_name='healpix', level and indexing_scheme ('nested' or 'ring')."
+    )
+
+
+def healpix_domain_of(array: xr.DataArray) -> HEALPixDomain:
+    """Return the domain of an array of HEALPix cells.
+
+    Scheme and resolution are those that the attributes of the coordinate of cell ids say, or
+    those of the grid mapping: `indexing_scheme` and `level` or their synonyms (xdggs),
+    `indexing_scheme` and `refinement_level` (CF), `healpix_order` and `healpix_nside`. Without
+    cell ids the array is the full sky.
+
+    Raises:
+        GridError: the scheme is not said, or is neither nested nor ring; the resolution is not
+            said, and the array is not of the full sky; cell ids do not fit it.
+    """
+    dim = healpix_dim(array)
+    coordinate, marks = _marks(array)
+    scheme = str(marks.get("indexing_scheme", marks.get("healpix_order", "unknown"))).lower()
+    if "nest" in marks:
+        scheme = "nested" if marks["nest"] else "ring"
+    if scheme not in _SCHEMES:
+        raise GridError(
+            f"the indexing scheme is {scheme!r}; the attribute indexing_scheme must be 'nested' or "
+            "'ring'. (A grid mapping is seen if the file is opened with decode_coords='all'.)"
+        )
+    nside = _nside(marks)
+    if nside is None:
+        nside = math.isqrt(array.sizes[dim] // 12)
+        if 12 * nside**2 != array.sizes[dim]:
+            raise GridError(
+                f"the dimension {dim!r} has {array.sizes[dim]} cells, not those of a full sky, and "
+                "no attribute level, refinement_level or nside says the resolution."
+            )
+    if coordinate is None:
+        if array.sizes[dim] != 12 * nside**2:
+            raise GridError(
+                f"the dimension {dim!r} has {array.sizes[dim]} cells, but nside {nside} has "
+                f"{12 * nside**2}; a part of the sky needs a coordinate 'cell_ids'."
+            )
+        return HEALPixDomain(nside, _SCHEMES[scheme])
+    return HEALPixDomain(nside, _SCHEMES[scheme], array[coordinate].values)
+
+
+def _nside(marks: Mapping[str, Any]) -> int | None:
+    for name in ("level", "refinement_level", "resolution", "order", "depth"):
+        if name in marks:
+            return 2 ** int(marks[name])
+    for name in ("nside", "healpix_nside"):
+        if name in marks:
+            return int(marks[name])
+    return None
+
+
+def label_healpix(
+    domain: HEALPixDomain,
+    values: ArrayLike,
+    dims: tuple[str, ...] = ("cells",),
+    coords: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> xr.DataArray:
+    """Label values `(..., N)` with cell ids, and with the metadata that xdggs and CF ask for.
+
+    Args:
+        domain: the cells.
+        values: what is labelled; its last axis runs over the cells.
+        dims: names of all axes, that of the cells last.
+        coords: further coordinates.
+        options: further arguments of `xarray.DataArray`, such as `name` and `attrs`.
+    """
+    labels = {**(coords or {}), **healpix_coords(domain, dims[-1])}
+    array = xr.DataArray(values, labels, dims, **options)
+    array.encoding["grid_mapping"] = GRID_MAPPING
+    return array
+
+
+def healpix_coords(domain: HEALPixDomain, dim: str) -> dict[str, xr.Variable]:
+    """Return the coordinate of cell ids along a dim, and the grid mapping."""
+    scheme = "nested" if domain.nest else "ring"
+    ids = xr.Variable(
+        dim,
+        domain.pixels,
+        # no standard_name: xdggs refuses attributes that it does not know
+        {"grid_name": "healpix", "level": domain.level, "indexing_scheme": scheme},
+    )
+    mapping = xr.Variable(
+        (),
+        np.int32(0),
+        {
+            "grid_mapping_name": "healpix",
+            "refinement_level": domain.level,
+            "indexing_scheme": scheme,
+        },
+    )
+    return {"cell_ids": ids, GRID_MAPPING: mapping}

@@ -1,0 +1,161 @@
+"""Climatological normals: mean and spread by season, between data and standardized anomalies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from apsgeo.errors import InputError
+from apsgeo.measurement.measurement import Measurement
+from apsgeo.operators.linear import LinearMap
+
+__all__ = ["Normals"]
+
+
+@dataclass(frozen=True)
+class Normals:
+    """Mean and standard deviation of a field by season, in the units of the data.
+
+    Attributes:
+        mean: (season, channel, node).
+        std: (season, channel, node), positive.
+        valid: (node,) false where the history never has a value (land of an ocean variable).
+    """
+
+    mean: Tensor
+    std: Tensor
+    valid: Tensor
+
+    @classmethod
+    def fit(
+        cls,
+        fields: Tensor,
+        season: Tensor,
+        seasons: int,
+        baseline: Tensor | None = None,
+        *,
+        least_std: float = 1e-3,
+    ) -> Normals:
+        """Fit normals to a history.
+
+        The mean is that of the baseline records; the variance is about that mean over all
+        records, smoothed over neighbouring seasons with weights 1/4, 1/2, 1/4.
+
+        Args:
+            fields: (time, channel, node); nodes that are NaN at every time are not valid.
+            season: (time,) index of each record's season.
+            seasons: number of seasons (12 for months, 1 for none).
+            baseline: (time,) true for the records that define the mean; all by default.
+            least_std: least spread of a node, as a share of the root mean square of all.
+
+        Raises:
+            InputError: If ``least_std`` is not above 0, values are missing at some times only, or a
+                season has fewer than two records in the baseline.
+        """
+        if not least_std > 0.0:
+            raise InputError(f"least_std={least_std}; give a share of the spread above 0")
+        missing = ~torch.isfinite(fields)
+        if bool((missing.any(0) & ~missing.all(0)).any()):
+            raise InputError(
+                f"the history has {int(missing.sum())} missing or infinite values that change with "
+                "time; a prior is fitted to complete fields (constant gaps such as land are fine)."
+            )
+        fields = torch.where(missing, 0.0, fields.double())
+        chosen = torch.ones(len(fields), dtype=torch.bool) if baseline is None else baseline
+        counts = torch.bincount(season[chosen], minlength=seasons)
+        if int(counts.min()) < 2:
+            raise InputError(
+                f"season {int(counts.argmin())} has {int(counts.min())} records in the baseline, "
+                "at least two are needed; give a longer history or another baseline."
+            )
+        mean = torch.stack([fields[chosen & (season == s)].mean(0) for s in range(seasons)])
+        anomalies = fields - mean[season]
+        var = torch.stack([(anomalies[season == s] ** 2).mean(0) for s in range(seasons)])
+        if seasons > 2:
+            var = (var.roll(1, 0) + 2 * var + var.roll(-1, 0)) / 4
+        valid = ~missing.any(0).any(0)
+        floor = least_std * var[..., valid].mean().sqrt()
+        if not bool(floor > 0):
+            raise InputError("the history does not vary; there is nothing to learn from it.")
+        std = torch.where(valid, var.sqrt().clamp(min=float(floor)), 1.0)
+        return cls(mean.float(), std.float(), valid)
+
+    @property
+    def seasons(self) -> int:
+        """Number of seasons."""
+        return len(self.mean)
+
+    def standardize(self, fields: Tensor, season: Tensor) -> Tensor:
+        """Return (fields - mean) / std for fields (batch, channel, node) and season (batch,)."""
+        mean, std = self.mean.to(fields)[season], self.std.to(fields)[season]
+        return (fields - mean) / std
+
+    def restore(self, fields: Tensor, season: Tensor) -> Tensor:
+        """Undo `standardize` for (..., batch, channel, node), NaN where not valid."""
+        mean, std = self.mean.to(fields)[season], self.std.to(fields)[season]
+        out = fields * std + mean
+        return torch.where(self.valid.to(out.device), out, torch.nan)
+
+    def measure(
+        self, values: Tensor, noise_std: Tensor, season: Tensor, operator: LinearMap
+    ) -> Measurement:
+        """Return what values in the units of the data measure of standardized anomalies.
+
+        Values at the nodes are standardized themselves. Of others the normals' part is taken off,
+        and the spread becomes the measurement's scale; those that weigh nodes which are not valid
+        count as missing.
+
+        Args:
+            values: (batch, channel, observation), NaN where missing.
+            noise_std: Of the same shape, in the units of the data.
+            season: (batch,).
+            operator: On the domain of the normals.
+        """
+        observed = ~torch.isnan(values)
+        if operator.is_identity:
+            standardized = self.standardize(values, season)
+            return Measurement(standardized, observed & self.valid, noise_std / self.std[season])
+        mean, std = self.mean.to(values)[season], self.std.to(values)[season]
+        observed = observed & self.observable(operator).to(values.device)
+        anomalies = values - operator.apply(mean)
+        return Measurement(anomalies, observed, noise_std, operator=operator, scale=std)
+
+    def observable(self, operator: LinearMap) -> Tensor:
+        """Tell which observations (channel, observation) weigh no node that is not valid."""
+        outside = (~self.valid).to(self.mean).expand(1, *self.mean.shape[1:])
+        return operator.apply(outside)[0].abs() <= 1e-6
+
+    @property
+    def covariate_count(self) -> int:
+        """Number of fields that `covariates` returns."""
+        return 4 * self.mean.shape[1]
+
+    def covariates(self, season: Tensor) -> Tensor:
+        """Return known fields for networks, (batch, 4 channel, node), each of order one.
+
+        Log of the seasonal spread; the mean's departure from its annual mean; the annual mean;
+        and the size of its annual cycle: they tell season, land, sea and mountains.
+        """
+        spread = self.std.log()
+        annual, cycle = self.mean.mean(0), self.mean.std(0, correction=0)
+        departure = (self.mean - annual) / cycle.mean().clamp(min=1e-6)
+        fixed = torch.stack([_centred(annual), _centred(cycle)]).flatten(0, 1)
+        known = fixed.expand(len(season), -1, -1)
+        return torch.cat([(spread - spread.mean())[season], departure[season], known], dim=1)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the attributes by name, for saving."""
+        return {f"normals.{name}": getattr(self, name) for name in ("mean", "std", "valid")}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Normals:
+        """Rebuild from `to_tensors`."""
+        return cls(*(tensors[f"normals.{name}"] for name in ("mean", "std", "valid")))
+
+
+def _centred(field: Tensor) -> Tensor:
+    """Return (channel, node) with mean zero and variance one over the nodes."""
+    centred = field - field.mean(-1, keepdim=True)
+    return centred / centred.std(-1, keepdim=True).clamp(min=1e-6)

@@ -1,0 +1,1 @@
+"""The fit loop, which knows no model; its checkpoints; several processes."""

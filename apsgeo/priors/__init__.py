@@ -1,1 +1,0 @@
-"""What signals look like before measuring."""

@@ -1,0 +1,1 @@
+"""One flow for all measurements against one for each."""

@@ -1,0 +1,1 @@
+"""Every domain: impute, denoise and super-resolve held-out fields."""

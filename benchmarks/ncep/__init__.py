@@ -1,0 +1,1 @@
+"""Protocol NCEP: all methods on the same months."""

@@ -1,0 +1,1 @@
+"""Log-densities of priors against the truth."""

@@ -1,0 +1,1 @@
+"""What a field costs by number of nodes."""

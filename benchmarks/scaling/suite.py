@@ -1,0 +1,217 @@
+"""Measure how the cost of a field grows with the nodes of a HEALPix sphere.
+
+python -m benchmarks.scaling.suite    writes benchmarks/results/scaling.csv and .md, docs/figures/scaling.png
+
+The prior is hybrid: 50 smooth patterns and a Matern residual, and the truth is drawn from it. The
+cost of a field is the time for the exact posterior's mean and ensemble, given the prior: the
+factorization for its own mask is part of it. What is made once, with the prior, is in a column of
+its own. Each row is measured in a process of its own, so that the peak of its memory is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from apsgeo.atomic import write_csv
+from apsgeo.domains import Domain, HEALPixDomain
+from apsgeo.gaussian.matern import MaternField
+from apsgeo.gaussian.prior import GaussianPrior
+from apsgeo.gaussian.scales import HybridScales
+from apsgeo.measurement import Measurement
+from apsgeo.operators import Downsample, Identity, Mask
+from apsgeo.plotting import save_figure
+from benchmarks.report import FIGURES, RESULTS, commit, provenance, write
+
+FIGURE = FIGURES / "scaling.png"
+NSIDES = (16, 32, 64, 128)
+TASKS = ("imputation", "denoising", "super-resolution")
+RANK = 50
+RANGE_KM = 2250.0
+PATTERN_KM = 8000.0
+DENSITY = 0.1
+NOISE_STD = 0.2
+BAR = 1.2  # the slope that is promised
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one task cost at one resolution."""
+
+    task: str
+    nside: int
+    nodes: int
+    prior_seconds: float
+    seconds: float
+    peak_mib: float
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling.suite", description=__doc__)
+    parser.add_argument("--nsides", type=int, nargs="+", default=list(NSIDES))
+    parser.add_argument("--fields", type=int, default=5, help="of which the quickest counts")
+    parser.add_argument("--members", type=int, default=32, help="size of the ensembles")
+    parser.add_argument("--threads", type=int, default=1, help="of torch and BLAS")
+    parser.add_argument("--seed", type=int, default=0, help="of patterns, truth, masks and noise")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for scaling.csv, .md")
+    parser.add_argument("--figure", type=Path, default=FIGURE)
+    return parser.parse_args(arguments)
+
+
+def make_prior(domain: Domain, generator: torch.Generator) -> GaussianPrior:
+    """Return a prior of unit variance, half of it in smooth random patterns."""
+    white = torch.randn(domain.num_nodes, RANK, generator=generator, dtype=torch.float64)
+    patterns = torch.from_numpy(MaternField(domain, PATTERN_KM).sample(white.numpy()))
+    patterns /= patterns.square().sum(1, keepdim=True).sqrt()
+    field = MaternField(domain, RANGE_KM)
+    prior = HybridScales(eof_weight=0.5).build(
+        field, patterns[None], torch.ones(1, domain.num_nodes, dtype=torch.float64)
+    )
+    measured = measure("denoising", domain, prior.sample(1, generator), generator)
+    prior.posterior(measured).log_evidence()  # finds the order of elimination
+    return prior
+
+
+def measure(
+    task: str, domain: Domain, truth: torch.Tensor, generator: torch.Generator
+) -> Measurement:
+    """Measure fields (batch, channel, node) as a task does."""
+    operator = (Downsample(2) if task == "super-resolution" else Identity()).on(domain)
+    clean = operator.apply(truth.double())
+    mask = torch.ones(clean.shape, dtype=torch.bool)
+    if task == "imputation":
+        mask = Mask.at_density(domain, DENSITY, generator).expand(clean.shape)
+    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    noise_std = torch.full_like(clean, NOISE_STD)
+    return Measurement(clean + noise_std * noise, mask, noise_std, operator=operator)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Return the time that something takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def run(task: str, nside: int, options: argparse.Namespace) -> Row:
+    """Measure one task at one resolution."""
+    torch.set_num_threads(options.threads)
+    generator = torch.Generator().manual_seed(options.seed)
+    domain = HEALPixDomain(nside)
+    start = time.perf_counter()
+    prior = make_prior(domain, generator)
+    prior_seconds = time.perf_counter() - start
+
+    def field() -> float:
+        measurement = measure(task, domain, prior.sample(1, generator), generator)
+
+        def posterior() -> torch.Tensor:
+            found = prior.posterior(measurement)
+            noise = torch.randn(options.members, 1, found.noise_dim, generator=generator)
+            return found.mean + found.deviations(noise)
+
+        return seconds_of(posterior)
+
+    seconds = min(field() for _ in range(options.fields))
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return Row(task, nside, domain.num_nodes, prior_seconds, seconds, peak)
+
+
+def slope_of(rows: list[Row]) -> tuple[float, float]:
+    """Return the slope and intercept of log seconds over log nodes, by least squares."""
+    slope, intercept = np.polyfit(
+        np.log([row.nodes for row in rows]), np.log([row.seconds for row in rows]), 1
+    )
+    return float(slope), float(intercept)
+
+
+def by_task(rows: list[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each task."""
+    return {task: [row for row in rows if row.task == task] for task in TASKS}
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Draw the cost over the number of nodes, with the fitted lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for (task, found), colour in zip(by_task(rows).items(), ("C0", "C1", "C2"), strict=True):
+        nodes = np.array([row.nodes for row in found])
+        slope, intercept = slope_of(found)
+        axes.plot(nodes, [row.seconds for row in found], "o", color=colour)
+        label = f"{task}: $N^{{{slope:.2f}}}$"
+        axes.plot(nodes, np.exp(intercept) * nodes**slope, color=colour, label=label)
+    nodes = np.array(sorted({row.nodes for row in rows}))
+    least = min(row.seconds for row in rows)
+    axes.plot(nodes, 0.6 * least * (nodes / nodes[0]) ** BAR, "k:", label=f"$N^{{{BAR}}}$")
+    axes.set(xscale="log", yscale="log", xlabel="nodes N", ylabel="seconds a field")
+    axes.set_xticks(nodes, [f"{node}\nnside {round((node / 12) ** 0.5)}" for node in nodes])
+    axes.minorticks_off()
+    axes.legend()
+    axes.grid(alpha=0.3)
+    save_figure(figure, path, overwrite=True)
+
+
+def report(rows: list[Row], arguments: list[str], options: argparse.Namespace, by: str) -> str:
+    """Return the table and the slopes, with what is needed to make them again."""
+    table = "\n".join(
+        f"| {row.task} | {row.nside} | {row.nodes} | {row.seconds:.3g} | {row.prior_seconds:.3g} "
+        f"| {row.peak_mib:.0f} |"
+        for row in rows
+    )
+    slopes = "\n".join(
+        f"| {task} | {slope_of(found)[0]:.2f} |" for task, found in by_task(rows).items()
+    )
+    return (
+        "# Cost of a field by number of nodes\n\n"
+        f"Exact posterior mean and {options.members} members of one field on HEALPix, its own mask "
+        f"included, given the hybrid prior ({RANK} patterns, Matérn range {RANGE_KM:.0f} km). "
+        f"Imputation observes {DENSITY:.0%} of the nodes, denoising all, super-resolution the "
+        f"means of four; noise {NOISE_STD} of a standard deviation. Least of {options.fields} "
+        "fields; the peak of memory is that of the whole process. The figure is "
+        "`docs/figures/scaling.png`.\n\n"
+        "| task | nside | nodes | seconds a field | seconds for the prior, once | peak MiB |\n"
+        f"| --- | ---: | ---: | ---: | ---: | ---: |\n{table}\n\n"
+        f"Seconds grow as nodes to the power (least squares in log-log; at most {BAR} is "
+        f"promised):\n\n| task | slope |\n| --- | ---: |\n{slopes}\n\n"
+        f"{provenance('benchmarks.scaling.suite', arguments, options.seed, by)}"
+    )
+
+
+def main() -> None:
+    """Run the benchmark and write its results."""
+    arguments = sys.argv[1:]
+    options = parse(arguments)
+    made_by = commit()
+    torch.set_num_threads(options.threads)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the processes that measure
+    fresh = multiprocessing.get_context("spawn")
+    rows = []
+    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
+        for task in TASKS:
+            for nside in options.nsides:
+                rows.append(pool.submit(run, task, nside, options).result())
+                print(rows[-1], flush=True)
+    write_csv(options.output / "scaling.csv", [asdict(row) for row in rows])
+    write(options.output / "scaling.md", report(rows, arguments, options, made_by))
+    draw(rows, options.figure)
+    for task, found in by_task(rows).items():
+        print(f"{task}: seconds grow as N^{slope_of(found)[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

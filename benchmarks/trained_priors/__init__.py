@@ -1,0 +1,1 @@
+"""Trained diffusion priors on five data sets."""

@@ -1,0 +1,1 @@
+"""Problems whose posterior is known."""

@@ -1,0 +1,112 @@
+"""Hamiltonian Monte Carlo as a method of the truth suite: chains that start from the anchor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from apsgeo.gaussian.prior import GaussianPrior
+from apsgeo.measurement import Measurement
+
+__all__ = ["HMC", "Chains", "hmc", "whitened"]
+
+LogTarget = Callable[[Tensor, Measurement], Tensor]
+"""log p(x) + log p(y | x), (batch,), of fields (batch, channel, node) and as many measurements."""
+
+_TARGET_ACCEPTANCE = 0.8
+
+
+@dataclass(frozen=True)
+class HMC:
+    """How long chains are.
+
+    Attributes:
+        steps: Proposals, the first half of which also tune the step size.
+        leapfrogs: Evaluations of the gradient in a proposal, at most; their number is random.
+        step_size: At first, in standard deviations of the anchor's posterior.
+    """
+
+    steps: int = 60
+    leapfrogs: int = 8
+    step_size: float = 0.15
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Where chains ended: fields (member, batch, channel, node), and the acceptance at the end."""
+
+    fields: Tensor
+    acceptance: float
+
+
+def whitened(anchor: GaussianPrior, given: Measurement) -> tuple[Tensor, Tensor]:
+    """Return mean (batch, value) and a root (batch, value, value) of the anchor's posterior."""
+    posterior = anchor.posterior(given)
+    size = math.prod(given.shape[1:])
+    basis = torch.eye(size).reshape(size, 1, *given.shape[1:]).expand(-1, *given.shape)
+    precision = torch.stack([posterior.precision_apply(x) for x in basis])
+    matrix = precision.reshape(size, len(given), size).transpose(0, 1).double()
+    # P = R R^T, so that R^-T has the covariance for its square
+    root = torch.linalg.cholesky((matrix + matrix.mT) / 2.0)
+    identity = torch.eye(size, dtype=root.dtype)
+    return posterior.mean.flatten(1).double(), torch.linalg.solve_triangular(
+        root.mT, identity, upper=True
+    )
+
+
+def hmc(
+    anchor: GaussianPrior,
+    log_target: LogTarget,
+    given: Measurement,
+    members: int,
+    plan: HMC,
+    generator: torch.Generator,
+) -> Chains:
+    """Run a chain for each member of each measurement, with the exact log-density.
+
+    Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) in the coordinates that make the anchor's
+    posterior white, from draws of it.
+    """
+    mean, root = whitened(anchor, given)
+    every = Measurement(
+        *(x.repeat(members, 1, 1) for x in (given.values, given.mask, given.noise_std))
+    )
+
+    def fields(place: Tensor) -> Tensor:
+        moved = mean + torch.einsum("bij,mbj->mbi", root, place)
+        return moved.reshape(members, *given.shape)
+
+    def energy(place: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            free = place.detach().requires_grad_()
+            target = log_target(fields(free).flatten(0, 1).float(), every).double()
+            (slope,) = torch.autograd.grad(target.sum(), free)
+        return -target.detach().reshape(members, -1), -slope
+
+    place = torch.randn(members, *mean.shape, generator=generator, dtype=torch.float64)
+    potential, slope = energy(place)
+    size, rate = plan.step_size, 0.0
+    for step in range(plan.steps):
+        speed = torch.randn(place.shape, generator=generator, dtype=torch.float64)
+        start = potential + 0.5 * speed.square().sum(-1)
+        moved, force = place, slope
+        count = int(torch.randint(1, plan.leapfrogs + 1, (), generator=generator))
+        for _ in range(count):
+            speed = speed - 0.5 * size * force
+            moved = moved + size * speed
+            reached, force = energy(moved)
+            speed = speed - 0.5 * size * force
+        change = start - reached - 0.5 * speed.square().sum(-1)
+        chance = change.clamp(max=0.0).exp().nan_to_num(0.0)
+        taken = torch.rand(chance.shape, generator=generator, dtype=torch.float64) < chance
+        place = torch.where(taken[..., None], moved, place)
+        slope = torch.where(taken[..., None], force, slope)
+        potential = torch.where(taken, reached, potential)
+        rate = float(chance.mean())
+        if step < plan.steps // 2:
+            size *= 1.0 + (rate - _TARGET_ACCEPTANCE) / (1.0 + 0.1 * step)
+    return Chains(fields(place).float(), rate)

@@ -1,0 +1,261 @@
+"""Digits on a mesh with a trained diffusion prior: flows against long chains.
+
+The true fields are draws of the trained prior itself (`digits-on-bunny` of
+benchmarks/trained_priors/cases.py) that have settled at the noise of the measurement, so that its
+posterior is what a method should sample, however good the prior is. Some percent of the nodes are
+measured, with a noise in proportion to a node's spread. The reference is the sampler of
+benchmarks/truth/gibbs.py, which is run twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from safetensors.torch import load, save
+from torch import Tensor
+
+import apsgeo
+from apsgeo.atomic import atomic_file
+from apsgeo.diagnostics import ranks, tarp_ranks, uniformity
+from apsgeo.field_prior import FieldPrior
+from apsgeo.flows.build import FlowSpec
+from apsgeo.measurement import Measurement
+from apsgeo.operators import Mask
+from apsgeo.posterior import Posterior
+from benchmarks.trained_priors.cases import CASES
+from benchmarks.trained_priors.fit import train
+from benchmarks.truth.digits_figure import Panel
+from benchmarks.truth.gibbs import Plan, Process, chains
+from benchmarks.truth.scores import Row, crps_at_truth, excess_scores
+
+__all__ = ["Budget", "DigitsProblem", "Given", "digits_rows", "trained_prior"]
+
+NOISE_STD = 0.5  # in standard deviations of a node
+DENSITIES = (0.05, 0.2)  # of the measurements, in turn
+_LEARNED = (0.04, 0.25)
+_CASE = "digits-on-bunny"
+_SPEC = FlowSpec(width=24, depth=3, local=4, coupling_width=12, elementwise="spline", scales=3)
+_PART = 32  # draws of the prior at once
+_SHOWN = 4  # measurements in the figure
+
+Objective = Literal["score", "forward"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is computed.
+
+    Attributes:
+        draws: Of the prior, which flows learn from and chains begin at.
+        measurements, members: On which methods are scored, and of each.
+        simulations: Further measurements, on which flows alone are tested for calibration.
+        steps, rounds: Of the training of flows: steps, and masks.
+        plan: Of chains.
+    """
+
+    draws: int = 400
+    measurements: int = 6
+    members: int = 24
+    simulations: int = 40
+    steps: int = 300
+    rounds: int = 16
+    plan: Plan = field(default_factory=lambda: Plan(rest=NOISE_STD))
+
+
+def trained_prior(folder: Path) -> FieldPrior:
+    """Load the prior, or train it; a run that was stopped goes on.
+
+    What is done to its samples at last is left out, so that its law is that of its denoiser.
+    """
+    if not folder.exists():
+        train(CASES[_CASE](), folder, share=1.0, evaluations=20, seed=0)
+    prior = FieldPrior.load(folder)
+    assert prior.diffusion is not None
+    prior.diffusion.gain = None
+    return prior
+
+
+@dataclass(frozen=True)
+class Given:
+    """Measured fields: standardized anomalies (field, 1, node), NaN in `seen` where hidden."""
+
+    truth: Tensor
+    seen: Tensor
+
+    @property
+    def measurement(self) -> Measurement:
+        """What chains take."""
+        return Measurement.of(self.seen, NOISE_STD)
+
+
+class DigitsProblem:
+    """A prior as the law of the truth, and its draws.
+
+    Args:
+        prior: With a diffusion.
+        budget: How many draws.
+        generator: Of all noise.
+    """
+
+    def __init__(self, prior: FieldPrior, budget: Budget, generator: torch.Generator) -> None:
+        assert prior.diffusion is not None
+        self.prior, self.budget, self._generator = prior, budget, generator
+        self.process = Process(prior.diffusion, budget.plan, generator)
+
+    def restore(self, fields: Tensor) -> Tensor:
+        """Return standardized anomalies (..., field, 1, node) in the units of the data."""
+        return self.prior.normals.restore(fields, torch.zeros(fields.shape[-3], dtype=torch.long))
+
+    def observe(self, truth: Tensor) -> Given:
+        """Measure fields, at each of the densities in turn."""
+        masks = [
+            Mask.at_density(self.prior.domain, DENSITIES[i % len(DENSITIES)], self._generator)
+            for i in range(len(truth))
+        ]
+        noisy = truth + NOISE_STD * self.process.white(truth)
+        return Given(truth, torch.where(torch.stack(masks)[:, None], noisy, torch.nan))
+
+    def distill(self, learned: Tensor, objective: Objective, steps: int, seed: int) -> Posterior:
+        """Train a flow on draws of the prior (draw, 1, node), the last tenth held out."""
+        values = self.restore(learned)[:, 0].numpy()
+        history = xr.DataArray(values, dims=("sample", "node"), name=self.prior.name)
+        return apsgeo.distill(
+            replace(self.prior, held_out_from=len(values) * 9 // 10),
+            Mask(*_LEARNED),
+            NOISE_STD * self.prior.normals.std[0, 0],
+            history=history,
+            objective=objective,
+            spec=_SPEC,
+            steps=steps,
+            folds=1,  # the anchor has seen none of these draws
+            rounds=self.budget.rounds,
+            seed=seed,
+            device="cpu",
+            progress=False,
+        )
+
+    def members(self, posterior: Posterior, given: Given, members: int, seed: int) -> Tensor:
+        """Draw members (member, field, 1, node) of a flow, standardized."""
+        keys = np.arange(len(given.seen))
+        y = self.restore(given.seen)
+        found = posterior.sample_members(y, None, keys, members, seed)
+        return self.prior.normals.standardize(found, torch.zeros(len(keys), dtype=torch.long))
+
+
+def kept(path: Path, make: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    """Return what is made, and the seconds of the processor; from a file if it was made before."""
+    if not path.exists():
+        start = time.process_time()
+        made = {"fields": make(), "seconds": torch.tensor(time.process_time() - start)}
+        with atomic_file(path, overwrite=True) as temporary:
+            temporary.write_bytes(save(made))
+        print(f"{path.name}: {float(made['seconds']):.0f} s of the processor", flush=True)
+    found = load(path.read_bytes())
+    return found["fields"], float(found["seconds"])
+
+
+def calibration(members: Tensor, truth: Tensor) -> dict[str, float]:
+    """Return p-values of the ranks of truths (field, 1, node) and of their means over nodes."""
+    found, true = members.flatten(2).double(), truth.flatten(1).double()
+    count = len(members)
+    return {
+        "sbc": uniformity(ranks(found.mean(2), true.mean(1)), count).p_value,
+        "tarp": uniformity(tarp_ranks(found, true), count).p_value,
+    }
+
+
+def digits_rows(
+    prior: FieldPrior, budget: Budget, cache: Path, *, seed: int
+) -> tuple[list[Row], list[Panel]]:
+    """Score flows, and a second run of the chains, against a first one.
+
+    Args:
+        prior: Of `trained_prior`.
+        budget: How much is computed.
+        cache: Folder of draws and chains, from where a run that was stopped goes on.
+        seed: Of all noise and weights.
+
+    Returns:
+        The rows, and what the figure shows.
+    """
+    key = hashlib.sha256(repr((budget, seed)).encode()).hexdigest()[:8]
+    problem = DigitsProblem(prior, budget, torch.Generator().manual_seed(seed))
+    sizes = [budget.draws, budget.measurements, budget.simulations]
+    drawn, _ = kept(
+        cache / f"draws-{key}.safetensors",
+        lambda: torch.cat([problem.process.prior(n) for n in _parts(sum(sizes))]),
+    )
+    learned, scored, others = drawn.split(sizes)
+    problem = DigitsProblem(prior, budget, torch.Generator().manual_seed(seed + 1))
+    given, more = problem.observe(scored), problem.observe(others)
+
+    def chained(run: int) -> tuple[Tensor, float]:
+        again = DigitsProblem(prior, budget, torch.Generator().manual_seed(seed + 2 + run))
+        return kept(
+            cache / f"chains-{run}-{key}.safetensors",
+            # each run begins at draws of its own
+            lambda: chains(
+                again.process, given.measurement, learned[run::2], budget.members, budget.plan
+            ),
+        )
+
+    reference, _ = chained(0)
+    rows, shown = [], {"chains": reference}
+
+    def add(name: str, found: Tensor, **more: float) -> None:
+        pair = [x.flatten(2).double() for x in (found, reference)]
+        crps, energy = excess_scores(*pair)
+        at = crps_at_truth(pair[0], given.truth.flatten(1).double(), pair[1])
+        scores = {"crps": crps, "energy": energy, "crps_at_truth": at}
+        rows.append(Row("digits on a mesh", name, **scores, **more))
+        print(rows[-1], flush=True)
+
+    found, seconds = chained(1)
+    add("chains, again", found, sample_ms=64e3 * seconds / (len(found) * len(given.truth)))
+    for name, objective, steps in _methods(budget.steps):
+        start = time.process_time()
+        posterior = problem.distill(learned, objective, steps, seed)
+        trained = time.process_time() - start
+        found = problem.members(posterior, given, budget.members, seed)
+        start = time.process_time()
+        ranked = problem.members(posterior, more, budget.members, seed + 1)
+        spent = 64e3 * (time.process_time() - start) / (len(more.seen) * budget.members)
+        more_of = calibration(ranked, more.truth)
+        add(name, found, train_seconds=trained, sample_ms=spent, **more_of)
+        shown[name] = found
+    return rows, _panels(problem, given, shown)
+
+
+def _parts(count: int) -> list[int]:
+    return [min(_PART, count - start) for start in range(0, count, _PART)]
+
+
+def _methods(steps: int) -> tuple[tuple[str, Objective, int], ...]:
+    return (
+        ("Gaussian anchor, untrained", "forward", 0),
+        ("anchored, score", "score", steps),
+        ("anchored, forward", "forward", steps),
+    )
+
+
+def _panels(problem: DigitsProblem, given: Given, shown: dict[str, Tensor]) -> list[Panel]:
+    """Return what the figure shows of the first measurements, in the units of the data."""
+    truth, seen = problem.restore(given.truth), problem.restore(given.seen)
+    members = {name: problem.restore(fields) for name, fields in shown.items()}
+    return [
+        Panel(
+            f"{float((~seen[i].isnan()).double().mean()):.0%} seen",
+            truth[i, 0].numpy(),
+            seen[i, 0].numpy(),
+            {name: fields[:, i, 0].numpy() for name, fields in members.items()},
+        )
+        for i in range(min(_SHOWN, len(truth)))
+    ]

@@ -1,0 +1,164 @@
+"""A posterior distilled for measurements that are not of nodes, in the units of the data."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import Tensor
+
+from apsgeo.distillation.distill import distill
+from apsgeo.errors import InputError
+from apsgeo.flows.build import FlowSpec
+from apsgeo.gaussian.scales import HybridScales
+from apsgeo.operators import (
+    Block,
+    Compose,
+    Downsample,
+    GaussianBlur,
+    Identity,
+    Mask,
+    Operator,
+    PointSample,
+    Stack,
+    Swath,
+)
+from apsgeo.operators.base import HELD_OUT_DENSITIES
+from apsgeo.posterior import Posterior
+from apsgeo.prior import FieldPrior, fit_prior
+
+SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+NOISE = 0.3
+POINTS = PointSample(((10.0, 20.0), (-44.0, 200.0), (70.0, 3.0)))
+OPERATORS: list[Operator] = [
+    Downsample(2),
+    Stack((Downsample(2), POINTS)),
+    Compose((GaussianBlur(2000.0), Downsample(2))),
+]
+
+
+def history() -> xr.DataArray:
+    """Smooth fields in degC whose mean and spread follow the season."""
+    lat, lon = np.linspace(75, -75, 6), np.arange(0, 360, 36.0)
+    time = xr.date_range("1990-01-01", periods=120, freq="MS")
+    season = np.cos(time.month.values * np.pi / 6)
+    rng = np.random.default_rng(0)
+    wave = np.cos(np.deg2rad(lon)) * np.cos(np.deg2rad(lat))[:, None]
+    amplitude = rng.standard_normal(len(time)) * (1.5 + season)
+    values = 15 + 10 * season[:, None, None] + amplitude[:, None, None] * wave
+    values = values + 0.3 * rng.standard_normal(values.shape)
+    coords = {"time": time, "lat": lat, "lon": lon}
+    return xr.DataArray(
+        values.astype("float32"), coords, ("time", "lat", "lon"), "air", {"units": "degC"}
+    )
+
+
+@pytest.fixture(scope="module")
+def prior() -> FieldPrior:
+    scales = HybridScales(0.5, 5000.0, 0.01)
+    return fit_prior(
+        history(), scales=scales, anchor_scales=scales, rank=5, steps=4, progress=False
+    )
+
+
+@pytest.fixture(scope="module", params=OPERATORS, ids=lambda operator: operator.kind)
+def posterior(prior: FieldPrior, request: pytest.FixtureRequest) -> Posterior:
+    return distill(prior, request.param, NOISE, spec=SPEC, steps=6, rounds=1, progress=False)
+
+
+def measured(posterior: Posterior, records: int = 3) -> tuple[Tensor, Tensor]:
+    fields = torch.from_numpy(history().values[:records]).reshape(records, 1, -1)
+    y = posterior.linear.apply(fields)
+    y = y + NOISE * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    y[0, 0, 2] = torch.nan
+    return y, torch.arange(records)
+
+
+def test_the_base_is_the_exact_posterior_in_the_units_of_the_data(posterior: Posterior) -> None:
+    y, season = measured(posterior)
+    base = posterior.flow.base.posterior(*posterior.measure(y, season))
+    found = posterior.normals.restore(base.mean, season)
+    for i in range(3):
+        gaussian = posterior.flow.base.prior.at(i)  # type: ignore[attr-defined]
+        every = np.arange(gaussian.size)
+        std, mean = (
+            part[i].flatten().double().numpy()
+            for part in (posterior.normals.std, posterior.normals.mean)
+        )
+        covariance = std[:, None] * gaussian.covariance(every, every) * std
+        matrix = posterior.linear.forward(np.eye(len(std)))
+        values = y[i].flatten().double().numpy()
+        seen = ~np.isnan(values)
+        gram = (matrix @ covariance @ matrix.T + NOISE**2 * np.eye(len(values)))[seen][:, seen]
+        gain = covariance @ matrix[seen].T
+        expected = mean + gain @ np.linalg.solve(gram, (values - matrix @ mean)[seen])
+        # fields near 25 degC in single precision
+        np.testing.assert_allclose(found[i].flatten().numpy(), expected, atol=2e-5)
+
+
+def test_members_depend_on_neither_batch_nor_what_is_missing(posterior: Posterior) -> None:
+    y, season = measured(posterior)
+    together = posterior.sample_members(y, season, np.arange(3), 4, seed=1)
+    assert together.shape == (4, 3, 1, 60)
+    assert bool(torch.isfinite(together).all())
+    alone = posterior.sample_members(y[1:2], season[1:2], np.array([1]), 4, seed=1)
+    torch.testing.assert_close(alone, together[:, 1:2], rtol=0.0, atol=2e-5)
+
+
+def test_density_of_the_flow_is_that_of_its_draws(posterior: Posterior) -> None:
+    y, season = measured(posterior)
+    distribution = posterior(y, season=season)
+    fields = distribution.rsample([2])
+    assert fields.shape == (2, 3, 1, 60)
+    assert distribution.log_prob(fields).shape == (2, 3)
+    assert bool(torch.isfinite(distribution.log_prob(fields)).all())
+
+
+def test_saved_and_sent_it_is_the_same(posterior: Posterior, tmp_path: Path) -> None:
+    y, season = measured(posterior)
+    members = posterior.sample_members(y, season, np.arange(3), 2, seed=1)
+    loaded = Posterior.load(posterior.save(tmp_path / "model"))
+    assert loaded.operator == posterior.operator
+    for again in (loaded, pickle.loads(pickle.dumps(posterior))):
+        found = again.sample_members(y, season, np.arange(3), 2, seed=1)
+        torch.testing.assert_close(found, members, rtol=0.0, atol=2e-5)
+
+
+def test_what_does_not_fit_is_refused(posterior: Posterior, prior: FieldPrior) -> None:
+    y, season = measured(posterior)
+    with pytest.raises(InputError, match=r"expected \(batch, channel, observation\)"):
+        posterior(y[..., 1:], season=season)
+    with pytest.raises(InputError, match="one an observation"):
+        distill(prior, posterior.operator, torch.ones(2), spec=SPEC, progress=False)
+
+
+def test_land_is_not_observed_through_averages(prior: FieldPrior) -> None:
+    linear = Downsample(2).on(prior.domain)
+    valid = prior.normals.valid.clone()
+    valid[0] = False
+    normals = type(prior.normals)(prior.normals.mean, prior.normals.std, valid)
+    y = torch.ones(1, 1, linear.num_observations)
+    seen = normals.measure(y, torch.ones(y.shape), torch.tensor([0]), linear).mask
+    assert (~seen).sum() == 1
+    identity = Mask().on(prior.domain)
+    plain = normals.measure(torch.ones(1, 1, 60), torch.ones(1, 1, 60), torch.tensor([0]), identity)
+    assert (~plain.mask).sum() == 1
+
+
+def test_where_all_nodes_are_observed_the_noisy_ones_are_scored(prior: FieldPrior) -> None:
+    denoiser = distill(prior, Identity(), 3.0, spec=SPEC, steps=6, rounds=1, progress=False)
+    assert bool(torch.isfinite(denoiser.flow.spread).all())
+    scores = [row["validation"] for row in denoiser.provenance["log"] if "validation" in row]
+    assert scores
+    y, season = measured(denoiser)
+    assert bool(torch.isfinite(denoiser(y, season=season).mean).all())
+
+
+def test_held_out_masks_are_of_the_densities_that_are_trained_on() -> None:
+    for masks in (Mask(), Block(), Swath(), Mask(0.3, 0.3)):
+        densities = masks.held_out_densities
+        assert all(masks.least <= each <= masks.most * (1 + 1e-12) for each in densities)
+    assert Mask().held_out_densities == HELD_OUT_DENSITIES
+    assert Downsample(2).held_out_densities == (1.0,)

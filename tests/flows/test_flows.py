@@ -1,0 +1,211 @@
+"""Couplings and the conditional flow: inverse, Jacobian, identity at the start."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from apsgeo.domains import LatLonDomain
+from apsgeo.errors import InputError
+from apsgeo.flows import (
+    Affine,
+    ChannelMixing,
+    Elementwise,
+    ElementwiseMap,
+    GlobalAutoregressive,
+    GlobalCoupling,
+    LocalCoupling,
+    Spline,
+)
+from apsgeo.flows.build import FlowSpec, build_flow, large_scale_patterns
+from apsgeo.flows.elementwise import elementwise
+from apsgeo.gaussian.fit import fit_gaussian
+from apsgeo.gaussian.matern import MaternField
+from apsgeo.gaussian.scales import HybridScales
+from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.measurement import Measurement
+
+CHANNELS, CONTEXT = 2, 3
+
+
+@pytest.fixture(scope="module")
+def domain() -> LatLonDomain:
+    return LatLonDomain(np.linspace(80, -80, 5), np.arange(0, 360, 60.0))
+
+
+@pytest.fixture(scope="module")
+def anchor(domain: LatLonDomain) -> SeasonalPrior:
+    generator = torch.Generator().manual_seed(0)
+    fields = torch.randn(40, CHANNELS, domain.num_nodes, generator=generator)
+    return fit_gaussian(MaternField(domain, 8000.0), fields, HybridScales(), rank=6)
+
+
+def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Take a module away from its start, where every map is the identity."""
+    torch.manual_seed(seed)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return module.double()
+
+
+MAPS: dict[str, Elementwise] = {"affine": Affine(), "spline": Spline(bins=4, bound=2.0)}
+
+
+def transform(name: str, domain: LatLonDomain, anchor: SeasonalPrior) -> nn.Module:
+    kind, _, rest = name.partition("-")
+    if kind == "mixing":
+        return ChannelMixing(CHANNELS)
+    maps = MAPS[rest[:6]]
+    if kind == "elementwise":
+        return ElementwiseMap(domain, CHANNELS, CONTEXT, maps)
+    parity = name.endswith("1")
+    if kind == "local":
+        return LocalCoupling(domain, CHANNELS, CONTEXT, parity=parity, width=4, elementwise=maps)
+    basis, weights = large_scale_patterns(anchor, 4)
+    made = GlobalAutoregressive if kind == "autoregressive" else GlobalCoupling
+    return made(basis, weights, CONTEXT, parity=parity, width=8, elementwise=maps)
+
+
+NAMES = [
+    "mixing",
+    *(f"elementwise-{name}" for name in MAPS),
+    *(
+        f"{kind}-{name}{parity}"
+        for kind in ("local", "global", "autoregressive")
+        for name in MAPS
+        for parity in "01"
+    ),
+]
+
+
+def inputs(domain: LatLonDomain) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    r = torch.randn(3, 2, CHANNELS, domain.num_nodes, generator=generator, dtype=torch.float64)
+    context = torch.randn(2, CONTEXT, domain.num_nodes, generator=generator, dtype=torch.float64)
+    return r, context
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transform_starts_as_the_identity(
+    name: str, domain: LatLonDomain, anchor: SeasonalPrior
+) -> None:
+    r, context = inputs(domain)
+    moved, log_det = transform(name, domain, anchor).double()(r, context)
+    # A spline adds up its bins, and so is the identity to rounding only.
+    rounding = 64 * torch.finfo(r.dtype).eps if "spline" in name else 0.0
+    torch.testing.assert_close(moved, r, rtol=rounding, atol=rounding)
+    assert float(log_det.detach().abs().max()) <= r[0, 0].numel() * rounding
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transform_is_inverted(name: str, domain: LatLonDomain, anchor: SeasonalPrior) -> None:
+    r, context = inputs(domain)
+    module = randomize(transform(name, domain, anchor))
+    moved, log_det = module(r, context)
+    assert float((moved - r).detach().abs().max()) > 0.01
+    back, again = module.inverse(moved, context)  # type: ignore[operator]
+    # The basis of the global coupling is kept in float32: orthonormal to 1e-6.
+    torch.testing.assert_close(back, r, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again, log_det, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_log_determinant_is_that_of_autograd(
+    name: str, domain: LatLonDomain, anchor: SeasonalPrior
+) -> None:
+    r, context = inputs(domain)
+    module = randomize(transform(name, domain, anchor))
+    size = r[0, 0].numel()
+
+    def one(flat: Tensor) -> Tensor:
+        return module(flat.reshape(1, 1, *r.shape[2:]), context[1:])[0].flatten()
+
+    jacobian = torch.autograd.functional.jacobian(one, r[2, 1].flatten()).reshape(size, size)
+    expected = torch.linalg.slogdet(jacobian)[1]
+    log_det = module(r, context)[1][2, 1]
+    torch.testing.assert_close(log_det.detach(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("maps", MAPS.values(), ids=MAPS)
+def test_elementwise_maps_increase_and_are_inverted_to_rounding(maps: Elementwise) -> None:
+    generator = torch.Generator().manual_seed(3)
+    raw = torch.randn(50, 1, maps.count, generator=generator, dtype=torch.float64)
+    x = torch.linspace(-4, 4, 401, dtype=torch.float64).expand(50, -1)
+    y, log_slope = maps.forward(x, raw.expand(-1, 401, -1))
+    assert bool((y.diff(dim=1) > 0).all())
+    back, again = maps.inverse(y, raw.expand(-1, 401, -1))
+    # Slopes are within e^-7 and e^7, so that 1e-16 is at most 1e-13 of an error in x.
+    torch.testing.assert_close(back, x, rtol=0.0, atol=1e-11)
+    torch.testing.assert_close(again, log_slope, rtol=0.0, atol=1e-8)
+
+
+def test_a_spline_splits_one_mode_into_two() -> None:
+    """Steep in the middle, it moves a normal's mass away from zero: no affine map does."""
+    maps = Spline(bins=4, bound=4.0)
+    raw = torch.zeros(maps.count, dtype=torch.float64)
+    raw[2 : 2 + maps.bins] = torch.tensor([1.0, -1.0, -1.0, 1.0])  # narrow inner bins
+    x = torch.randn(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, _ = maps.forward(x, raw.expand(len(x), -1))
+    assert float((y.abs() < 0.5).double().mean()) < 0.6 * float((x.abs() < 0.5).double().mean())
+    assert float((y**4).mean() / (y**2).mean() ** 2) < 2.5  # a normal's is 3
+
+
+@pytest.mark.parametrize("options", [{"bins": 1}, {"bound": 0.0}])
+def test_an_unusable_spline_is_refused(options: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="Spline"):
+        Spline(**options)
+    with pytest.raises(InputError, match="affine"):
+        elementwise("cubic", 8)
+
+
+def measurement(domain: LatLonDomain) -> Measurement:
+    generator = torch.Generator().manual_seed(2)
+    shape = (2, CHANNELS, domain.num_nodes)
+    values = torch.randn(shape, generator=generator)
+    mask = torch.rand(shape, generator=generator) < 0.4
+    return Measurement(values, mask, torch.full(shape, 0.3))
+
+
+@pytest.mark.parametrize("maps", ["affine", "spline"])
+@pytest.mark.parametrize("base", ["gaussian", "normal"])
+def test_flow_is_inverted_to_float_precision(
+    base: Literal["gaussian", "normal"],
+    maps: Literal["affine", "spline"],
+    domain: LatLonDomain,
+    anchor: SeasonalPrior,
+) -> None:
+    spec = FlowSpec(
+        base=base,
+        width=8,
+        depth=1,
+        context=4,
+        local=2,
+        patterns=4,
+        coupling_width=4,
+        elementwise=maps,
+        bins=4,
+        mixing=True,
+    )
+    flow = build_flow(domain, CHANNELS, 1, torch.zeros(3, domain.num_nodes), spec, anchor)
+    torch.manual_seed(0)
+    for parameter in flow.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    measured = measurement(domain)
+    start = flow.base.posterior(measured, torch.zeros(2, dtype=torch.long))
+    known = torch.zeros(2, 1, domain.num_nodes)
+    given = flow.condition(start, known)
+    noise = torch.randn(5, 2, flow.base.noise_dim)
+    deviations = start.deviations(noise)
+    fields, log_det = flow.push(deviations, given)
+    back, again = flow.pull(fields, given)
+    torch.testing.assert_close(back, deviations, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(again, log_det, rtol=1e-3, atol=1e-4)
+    assert float(log_det.detach().abs().min()) > 0.0
+
+
+def test_patterns_are_orthonormal_under_their_weights(anchor: SeasonalPrior) -> None:
+    basis, weights = large_scale_patterns(anchor, 4)
+    gram = torch.einsum("cnk,cnl,n->kl", basis, basis, weights)
+    torch.testing.assert_close(gram, torch.eye(4, dtype=gram.dtype))
