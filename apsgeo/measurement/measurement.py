@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ class Measurement:
         operator: A. By default the observations are the nodes themselves.
         scale: (batch, channel, node), if y = A (scale x) + n: x are then standardized anomalies
             and y in the units of the data.
+        season: (batch,) index of each record's season, or None where it is not known.
+        key: (batch,) int64 that names each record, from which its random draws are seeded; by
+            default its place in the batch.
     """
 
     values: Tensor
@@ -34,6 +37,8 @@ class Measurement:
     noise_std: Tensor
     operator: LinearMap = field(default=None, kw_only=True)  # type: ignore[assignment]
     scale: Tensor | None = field(default=None, kw_only=True)
+    season: Tensor | None = field(default=None, kw_only=True)
+    key: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.values.shape != self.mask.shape or self.values.ndim != 3:
@@ -59,6 +64,13 @@ class Measurement:
             raise InputError(
                 "noise_std must be finite and above zero wherever a value is observed."
             )
+        object.__setattr__(self, "key", _or_places(self.key, len(self.values)))
+        for name, index in (("season", self.season), ("key", self.key)):
+            if index is not None and index.shape != self.values.shape[:1]:
+                raise InputError(
+                    f"{name} has shape {tuple(index.shape)}; one for each of the "
+                    f"{len(self.values)} records was expected."
+                )
         # `where` rather than a product: NaN times zero is NaN.
         object.__setattr__(self, "values", torch.where(self.mask, self.values, 0.0))
         object.__setattr__(self, "noise_std", torch.where(self.mask, noise, 1.0))
@@ -87,24 +99,30 @@ class Measurement:
         return len(self.values), self.values.shape[1], self.operator.num_nodes
 
     def to(self, device: torch.device) -> Measurement:
-        """Return the measurement on a device."""
-        return Measurement(
-            self.values.to(device),
-            self.mask.to(device),
-            self.noise_std.to(device),
-            operator=self.operator,
+        """Return the measurement on a device; season and key, which are indices, stay."""
+        return replace(
+            self,
+            values=self.values.to(device),
+            mask=self.mask.to(device),
+            noise_std=self.noise_std.to(device),
             scale=None if self.scale is None else self.scale.to(device),
+        )
+
+    def __getitem__(self, index: slice | Tensor) -> Measurement:
+        """Return some of the records."""
+        return replace(
+            self,
+            values=self.values[index],
+            mask=self.mask[index],
+            noise_std=self.noise_std[index],
+            scale=None if self.scale is None else self.scale[index],
+            season=None if self.season is None else self.season[index],
+            key=self.key[index],
         )
 
     def repeat(self, times: int) -> Measurement:
         """Return the measurements so many times, all of them after each other."""
-        return Measurement(
-            self.values.repeat(times, 1, 1),
-            self.mask.repeat(times, 1, 1),
-            self.noise_std.repeat(times, 1, 1),
-            operator=self.operator,
-            scale=None if self.scale is None else self.scale.repeat(times, 1, 1),
-        )
+        return self[torch.arange(len(self)).repeat(times)]
 
     @property
     def hidden(self) -> Tensor:
@@ -136,3 +154,7 @@ class Measurement:
 
 def _or_identity(operator: LinearMap | None, count: int) -> LinearMap:
     return IdentityMap(count) if operator is None else operator
+
+
+def _or_places(key: Tensor | None, count: int) -> Tensor:
+    return torch.arange(count) if key is None else key

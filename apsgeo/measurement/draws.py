@@ -1,0 +1,104 @@
+"""The contract of the library: what a method is given, and what it returns.
+
+A method samples p(x | y). It is given a `Measurement` (values, mask, noise, operator, season, key)
+and returns `Draws`: a mean, members, and a log-density where it knows one. Gaussian priors,
+mixtures, flows, chains, iterative samplers and interpolators are methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apsgeo.errors import InputError
+from apsgeo.measurement.measurement import Measurement
+
+__all__ = ["Draws", "Method", "NoiseDraws", "members_noise"]
+
+
+class Method(Protocol):
+    """Anything that samples p(x | y)."""
+
+    @property
+    def name(self) -> str:
+        """Name in tables."""
+        ...
+
+    def posterior(self, measurement: Measurement) -> Draws:
+        """Return the posterior of the fields behind a batch of measurements."""
+        ...
+
+
+class Draws(ABC):
+    """The posterior of a batch of measured fields."""
+
+    measurement: Measurement
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """Posterior mean (batch, channel, node)."""
+
+    @abstractmethod
+    def members(self, count: int, seed: int) -> Tensor:
+        """Return reproducible members (member, batch, channel, node).
+
+        Member k of a record depends on the seed, the record's key and k alone: not on the other
+        records, or on how many members are asked for.
+        """
+
+    def log_prob(self, signal: Tensor) -> Tensor:
+        """Return log q(x | y), (..., batch), of fields (..., batch, channel, node).
+
+        Raises:
+            InputError: If the method has no density.
+        """
+        raise InputError(
+            f"{type(self).__name__} draws members without a density; use a flow, a Gaussian prior "
+            "or a mixture where log_prob is needed."
+        )
+
+    @property
+    def marginal_std(self) -> Tensor | None:
+        """Standard deviation (batch, channel, node) of normal marginals, None if not known.
+
+        Where a method predicts a mean and an error for each node, as kriging does, it is scored by
+        these and not by a finite number of members.
+        """
+        return None
+
+
+class NoiseDraws(Draws):
+    """Draws that are a function of standard normal noise, which may be differentiable."""
+
+    @property
+    @abstractmethod
+    def noise_dim(self) -> int:
+        """Length of the standard normal vector behind one draw."""
+
+    @abstractmethod
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node)."""
+
+    def members(self, count: int, seed: int) -> Tensor:
+        """Return the fields of `members_noise`; see `Draws.members`."""
+        noise = members_noise(seed, self.measurement.key, count, self.noise_dim)
+        return self.from_noise(noise)
+
+
+def members_noise(seed: int, keys: Tensor, count: int, size: int) -> Tensor:
+    """Return the standard normal noise (member, record, size) of some records, float32.
+
+    That of a record depends on (seed, key) alone and is drawn member after member, so that member
+    k is the same however many are asked for.
+    """
+    each = []
+    for key in keys.tolist():
+        words = np.random.SeedSequence([seed, key % 2**64])
+        generator = np.random.Generator(np.random.Philox(words))
+        each.append(generator.standard_normal((count, size), dtype=np.float32))
+    return torch.from_numpy(np.stack(each, axis=1))
