@@ -335,7 +335,7 @@ def test_history_without_dates_is_refused() -> None:
 
 
 def test_paper_form_is_saved_whatever_its_patterns(prior: FieldPrior, tmp_path: Path) -> None:
-    spec = FlowSpec(base="normal", width=8, depth=1, context=4, local=2, coupling_width=4)
+    spec = FlowSpec(base="white", width=8, depth=1, context=4, local=2, coupling_width=4)
     made = distilled(prior, spec=spec, objective="reverse", steps=1)
     assert isinstance(apsgeo.load(made.save(tmp_path / "model")), Posterior)
 

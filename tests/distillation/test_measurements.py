@@ -19,7 +19,7 @@ from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 
 NOISE = 0.3
-SPEC = FlowSpec(base="normal", width=16, depth=1, context=6, local=2, patterns=4, coupling_width=8)
+SPEC = FlowSpec(base="white", width=16, depth=1, context=6, local=2, patterns=4, coupling_width=8)
 ANCHORED = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 MONTHS = 96
 
