@@ -28,7 +28,7 @@ from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.measurement import Draws, Family, Measurement, Method, NoiseDraws, Normals
-from apsgeo.operators import Operator
+from apsgeo.operators import LinearMap, Operator
 
 __all__ = ["FieldDistribution", "Posterior"]
 
@@ -245,6 +245,15 @@ class Posterior:
     def family(self) -> Family:
         """The maps of what may measure, on the domain."""
         return Family(self.operator, self.domain)
+
+    @property
+    def linear(self) -> LinearMap:
+        """The operator on the domain.
+
+        Raises:
+            InputError: If it is a family; see `Family.on`.
+        """
+        return self.family.on()
 
     def to(self, device: str) -> Posterior:
         """Move the networks to "cpu", "cuda" or what "auto" finds, and return the posterior."""

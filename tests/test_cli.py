@@ -15,9 +15,9 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from apsgeo import datasets, demo, distill
-from apsgeo.baselines import EofInterpolation
 from apsgeo.cli import app
 from apsgeo.flows.build import FlowSpec
+from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import HybridScales, LocalisedScales
 from apsgeo.io import read_field, write_netcdf
 from apsgeo.operators import Mask
@@ -94,7 +94,7 @@ def untrained(prior: FieldPrior, base: Any) -> Posterior:
 
 @pytest.fixture(scope="module")
 def anchored(prior: FieldPrior) -> Posterior:
-    return untrained(prior, "gaussian")
+    return untrained(prior, "anchor")
 
 
 @pytest.fixture(scope="module")
@@ -420,7 +420,7 @@ class SmallProtocol(NcepProtocol):
 
     def eof_interpolation(
         self, ranks: Sequence[int] = (2, 4), progress: bool = True
-    ) -> EofInterpolation:
+    ) -> LowRankPrior:
         return super().eof_interpolation(ranks, progress)
 
 
@@ -428,7 +428,7 @@ class SmallProtocol(NcepProtocol):
 def small_demo(
     field: xr.DataArray, prior: FieldPrior, anchored: Posterior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shipped = {demo.ANCHORED: anchored, demo.PAPER: untrained(prior, "normal")}
+    shipped = {demo.ANCHORED: anchored, demo.PAPER: untrained(prior, "white")}
     monkeypatch.setattr(demo, "_shipped", shipped.__getitem__)
     monkeypatch.setattr(demo, "NcepProtocol", SmallProtocol)
     monkeypatch.setattr(datasets, "load", lambda name: {"ncep-air": field}[name])

@@ -23,9 +23,10 @@ class DPS:
     r"""Ancestral sampling guided by the misfit's gradient (Chung et al. 2023, arXiv 2209.14687).
 
     After each ancestral step x_t moves by -strength * grad ||y - A D(x_t)||, the norm of each field
-    on its own, observations weighted by their relative precision. It is no posterior of any prior:
-    of a Gaussian one its mean errs by some tenths of a posterior standard deviation, and its spread
-    depends on `strength`.
+    on its own, observations weighted by their relative precision. The size of the noise plays no
+    part. It is not the posterior of its prior: of Gaussian priors with a noise of 0.3 its mean is
+    off by 0.3 to 0.8 posterior standard deviations (root mean square) and its variance is 0.5 to
+    0.9 of the exact one, where 5 to 30 % are observed; where all is, it has next to no spread.
 
     Attributes:
         prior: Denoiser of standardized anomalies.
@@ -35,7 +36,7 @@ class DPS:
 
     prior: Denoiser
     steps: int = 200
-    strength: float = 2.0
+    strength: float = 1.0
     name = "DPS"
 
     @classmethod

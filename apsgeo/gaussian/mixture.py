@@ -261,7 +261,7 @@ class GaussianMixturePosterior(NoiseDraws):
 
         The first number of a member decides its component, the others make the field.
         """
-        means, edges = self.component_means, self.weights.cumsum(1)[:, :-1]
+        means, edges = self.component_means, self.weights.cumsum(1)[:, :-1].contiguous()
         which = torch.searchsorted(edges, torch.special.ndtr(noise[..., 0].double()).T.contiguous())
         out = means.new_empty(len(noise), *means.shape[1:])
         for index, (part, mean) in enumerate(zip(self.components, means, strict=True)):

@@ -105,7 +105,8 @@ class NoiseDraws(Draws):
     def members(self, count: int, seed: int) -> Tensor:
         """Return the fields of `members_noise`; see `Draws.members`."""
         noise = members_noise(seed, self.measurement.key, count, self.noise_dim)
-        return self.from_noise(noise)
+        with torch.no_grad():
+            return self.from_noise(noise)
 
 
 def members_noise(seed: int, keys: Tensor, count: int, size: int, stream: int = 0) -> Tensor:

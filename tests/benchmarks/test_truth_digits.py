@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import xarray as xr
+from apsgeo.flows.base import GaussianBase
 
 from apsgeo import fit_prior
 from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.distillation.measuring import Family, Noise
 from apsgeo.distillation.sources import Fields, Measuring
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.base import GaussianBase
 from apsgeo.flows.build import FlowSpec, build_flow
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.operators import Mask

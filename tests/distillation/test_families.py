@@ -64,7 +64,7 @@ def untrained(prior: FieldPrior) -> Posterior:
 def measured(posterior: Posterior, member: Operator, noise_std: float) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     fields = torch.from_numpy(images().values[:2]).reshape(2, 1, -1)
-    y = posterior.linear_of(member).apply(fields)
+    y = posterior.family.on(member).apply(fields)
     y = y + noise_std * torch.randn(y.shape, generator=generator)
     seen = member.simulate(posterior.domain, generator)
     return y.masked_fill(~seen, torch.nan)
@@ -112,8 +112,7 @@ def test_it_is_trained_on_all_members_and_saved(
     for member in MEMBERS:
         y = measured(made, member, 0.1)
         first, second = (
-            each.sample_members(y, None, np.arange(2), 3, 0, noise_std=0.1, operator=member)
-            for each in (made, again)
+            each(y, noise_std=0.1, operator=member).members(3, 0) for each in (made, again)
         )
         assert bool(torch.isfinite(first).all())
         assert torch.equal(first, second)
