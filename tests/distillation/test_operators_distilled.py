@@ -26,6 +26,7 @@ from apsgeo.operators import (
     Swath,
 )
 from apsgeo.operators.base import HELD_OUT_DENSITIES
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 
@@ -59,13 +60,19 @@ def history() -> xr.DataArray:
 def prior() -> FieldPrior:
     scales = HybridScales(0.5, 5000.0, 0.01)
     return fit_prior(
-        history(), scales=scales, anchor_scales=scales, rank=5, steps=4, progress=False
+        history(),
+        scales=scales,
+        anchor_scales=scales,
+        rank=5,
+        training=Training(steps=4, progress=False),
     )
 
 
 @pytest.fixture(scope="module", params=OPERATORS, ids=lambda operator: operator.kind)
 def posterior(prior: FieldPrior, request: pytest.FixtureRequest) -> Posterior:
-    return distill(prior, request.param, NOISE, spec=SPEC, steps=6, rounds=1, progress=False)
+    return distill(
+        prior, request.param, NOISE, spec=SPEC, training=Training(steps=6, progress=False), rounds=1
+    )
 
 
 def measured(posterior: Posterior, records: int = 3) -> tuple[Tensor, Tensor]:
@@ -131,7 +138,9 @@ def test_what_does_not_fit_is_refused(posterior: Posterior, prior: FieldPrior) -
     with pytest.raises(InputError, match=r"expected \(batch, channel, observation\)"):
         posterior(y[..., 1:], season=season)
     with pytest.raises(InputError, match="one an observation"):
-        distill(prior, posterior.operator, torch.ones(2), spec=SPEC, progress=False)
+        distill(
+            prior, posterior.operator, torch.ones(2), spec=SPEC, training=Training(progress=False)
+        )
 
 
 def test_land_is_not_observed_through_averages(prior: FieldPrior) -> None:
@@ -148,7 +157,9 @@ def test_land_is_not_observed_through_averages(prior: FieldPrior) -> None:
 
 
 def test_where_all_nodes_are_observed_the_noisy_ones_are_scored(prior: FieldPrior) -> None:
-    denoiser = distill(prior, Identity(), 3.0, spec=SPEC, steps=6, rounds=1, progress=False)
+    denoiser = distill(
+        prior, Identity(), 3.0, spec=SPEC, training=Training(steps=6, progress=False), rounds=1
+    )
     assert bool(torch.isfinite(denoiser.flow.spread).all())
     scores = [row["validation"] for row in denoiser.provenance["log"] if "validation" in row]
     assert scores
