@@ -62,6 +62,16 @@ class Site:
     anchor: SeasonalPrior | None
     regimes: LowRankMixturePrior | None = None
 
+    def anchored(self) -> SeasonalPrior:
+        """Return the anchor.
+
+        Raises:
+            InputError: If there is none.
+        """
+        if self.anchor is None:
+            raise InputError("this flow starts from a Gaussian posterior; pass its prior, anchor=")
+        return self.anchor
+
 
 class Spec(ABC):
     """The architecture of a flow: a frozen dataclass of what JSON can hold."""
@@ -154,8 +164,7 @@ class FlowSpec(Spec):
         """Return an untrained flow: the identity on its base."""
         base: Base
         if self.base == "gaussian":
-            assert site.anchor is not None
-            base = GaussianBase(site.anchor)
+            base = GaussianBase(site.anchored())
         else:
             base = StandardNormalBase(site.channels, site.domain.num_nodes)
         roughness = Roughness(site.domain, self.scales) if self.scales else None
@@ -245,7 +254,7 @@ class SpectralSpec(Spec):
         Raises:
             InputError: If the anchor has fewer than two patterns, or the site other regimes.
         """
-        assert site.anchor is not None
+        anchor = site.anchored()
         given = 0 if site.regimes is None else len(site.regimes.components)
         if given != self.regimes:
             raise InputError(
@@ -253,7 +262,7 @@ class SpectralSpec(Spec):
                 "regimes_in(domain, fields) returns."
             )
         return SpectralFlow(
-            site.anchor,
+            anchor,
             self.patterns,
             regimes=site.regimes,
             candidates=self.candidates,

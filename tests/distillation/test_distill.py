@@ -92,8 +92,8 @@ def test_a_killed_distillation_goes_on_to_the_same_bits(
         distilled(prior, objective="mixed", **kept)
 
 
-def test_no_training_of_nothing() -> None:
-    wrong: dict[str, Any]
-    for wrong in ({"steps": -1}, {"batch": 0}, {"patience": 0}):
-        with pytest.raises(InputError, match=f"{next(iter(wrong))}="):
-            Training(**wrong)
+@pytest.mark.parametrize(("name", "value"), [("steps", -1), ("batch", 0), ("patience", 0)])
+def test_no_training_of_nothing(name: str, value: int) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(InputError, match=f"{name}={value}"):
+        Training(**options)

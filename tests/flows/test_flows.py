@@ -19,7 +19,7 @@ from apsgeo.flows import (
     LocalCoupling,
     Spline,
 )
-from apsgeo.flows.build import FlowSpec, build_flow, large_scale_patterns
+from apsgeo.flows.build import FlowSpec, Spec, SpectralSpec, build_flow, large_scale_patterns
 from apsgeo.flows.elementwise import elementwise
 from apsgeo.gaussian.fit import fit_gaussian
 from apsgeo.gaussian.matern import MaternField
@@ -209,3 +209,9 @@ def test_patterns_are_orthonormal_under_their_weights(anchor: SeasonalPrior) -> 
     basis, weights = large_scale_patterns(anchor, 4)
     gram = torch.einsum("cnk,cnl,n->kl", basis, basis, weights)
     torch.testing.assert_close(gram, torch.eye(4, dtype=gram.dtype))
+
+
+@pytest.mark.parametrize("spec", [FlowSpec(), SpectralSpec()])
+def test_a_gaussian_base_without_its_prior_is_refused(domain: LatLonDomain, spec: Spec) -> None:
+    with pytest.raises(InputError, match="anchor="):
+        build_flow(domain, 1, 0, torch.zeros(1, domain.num_nodes), spec, None)
