@@ -21,6 +21,7 @@ from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import HybridScales, LocalisedScales
 from apsgeo.io import read_field, write_netcdf
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.protocol import NcepProtocol
@@ -71,8 +72,7 @@ def prior(field: xr.DataArray) -> FieldPrior:
         rank=4,
         scales=HybridScales(),
         anchor_scales=LocalisedScales(),
-        steps=0,
-        progress=False,
+        training=Training(steps=0, progress=False),
     )
 
 
@@ -84,11 +84,10 @@ def untrained(prior: FieldPrior, base: Any) -> Posterior:
         Mask(),
         0.25,
         spec=spec,
-        steps=0,
+        training=Training(steps=0, progress=False),
         folds=2,
         rounds=1,
         objective="forward",
-        progress=False,
     )
 
 

@@ -25,6 +25,7 @@ from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.gaussian.scales import HybridScales, LocalisedScales
 from apsgeo.measurement import members_noise
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 
@@ -59,13 +60,18 @@ def history(years: int = 12) -> xr.DataArray:
 @pytest.fixture(scope="module")
 def prior() -> FieldPrior:
     return fit_prior(
-        history(), scales=SCALES, anchor_scales=ANCHOR, rank=5, steps=6, progress=False
+        history(),
+        scales=SCALES,
+        anchor_scales=ANCHOR,
+        rank=5,
+        training=Training(steps=6, progress=False),
     )
 
 
-def distilled(prior: FieldPrior, **options: Any) -> Posterior:
-    settings: dict[str, Any] = {"spec": SPEC, "steps": 12, "rounds": 1, "batch": 4}
-    return distill(prior, Mask(), NOISE, progress=False, **(settings | options))
+def distilled(prior: FieldPrior, steps: int = 12, **options: Any) -> Posterior:
+    settings: dict[str, Any] = {"spec": SPEC, "rounds": 1}
+    training = Training(steps, batch=4, progress=False)
+    return distill(prior, Mask(), NOISE, training=training, **(settings | options))
 
 
 @pytest.fixture(scope="module")
@@ -222,8 +228,7 @@ def test_saved_prior_is_the_same(prior: FieldPrior, skip: Any, tmp_path: Path) -
         anchor_scales=ANCHOR,
         rank=5,
         skip=skip,
-        steps=2,
-        progress=False,
+        training=Training(steps=2, progress=False),
     )
     fitted.save(tmp_path / "prior")
     again = apsgeo.load(tmp_path / "prior")
@@ -296,20 +301,22 @@ def test_unusable_noise_is_refused(prior: FieldPrior, posterior: Posterior, bad:
     with pytest.raises(InputError, match="noise_std"):
         posterior(y, season=season, noise_std=torch.as_tensor(bad))
     with pytest.raises(InputError, match="noise_std"):
-        distill(prior, Mask(), torch.as_tensor(bad), progress=False)
+        distill(prior, Mask(), torch.as_tensor(bad), training=Training(progress=False))
 
 
 def test_history_with_changing_gaps_is_refused() -> None:
     broken = history()
     broken[3, 2, 2] = np.nan
     with pytest.raises(InputError, match="change with time"):
-        fit_prior(broken, scales=SCALES, anchor_scales=ANCHOR, progress=False)
+        fit_prior(broken, scales=SCALES, anchor_scales=ANCHOR, training=Training(progress=False))
 
 
 def test_land_stays_missing() -> None:
     masked = history()
     masked[:, 2, 3] = np.nan
-    fitted = fit_prior(masked, scales=SCALES, anchor_scales=ANCHOR, rank=5, steps=0)
+    fitted = fit_prior(
+        masked, scales=SCALES, anchor_scales=ANCHOR, rank=5, training=Training(steps=0)
+    )
     made = distilled(fitted, steps=1)
     y, season = gappy(1)
     draws = made(y, season=season).members(2, 0)
@@ -328,10 +335,10 @@ def test_a_model_of_other_weights_is_refused(posterior: Posterior, tmp_path: Pat
 def test_history_without_dates_is_refused() -> None:
     undated = history().assign_coords(time=np.arange(144))
     with pytest.raises(InputError, match="no datetime64 dates"):
-        fit_prior(undated, scales=SCALES, anchor_scales=ANCHOR, progress=False)
+        fit_prior(undated, scales=SCALES, anchor_scales=ANCHOR, training=Training(progress=False))
     backwards = history().isel(time=slice(None, None, -1))
     with pytest.raises(GridError, match="must ascend"):
-        fit_prior(backwards, scales=SCALES, anchor_scales=ANCHOR, progress=False)
+        fit_prior(backwards, scales=SCALES, anchor_scales=ANCHOR, training=Training(progress=False))
 
 
 def test_paper_form_is_saved_whatever_its_patterns(prior: FieldPrior, tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import xarray as xr
 from torch import Tensor
 
-from apsgeo.device import choose_device
+from apsgeo.device import choose_device, on_device
 from apsgeo.distillation.held_out import calibrate_spread, held_out_score
 from apsgeo.distillation.measuring import Noise
 from apsgeo.distillation.objective import (
@@ -24,7 +24,7 @@ from apsgeo.distillation.objective import (
     ReverseKL,
     WeightedSum,
 )
-from apsgeo.distillation.pairs import Batch
+from apsgeo.distillation.pairs import Batch, PairSet
 from apsgeo.distillation.sources import Measuring, fields_of_prior
 from apsgeo.errors import InputError
 from apsgeo.flows.build import FlowSpec, Site, Spec, build_flow
@@ -36,7 +36,9 @@ from apsgeo.gaussian.draws import WhiteNoise
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.measurement import Family
 from apsgeo.operators import Operator
+from apsgeo.optim.checkpoint import digest
 from apsgeo.optim.loop import fit_loop
+from apsgeo.optim.training import Training, seeded
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
 
@@ -60,14 +62,10 @@ def distill(
     spec: Spec | None = None,
     score_weight: float = 1.0,
     annealing: float = 1.0,
-    steps: int = 2000,
-    batch: int = 12,
-    lr: float = 1e-3,
     folds: int = 4,
     rounds: int = 8,
     seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
+    training: Training = Training(),
 ) -> Posterior:
     """Train a conditional flow once to sample the posterior of any measurement of a family.
 
@@ -94,17 +92,14 @@ def distill(
         annealing: Temperature of the posterior at which the reverse divergence starts, in
             "reverse" and "mixed"; one for none. Above one it keeps a flow from falling into one of
             several modes; see `apsgeo.distillation.objective.Annealing`.
-        steps: Of the optimizer.
-        batch: Pairs in a step.
-        lr: Peak learning rate.
         folds: Blocks of the history; measurements of a block meet an anchor fitted without it. One
             for a history that the prior's anchor was not fitted to, such as draws of the prior:
             measurements then meet the anchor itself.
         rounds: Measurements simulated of each field.
-        seed: Of masks, noise and weights.
-        device: Where the networks are trained: "auto", "cpu" or "cuda". The posterior comes back
-            on the CPU; see `Posterior.to`.
-        progress: Show progress bars.
+        seed: Seed of masks, noise and weights.
+        training: How the flow is trained, by default in 2000 steps of 12 pairs. A killed training
+            simulates its pairs again before it goes on from its checkpoint. The posterior comes
+            back on the CPU; see `Posterior.to`.
 
     Returns:
         The posterior with the weights that score best on held-out fields (at most 160, evenly from
@@ -133,8 +128,7 @@ def distill(
         spec.check(family.on(member))
     noise = Noise.of(noise_std, family, channels)
     history = prior.history if history is None else history
-    place = choose_device(device)
-    torch.manual_seed(seed)
+    training = training.filled(steps=2000, batch=12)
     generator = torch.Generator().manual_seed(seed)
     learned, later = fields_of_prior(prior, history, folds, generator)
     site = Site(
@@ -145,58 +139,77 @@ def distill(
         prior.anchor,
         spec.regimes_in(prior.domain, learned.fields),
     )
-    flow = build_flow(site, spec)
-    measuring = Measuring(prior, family, noise, flow, generator, progress)
+    with seeded(seed):
+        flow = build_flow(site, spec)
+    measuring = Measuring(prior, family, noise, flow, generator, training.progress)
     if measurements is None:
         train = measuring.simulated(learned, folds, rounds)
     else:
         train = measuring.real(measurements)
     held = measuring.held_out(later)
-    flow.to(place)
-    if prior.diffusion is not None:
-        prior.diffusion.to(place)
-    loss = _objective(prior, flow, objective, score_weight)
-    anneal = Annealing(annealing, steps)
-
-    def step_fn(step: int, generator: torch.Generator) -> Tensor:
-        anneal.apply(loss, step)
-        drawn = train.draw(batch, CRPS.members, generator).to(place)
-        return loss(flow, drawn, flow.condition(drawn.start), generator)
-
-    log = fit_loop(
-        flow,
-        step_fn,
-        steps=steps,
-        lr=lr,
-        # The paper's form is unsupervised: it is returned as training left it.
-        validate=None if objective == "reverse" else lambda: held_out_score(prior, flow, held),
-        seed=seed,
-        progress=progress,
-        description=f"flow ({objective})",
-    )
-    calibrate_spread(prior, flow, held)
+    with on_device(choose_device(training.device), flow, prior.diffusion):
+        loss = _objective(prior, flow, objective, score_weight)
+        options = {"objective": objective, "score_weight": score_weight, "annealing": annealing}
+        log = _train(prior, flow, loss, train, held, training, seed, options)
+        calibrate_spread(prior, flow, held)
     return Posterior(
         domain=prior.domain,
         normals=prior.normals,
         operator=operator,
-        method=flow.eval().cpu(),
+        method=flow.eval(),
         noise_std=noise.middle,
         units=prior.units,
         variable=prior.name,
         provenance={
             "prior": prior.provenance,
-            "objective": objective,
-            "score_weight": score_weight,
-            "annealing": annealing,
-            "steps": steps,
-            "batch": batch,
-            "lr": lr,
+            **options,
+            "steps": training.steps,
+            "batch": training.batch,
+            "lr": training.lr,
             "folds": folds,
             "rounds": rounds,
             "measurements": 0 if measurements is None else len(train),
             "seed": seed,
             "log": [{k: v for k, v in row.items() if math.isfinite(v)} for row in log],
         },
+    )
+
+
+def _train(
+    prior: FieldPrior,
+    flow: Flow,
+    loss: Objective,
+    train: PairSet,
+    held: PairSet,
+    training: Training,
+    seed: int,
+    options: dict[str, Any],
+) -> list[dict[str, float]]:
+    """Train the flow in place, on its device; return the records of `fit_loop`."""
+    steps, batch, objective = training.steps, training.batch, options["objective"]
+    assert steps is not None
+    assert batch is not None
+    anneal = Annealing(options["annealing"], steps)
+
+    def step_fn(step: int, generator: torch.Generator) -> Tensor:
+        anneal.apply(loss, step)
+        drawn = train.draw(batch, CRPS.members, generator).to(flow.device)
+        return loss(flow, drawn, flow.condition(drawn.start), generator)
+
+    identity = {"batch": batch, **options}
+    if training.checkpoint is not None:
+        pairs = [part for each in (*train.groups, *held.groups) for part in each.simulated]
+        density = [] if prior.diffusion is None else prior.diffusion.state_dict().values()
+        identity["data"] = digest(*pairs, *density)
+    return fit_loop(
+        flow,
+        step_fn,
+        training,
+        # The paper's form is unsupervised: it is returned as training left it.
+        validate=None if objective == "reverse" else lambda: held_out_score(prior, flow, held),
+        seed=seed,
+        description=f"flow ({objective})",
+        identity=identity,
     )
 
 

@@ -98,6 +98,11 @@ class _Group:
         """The fold and the operator, which a batch has in common."""
         return self.fold, id(self.setting.operator)
 
+    @property
+    def simulated(self) -> tuple[Tensor, ...]:
+        """The random part: measurements, masks, and draws of the base."""
+        return self.values, self.mask, self.deviations
+
 
 class PairSet:
     """A fixed set of simulated pairs, drawn from in batches.

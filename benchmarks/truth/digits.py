@@ -134,12 +134,10 @@ class DigitsProblem:
             history=history,
             objective=objective,
             spec=_SPEC,
-            steps=steps,
+            training=apsgeo.Training(steps=steps, device="cpu", progress=False),
             folds=1,  # the anchor has seen none of these draws
             rounds=self.budget.rounds,
             seed=seed,
-            device="cpu",
-            progress=False,
         )
 
     def members(self, posterior: Posterior, given: Given, members: int, seed: int) -> Tensor:

@@ -27,6 +27,7 @@ from apsgeo.flows.flow import ConditionalFlow, Conditioning
 from apsgeo.flows.patterns import GlobalCoupling
 from apsgeo.measurement import Measurement
 from apsgeo.optim.loop import fit_loop
+from apsgeo.optim.training import Training
 from benchmarks.truth.chains import HMC, hmc
 from benchmarks.truth.figure import Panel
 from benchmarks.truth.planar import (
@@ -199,7 +200,7 @@ def train(
         return loss(made.flow, batch, seen, generator)
 
     start = time.process_time()
-    fit_loop(made.flow, step_fn, steps=steps, lr=2e-3, seed=seed, progress=False)
+    fit_loop(made.flow, step_fn, Training(steps=steps, lr=2e-3, progress=False), seed=seed)
     return made, time.process_time() - start
 
 

@@ -18,6 +18,7 @@ from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 from apsgeo.gaussian.posterior import GaussianPosterior
 from apsgeo.measurement import Measurement
 from apsgeo.optim.loop import StepFn, fit_loop
+from apsgeo.optim.training import Training
 from benchmarks.truth.mixture import MixtureProblem, Pairs
 
 __all__ = [
@@ -164,10 +165,7 @@ def _fit(flow: nn.Module, step_fn: StepFn, recipe: Recipe, seed: int) -> float:
     fit_loop(
         flow,
         step_fn,
-        steps=recipe.steps,
-        lr=recipe.lr,
-        ema_decay=0.998,
+        Training(steps=recipe.steps, lr=recipe.lr, ema_decay=0.998, progress=False),
         seed=seed,
-        progress=False,
     )
     return time.process_time() - start

@@ -24,6 +24,7 @@ from apsgeo.operators import (
     Operator,
     from_config,
 )
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 
@@ -46,12 +47,19 @@ def images() -> xr.DataArray:
 @pytest.fixture(scope="module")
 def prior() -> FieldPrior:
     scales = HybridScales(0.5, 3.0, 0.05)
-    return fit_prior(images(), scales=scales, anchor_scales=scales, rank=6, steps=0, progress=False)
+    return fit_prior(
+        images(),
+        scales=scales,
+        anchor_scales=scales,
+        rank=6,
+        training=Training(steps=0, progress=False),
+    )
 
 
-def distilled(prior: FieldPrior, **options: Any) -> Posterior:
-    settings: dict[str, Any] = {"spec": SPEC, "rounds": 3, "batch": 4, "progress": False}
-    return distill(prior, FAMILY, NOISE, **(settings | options))
+def distilled(prior: FieldPrior, steps: int, **options: Any) -> Posterior:
+    settings: dict[str, Any] = {"spec": SPEC, "rounds": 3}
+    training = Training(steps, batch=4, progress=False)
+    return distill(prior, FAMILY, NOISE, training=training, **(settings | options))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +155,7 @@ def test_what_is_not_of_the_family_is_refused(prior: FieldPrior, untrained: Post
         made(y, operator=Downsample(4))
     for bad in ((0.5, 0.1), (0.0, 1.0), (1.0,), torch.ones(16)):
         with pytest.raises(InputError, match="noise_std"):
-            distill(prior, FAMILY, bad, spec=SPEC, steps=0, progress=False)  # type: ignore[arg-type]
+            distill(prior, FAMILY, bad, spec=SPEC, training=Training(steps=0, progress=False))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="FlowSpec"):
         distilled(prior, spec=SpectralSpec(patterns=4), steps=0)
     with pytest.raises(InputError, match="two positive lengths"):

@@ -1,9 +1,8 @@
 """A posterior distilled for measurements that are not of nodes, in the units of the data."""
 
 import pickle
-from pathlib import Path
-
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from apsgeo.errors import InputError
 from apsgeo.flows.build import FlowSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.measurement import Measurement
-from apsgeo.operators.linear import LinearMap
 from apsgeo.operators import (
     Block,
     Compose,
@@ -30,6 +28,8 @@ from apsgeo.operators import (
     Swath,
 )
 from apsgeo.operators.base import HELD_OUT_DENSITIES
+from apsgeo.operators.linear import LinearMap
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 
@@ -63,13 +63,19 @@ def history() -> xr.DataArray:
 def prior() -> FieldPrior:
     scales = HybridScales(0.5, 5000.0, 0.01)
     return fit_prior(
-        history(), scales=scales, anchor_scales=scales, rank=5, steps=4, progress=False
+        history(),
+        scales=scales,
+        anchor_scales=scales,
+        rank=5,
+        training=Training(steps=4, progress=False),
     )
 
 
 @pytest.fixture(scope="module", params=OPERATORS, ids=lambda operator: operator.kind)
 def posterior(prior: FieldPrior, request: pytest.FixtureRequest) -> Posterior:
-    return distill(prior, request.param, NOISE, spec=SPEC, steps=6, rounds=1, progress=False)
+    return distill(
+        prior, request.param, NOISE, spec=SPEC, training=Training(steps=6, progress=False), rounds=1
+    )
 
 
 def measured(posterior: Posterior, records: int = 3) -> tuple[Tensor, Tensor]:
@@ -135,7 +141,9 @@ def test_what_does_not_fit_is_refused(posterior: Posterior, prior: FieldPrior) -
     with pytest.raises(InputError, match=r"expected \(batch, channel, observation\)"):
         posterior(y[..., 1:], season=season)
     with pytest.raises(InputError, match="one an observation"):
-        distill(prior, posterior.operator, torch.ones(2), spec=SPEC, progress=False)
+        distill(
+            prior, posterior.operator, torch.ones(2), spec=SPEC, training=Training(progress=False)
+        )
 
 
 def measured_in(month: Tensor, linear: LinearMap) -> Measurement:
@@ -156,7 +164,9 @@ def test_land_is_not_observed_through_averages(prior: FieldPrior) -> None:
 
 
 def test_where_all_nodes_are_observed_the_noisy_ones_are_scored(prior: FieldPrior) -> None:
-    denoiser = distill(prior, Identity(), 3.0, spec=SPEC, steps=6, rounds=1, progress=False)
+    denoiser = distill(
+        prior, Identity(), 3.0, spec=SPEC, training=Training(steps=6, progress=False), rounds=1
+    )
     assert bool(torch.isfinite(denoiser.flow.spread).all())
     scores = [row["validation"] for row in denoiser.provenance["log"] if "validation" in row]
     assert scores

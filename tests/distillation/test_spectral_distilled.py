@@ -19,6 +19,7 @@ from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.gaussian.regimes import fit_regimes
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.operators import Downsample, Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 
@@ -46,13 +47,20 @@ def history() -> xr.DataArray:
 def prior() -> FieldPrior:
     scales = HybridScales(0.5, 5000.0, 0.1)
     return fit_prior(
-        history(), scales=scales, anchor_scales=scales, rank=8, steps=0, progress=False
+        history(),
+        scales=scales,
+        anchor_scales=scales,
+        rank=8,
+        training=Training(steps=0, progress=False),
     )
 
 
-def distilled(prior: FieldPrior, **options: Any) -> Posterior:
-    settings: dict[str, Any] = {"spec": SPEC, "rounds": 1, "batch": 16}
-    return distill(prior, Mask(0.02, 0.2), NOISE, progress=False, **(settings | options))
+def distilled(
+    prior: FieldPrior, steps: int | None = None, lr: float = 1e-3, **options: Any
+) -> Posterior:
+    settings: dict[str, Any] = {"spec": SPEC, "rounds": 1}
+    training = Training(steps, batch=16, lr=lr, progress=False)
+    return distill(prior, Mask(0.02, 0.2), NOISE, training=training, **(settings | options))
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +236,7 @@ def test_training_never_ends_worse_on_held_out_months(prior: FieldPrior) -> None
 
 def test_operators_that_are_not_of_nodes_are_refused(prior: FieldPrior) -> None:
     with pytest.raises(InputError, match="FlowSpec"):
-        distill(prior, Downsample(2), NOISE, spec=SPEC, progress=False)
+        distill(prior, Downsample(2), NOISE, spec=SPEC, training=Training(progress=False))
     with pytest.raises(InputError, match="patterns"):
         distilled(prior, spec=SpectralSpec(patterns=1))
 

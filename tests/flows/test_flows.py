@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
-from apsgeo.flows.build import FlowSpec, Site, build_flow, large_scale_patterns
+from apsgeo.flows.build import (
+    FlowSpec,
+    Site,
+    Spec,
+    SpectralSpec,
+    build_flow,
+    large_scale_patterns,
+)
 from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, LocalCoupling
 from apsgeo.flows.elementwise import Affine, Elementwise, Spline, elementwise
 from apsgeo.flows.patterns import GlobalAutoregressive, GlobalCoupling
@@ -204,3 +211,9 @@ def test_patterns_are_orthonormal_under_their_weights(anchor: SeasonalPrior) -> 
     basis, weights = large_scale_patterns(anchor, 4)
     gram = torch.einsum("cnk,cnl,n->kl", basis, basis, weights)
     torch.testing.assert_close(gram, torch.eye(4, dtype=gram.dtype))
+
+
+@pytest.mark.parametrize("spec", [FlowSpec(), SpectralSpec()])
+def test_a_gaussian_base_without_its_prior_is_refused(domain: LatLonDomain, spec: Spec) -> None:
+    with pytest.raises(InputError, match="anchor"):
+        build_flow(Site(domain, 1, None, torch.zeros(1, domain.num_nodes)), spec)

@@ -33,6 +33,7 @@ from apsgeo.operators import (
     Operator,
     PointSample,
 )
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
 from apsgeo.xarray import impute, write_ensemble
@@ -72,10 +73,20 @@ def labelled(domain: Any) -> xr.DataArray:
 def untrained(domain: Any, operator: Operator, noise_std: Any = 0.3) -> Posterior:
     scales = HybridScales(0.5, 5000.0 if domain.radius_km > 1 else 3.0, 0.05)
     prior = fit_prior(
-        labelled(domain), scales=scales, anchor_scales=scales, rank=4, steps=0, progress=False
+        labelled(domain),
+        scales=scales,
+        anchor_scales=scales,
+        rank=4,
+        training=Training(steps=0, progress=False),
     )
     return apsgeo.distill(
-        prior, operator, noise_std, spec=SPEC, steps=0, folds=2, rounds=1, progress=False
+        prior,
+        operator,
+        noise_std,
+        spec=SPEC,
+        training=apsgeo.Training(steps=0, progress=False),
+        folds=2,
+        rounds=1,
     )
 
 
@@ -297,9 +308,21 @@ def test_several_variables_are_a_data_set_again(tmp_path: Path) -> None:
     one = labelled(CELLS)
     history = xr.Dataset({"u": one, "v": one[::-1].assign_coords(time=TIME) + 1.0})
     scales = HybridScales(0.5, 5000.0, 0.05)
-    prior = fit_prior(history, scales=scales, anchor_scales=scales, rank=4, steps=0, progress=False)
+    prior = fit_prior(
+        history,
+        scales=scales,
+        anchor_scales=scales,
+        rank=4,
+        training=Training(steps=0, progress=False),
+    )
     model = apsgeo.distill(
-        prior, Downsample(2), 0.3, spec=SPEC, steps=0, folds=2, rounds=1, progress=False
+        prior,
+        Downsample(2),
+        0.3,
+        spec=SPEC,
+        training=apsgeo.Training(steps=0, progress=False),
+        folds=2,
+        rounds=1,
     )
     fields = torch.from_numpy(np.stack([history[name].values[:2] for name in "uv"], 1))
     y = model.linear.apply(fields)

@@ -3,7 +3,6 @@
 import json
 import sys
 import types
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch import Tensor
 from apsgeo import operators
 from apsgeo.domains import (
     Domain,
-    GraphDomain,
     HEALPixDomain,
     ImageDomain,
     LatLonDomain,
@@ -52,9 +50,9 @@ from apsgeo.operators import (
     Swath,
 )
 from apsgeo.operators.blur import HEAT_TOLERANCE, HeatMap
-from tests.places import PLACES, Place
 from apsgeo.operators.linear import StackedMap
 from apsgeo.operators.physics import from_physics, to_physics
+from tests.places import PLACES, Place
 
 CHANNELS = 2
 DRAWS = 3000

@@ -22,6 +22,7 @@ from apsgeo.io import load_folder, write_netcdf
 from apsgeo.nn import UNet
 from apsgeo.optim import distributed
 from apsgeo.optim.distributed import average_gradients, share_of
+from apsgeo.optim.training import Training
 
 # What each of the processes does; `torchrun` gives it its number in the environment.
 WORKER = """
@@ -32,7 +33,7 @@ import torch.distributed as dist
 from apsgeo.errors import InputError
 from apsgeo.optim.distributed import data_parallel, is_first, share_of
 from apsgeo.cli import app
-from tests.test_distributed import FIT, gradients, trained
+from tests.optim.test_distributed import FIT, gradients, trained
 
 torch.set_num_threads(1)
 with data_parallel():
@@ -76,13 +77,15 @@ def trained(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
         prior,
         fields[:30],
         fields[30:],
-        steps=6,
-        batch=BATCH,
-        ema_decay=0.5,
-        validate_every=2,
-        progress=False,
-        checkpoint=folder / "checkpoint",
-        log=folder / "log.csv",
+        Training(
+            steps=6,
+            batch=BATCH,
+            ema_decay=0.5,
+            validate_every=2,
+            progress=False,
+            checkpoint=folder / "checkpoint",
+            log=folder / "log.csv",
+        ),
     )
     return prior.state_dict(), history
 
