@@ -27,10 +27,11 @@ from apsgeo.gaussian.posterior import GaussianPosterior
 from apsgeo.measurement import Measurement, Normals
 from apsgeo.metrics import EnsemblePrediction
 from apsgeo.metrics.predictions import Prediction
+from tests.cases import numpy_seeded
 
 DOMAIN = LatLonDomain(np.linspace(75, -75, 6), np.arange(0, 360, 45.0))
 NODES = DOMAIN.num_nodes
-RNG = np.random.default_rng(11)
+RNG = numpy_seeded(11)
 NORMALS = Normals(
     mean=torch.tensor(RNG.normal(280, 10, (12, 1, NODES)), dtype=torch.float32),
     std=torch.tensor(RNG.uniform(0.5, 3, (12, 1, NODES)), dtype=torch.float32),
@@ -110,7 +111,7 @@ CASES: dict[type, Case] = {
 
 def observations() -> Observations:
     """Three records: some nodes observed, none, all; the noise differs by node and record."""
-    rng = np.random.default_rng(5)
+    rng = numpy_seeded(5)
     mask = np.stack([rng.random(NODES) < 0.3, np.zeros(NODES, bool), np.ones(NODES, bool)])
     season = np.array([0, 6, 11])
     values = NORMALS.mean[season, 0].numpy() + 2 * rng.standard_normal((3, NODES))
@@ -198,7 +199,7 @@ def test_a_member_depends_on_seed_record_and_number_alone() -> None:
 
 def history() -> tuple[torch.Tensor, torch.Tensor]:
     """Draw 240 months (240, 1, N) of the kriging prior, in the unit of the data."""
-    rng = np.random.default_rng(8)
+    rng = numpy_seeded(8)
     factor = np.linalg.cholesky(kriging_covariance() + 1e-10 * np.eye(NODES))
     anomalies = torch.tensor((factor @ rng.standard_normal((NODES, 240))).T)[:, None]
     season = torch.arange(240) % 12
@@ -214,7 +215,7 @@ def test_kriging_finds_the_covariance_it_was_fitted_to() -> None:
 
 
 def test_eof_rank_is_chosen_by_held_out_crps() -> None:
-    rng = np.random.default_rng(9)
+    rng = numpy_seeded(9)
     shapes = rng.normal(0, 1, (3, NODES))
     patterns = torch.tensor(shapes * np.sqrt(0.7 / (shapes**2).sum(0)))
     amplitudes = torch.tensor(rng.standard_normal((90, 3)))

@@ -8,6 +8,7 @@ from apsgeo.baselines import Observations
 from apsgeo.errors import InputError
 from apsgeo.metrics import EnsemblePrediction, NormalPrediction
 from apsgeo.protocol import NcepProtocol
+from tests.cases import numpy_seeded
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,7 @@ def field() -> xr.DataArray:
     """Monthly, 1955 to 2012, on 7 x 8 nodes with both poles."""
     time = xr.date_range("1955-01-01", "2012-12-01", freq="MS")
     lat, lon = np.linspace(90, -90, 7), np.arange(0, 360, 45.0)
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     values = rng.normal(10, 2, (len(time), 7, 8)).astype(np.float32)
     coords = {"time": time, "lat": lat, "lon": lon}
     return xr.DataArray(values, coords=coords, dims=("time", "lat", "lon"), attrs={"units": "degC"})

@@ -18,6 +18,7 @@ from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.mixture import GaussianMixturePrior
 from apsgeo.measurement import Measurement
 from benchmarks.truth.gibbs import Plan, Process, chains
+from tests.cases import seeded
 
 DOMAIN = ImageDomain(3, 4)
 NODES = DOMAIN.num_nodes
@@ -25,10 +26,6 @@ FINE = VPSchedule(eps=1e-4)
 NOISE_STD = 0.5
 PLAN = Plan(sweep_moves=15)
 VARIANCES = torch.logspace(-3, 2, NODES, dtype=torch.float64)  # of independent nodes
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def independent() -> AnalyticDiffusion:

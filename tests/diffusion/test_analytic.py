@@ -19,13 +19,10 @@ from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.matern import MaternField
 from apsgeo.gaussian.mixture import GaussianMixturePrior
 from apsgeo.gaussian.prior import GaussianPrior
+from tests.cases import seeded
 
 DOMAIN = ImageDomain(2, 3)
 WIDE = VPSchedule(beta_max=30.0, eps=1e-4)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def gaussian(seed: int = 0, white_std: float = 0.4) -> LowRankPrior:

@@ -22,6 +22,7 @@ from apsgeo.errors import InputError, ModelError
 from apsgeo.gaussian.hybrid import HybridPrior
 from apsgeo.gaussian.matern import MaternField
 from apsgeo.nn import UNet
+from tests.cases import seed_weights, seeded
 
 # Four nodes, two channels: eight dimensions, in which everything is known in closed form.
 SMALL = LatLonDomain([-30.0, 30.0], [0.0, 180.0])
@@ -30,7 +31,7 @@ DIMS = 8
 
 
 def orthogonal(dims: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return torch.linalg.qr(torch.randn(dims, dims, generator=generator, dtype=torch.float64))[0]
 
 
@@ -129,10 +130,6 @@ def anchored(anchor: Any, **options: Any) -> Any:
 def exact(mixture: Mixture, **options: Any) -> Any:
     """A prior whose network is perfect: its denoiser is the mixture's."""
     return AnalyticDiffusion(mixture, anchor=mixture.matched(), **options)  # type: ignore[arg-type]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def within(estimate: Any, truth: Tensor, extra: float = 0.0, sigmas: float = 4.0) -> bool:
@@ -444,7 +441,7 @@ def white_anchor() -> DenseGaussian:
 
 
 def small_prior(anchor: Any, levels: int = 12) -> DiffusionPrior:
-    torch.manual_seed(0)
+    seed_weights(0)
     inputs = 1 if anchor is None else 2
     network = UNet(GRID, inputs, 1, width=8, depth=0, cond_dim=64)
     return DiffusionPrior(GRID, 1, network, anchor=anchor, levels=levels)

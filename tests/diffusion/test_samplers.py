@@ -15,15 +15,12 @@ from apsgeo.domains import ImageDomain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.mixture import GaussianMixturePrior
+from tests.cases import seeded
 
 DOMAIN = ImageDomain(2, 3)
 LIKE = torch.empty(0, dtype=torch.float64)
 DRAWS = 6000
 SAMPLERS = [Ancestral, DDIM, Heun, DPMSolver]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def gaussian(seed: int = 0, white_std: float = 0.4) -> LowRankPrior:

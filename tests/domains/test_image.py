@@ -10,10 +10,11 @@ from torch import Tensor
 
 from apsgeo.domains import ImageDomain
 from apsgeo.errors import GridError
+from tests.cases import seeded
 
 
 def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.randn(*shape, generator=seeded(0), dtype=torch.float64)
 
 
 def test_two_by_three_image_by_hand() -> None:

@@ -26,6 +26,7 @@ from apsgeo.gaussian.matern import MaternField
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.measurement import Measurement
+from tests.cases import seed_weights, seeded
 
 CHANNELS, CONTEXT = 2, 3
 
@@ -37,14 +38,14 @@ def domain() -> LatLonDomain:
 
 @pytest.fixture(scope="module")
 def anchor(domain: LatLonDomain) -> SeasonalPrior:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     fields = torch.randn(40, CHANNELS, domain.num_nodes, generator=generator)
     return fit_gaussian(MaternField(domain, 8000.0), fields, HybridScales(), rank=6)
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
     """Take a module away from its start, where every map is the identity."""
-    torch.manual_seed(seed)
+    seed_weights(seed)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.3)
     return module.double()
@@ -81,7 +82,7 @@ NAMES = [
 
 
 def inputs(domain: LatLonDomain) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     r = torch.randn(3, 2, CHANNELS, domain.num_nodes, generator=generator, dtype=torch.float64)
     context = torch.randn(2, CONTEXT, domain.num_nodes, generator=generator, dtype=torch.float64)
     return r, context
@@ -130,7 +131,7 @@ def test_log_determinant_is_that_of_autograd(
 
 @pytest.mark.parametrize("maps", MAPS.values(), ids=MAPS)
 def test_elementwise_maps_increase_and_are_inverted_to_rounding(maps: Elementwise) -> None:
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     raw = torch.randn(50, 1, maps.count, generator=generator, dtype=torch.float64)
     x = torch.linspace(-4, 4, 401, dtype=torch.float64).expand(50, -1)
     y, log_slope = maps.forward(x, raw.expand(-1, 401, -1))
@@ -146,7 +147,7 @@ def test_a_spline_splits_one_mode_into_two() -> None:
     maps = Spline(bins=4, bound=4.0)
     raw = torch.zeros(maps.count, dtype=torch.float64)
     raw[2 : 2 + maps.bins] = torch.tensor([1.0, -1.0, -1.0, 1.0])  # narrow inner bins
-    x = torch.randn(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(20000, generator=seeded(0), dtype=torch.float64)
     y, _ = maps.forward(x, raw.expand(len(x), -1))
     assert float((y.abs() < 0.5).double().mean()) < 0.6 * float((x.abs() < 0.5).double().mean())
     assert float((y**4).mean() / (y**2).mean() ** 2) < 2.5  # a normal's is 3
@@ -161,7 +162,7 @@ def test_an_unusable_spline_is_refused(options: dict[str, int]) -> None:
 
 
 def measurement(domain: LatLonDomain) -> Measurement:
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     shape = (2, CHANNELS, domain.num_nodes)
     values = torch.randn(shape, generator=generator)
     mask = torch.rand(shape, generator=generator) < 0.4
@@ -189,7 +190,7 @@ def test_flow_is_inverted_to_float_precision(
         mixing=True,
     )
     flow = build_flow(domain, CHANNELS, 1, torch.zeros(3, domain.num_nodes), spec, anchor)
-    torch.manual_seed(0)
+    seed_weights(0)
     for parameter in flow.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     measured = measurement(domain)

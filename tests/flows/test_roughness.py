@@ -13,6 +13,7 @@ from apsgeo.domains import Domain, GraphDomain, HEALPixDomain, ImageDomain, LatL
 from apsgeo.errors import InputError
 from apsgeo.flows.roughness import Roughness
 from apsgeo.posterior import Posterior
+from tests.cases import numpy_seeded, seeded
 
 NODES, WAVES = 24, 3
 
@@ -57,7 +58,7 @@ def test_a_constant_has_no_details_and_units_do_not_matter(domain: Domain) -> No
     floor = 0.5 * math.log(1e-4) + 2.0
     torch.testing.assert_close(found[:, 2:4], torch.full_like(constant, floor))
     torch.testing.assert_close(found[:, :2], torch.zeros_like(constant), rtol=0.0, atol=1e-4)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     field = torch.randn(constant.shape, generator=generator)
     spread = 1.0 + torch.rand(constant.shape, generator=generator)
     other = roughness(100.0 * field, 100.0 * spread)
@@ -65,7 +66,7 @@ def test_a_constant_has_no_details_and_units_do_not_matter(domain: Domain) -> No
 
 
 def test_a_flow_sees_the_roughness_and_is_saved_with_it(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).standard_normal((200, 8, 8), dtype="f4")
+    noise = numpy_seeded(0).standard_normal((200, 8, 8), dtype="f4")
     history = xr.DataArray(noise, dims=("sample", "y", "x"), name="field")
     prior = apsgeo.fit_prior(history, steps=0, rank=10, progress=False)
     y = torch.from_numpy(noise[:2].reshape(2, 1, -1)).clone()

@@ -13,6 +13,7 @@ from apsgeo.gaussian.dense import DensePrior
 from apsgeo.gaussian.posterior import GaussianPosterior
 from apsgeo.measurement import Measurement
 from apsgeo.operators import Downsample
+from tests.cases import seed_weights, seeded
 
 PATTERNS, MEMBERS, BATCH, NODES = 6, 3, 2, 30
 
@@ -24,14 +25,12 @@ def domain() -> LatLonDomain:
 
 @pytest.fixture(scope="module")
 def prior(domain: LatLonDomain) -> DensePrior:
-    root = torch.randn(
-        NODES, NODES, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+    root = torch.randn(NODES, NODES, generator=seeded(0), dtype=torch.float64)
     return DensePrior(domain, root @ root.T / NODES + 0.1 * torch.eye(NODES))
 
 
 def posterior(prior: DensePrior, batch: int = BATCH) -> GaussianPosterior:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     shape = (batch, 1, prior.size)
     values = torch.randn(shape, generator=generator)
     mask = torch.rand(shape, generator=generator) < 0.3
@@ -40,11 +39,11 @@ def posterior(prior: DensePrior, batch: int = BATCH) -> GaussianPosterior:
 
 def draws(found: GaussianPosterior) -> Tensor:
     shape = (MEMBERS, len(found.mean), found.noise_dim)
-    return found.deviations(torch.randn(shape, generator=torch.Generator().manual_seed(2)))
+    return found.deviations(torch.randn(shape, generator=seeded(2)))
 
 
 def flow_of(prior: DensePrior, *, moved: float = 0.0) -> SpectralFlow:
-    torch.manual_seed(3)
+    seed_weights(3)
     flow = SpectralFlow(prior, PATTERNS, candidates=2, width=8, bins=4)
     for parameter in flow.parameters():
         parameter.data += moved * torch.randn_like(parameter)
@@ -89,7 +88,7 @@ def test_density_of_the_leading_coefficient_is_that_of_the_draws(prior: DensePri
     """It integrates to one, and gives the mean of the draws' leading coefficient."""
     found = posterior(prior, batch=1)
     flow = flow_of(prior, moved=0.1)
-    noise = torch.randn(8000, 1, found.noise_dim, generator=torch.Generator().manual_seed(4))
+    noise = torch.randn(8000, 1, found.noise_dim, generator=seeded(4))
     grid = torch.linspace(-6, 6, 4001)
     with torch.no_grad():
         given = flow.condition(found)
@@ -123,7 +122,7 @@ def test_measurements_that_are_not_of_nodes_are_refused(
 
 
 def test_encoder_treats_observations_as_a_set() -> None:
-    torch.manual_seed(0)
+    seed_weights(0)
     encoder = ObservationEncoder(3, 4, width=8, layers=1).eval()
     tokens, seen = torch.randn(1, 5, 3), torch.tensor([[True, True, True, False, False]])
     features, pooled = encoder(tokens, seen)
@@ -139,7 +138,7 @@ def test_encoder_treats_observations_as_a_set() -> None:
 
 def test_variance_of_functionals_is_exact(prior: DensePrior) -> None:
     found = posterior(prior)
-    weights = torch.randn(4, 1, prior.size, generator=torch.Generator().manual_seed(5))
+    weights = torch.randn(4, 1, prior.size, generator=seeded(5))
     covariance = prior.covariance(np.arange(NODES), np.arange(NODES))
     for index, mask in enumerate(found.measurement.mask[:, 0].double().numpy()):
         dense = np.linalg.inv(np.linalg.inv(covariance) + np.diag(mask / 0.3**2))

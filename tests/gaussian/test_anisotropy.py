@@ -13,6 +13,7 @@ from apsgeo.gaussian.scales import HybridScales, TwoRangeScales
 from apsgeo.measurement import Measurement
 from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask
+from tests.cases import numpy_seeded, seeded
 
 RECORDS = 400
 
@@ -37,7 +38,7 @@ def further_in_the_east(domain: Domain) -> np.ndarray:
 
 
 def draws(field: MaternField, records: int) -> torch.Tensor:
-    white = np.random.default_rng(0).standard_normal((field.spread.shape[1], records))
+    white = numpy_seeded(0).standard_normal((field.spread.shape[1], records))
     return torch.from_numpy(field.sample(white).T[:, None] / np.sqrt(field.variance))
 
 
@@ -110,7 +111,7 @@ def test_ranges_that_follow_the_place_predict_better(
     field = MaternField(domain, 5000.0, 2, reach=further_in_the_east(domain) ** 1.5)
     fields = draws(field, RECORDS)
     history, truth = fields[: RECORDS - 20], fields[RECORDS - 20 :]
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     mask = Mask.at_density(domain, 0.1, generator).expand_as(truth)
     noisy = truth + 0.1 * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
     measured = Measurement(noisy, mask, torch.full_like(truth, 0.1))
@@ -137,6 +138,6 @@ def test_a_fold_learns_its_own_reach(domain: Domain) -> None:
 def test_a_mesh_of_obtuse_triangles_keeps_its_stiffness() -> None:
     vertices = [[0.0, 0.0], [4.0, 0.0], [2.0, 0.5], [2.0, -0.5]]
     mesh = MeshDomain(vertices, [[0, 1, 2], [1, 0, 3]])
-    fields = torch.randn(50, 1, 4, generator=torch.Generator().manual_seed(0))
+    fields = torch.randn(50, 1, 4, generator=seeded(0))
     assert mesh.stiffness[0, 1] > 0  # a negative conductance
     assert np.all(face_reach(mesh, fields) == 1.0)

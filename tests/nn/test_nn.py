@@ -10,6 +10,7 @@ from apsgeo.domains import ImageDomain, LatLonDomain
 from apsgeo.errors import InputError
 from apsgeo.nn import SIZES, ConvNet, FourierEmbedding, UNet
 from apsgeo.nn.unet import _Modulation, _ResidualBlock
+from tests.cases import seed_weights, seeded
 
 GLOBAL = LatLonDomain(np.linspace(90, -90, 13), np.arange(0, 360, 15.0))
 REGIONAL = LatLonDomain(np.arange(30.0, 60.0, 3.0), np.arange(0.0, 36.0, 3.0))
@@ -17,12 +18,12 @@ LARGE = ImageDomain(64, 64)
 
 
 def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    return torch.randn(*shape, generator=seeded(0))
 
 
 def scrambled(network: nn.Module) -> nn.Module:
     """Give every parameter, also those that start at zero, a value that matters."""
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     return network
@@ -138,7 +139,7 @@ def test_unet_coarsens_so_many_times_or_as_often_as_the_domain_can() -> None:
 
 def test_training_lowers_the_loss() -> None:
     """A few steps learn a smoothing that needs neighbours: the mean over coarse cells."""
-    torch.manual_seed(0)
+    seed_weights(0)
     unet = UNet(GLOBAL, 1, 1, width=8, depth=1)
     x = noise(8, 1, GLOBAL.num_nodes)
     target = GLOBAL.unpool()(GLOBAL.pool()(x))

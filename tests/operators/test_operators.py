@@ -54,6 +54,7 @@ from apsgeo.operators import (
 from apsgeo.operators.blur import HEAT_TOLERANCE, HeatMap
 from apsgeo.operators.linear import StackedMap
 from apsgeo.operators.physics import from_physics, to_physics
+from tests.cases import numpy_seeded, seeded
 
 CHANNELS = 2
 DRAWS = 3000
@@ -75,7 +76,7 @@ def sphere_mesh() -> MeshDomain:
 
 
 def stations() -> GraphDomain:
-    rng = np.random.default_rng(4)
+    rng = numpy_seeded(4)
     lat = np.rad2deg(np.arcsin(rng.uniform(-1, 1, 70)))
     return GraphDomain.from_latlon(
         lat, rng.uniform(-180, 180, 70), areas=np.full(70, 4 * np.pi / 70)
@@ -145,7 +146,7 @@ def operator(place: Place, request: pytest.FixtureRequest) -> Operator:
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def dense(linear: LinearMap) -> np.ndarray:
@@ -155,13 +156,13 @@ def dense(linear: LinearMap) -> np.ndarray:
 
 def observed(operator: Operator, domain: Domain) -> Tensor:
     """A mask (observation,) with some of the operator's observations missing."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     mask = operator.simulate(domain, generator)
     return mask & (torch.rand(mask.shape, generator=generator) < 0.8)
 
 
 def prior_on(domain: Domain, km: float, which: type[GaussianPrior] = HybridPrior) -> Any:
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     shape = (CHANNELS, domain.num_nodes)
     loadings = torch.from_numpy(0.4 * rng.standard_normal((*shape, 4)))
     local = torch.from_numpy(rng.uniform(0.4, 1.0, shape))
@@ -240,9 +241,7 @@ def test_config_round_trip(place: Place, operator: Operator) -> None:
 
 
 def test_simulated_observations_are_of_the_operator(place: Place, operator: Operator) -> None:
-    first, second = (
-        operator.simulate(place.domain, torch.Generator().manual_seed(7)) for _ in range(2)
-    )
+    first, second = (operator.simulate(place.domain, seeded(7)) for _ in range(2))
     assert first.shape == (operator.on(place.domain).num_observations,)
     assert first.dtype == torch.bool
     assert torch.equal(first, second)
@@ -348,7 +347,7 @@ def test_conjugate_gradients_agree_with_the_factorization(kind: str) -> None:
     parts = y.mask[0].flatten().numpy(), y.noise_std[0].flatten().numpy() ** 2
     direct = DirectSystem(prior, y.operator, *parts)
     iterative = IterativeSystem(prior, y.operator, *parts)
-    data = np.random.default_rng(0).standard_normal((len(parts[0]), 5))
+    data = numpy_seeded(0).standard_normal((len(parts[0]), 5))
     data[:, 3] = 0.0
     # the residual bounds the error: C^{1/2} A^T (A C A^T + R)^{-1} is at most 1 / (2 min R^{1/2})
     spread = np.sqrt(np.linalg.eigvalsh(covariance_of(prior))[-1])
@@ -529,7 +528,7 @@ def test_projection(place: Place) -> None:
     linear = SpectralTruncation(7).on(domain)
     basis = domain.eigenbasis(7)[1].numpy()
     np.testing.assert_allclose(linear.forward(basis), basis, atol=1e-9)
-    x = np.random.default_rng(0).standard_normal((domain.num_nodes, 2))
+    x = numpy_seeded(0).standard_normal((domain.num_nodes, 2))
     once = linear.forward(x)
     np.testing.assert_allclose(linear.forward(once), once, atol=1e-9)
     areas = domain.areas.numpy()[:, None]
@@ -577,7 +576,7 @@ def test_at_the_nodes_points_are_the_nodes(name: str) -> None:
 def test_masks_cover_the_share_asked_for(masks: RandomMask) -> None:
     domain = HEALPixDomain(16)
     share = (domain.areas / domain.areas.sum()).numpy()
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     for density in (0.05, 0.5, 0.9):
         covered = [
             share[masks.at_density(domain, density, generator).numpy()].sum() for _ in range(8)
@@ -589,7 +588,7 @@ def test_masks_cover_the_share_asked_for(masks: RandomMask) -> None:
 
 def test_a_swath_follows_a_great_circle_and_a_block_is_a_cap() -> None:
     domain = HEALPixDomain(16)
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     swath = domain.positions[Swath(width_km=1500.0).at_density(domain, 1e-3, generator)]
     normal = torch.linalg.svd(swath).Vh[-1]
     assert float((swath @ normal).abs().max()) <= 750 / 6371 + 1e-2
@@ -608,7 +607,7 @@ def test_compose_applies_the_first_first() -> None:
     expected = coarse.on(domain).apply(blur.on(domain).apply(x))
     torch.testing.assert_close(Compose((blur, coarse)).on(domain).apply(x), expected)
     inner = Compose((Identity(), coarse, Mask(0.2, 0.3)))
-    assert inner.simulate(domain, torch.Generator().manual_seed(0)).shape == (16,)
+    assert inner.simulate(domain, seeded(0)).shape == (16,)
     assert Compose((Identity(), Mask())).on(domain).is_identity
 
 
