@@ -13,7 +13,7 @@ from apsgeo.gaussian.scales import HybridScales, TwoRangeScales
 from apsgeo.measurement import Measurement
 from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask
-from tests.cases import numpy_seeded, seeded
+from tests.cases import numpy_seeded, rounding, seeded
 
 RECORDS = 400
 
@@ -51,7 +51,8 @@ def test_a_field_of_varying_range_has_the_covariance_of_its_precision(
     expected = spread @ np.linalg.inv(field.precision.toarray()) @ spread.T
     every = np.eye(domain.num_nodes)
     np.testing.assert_allclose(field.covariance_apply(every), expected, atol=1e-9)
-    np.testing.assert_allclose(field.variance, np.diag(expected))
+    # kept in float32
+    np.testing.assert_allclose(field.variance, np.diag(expected), rtol=rounding(1))
     root = field.sample(np.eye(field.spread.shape[1]))
     np.testing.assert_allclose(root @ root.T, expected, atol=1e-9)
 
@@ -130,7 +131,9 @@ def test_a_fold_learns_its_own_reach(domain: Domain) -> None:
     part = scales.relearn(whole, fields[:30])
     assert part.reach is not None
     assert whole.reach is not None
-    np.testing.assert_allclose(part.reach, face_reach(domain, fields[:30]) ** 0.6)
+    # kept in float32
+    reach = face_reach(domain, fields[:30]) ** 0.6
+    np.testing.assert_allclose(part.reach, reach, rtol=rounding(1))
     assert not np.allclose(part.reach, whole.reach)
     assert scales.relearn(stationary, fields) is stationary
 

@@ -75,19 +75,19 @@ def test_static_fields_are_seen_and_kept() -> None:
 
 
 def test_unet_treats_the_records_of_a_batch_independently() -> None:
-    unet = scrambled(UNet(GLOBAL, 2, 1, width=8, cond_dim=3))
-    x, cond = noise(5, 2, GLOBAL.num_nodes), noise(5, 3)
+    unet = scrambled(UNet(GLOBAL, 2, 1, width=8, cond_dim=3)).double()
+    x, cond = noise(5, 2, GLOBAL.num_nodes).double(), noise(5, 3).double()
     together = unet(x, cond)
     for i in range(5):
         torch.testing.assert_close(
-            unet(x[i : i + 1], cond[i : i + 1]), together[i : i + 1], atol=1e-5, rtol=1e-5
+            unet(x[i : i + 1], cond[i : i + 1]), together[i : i + 1], atol=1e-11, rtol=1e-11
         )
     assert (unet(x, cond.flip(0)) - together).std() > 0.01, "the condition matters"
 
 
 def test_modulation_is_group_norm_then_scale_and_shift_by_record() -> None:
-    modulation = scrambled(_Modulation(12, 3))
-    x, cond = noise(5, 12, 40), noise(5, 3)
+    modulation = scrambled(_Modulation(12, 3)).double()
+    x, cond = noise(5, 12, 40).double(), noise(5, 3).double()
     assert isinstance(modulation, _Modulation)
     assert modulation.film is not None
     scale, shift = modulation.film(cond).chunk(2, 1)
@@ -164,12 +164,12 @@ def test_unet_refuses_a_missing_or_needless_condition(cond_dim: int) -> None:
 
 
 def test_fourier_embedding_tells_scalars_apart() -> None:
-    embedding = FourierEmbedding(16)
-    scalar = torch.linspace(-3, 3, 601)
+    embedding = FourierEmbedding(16).double()
+    scalar = torch.linspace(-3, 3, 601, dtype=torch.float64)
     values = embedding(scalar)
     torch.testing.assert_close(values[:, 0], torch.sin(0.5 * scalar))
     torch.testing.assert_close(values[:, -1], torch.cos(64 * scalar))
-    torch.testing.assert_close(values.square().sum(1), torch.full((601,), 8.0))
+    torch.testing.assert_close(values.square().sum(1), torch.full_like(scalar, 8.0))
     distance = torch.cdist(values, values) + 10 * torch.eye(601)
     assert distance.min() > 0.5, "neighbours a hundredth apart are distinct"
 
