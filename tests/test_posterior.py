@@ -167,7 +167,7 @@ def test_log_prob_is_the_density_of_the_draws(posterior: Posterior) -> None:
     log_p = log_p - posterior.normals.std[season].log().sum()
     ratio = (log_p.double() - log_q).exp()
     error = float(ratio.std()) / len(ratio) ** 0.5
-    assert abs(float(ratio.mean()) - 1) < 4 * error
+    assert abs(float(ratio.mean()) - 1) < 5 * error
     assert error < 0.2
 
 

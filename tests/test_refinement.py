@@ -62,7 +62,7 @@ def test_chains_have_the_mean_of_the_exact_posterior(
     chains = metropolis(found, mixture.log_prob, 2, steps=50, seed=2)
     each = chains.fields.flatten(0, 1).double()
     error = (each.mean(0) - exact.mean[0]) / (each.std(0) / len(each) ** 0.5)
-    assert float(error.abs().max()) < 4.5  # of standard errors, at 12 nodes
+    assert float(error.abs().max()) < 5.0  # of standard errors, at 12 nodes
     torch.testing.assert_close(
         each.var(0), exact.variance[0], rtol=6 * (2 / len(each)) ** 0.5, atol=0.0
     )

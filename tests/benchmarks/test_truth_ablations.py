@@ -43,7 +43,7 @@ def test_measurements_unlike_the_usual_have_other_noise_and_masks() -> None:
         pairs = found[f"points, noise × {factor:g}"]
         error = (pairs.measurement.values - pairs.truth)[pairs.measurement.mask]
         standard = 1.0 / math.sqrt(2.0 * len(error))  # of the standard deviation's error
-        assert float(error.std()) == pytest.approx(factor * NOISE_STD, rel=4 * standard)
+        assert float(error.std()) == pytest.approx(factor * NOISE_STD, rel=5 * standard)
     near = problem.domain.positions
     for name in ("a region, 5% observed", "swaths, 5% observed"):
         mask = found[name].measurement.mask[0, 0]

@@ -57,9 +57,9 @@ def test_chains_reach_a_posterior_that_they_do_not_start_from() -> None:
     _, root = whitened(prior, given)
     std = root.square().sum(2).sqrt().reshape(2, 1, 12)
     error = (found.fields.mean(0) - exact.mean) / std * math.sqrt(members)
-    assert float(error.abs().max()) < 4.5  # of 24 standard errors
+    assert float(error.abs().max()) < 4.5  # of 25 standard errors
     ratio = found.fields.std(0) / std
-    assert float((ratio - 1.0).abs().max()) < 4.5 / math.sqrt(2 * members)
+    assert float((ratio - 1.0).abs().max()) < 5.0 / math.sqrt(2 * members)
     start = whitened(wide, given)[1].square().sum(2).sqrt().reshape(2, 1, 12) / std
     assert float(start.max()) > 1.5
     assert 0.5 < found.acceptance < 1.0

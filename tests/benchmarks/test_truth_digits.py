@@ -79,7 +79,7 @@ def test_what_chains_and_flows_are_given_is_one_measurement(prior: FieldPrior) -
         pair = (getattr(flows, name), getattr(given.measurement, name))
         torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
     noise = (given.seen - truth)[given.measurement.mask]
-    assert float(noise.std()) == pytest.approx(NOISE_STD, rel=4 / math.sqrt(2 * len(noise)))
+    assert float(noise.std()) == pytest.approx(NOISE_STD, rel=5 / math.sqrt(2 * len(noise)))
 
 
 def test_with_one_fold_measurements_meet_the_anchor_itself(prior: FieldPrior) -> None:

@@ -211,10 +211,10 @@ def test_fields_on_the_bunny_have_the_variance_that_the_card_says(
     share = domain.areas.numpy() / domain.areas.numpy().sum()
     mean_square = (field**2 @ share).mean()
     # of 1000 draws of at most six independent squares: standard error below sqrt(2 / 1000)
-    assert abs(mean_square - 1) < 4 * np.sqrt(2 / 1000)
+    assert abs(mean_square - 1) < 5 * np.sqrt(2 / 1000)
     # the constant is the smoothest eigenfunction and has the largest share
     eigenvalues = domain.eigenbasis(6)[0].numpy()
     kappa = np.sqrt(8) / (0.25 * np.sqrt(float(domain.areas.sum())))
     spectrum = (kappa**2 + eigenvalues) ** -2.0
     expected = spectrum[0] / spectrum.sum()
-    assert abs((field @ share).var() / expected - 1) < 4 * np.sqrt(2 / 1000)
+    assert abs((field @ share).var() / expected - 1) < 5 * np.sqrt(2 / 1000)

@@ -92,7 +92,7 @@ def test_path_gradient_has_the_mean_of_the_total_one(
     flow.load_state_dict(kept)
     difference = path - total  # of the same members
     error = difference.std(0) / MEMBERS**0.5
-    assert bool((difference.mean(0).abs() < 4 * error).all())
+    assert bool((difference.mean(0).abs() < 5 * error).all())
     assert bool((path.mean(0).abs() > 4 * path.std(0) / MEMBERS**0.5).any())
 
 

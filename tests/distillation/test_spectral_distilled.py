@@ -99,7 +99,7 @@ def test_log_prob_is_the_density_of_the_draws(posterior: Posterior) -> None:
     ratio = (log_p.double() - posterior.normals.std[season].log().sum() - log_q).exp()
     error = float(ratio.std()) / len(ratio) ** 0.5
     assert error < 0.2
-    assert abs(float(ratio.mean()) - 1.0) < 4 * error
+    assert abs(float(ratio.mean()) - 1.0) < 5 * error
 
 
 def test_saved_it_gives_the_same_bits(posterior: Posterior, tmp_path: Path) -> None:
