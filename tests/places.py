@@ -12,6 +12,7 @@ from apsgeo.domains import (
     LatLonDomain,
     MeshDomain,
 )
+from tests.cases import numpy_seeded
 
 
 def sphere_mesh() -> MeshDomain:
@@ -30,7 +31,7 @@ def sphere_mesh() -> MeshDomain:
 
 
 def stations() -> GraphDomain:
-    rng = np.random.default_rng(4)
+    rng = numpy_seeded(4)
     lat = np.rad2deg(np.arcsin(rng.uniform(-1, 1, 70)))
     return GraphDomain.from_latlon(
         lat, rng.uniform(-180, 180, 70), areas=np.full(70, 4 * np.pi / 70)

@@ -25,6 +25,7 @@ from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.protocol import NcepProtocol
+from tests.cases import numpy_seeded
 
 COMMANDS = ("fit", "distill", "impute", "evaluate", "demo", "data", "era5")
 
@@ -52,7 +53,7 @@ def field() -> xr.DataArray:
     """Monthly fields with large scales, 1955 to 2012, on 7 x 8 nodes with both poles."""
     time = xr.date_range("1955-01-01", "2012-12-01", freq="MS")
     lat, lon = np.linspace(90, -90, 7), np.arange(0, 360, 45.0)
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     waves = np.cos(np.deg2rad(lon)), np.sin(np.deg2rad(lon)), np.ones(8)
     values = sum(
         rng.normal(10, 2, (len(time), 1, 1)) * np.cos(np.deg2rad(lat))[:, None] * wave
@@ -113,7 +114,7 @@ def model(saved: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def obs(field: xr.DataArray) -> xr.DataArray:
-    hidden = np.random.default_rng(1).random((5, 7, 8)) < 0.7
+    hidden = numpy_seeded(1).random((5, 7, 8)) < 0.7
     return field[-5:].where(~hidden)
 
 

@@ -26,6 +26,7 @@ from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.measurement import Draws, Measurement, Method, Normals
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
+from tests.cases import numpy_seeded, seeded
 from tests.places import PLACES, Place
 
 NOISE = 0.3
@@ -41,7 +42,7 @@ BIASED = {"DPS": (0.9, (0.3, 1.0))}
 def prior_on(place: Place) -> FieldPrior:
     """A prior of one season, fitted to noise that is smooth, whose diffusion is exact."""
     domain = place.domain
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     _, basis = domain.eigenbasis(6)
     waves = torch.randn(FIELDS, 1, 6, generator=generator, dtype=torch.float64) @ basis.T
     fields = waves / waves.std() + 0.3 * torch.randn(waves.shape, generator=generator)
@@ -112,7 +113,7 @@ def covariance(name: str, prior: FieldPrior) -> np.ndarray:
 
 def measured(prior: FieldPrior) -> Measurement:
     """Three records: some nodes observed, none, all; the noise differs by node and record."""
-    generator = torch.Generator().manual_seed(5)
+    generator = seeded(5)
     shape = (3, 1, prior.domain.num_nodes)
     mask = torch.rand(shape, generator=generator) < 0.3
     mask[0, 0, 0], mask[1], mask[2] = True, False, True
@@ -224,7 +225,7 @@ def test_a_method_without_density_says_so(prior: FieldPrior) -> None:
 def test_kriging_finds_the_covariance_it_was_fitted_to() -> None:
     prior = prior_on(PLACES["latlon"])
     truth = kernel_prior(prior)
-    fields = truth.sample(240, torch.Generator().manual_seed(8))
+    fields = truth.sample(240, seeded(8))
     fitted = KernelPrior.fit(prior.domain, fields, nodes=prior.domain.num_nodes, times=240)
     nodes = np.arange(prior.domain.num_nodes)
     expected = truth.covariance(nodes, nodes)
@@ -236,7 +237,7 @@ def test_kriging_finds_the_covariance_it_was_fitted_to() -> None:
 
 def test_eof_rank_is_chosen_by_held_out_crps() -> None:
     domain = PLACES["latlon"].domain
-    rng = np.random.default_rng(9)
+    rng = numpy_seeded(9)
     shapes = rng.normal(0, 1, (3, domain.num_nodes))
     patterns = torch.tensor(shapes * np.sqrt(0.7 / (shapes**2).sum(0)))
     amplitudes = torch.tensor(rng.standard_normal((90, 3)))

@@ -13,6 +13,7 @@ from apsgeo.measurement import Draws, Measurement
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from apsgeo.protocol import NcepProtocol
+from tests.cases import numpy_seeded, rounding
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def field() -> xr.DataArray:
     """Monthly, 1955 to 2012, on 7 x 8 nodes with both poles."""
     time = xr.date_range("1955-01-01", "2012-12-01", freq="MS")
     lat, lon = np.linspace(90, -90, 7), np.arange(0, 360, 45.0)
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     values = rng.normal(10, 2, (len(time), 7, 8)).astype(np.float32)
     coords = {"time": time, "lat": lat, "lon": lon}
     return xr.DataArray(values, coords=coords, dims=("time", "lat", "lon"), attrs={"units": "degC"})
@@ -42,7 +43,8 @@ def test_months_are_split_by_time(protocol: NcepProtocol, field: xr.DataArray) -
 def test_normals_are_those_of_1961_to_2000(protocol: NcepProtocol, field: xr.DataArray) -> None:
     baseline = field.sel(time=slice("1961", "2000")).groupby("time.month").mean("time")
     mean = protocol.climatological_mean(np.array([5]))
-    np.testing.assert_allclose(mean[0], baseline.sel(month=6), rtol=1e-6)
+    error = rounding(40, float(abs(field).max()))  # forty years
+    np.testing.assert_allclose(mean[0], baseline.sel(month=6), rtol=0.0, atol=error)
 
 
 def test_observations_of_a_month_never_change(protocol: NcepProtocol, field: xr.DataArray) -> None:
@@ -71,11 +73,11 @@ def test_cells_are_observed_in_proportion_to_their_area(protocol: NcepProtocol) 
     expected = 0.3 * protocol.weights / protocol.weights.mean()
     error = np.sqrt(expected * (1 - expected) / len(index))
     share = seen.mask[:, 0].double().mean(0).numpy()
-    assert (np.abs(share - expected) <= 4.5 * error).all()
+    assert (np.abs(share - expected) <= 5.0 * error).all()
     assert not seen.mask[..., :8].any()  # the pole has no area
     noise = (seen.values.numpy()[:, 0] - protocol.values)[seen.mask[:, 0].numpy()]
-    assert abs(noise.std() / 0.25 - 1) < 4 / np.sqrt(2 * noise.size)
-    assert abs(noise.mean()) < 4 * 0.25 / np.sqrt(noise.size)
+    assert abs(noise.std() / 0.25 - 1) < 5 / np.sqrt(2 * noise.size)
+    assert abs(noise.mean()) < 5 * 0.25 / np.sqrt(noise.size)
 
 
 def test_the_probability_is_at_most_one(protocol: NcepProtocol) -> None:

@@ -32,6 +32,7 @@ from apsgeo.operators.linear import LinearMap
 from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
+from tests.cases import numpy_seeded, seeded
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 NOISE = 0.3
@@ -48,7 +49,7 @@ def history() -> xr.DataArray:
     lat, lon = np.linspace(75, -75, 6), np.arange(0, 360, 36.0)
     time = xr.date_range("1990-01-01", periods=120, freq="MS")
     season = np.cos(time.month.values * np.pi / 6)
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     wave = np.cos(np.deg2rad(lon)) * np.cos(np.deg2rad(lat))[:, None]
     amplitude = rng.standard_normal(len(time)) * (1.5 + season)
     values = 15 + 10 * season[:, None, None] + amplitude[:, None, None] * wave
@@ -81,7 +82,7 @@ def posterior(prior: FieldPrior, request: pytest.FixtureRequest) -> Posterior:
 def measured(posterior: Posterior, records: int = 3) -> tuple[Tensor, Tensor]:
     fields = torch.from_numpy(history().values[:records]).reshape(records, 1, -1)
     y = posterior.linear.apply(fields)
-    y = y + NOISE * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    y = y + NOISE * torch.randn(y.shape, generator=seeded(0))
     y[0, 0, 2] = torch.nan
     return y, torch.arange(records)
 

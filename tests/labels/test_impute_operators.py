@@ -37,6 +37,7 @@ from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
 from apsgeo.xarray import impute, write_ensemble
+from tests.cases import numpy_seeded
 
 SPEC = FlowSpec(width=4, depth=1, context=4, local=2, patterns=2, coupling_width=4)
 FAMILY = OneOf((Mask(0.1, 0.5), Downsample(2), Downsample(4), GaussianBlurs(0.8, 2.0)))
@@ -48,7 +49,7 @@ IMAGE = ImageDomain(8, 8)
 
 def smooth(domain: Any, records: int = 48) -> np.ndarray:
     """Fields (record, node) of standard deviation about 2 about 5, float32."""
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     places = domain.positions.numpy()
     waves = np.concatenate([np.cos(places), np.sin(places)], axis=1)
     values = 5.0 + 2.0 * rng.standard_normal((records, waves.shape[1])) @ waves.T
@@ -396,7 +397,7 @@ def test_noisy_fields_are_denoised_and_blurred_ones_sharpened() -> None:
     for operator in (Identity(), Compose((GaussianBlur(0.8), GaussianBlur(0.6)))):
         model = untrained(IMAGE, operator, 1.0)
         exact = measured(model)
-        noisy = exact + np.random.default_rng(1).standard_normal(exact.shape).astype(np.float32)
+        noisy = exact + numpy_seeded(1).standard_normal(exact.shape).astype(np.float32)
         noisy.attrs = exact.attrs
         found = impute(noisy, model, members=20)
         np.testing.assert_array_equal(found.values.reshape(20, 3, -1), expected(model, noisy, 20))
