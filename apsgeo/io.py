@@ -50,11 +50,11 @@ def save_folder(
 
     Args:
         path: The folder to make. Its parent is made if need be.
-        kind: What is saved, such as ``"posterior"``; `load_folder` checks it.
-        config: Anything JSON can hold: finite numbers, strings, lists, mappings with string keys.
-        tensors: The weights by name, any dtype and shape, on any device.
-        overwrite: Replace a model folder that is already there. Anything else there is never
-            replaced.
+        kind: Kind of what is saved, such as ``"posterior"``; `load_folder` checks it.
+        config: Configuration that JSON can hold: finite numbers, strings, lists, mappings with
+            string keys.
+        tensors: Weights by name, of any dtype and shape, on any device.
+        overwrite: Whether a model folder that is already there is replaced. Anything else never is.
 
     Returns:
         The folder.
@@ -89,7 +89,7 @@ def load_folder(
 
     Args:
         path: The model folder.
-        kind: What it must hold; None takes any kind.
+        kind: Kind of model that it must hold; None takes any kind.
 
     Returns:
         As they were saved; the tensors are on the CPU.
@@ -170,10 +170,11 @@ def write_netcdf(
     order of their indices.
 
     Args:
-        data: What to write; a DataArray needs a name.
+        data: Array or data set to write; an array needs a name.
         path: The file to make. Its parent is made if need be.
-        overwrite: Replace a file that is already there.
-        encoding: By variable, as in `xarray.Dataset.to_netcdf`; other variables keep their own.
+        overwrite: Whether a file that is already there is replaced.
+        encoding: Encoding by variable, as in `xarray.Dataset.to_netcdf`; other variables keep
+            theirs.
 
     Returns:
         The file.
@@ -205,9 +206,9 @@ def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.
     """Open one variable of a netCDF file; values are read when they are used.
 
     Args:
-        path: The file.
-        variable: Its name; may be left out where the file holds only one field (a numeric variable
-            of two dimensions or more that is not the bounds of a coordinate).
+        path: The netCDF file.
+        variable: Name of the variable. It may be left out if the file holds only one field (a
+            numeric variable of two dimensions or more that is not the bounds of a coordinate).
 
     Raises:
         InputError: If the file is missing or not netCDF, has no such variable, or has several

@@ -28,6 +28,6 @@ def from_config(config: dict[str, Any]) -> Domain:
     """Rebuild the domain that `Domain.to_config` described.
 
     Raises:
-        ModelError: the configuration's `kind` is not that of a domain known here.
+        ModelError: If the configuration's `kind` is not that of a domain known here.
     """
     return of_kind(DOMAINS, config, "domain").from_config(config)

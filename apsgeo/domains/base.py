@@ -36,7 +36,7 @@ def check_kernel_size(kernel_size: int) -> None:
     """Refuse kernels that have no middle.
 
     Raises:
-        InputError: `kernel_size` is even or not positive.
+        InputError: If `kernel_size` is even or not positive.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise InputError(f"conv: kernel_size {kernel_size} must be odd and positive.")
@@ -73,10 +73,10 @@ class Reduced:
     """Cells of about equal size, each a union of a domain's.
 
     Attributes:
-        spread: (node, cell), one where a node belongs to a cell, else zero.
-        positions: (cell, d).
-        areas: (cell,).
-        stiffness: (cell, cell), as that of `Domain`.
+        spread: Matrix (node, cell), one where a node belongs to a cell, else zero.
+        positions: Positions (cell, d).
+        areas: Areas (cell,).
+        stiffness: Stiffness (cell, cell), as that of `Domain`.
     """
 
     spread: scipy.sparse.csr_array
@@ -184,7 +184,7 @@ class Domain(ABC):
         """Return the domain on which `pool` lands.
 
         Raises:
-            InputError: the domain cannot be coarsened.
+            InputError: If the domain cannot be coarsened.
         """
 
     @abstractmethod
@@ -225,13 +225,13 @@ class Domain(ABC):
         largest magnitude is positive.
 
         Args:
-            k: how many, from 1 to `num_nodes`.
+            k: Number of eigenfunctions, from 1 to `num_nodes`.
 
         Returns:
             The eigenvalues `(k,)`, ascending, and the eigenfunctions `(N, k)`, both float64.
 
         Raises:
-            InputError: `k` is out of range.
+            InputError: If `k` is out of range.
         """
         if not 1 <= k <= self.num_nodes:
             raise InputError(f"eigenbasis(k={k}): choose k from 1 to {self.num_nodes}.")
@@ -263,7 +263,7 @@ class Domain(ABC):
         up to the error of the quadrature.
 
         Args:
-            k: how many, the smoothest ones.
+            k: Number of eigenfunctions, the smoothest ones.
 
         Returns:
             The eigenvalues `(k,)`, ascending, and the eigenfunctions `(N, k)`, both float64; None
@@ -278,9 +278,9 @@ class Domain(ABC):
         lends hold what they need, and move as modules do.
 
         Args:
-            device: as torch names it.
-            dtype: of what is floating point; as it is by default, which is float64 but for the
-                features.
+            device: Device, as torch names it.
+            dtype: Type that floating-point tensors are given; by default they keep theirs, which is
+                float64, and float32 for the features.
         """
         tensors = (getattr(self, name) for name in Geometry._fields)
         return Geometry(
@@ -291,14 +291,14 @@ class Domain(ABC):
         """Convert one signal to a PyG graph with `x`, `pos`, `edge_index` and `edge_attr`.
 
         Args:
-            signal: values `(C, N)`.
+            signal: Values `(C, N)`.
 
         Returns:
             Data with `x (N, C)`, `pos (N, d)`, `edge_index (2, E)`, `edge_attr (E, 1)` (lengths);
             all on the signal's device.
 
         Raises:
-            InputError: the signal's shape is not `(C, N)`.
+            InputError: If the signal's shape is not `(C, N)`.
         """
         if signal.ndim != 2 or signal.shape[1] != self.num_nodes:
             raise InputError(
@@ -318,7 +318,7 @@ class Domain(ABC):
         """Return the signal `(C, N)` of a graph that `to_data` made.
 
         Raises:
-            InputError: the graph has no `x`, or not one row of it for each node.
+            InputError: If the graph has no `x`, or not one row of it for each node.
         """
         x = data.x
         if x is None or x.ndim != 2 or x.shape[0] != self.num_nodes:
@@ -333,7 +333,7 @@ class Domain(ABC):
         """Return the signals `(B, C, N)` of a batch that PyG's `DataLoader` made of such graphs.
 
         Raises:
-            InputError: the batch's `x` has not one row for each node of each of its graphs.
+            InputError: If the batch's `x` has not one row for each node of each of its graphs.
         """
         count, x = batch.num_graphs, batch.x
         if x is None or x.ndim != 2 or x.shape[0] != count * self.num_nodes:

@@ -24,13 +24,13 @@ class MeshDomain(NodeDomain):
     Conductances may be negative where triangles are obtuse; the stiffness is semi-definite still.
 
     Args:
-        vertices: coordinates `(N, d)`; d is 2 or more.
-        faces: vertices of the triangles `(F, 3)`.
-        radius_km: kilometres per unit of the coordinates.
+        vertices: Coordinates `(N, d)`; d is 2 or more.
+        faces: Vertices of the triangles `(F, 3)`.
+        radius_km: Kilometres per unit of the coordinates.
 
     Raises:
-        GridError: faces are no triangles between the vertices, or without area; a vertex is in no
-            face; coordinates are not finite.
+        GridError: If faces are no triangles between the vertices, or without area; a vertex is in
+            no face; coordinates are not finite.
 
     Example:
         >>> MeshDomain([[0, 0], [1, 0], [0, 1], [1, 1]], [[0, 1, 2], [1, 3, 2]])

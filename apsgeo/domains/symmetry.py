@@ -26,8 +26,8 @@ class Symmetry:
     """A permutation of the nodes that is the identity when it is applied ``order`` times.
 
     Attributes:
-        permutation: (N,) int64; a signal becomes ``signal[..., permutation]``.
-        order: How many times until every node is back.
+        permutation: Nodes (N,), int64; a signal becomes ``signal[..., permutation]``.
+        order: Number of times after which every node is back.
     """
 
     permutation: Tensor
@@ -103,7 +103,7 @@ class Symmetries(Mapping[str, Symmetry]):
         """Return a random permutation (N,), the product of random powers; None if there are none.
 
         Args:
-            generator: CPU generator.
+            generator: Generator on the CPU; torch's global one by default.
         """
         result = None
         for each in self.values():

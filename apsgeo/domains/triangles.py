@@ -14,10 +14,10 @@ def cotangents(points: Array, apex: Index, first: Index, second: Index) -> Array
     """Return the cotangents of the angles at `apex` between the directions to two other points.
 
     Args:
-        points: coordinates `(N, d)`.
-        apex: indices `(...)` of the points at which the angles are.
-        first: indices `(...)` of the points at the end of one side.
-        second: indices `(...)` of the points at the end of the other side.
+        points: Coordinates `(N, d)`.
+        apex: Indices `(...)` of the points at which the angles are.
+        first: Indices `(...)` of the points at the end of one side.
+        second: Indices `(...)` of the points at the end of the other side.
     """
     u, v = points[first] - points[apex], points[second] - points[apex]
     dot = (u * v).sum(-1)
@@ -61,8 +61,8 @@ def cotangent_conductance(points: Array, triangles: Index) -> tuple[Index, Index
     elements for the Beltrami operator on arbitrary surfaces*).
 
     Args:
-        points: coordinates `(N, d)`.
-        triangles: indices `(T, 3)`.
+        points: Coordinates `(N, d)`.
+        triangles: Indices `(T, 3)`.
 
     Returns:
         The lower and the higher node `(E,)` of each edge, in order, and its conductance `(E,)`.

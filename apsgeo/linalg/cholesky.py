@@ -28,8 +28,8 @@ class Cholesky:
     called in turn, would wait for numpy's, at ten times the cost.
 
     Args:
-        matrix: (N, N), of which the lower triangle is read in the order of elimination.
-        dissection: Of its nodes.
+        matrix: Matrix (N, N), of which the lower triangle is read in the order of elimination.
+        dissection: Order in which the matrix's nodes are eliminated.
 
     Raises:
         InputError: If the matrix is not positive definite within rounding.
@@ -145,10 +145,11 @@ def _eliminate(
     """Return a block of columns, and the lower triangle of what is to be added to later ones.
 
     Args:
-        matrix: In the order of elimination.
-        start: First column of the block.
-        end: The column after its last.
-        updates: What earlier blocks left: numbers of rows, and (rows, rows).
+        matrix: Matrix whose rows and columns are in the order of elimination.
+        start: Number of the block's first column.
+        end: Number of the column after its last.
+        updates: Sums that earlier blocks left to be added: numbers of rows, and values (rows,
+            rows).
 
     Raises:
         InputError: If the matrix is not positive definite within rounding.

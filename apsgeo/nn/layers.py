@@ -15,7 +15,7 @@ def embed_condition(
     """Embed the condition `cond (B, cond_dim)` of a network, or return None if it has none.
 
     Raises:
-        InputError: a condition is missing, or given to a network that was built without.
+        InputError: If a condition is missing, or given to a network that was built without.
     """
     if (cond is None) != (embed is None):
         given = "no cond" if cond is None else f"cond of shape {tuple(cond.shape)}"

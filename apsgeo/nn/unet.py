@@ -35,10 +35,10 @@ class FourierEmbedding(nn.Module):
     need*, section 3.5, with another range).
 
     Args:
-        dim: even number of features.
+        dim: Even number of features.
 
     Raises:
-        InputError: `dim` is odd or not positive.
+        InputError: If `dim` is odd or not positive.
     """
 
     frequencies: Tensor
@@ -141,14 +141,14 @@ class UNet(nn.Module):
     are appended to the input.
 
     Args:
-        domain: where input and output live.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        width: channels of the finest level.
-        depth: how many times to coarsen; fewer where the domain grows too small before.
-        cond_dim: length of the condition, or 0 for none.
-        zero_init: start with the output zero.
-        static: further known fields (F, N) of order one, such as orography or a mask of land, which
+        domain: The domain that input and output live on.
+        in_channels: Number of channels in the input.
+        out_channels: Number of channels in the output.
+        width: Number of channels of the finest level.
+        depth: Number of times that the domain is coarsened; fewer if it grows too small before.
+        cond_dim: Length of the condition, or 0 for none.
+        zero_init: Whether the output is zero before training.
+        static: Further known fields (F, N) of order one, such as orography or a mask of land, which
             are appended like the domain's; or their number F, of a network that is to be loaded.
     """
 
@@ -204,7 +204,7 @@ class UNet(nn.Module):
         """Map `x (B, in_channels, N)` and `cond (B, cond_dim)` to `(B, out_channels, N)`.
 
         Raises:
-            InputError: a condition is missing, or given to a network that was built without.
+            InputError: If a condition is missing, or given to a network that was built without.
         """
         hidden = embed_condition("UNet", self.embed, cond, self.config["cond_dim"])
         known = torch.cat([self.features, self.static])
@@ -237,15 +237,15 @@ class ConvNet(nn.Module):
     The domain's static features are appended to the input.
 
     Args:
-        domain: where input and output live.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        width: channels in between.
-        layers: number of convolutions, with SiLU between them.
-        zero_init: start with the output zero.
+        domain: The domain that input and output live on.
+        in_channels: Number of channels in the input.
+        out_channels: Number of channels in the output.
+        width: Channels in between.
+        layers: Number of convolutions, with SiLU between them.
+        zero_init: Whether the output is zero before training.
 
     Raises:
-        InputError: `layers` is less than one.
+        InputError: If `layers` is less than one.
     """
 
     features: Tensor

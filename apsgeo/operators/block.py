@@ -20,7 +20,7 @@ class Block(RandomMask):
     """Observe all but some caps about random nodes, each as wide as the others.
 
     Attributes:
-        count: How many caps; they may overlap.
+        count: Number of caps, which may overlap.
         least, most: Range of the observed fraction of the domain's area in training, from
             which it is drawn log-uniformly.
     """

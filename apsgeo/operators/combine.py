@@ -44,8 +44,8 @@ class Compose(Several):
     """Measure by one operator after another.
 
     Attributes:
-        operators: The first is applied first: `Compose((GaussianBlur(300.0), Downsample(2)))`
-            blurs, then averages.
+        operators: Operators in the order in which they are applied: `Compose((GaussianBlur(300.0),
+            Downsample(2)))` blurs, then averages.
     """
 
     kind: ClassVar[str] = "compose"
@@ -87,7 +87,7 @@ class Stack(Several):
     `StackedMap.join` puts their values, and their noise, together.
 
     Attributes:
-        operators: One for each instrument.
+        operators: Operators, one for each instrument.
     """
 
     kind: ClassVar[str] = "stack"

@@ -22,7 +22,8 @@ class Downsample(Operator):
     """Observe the mean by area over each cell of `domain.coarse()`, or of its coarse domain.
 
     Attributes:
-        factor: By which the spacing grows, 2 or 4: each level holds about a fourth of the nodes.
+        factor: Factor by which the spacing grows, 2 or 4; each doubling leaves about a fourth of
+            the nodes.
     """
 
     factor: int = 2

@@ -23,7 +23,7 @@ class _Family(Operator):
         """Refuse: a family is not one map.
 
         Raises:
-            InputError: Always; it tells what to do.
+            InputError: Always; the message tells what to do.
         """
         raise InputError(
             f"{self!r} is a family of operators; say which of them measured, such as "
@@ -38,7 +38,8 @@ class OneOf(Several, _Family):
     The flow is told which one it is.
 
     Attributes:
-        operators: Operators, or families: ``OneOf((Mask(), Downsample(2), Downsample(4)))``.
+        operators: Operators, or families of them: ``OneOf((Mask(), Downsample(2),
+            Downsample(4)))``.
     """
 
     kind: ClassVar[str] = "one-of"
@@ -77,7 +78,7 @@ class GaussianBlurs(_Family):
     """Measure by a `GaussianBlur` whose length is in a range, drawn log-uniformly in training.
 
     Attributes:
-        least_km, most_km: Ends of the range; see `GaussianBlur`.
+        least_km, most_km: Ends of the range of `GaussianBlur.length_km`.
     """
 
     least_km: float

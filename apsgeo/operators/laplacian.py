@@ -48,9 +48,9 @@ class LaplacianFunction:
     factorization of S + shift M, and one solve a degree.
 
     Args:
-        domain: Whose Laplacian it is.
-        series: From `series_of`.
-        shift: Likewise.
+        domain: Domain whose Laplacian it is.
+        series: Chebyshev coefficients, from `series_of`.
+        shift: Pole of the Cayley transform, the one that was given to `series_of`.
     """
 
     def __init__(self, domain: Domain, series: Array, shift: float) -> None:

@@ -55,8 +55,8 @@ class LinearMap(ABC):
     A signal is (batch, channel, node), what is observed of it (batch, channel, observation).
 
     Attributes:
-        num_nodes: Nodes of the domain.
-        num_observations: Observations of one channel.
+        num_nodes: Number of nodes of the domain.
+        num_observations: Number of observations of one channel.
         codomain: The domain whose nodes the observations are, or None: then nothing can be
             composed after it.
         is_identity: Whether the observations are the nodes themselves.
@@ -343,13 +343,14 @@ class StackedMap(LinearMap):
         """Put together what belongs to each map: values, masks, or noise_std.
 
         Args:
-            parts: One for each map: a number, or a tensor (..., observation) of that map.
+            parts: One for each map: a number, or a tensor (..., observation) of that map's
+                observations.
 
         Returns:
             (..., observation) of them all.
 
         Raises:
-            InputError: If there is not one for each, or one does not fit its map.
+            InputError: If the number of parts is not that of maps, or a part does not fit its map.
         """
         if len(parts) != len(self.maps):
             raise InputError(f"{len(parts)} parts were given for {len(self.maps)} maps.")

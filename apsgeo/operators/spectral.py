@@ -24,7 +24,7 @@ class SpectralTruncation(Operator):
     self-adjoint under the areas.
 
     Attributes:
-        k: How many eigenfunctions, from 1 on.
+        k: Number of eigenfunctions, 1 or more.
     """
 
     k: int

@@ -58,7 +58,7 @@ def undo_newlines(content: bytes, rows: int, columns: int) -> bytes:
     Args:
         content: The file; one whose header has plain ends of lines is returned as it is.
         rows: The picture's height.
-        columns: Its width.
+        columns: Width of the image in pixels.
     """
     header = re.match(rb"P5\s+\d+\s+\d+\s+\d+\r\n", content)
     if header is None:

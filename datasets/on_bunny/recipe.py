@@ -30,7 +30,7 @@ def picture_coordinates(
     The picture's axes have one scale each; their middles are those of the mesh's extent.
 
     Args:
-        positions: Of shape (node, 3): x to the right, y upwards, z towards the viewer.
+        positions: Positions (node, 3): x to the right, y upwards, z towards the viewer.
         shape: Rows and columns of the picture.
 
     Returns:

@@ -77,7 +77,7 @@ class NodeDomain(Domain):
         """Make a graph convolution that reaches `kernel_size // 2` edges far.
 
         Raises:
-            InputError: `kernel_size` is even or not positive.
+            InputError: If `kernel_size` is even or not positive.
         """
         check_kernel_size(kernel_size)
         return GraphConv(in_channels, out_channels, kernel_size // 2, self._operators)
@@ -139,7 +139,7 @@ class NodeDomain(Domain):
         """Return the graph of about a fourth as many nodes: groups of near ones, at their mean.
 
         Raises:
-            InputError: merging over edges leaves not less than half of the nodes.
+            InputError: If merging over edges leaves not less than half of the nodes.
         """
         return self._coarse
 
@@ -165,18 +165,18 @@ class GraphDomain(NodeDomain):
     spacing.
 
     Args:
-        positions: coordinates `(N, d)`.
-        edge_index: edges `(2, E)` in one direction or both; by default each node and its `k`
+        positions: Coordinates `(N, d)`.
+        edge_index: Edges `(2, E)` in one direction or both; by default each node and its `k`
             nearest are joined.
-        k: how many neighbours each node chooses, where no edges are given.
-        areas: what area `(N,)` each node stands for.
-        edge_length: lengths `(E,)` of the given edges, distances by default.
-        conductance: conductances `(E,)` of the given edges, not negative.
-        radius_km: kilometres per unit of the positions.
-        spherical: whether positions are unit vectors, and distances are arcs.
+        k: Number of neighbours that each node chooses, where no edges are given.
+        areas: Areas `(N,)` that the nodes stand for.
+        edge_length: Lengths `(E,)` of the given edges, distances by default.
+        conductance: Conductances `(E,)` of the given edges, not negative.
+        radius_km: Kilometres per unit of the positions.
+        spherical: Whether positions are unit vectors, and distances are arcs.
 
     Raises:
-        GridError: positions are not finite, or fewer than two; two joined nodes are at the same
+        GridError: If positions are not finite, or fewer than two; two joined nodes are at the same
             place; edges name nodes that are not there; areas or lengths are not positive.
 
     Example:
@@ -232,13 +232,13 @@ class GraphDomain(NodeDomain):
         """Join stations at latitudes and longitudes in degrees by great circles.
 
         Args:
-            lat: latitudes `(N,)`.
-            lon: longitudes `(N,)`.
-            k: how many neighbours each station chooses.
-            options: further arguments, such as `areas` in steradians.
+            lat: Latitudes `(N,)`.
+            lon: Longitudes `(N,)`.
+            k: Number of neighbours that each station chooses.
+            options: Further arguments, such as `areas` in steradians.
 
         Raises:
-            GridError: latitudes are beyond the poles, or as for the class.
+            GridError: If latitudes are beyond the poles, or `GraphDomain` refuses the positions.
         """
         phi, lam = (np.deg2rad(np.asarray(degrees, dtype=np.float64)) for degrees in (lat, lon))
         if not (np.abs(phi) <= math.pi / 2).all():

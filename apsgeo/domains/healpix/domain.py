@@ -48,14 +48,14 @@ class HEALPixDomain(Domain):
     + 1). Of a part of the sky it is that of the stiffness.
 
     Args:
-        nside: resolution, a power of two; the sky has `12 nside ** 2` pixels.
-        nest: whether pixels are numbered in the nested scheme, rather than in rings.
-        pixels: numbers of the pixels in the order of the nodes; all in ascending order by default.
-        coverage: share `(N,)` of each pixel that belongs to the domain, from 0 to 1; 1 by default.
+        nside: Resolution, a power of two; the sky has `12 nside ** 2` pixels.
+        nest: Whether pixels are numbered in the nested scheme, rather than in rings.
+        pixels: Numbers of the pixels in the order of the nodes; all in ascending order by default.
+        coverage: Share `(N,)` of each pixel that belongs to the domain, from 0 to 1; 1 by default.
             Coarse pixels at the border of a part of the sky are covered in part.
 
     Raises:
-        GridError: `nside` is no power of two; pixels are out of range, repeated or none; shares
+        GridError: If `nside` is no power of two; pixels are out of range, repeated or none; shares
             are not one each, or out of range.
 
     Example:
@@ -239,7 +239,7 @@ class HEALPixDomain(Domain):
         either side; beyond the border of a part of the sky, the pixel in the middle of the patch.
 
         Raises:
-            InputError: `kernel_size` is even or not positive.
+            InputError: If `kernel_size` is even or not positive.
         """
         check_kernel_size(kernel_size)
         table, pairs = self._table(kernel_size // 2)
@@ -310,7 +310,7 @@ class HEALPixDomain(Domain):
         """Return the pixels of half the resolution, in ascending order.
 
         Raises:
-            InputError: there is no coarser level, or it has not less than half as many pixels.
+            InputError: If there is no coarser level, or it has not less than half as many pixels.
         """
         return self._coarse
 

@@ -130,8 +130,8 @@ def pixel_triangles(nside: int, pixels: Index) -> tuple[Index, NDArray[np.float6
     the Delaunay triangulation.
 
     Args:
-        nside: the resolution.
-        pixels: nested pixels `(N,)`, ascending.
+        nside: The resolution.
+        pixels: Numbers `(N,)` of the pixels in the nested scheme, ascending.
 
     Returns:
         The pixels `(M,)` that are concerned, their centres `(M, 3)` on the unit sphere, and the

@@ -28,13 +28,13 @@ class ImageDomain(Domain):
     transform*, DCT-2) with the eigenvalues :math:`4 \sin^2(\pi i / 2H) + 4 \sin^2(\pi j / 2W)`.
 
     Args:
-        height: number of rows.
-        width: number of columns.
-        row_edges: ascending edges `(height + 1,)` of the rows, in place of 0, 1, 2, ...
-        column_edges: ascending edges `(width + 1,)` of the columns, likewise.
+        height: Number of rows.
+        width: Number of columns.
+        row_edges: Ascending edges `(height + 1,)` of the rows, in place of 0, 1, 2, ...
+        column_edges: Ascending edges `(width + 1,)` of the columns, likewise.
 
     Raises:
-        GridError: a side has no pixel, or edges are not ascending, or not one more than pixels.
+        GridError: If a side has no pixel, or edges are not ascending, or not one more than pixels.
 
     Example:
         >>> domain = ImageDomain(28, 28)
@@ -181,7 +181,7 @@ class ImageDomain(Domain):
         """Make an ordinary convolution; the border's pixels are repeated beyond it.
 
         Raises:
-            InputError: `kernel_size` is even or not positive.
+            InputError: If `kernel_size` is even or not positive.
         """
         check_kernel_size(kernel_size)
         return ImageConv(in_channels, out_channels, kernel_size, self.shape)
@@ -202,7 +202,7 @@ class ImageDomain(Domain):
         """Return the image of 2 x 2 blocks; the last of an odd number of rows has three.
 
         Raises:
-            InputError: the image has fewer than 4 x 4 pixels.
+            InputError: If the image has fewer than 4 x 4 pixels.
         """
         return self._coarse
 

@@ -30,14 +30,14 @@ class LatLonDomain(Domain):
     The grid is periodic if its longitudes go round the globe.
 
     Args:
-        lat: latitudes of the rows in degrees, ascending or descending, from -90 to 90.
-        lon: longitudes of the columns in degrees, ascending.
-        lat_bounds: edges `(rows + 1,)` of the rows in degrees, in place of the midpoints.
-        lon_bounds: edges `(columns + 1,)` of the columns in degrees, in place of the midpoints.
+        lat: Latitudes of the rows in degrees, ascending or descending, from -90 to 90.
+        lon: Longitudes of the columns in degrees, ascending.
+        lat_bounds: Edges `(rows + 1,)` of the rows in degrees, in place of the midpoints.
+        lon_bounds: Edges `(columns + 1,)` of the columns in degrees, in place of the midpoints.
 
     Raises:
-        GridError: coordinates are non-finite, out of range, repeated or not monotonic, fewer than
-            two, or not inside their bounds.
+        GridError: If coordinates are non-finite, out of range, repeated or not monotonic, fewer
+            than two, or not inside their bounds.
 
     Example:
         >>> domain = LatLonDomain([45.0, -45.0], [0.0, 90.0, 180.0, 270.0])
@@ -224,7 +224,7 @@ class LatLonDomain(Domain):
         """Make a convolution, periodic in longitude and across the poles where the grid is.
 
         Raises:
-            InputError: `kernel_size` is even, or too wide for the grid.
+            InputError: If `kernel_size` is even, or too wide for the grid.
         """
         if kernel_size % 2 == 0 or not 0 < kernel_size <= min(self.shape):
             raise InputError(
@@ -279,7 +279,7 @@ class LatLonDomain(Domain):
         """Return the grid of pairs of rows and columns, whose cells are unions of this grid's.
 
         Raises:
-            InputError: the grid has fewer than 5 x 5 cells.
+            InputError: If the grid has fewer than 5 x 5 cells.
         """
         return self._coarse
 
