@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from apsgeo.domains.symmetry import Symmetries
+from apsgeo.domains.symmetry import Symmetries, Symmetry
 from apsgeo.errors import InputError
 
 if TYPE_CHECKING:
@@ -160,10 +160,16 @@ class Domain(ABC):
     def features(self) -> Tensor:
         """Static positional features `(F, N)` for networks, float32, of order one."""
 
-    @property
+    @cached_property
     def symmetries(self) -> Symmetries:
         """What leaves the domain as it is; none, where it knows of none."""
-        return Symmetries({})
+        found = self._mirrors_and_turns().items()
+        areas = self.areas.numpy()
+        return Symmetries({name: s for name, s in found if s.keeps(areas, self.stiffness)})
+
+    def _mirrors_and_turns(self) -> dict[str, Symmetry]:
+        """Return what may leave the domain as it is: what does not is left out."""
+        return {}
 
     @property
     @abstractmethod

@@ -26,7 +26,7 @@ from apsgeo.domains.healpix.layers import (
     HEALPixPool,
 )
 from apsgeo.domains.healpix.tables import face_grid, padded_faces, patches, pixel_triangles
-from apsgeo.domains.symmetry import Symmetries, Symmetry
+from apsgeo.domains.symmetry import Symmetry
 from apsgeo.domains.triangles import cotangent_conductance
 from apsgeo.errors import GridError, InputError
 
@@ -219,8 +219,7 @@ class HEALPixDomain(Domain):
         values, harmonics = harmonic_eigenbasis(self.positions.numpy(), k)
         return torch.from_numpy(values), torch.from_numpy(harmonics)
 
-    @cached_property
-    def symmetries(self) -> Symmetries:
+    def _mirrors_and_turns(self) -> dict[str, Symmetry]:
         """A quarter turn, and the mirror images of east and west, north and south."""
         x, y, z = self.positions.numpy().T
         moved = {"quarter turn": ((-y, x, z), 4), "east-west": ((x, -y, z), 2)}
@@ -230,7 +229,7 @@ class HEALPixDomain(Domain):
             node = self.node_at(np.stack(points, 1))
             if node.min() >= 0:
                 found[name] = Symmetry(torch.from_numpy(node), order)
-        return Symmetries.of(self, found)
+        return found
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
         """Make a convolution over squares of pixels, which goes on across base pixels.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain, check_kernel_size, laplacian_of, with_sign
 from apsgeo.domains.image.layers import ImageConv, ImagePool, ImageUnpool
-from apsgeo.domains.symmetry import Symmetries, Symmetry
+from apsgeo.domains.symmetry import Symmetry
 from apsgeo.errors import GridError, InputError
 
 __all__ = ["ImageDomain"]
@@ -137,14 +137,13 @@ class ImageDomain(Domain):
         high = torch.tensor([self.row_edges[-1], self.column_edges[-1]])
         return (2 * (self.positions - low) / (high - low) - 1).T.float()
 
-    @cached_property
-    def symmetries(self) -> Symmetries:
+    def _mirrors_and_turns(self) -> dict[str, Symmetry]:
         """Mirror images, and the transpose of a square."""
         index = torch.arange(self.num_nodes).reshape(self.shape)
         found = {"left-right": index.flip(1), "up-down": index.flip(0)}
         if self.shape[0] == self.shape[1]:
             found["transpose"] = index.T
-        return Symmetries.of(self, {n: Symmetry(p.flatten(), 2) for n, p in found.items()})
+        return {n: Symmetry(p.flatten(), 2) for n, p in found.items()}
 
     def _compute_eigenbasis(self, k: int) -> tuple[Tensor, Tensor]:
         """Take the smoothest products of the eigenfunctions of rows and of columns."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from apsgeo.domains.base import EARTH_RADIUS_KM, Domain, Reduced, laplacian_of
 from apsgeo.domains.harmonics import harmonic_eigenbasis
 from apsgeo.domains.latlon.layers import Border, LatLonConv, LatLonPool, LatLonUnpool
-from apsgeo.domains.symmetry import Symmetries, Symmetry
+from apsgeo.domains.symmetry import Symmetry
 from apsgeo.errors import GridError, InputError
 
 __all__ = ["LatLonDomain"]
@@ -203,15 +203,14 @@ class LatLonDomain(Domain):
         cos_lat = torch.from_numpy(np.repeat(np.cos(np.deg2rad(self.lat)), self.shape[1]))
         return torch.stack([x, y, z, cos_lat]).float()
 
-    @cached_property
-    def symmetries(self) -> Symmetries:
+    def _mirrors_and_turns(self) -> dict[str, Symmetry]:
         """A turn by one column, and the mirror images of east and west, north and south."""
         index = torch.arange(self.num_nodes).reshape(self.shape)
         found = {"east-west": Symmetry(index.flip(1).flatten(), 2)}
         found["north-south"] = Symmetry(index.flip(0).flatten(), 2)
         if self.is_global:
             found["turn"] = Symmetry(index.roll(1, 1).flatten(), self.shape[1])
-        return Symmetries.of(self, found)
+        return found
 
     def continuous_eigenbasis(self, k: int) -> tuple[Tensor, Tensor] | None:
         """Return the real spherical harmonics, if the grid is global."""
