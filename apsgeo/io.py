@@ -8,9 +8,9 @@ a folder that holds any other file is refused.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import dask
 import safetensors.torch
@@ -25,6 +25,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "load_folder",
     "load_model",
+    "of_kind",
     "part",
     "read_field",
     "read_kind",
@@ -32,7 +33,13 @@ __all__ = [
     "write_netcdf",
 ]
 
+
+class _HasKind(Protocol):
+    kind: ClassVar[str]
+
+
 T = TypeVar("T")
+K = TypeVar("K", bound=_HasKind)
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -142,6 +149,21 @@ def load_model(
             f"{path} does not describe a {kind} that this version can build ({error}); "
             "make it again or use the version that wrote it."
         ) from error
+
+
+def of_kind(classes: Iterable[type[K]], config: Mapping[str, Any], what: str) -> type[K]:
+    """Return that of the classes whose `kind` a configuration has.
+
+    Raises:
+        ModelError: If none has it; `what` is the name of such things.
+    """
+    known = {each.kind: each for each in classes}
+    if config.get("kind") not in known:
+        raise ModelError(
+            f"the {what}'s kind is {config.get('kind')!r}, but this version of apsgeo knows: "
+            f"{', '.join(known)}. Use the version of apsgeo that saved the model."
+        )
+    return known[config["kind"]]
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

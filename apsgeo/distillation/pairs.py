@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from apsgeo.device import workers
 from apsgeo.flows.base import Base, Moments
 from apsgeo.measurement import Measurement, Normals
 from apsgeo.operators import LinearMap, Operator
-from apsgeo.parallel import workers
 
 __all__ = [
     "Batch",

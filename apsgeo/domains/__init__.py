@@ -8,7 +8,7 @@ from apsgeo.domains.healpix.domain import HEALPixDomain
 from apsgeo.domains.image.domain import ImageDomain
 from apsgeo.domains.latlon.domain import LatLonDomain
 from apsgeo.domains.mesh import MeshDomain
-from apsgeo.kinds import of_kind
+from apsgeo.io import of_kind
 
 __all__ = [
     "DOMAINS",

@@ -21,7 +21,7 @@ from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.gaussian.regimes import LowRankMixturePrior, fit_regimes
 from apsgeo.gaussian.seasonal import SeasonalPrior
-from apsgeo.kinds import of_kind
+from apsgeo.io import of_kind
 from apsgeo.operators.linear import LinearMap
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -79,14 +79,9 @@ class Operator(ABC):
         return ()
 
     def to_config(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
+        """Return a JSON-able description, which `apsgeo.operators.from_config` reads."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         return {"kind": self.kind, **values}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild from `to_config`."""
-        return cls(**{name: value for name, value in config.items() if name != "kind"})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,13 +30,6 @@ class Several(Operator):
     def to_config(self) -> dict[str, Any]:
         """Return the descriptions of all of them."""
         return {"kind": self.kind, "operators": [each.to_config() for each in self.operators]}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild all of them."""
-        from apsgeo.operators import from_config  # the list that this module is part of
-
-        return cls(tuple(from_config(each) for each in config["operators"]))
 
 
 @dataclass(frozen=True)
