@@ -30,4 +30,5 @@ def from_config(config: dict[str, Any]) -> Domain:
     Raises:
         ModelError: If the configuration's `kind` is not that of a domain known here.
     """
-    return of_kind(DOMAINS, config, "domain").from_config(config)
+    values = {name: value for name, value in config.items() if name != "kind"}
+    return of_kind(DOMAINS, config, "domain")(**values)

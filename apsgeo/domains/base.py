@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -19,15 +19,7 @@ from apsgeo.errors import InputError
 if TYPE_CHECKING:
     from torch_geometric.data import Batch, Data
 
-__all__ = [
-    "EARTH_RADIUS_KM",
-    "Domain",
-    "Geometry",
-    "arcs",
-    "check_kernel_size",
-    "laplacian_of",
-    "with_sign",
-]
+__all__ = ["EARTH_RADIUS_KM", "Domain", "Geometry", "check_kernel_size", "with_sign"]
 
 EARTH_RADIUS_KM = 6371.0
 
@@ -46,26 +38,6 @@ def with_sign(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Make each column's entry of largest magnitude positive."""
     largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
     return vectors * np.sign(largest)
-
-
-def arcs(positions: Tensor, edge_index: Tensor) -> Tensor:
-    """Return the great-circle lengths `(E,)` in radians of edges between unit vectors `(N, 3)`."""
-    start, end = positions[edge_index]
-    return 2 * torch.asin(((end - start).norm(dim=1) / 2).clamp(max=1.0))
-
-
-def laplacian_of(
-    conductance: NDArray[np.float64],
-    start: NDArray[np.int64],
-    end: NDArray[np.int64],
-    num_nodes: int,
-) -> scipy.sparse.csc_array:
-    """Return the stiffness of edges that each stand once, with their conductances `(E,)`."""
-    shape = (num_nodes, num_nodes)
-    half = scipy.sparse.coo_array((conductance, (start, end)), shape=shape).tocsr()
-    weights = half + half.T
-    weights.eliminate_zeros()
-    return (scipy.sparse.diags_array(weights.sum(axis=1)) - weights).tocsc()
 
 
 @dataclass(frozen=True)
@@ -203,12 +175,7 @@ class Domain(ABC):
 
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
-        """Return what `from_config` rebuilds the domain from, fit for JSON; `kind` names it."""
-
-    @classmethod
-    @abstractmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild a domain from `to_config`."""
+        """Return the `kind` and the arguments that rebuild the domain, fit for JSON."""
 
     @abstractmethod
     def __eq__(self, other: object) -> bool:

@@ -1,15 +1,16 @@
 """Triangle meshes: open and closed, of one component or several."""
 
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from apsgeo.domains.edges import Edges
 from apsgeo.domains.graph.domain import NodeDomain
-from apsgeo.domains.graph.edges import Edges, coordinates
+from apsgeo.domains.graph.edges import coordinates
 from apsgeo.domains.triangles import cotangent_conductance, triangle_areas
 from apsgeo.errors import GridError
 
@@ -91,11 +92,6 @@ class MeshDomain(NodeDomain):
             "faces": self.faces.tolist(),
             "radius_km": self.radius_km,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the mesh from `to_config`."""
-        return cls(config["vertices"], config["faces"], config["radius_km"])
 
     def __eq__(self, other: object) -> bool:
         """Whether vertices and faces are the same, in the same order."""

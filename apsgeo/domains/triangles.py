@@ -4,13 +4,13 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-__all__ = ["cotangent_conductance", "cotangents", "delaunay_split", "triangle_areas"]
+__all__ = ["cotangent_conductance", "delaunay_split", "triangle_areas"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 
-def cotangents(points: Array, apex: Index, first: Index, second: Index) -> Array:
+def _cotangents(points: Array, apex: Index, first: Index, second: Index) -> Array:
     """Return the cotangents of the angles at `apex` between the directions to two other points.
 
     Args:
@@ -47,7 +47,7 @@ def delaunay_split(points: Array, quads: Index) -> Index:
     so that the choice does not matter.
     """
     a, b, c, d = quads.T
-    weight = cotangents(points, b, a, c) + cotangents(points, d, a, c)
+    weight = _cotangents(points, b, a, c) + _cotangents(points, d, a, c)
     turned = np.where(weight[:, None] >= 0, quads, np.roll(quads, -1, axis=1))
     return np.concatenate([turned[:, [0, 1, 2]], turned[:, [0, 2, 3]]])
 
@@ -69,7 +69,7 @@ def cotangent_conductance(points: Array, triangles: Index) -> tuple[Index, Index
     """
     apex = triangles.T.ravel()
     first, second = (np.roll(triangles, -shift, axis=1).T.ravel() for shift in (1, 2))
-    half = cotangents(points, apex, first, second) / 2
+    half = _cotangents(points, apex, first, second) / 2
     low, high = np.minimum(first, second), np.maximum(first, second)
     upper = scipy.sparse.coo_array((half, (low, high)), shape=(len(points), len(points))).tocsr()
     upper.sum_duplicates()

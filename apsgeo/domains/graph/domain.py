@@ -1,18 +1,17 @@
 """Graphs: stations and point clouds; and what meshes share with them."""
 
 import math
-from abc import abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import scipy.sparse
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from apsgeo.domains.base import EARTH_RADIUS_KM, Domain, check_kernel_size, laplacian_of
-from apsgeo.domains.graph.edges import Edges, checked_areas, coordinates, pairs, per_edge
+from apsgeo.domains.base import EARTH_RADIUS_KM, check_kernel_size
+from apsgeo.domains.edges import EdgeDomain, Edges
+from apsgeo.domains.graph.edges import checked_areas, coordinates, pairs, per_edge
 from apsgeo.domains.graph.layers import (
     AggregatePool,
     AggregateUnpool,
@@ -28,35 +27,13 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 
-class NodeDomain(Domain):
-    """Be a domain of nodes and edges, from which layers, colours and coarser levels follow."""
-
-    @property
-    @abstractmethod
-    def _edges(self) -> Edges:
-        """The edges, each once, in ascending order."""
+class NodeDomain(EdgeDomain):
+    """Be a domain without rows and columns: layers, colours, coarser levels follow from edges."""
 
     @property
     def num_nodes(self) -> int:
         """The number of nodes."""
         return len(self.positions)
-
-    @cached_property
-    def stiffness(self) -> scipy.sparse.csc_array:
-        """The stiffness `(N, N)`; no flux leaves the domain (Neumann condition)."""
-        low, high, _, conductance = self._edges
-        return laplacian_of(conductance, low, high, self.num_nodes)
-
-    @cached_property
-    def edge_index(self) -> Tensor:
-        """The edges `(2, E)`, in both directions."""
-        one_way = torch.from_numpy(np.stack(self._edges[:2]))
-        return torch.cat([one_way, one_way.flip(0)], 1)
-
-    @cached_property
-    def edge_length(self) -> Tensor:
-        """The lengths `(E,)` of the edges, in the units of the positions."""
-        return torch.from_numpy(self._edges.length).repeat(2)
 
     @cached_property
     def colouring(self) -> Tensor:
@@ -283,11 +260,6 @@ class GraphDomain(NodeDomain):
             "radius_km": self.radius_km,
             "spherical": self._spherical,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the graph from `to_config`."""
-        return cls(**{name: value for name, value in config.items() if name != "kind"})
 
     def __eq__(self, other: object) -> bool:
         """Whether positions, areas and edges are the same."""

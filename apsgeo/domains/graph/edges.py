@@ -1,30 +1,16 @@
-"""The edges of a graph, and the checks of what makes one."""
-
-from typing import NamedTuple
+"""The edges of a graph, made of what users give, and checked."""
 
 import numpy as np
 import scipy.spatial
 from numpy.typing import ArrayLike, NDArray
 
+from apsgeo.domains.edges import Edges
 from apsgeo.errors import GridError
 
-__all__ = ["Edges", "checked_areas", "coordinates", "pairs", "per_edge"]
+__all__ = ["checked_areas", "coordinates", "pairs", "per_edge"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-
-
-class Edges(NamedTuple):
-    """The edges of a graph, each once."""
-
-    low: Index
-    """The lower node `(E,)` of each edge."""
-    high: Index
-    """The higher node `(E,)`."""
-    length: Array
-    """The length `(E,)`, above zero."""
-    conductance: Array
-    """The conductance `(E,)`: what the stiffness has, negated, off its diagonal."""
 
 
 def coordinates(values: ArrayLike, name: str) -> Array:

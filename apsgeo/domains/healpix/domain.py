@@ -2,7 +2,7 @@
 
 import math
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -10,21 +10,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from apsgeo.domains.base import (
-    EARTH_RADIUS_KM,
-    Domain,
-    arcs,
-    check_kernel_size,
-    laplacian_of,
-    with_sign,
-)
+from apsgeo.domains.base import EARTH_RADIUS_KM, Domain, check_kernel_size, with_sign
+from apsgeo.domains.edges import arcs, laplacian_of
 from apsgeo.domains.graph.layers import AggregateUnpool
 from apsgeo.domains.harmonics import harmonic_eigenbasis
-from apsgeo.domains.healpix.layers import (
-    HEALPixFaceConv,
-    HEALPixPatchConv,
-    HEALPixPool,
-)
+from apsgeo.domains.healpix.layers import HEALPixFaceConv, HEALPixPatchConv, HEALPixPool
 from apsgeo.domains.healpix.tables import face_grid, padded_faces, patches, pixel_triangles
 from apsgeo.domains.symmetry import Symmetry
 from apsgeo.domains.triangles import cotangent_conductance
@@ -340,11 +330,6 @@ class HEALPixDomain(Domain):
             "pixels": None if whole else self.pixels.tolist(),
             "coverage": None if covered else self.coverage.tolist(),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the domain from `to_config`."""
-        return cls(config["nside"], config["nest"], config["pixels"], config["coverage"])
 
     def __eq__(self, other: object) -> bool:
         """Whether both have the same pixels, in the same scheme and order, covered alike."""

@@ -19,15 +19,7 @@ def _extend(x: Tensor, pairs: Tensor) -> Tensor:
 
 
 class _HEALPixConv(nn.Module):
-    """Hold the weights of a square kernel and the table of what it meets.
-
-    Args:
-        in_channels: Number of channels in the input.
-        out_channels: Number of channels in the output.
-        kernel_size: Odd width of the kernel in pixels.
-        table: Flat indices of nodes, or from N on of `pairs`.
-        pairs: Nodes `(2, P)` whose means stand beyond the corners where three base pixels meet.
-    """
+    """Hold the weights of a square kernel and the table of what it meets; see the subclasses."""
 
     table: Tensor
     pairs: Tensor
@@ -90,13 +82,9 @@ class HEALPixPatchConv(_HEALPixConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
-        weight, bias = self.conv.weight, self.conv.bias
-        assert bias is not None
-        patches = _pick(_extend(x, self.pairs), self.table)
-        return (
-            weight.flatten(1) @ patches.unflatten(-1, (-1, x.shape[-1])).flatten(1, 2)
-            + bias[:, None]
-        )
+        patches = _pick(_extend(x, self.pairs), self.table).unflatten(-1, (-1, x.shape[-1]))
+        weight, bias = self.conv.parameters()
+        return weight.flatten(1) @ patches.flatten(1, 2) + bias[:, None]
 
 
 class HEALPixPool(nn.Module):

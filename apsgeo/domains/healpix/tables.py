@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from apsgeo.domains.triangles import delaunay_split
 
-__all__ = ["Neighbourhood", "face_grid", "padded_faces", "patches", "pixel_triangles"]
+__all__ = ["face_grid", "padded_faces", "patches", "pixel_triangles"]
 
 Index = NDArray[np.int64]
 

@@ -1,7 +1,7 @@
 """Latitude-longitude grids: regular and Gaussian, global and regional."""
 
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -9,7 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from apsgeo.domains.base import EARTH_RADIUS_KM, Domain, Reduced, laplacian_of
+from apsgeo.domains.base import EARTH_RADIUS_KM, Reduced
+from apsgeo.domains.edges import EdgeDomain, Edges, arcs, laplacian_of
 from apsgeo.domains.harmonics import harmonic_eigenbasis
 from apsgeo.domains.latlon.layers import Border, LatLonConv, LatLonPool, LatLonUnpool
 from apsgeo.domains.symmetry import Symmetry
@@ -22,7 +23,7 @@ Array = NDArray[np.float64]
 SAME_DEGREES = 1e-4  # coordinates stored as float32 differ by less, and grid spacings are larger
 
 
-class LatLonDomain(Domain):
+class LatLonDomain(EdgeDomain):
     """Represent a latitude-longitude grid on the sphere.
 
     Nodes run over latitude, then longitude, in the order given. A cell reaches to the midpoints
@@ -119,8 +120,8 @@ class LatLonDomain(Domain):
         return torch.from_numpy(np.outer(self._row_area, self._column_width).ravel())
 
     @cached_property
-    def _faces(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-        """The two nodes and the conductance (length / distance) of each face between cells."""
+    def _edges(self) -> Edges:
+        """An edge through each face between cells; of no length between the nodes of a pole."""
         rows, columns = self.shape
         index = np.arange(self.num_nodes).reshape(rows, columns)
         height = np.abs(np.diff(np.deg2rad(self.lat_bounds)))
@@ -135,13 +136,8 @@ class LatLonDomain(Domain):
         west, east = index[:, : len(next_lon)], np.roll(index, -1, 1)[:, : len(next_lon)]
         start = np.concatenate([west.ravel(), index[:-1].ravel()])
         end = np.concatenate([east.ravel(), index[1:].ravel()])
-        return start, end, np.concatenate([zonal.ravel(), meridional.ravel()])
-
-    @cached_property
-    def stiffness(self) -> scipy.sparse.csc_array:
-        """The stiffness `(N, N)`; no flux leaves a regional grid (Neumann condition)."""
-        start, end, conductance = self._faces
-        return laplacian_of(conductance, start, end, self.num_nodes)
+        length = arcs(self.positions, torch.from_numpy(np.stack([start, end]))).numpy()
+        return Edges(start, end, length, np.concatenate([zonal.ravel(), meridional.ravel()]))
 
     @cached_property
     def reduced(self) -> Reduced:
@@ -162,7 +158,7 @@ class LatLonDomain(Domain):
         members = np.bincount(label)
         spread = scipy.sparse.csr_array((np.ones(len(label)), (np.arange(len(label)), label)))
         mean_lon = np.bincount(label, np.tile(self.lon, rows)) / members
-        start, end, conductance = self._faces
+        start, end, _, conductance = self._edges
         zonal = np.diff(self.lon, append=self.lon[0] + 360.0)[start % columns]
         apart = (mean_lon[label[end]] - mean_lon[label[start]]) % 360.0
         along = start // columns == end // columns
@@ -176,19 +172,6 @@ class LatLonDomain(Domain):
                 (conductance * ratio)[joined], label[start[joined]], label[end[joined]], cells
             ),
         )
-
-    @cached_property
-    def edge_index(self) -> Tensor:
-        """Cells that share a face `(2, E)`, in both directions."""
-        start, end, _ = self._faces
-        one_way = torch.from_numpy(np.stack([start, end]))
-        return torch.cat([one_way, one_way.flip(0)], 1)
-
-    @cached_property
-    def edge_length(self) -> Tensor:
-        """Great-circle distances `(E,)` in radians; zero between the nodes of a pole."""
-        start, end = self.positions[self.edge_index[0]], self.positions[self.edge_index[1]]
-        return 2 * torch.asin(((end - start).norm(dim=1) / 2).clamp(max=1.0))
 
     @cached_property
     def colouring(self) -> Tensor:
@@ -304,11 +287,6 @@ class LatLonDomain(Domain):
             "lat_bounds": self.lat_bounds.tolist(),
             "lon_bounds": self.lon_bounds.tolist(),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the grid from `to_config`."""
-        return cls(config["lat"], config["lon"], config["lat_bounds"], config["lon_bounds"])
 
     def __eq__(self, other: object) -> bool:
         """Whether coordinates and bounds agree within 1e-4 degrees, in the same order."""
