@@ -22,7 +22,6 @@ from apsgeo.atomic import atomic_file, atomic_folder
 from apsgeo.errors import InputError, ModelError
 
 __all__ = [
-    "SCHEMA_VERSION",
     "load_folder",
     "load_model",
     "of_kind",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-__all__ = ["coastlines", "ensemble_maps", "save_figure"]
+__all__ = ["ensemble_maps", "save_figure"]
 
 Array = NDArray[np.float64]
 

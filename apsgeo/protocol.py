@@ -37,8 +37,8 @@ from apsgeo.gaussian.fit import fit_gaussian, select_scales
 from apsgeo.gaussian.scales import Scales, from_config
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.measurement import Normals
-from apsgeo.metrics import EnsemblePrediction, Scores
-from apsgeo.metrics.scoreboard import Tally
+from apsgeo.metrics.predictions import EnsemblePrediction
+from apsgeo.metrics.scoreboard import Scores, Tally
 from apsgeo.posterior import Posterior
 
 __all__ = ["DENSITIES", "NOISE_STD", "AmortizedPosterior", "NcepProtocol", "compared_methods"]

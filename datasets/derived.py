@@ -7,7 +7,7 @@ from pathlib import Path
 from apsgeo.datasets.fetch import Source
 from apsgeo.datasets.recipe import Recipe
 
-__all__ = ["Built", "derived"]
+__all__ = ["derived"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from apsgeo.datasets.cf import finish
 from apsgeo.errors import DatasetError
 
-__all__ = ["image_dataset", "parse_pgm", "read_idx", "read_idx_images"]
+__all__ = ["image_dataset", "parse_pgm", "read_idx_images"]
 
 Bytes = NDArray[np.uint8]
 

@@ -14,7 +14,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.io import of_kind
-from apsgeo.nn import SIZES
+from apsgeo.nn.unet import SIZES
 
 __all__ = ["DENOISERS", "DenoiserSpec", "from_state"]
 

@@ -15,7 +15,7 @@ from apsgeo.errors import InputError
 from apsgeo.metrics.predictions import Prediction
 from apsgeo.metrics.scores import mse, weighted_mean
 
-__all__ = ["Row", "Scoreboard", "Scores", "Tally"]
+__all__ = ["Scoreboard", "Scores", "Tally"]
 
 LEVEL = 0.9
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from apsgeo.domains.alignment import aligned
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
-from apsgeo.nn.layers import embed_condition, zero
+from apsgeo.nn.layers import Film, embed_condition, zero
 
 __all__ = ["FunctionSpaceNet"]
 
@@ -19,16 +19,8 @@ _HEAD = 16  # channels of a head of attention
 _SHARPNESS = (8.0, 24.0)  # logits of a place with itself, of the first head and of the last
 
 
-class _Film(nn.Module):
-    """Scale and shift channels, which come last, as `cond` says (Perez et al. 2018)."""
-
-    def __init__(self, channels: int, cond_dim: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels))
-        self.shift = nn.Parameter(torch.zeros(channels))
-        self.film = nn.Linear(cond_dim, 2 * channels, bias=False) if cond_dim else None
-        if self.film is not None:
-            nn.init.zeros_(self.film.weight)
+class _Film(Film):
+    """Scale and shift channels, which come last, as `cond` says."""
 
     def forward(self, x: Tensor, cond: Tensor | None) -> Tensor:
         """Map `x (B, M, channels)` and `cond (B, cond_dim)` to the shape of x."""

@@ -1,7 +1,6 @@
 """Networks, written once over the layers that a domain lends."""
 
 import math
-from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
-from apsgeo.nn.layers import embed_condition, zero
+from apsgeo.nn.layers import Film, embed_condition, zero
 
-__all__ = ["SIZES", "ConvNet", "FourierEmbedding", "UNet"]
+__all__ = ["SIZES", "FourierEmbedding", "UNet"]
 
 SIZES: dict[str, tuple[int, int]] = {
     "tiny": (16, 4),
@@ -56,26 +55,21 @@ class FourierEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], 1)
 
 
-class _Modulation(nn.Module):
+class _Modulation(Film):
     """Normalize groups of channels, then scale and shift each channel as `cond` says.
 
-    Group normalization (Wu & He 2018) with FiLM (Perez et al. 2018) in its affine part.
+    Group normalization (Wu & He 2018) with FiLM in its affine part.
     """
 
     def __init__(self, channels: int, cond_dim: int) -> None:
-        super().__init__()
+        super().__init__(channels, cond_dim)
         self.groups = math.gcd(channels, 8)
-        self.scale = nn.Parameter(torch.ones(channels))
-        self.shift = nn.Parameter(torch.zeros(channels))
-        self.film = nn.Linear(cond_dim, 2 * channels, bias=False) if cond_dim else None
-        if self.film is not None:
-            nn.init.zeros_(self.film.weight)
 
     def forward(self, x: Tensor, cond: Tensor | None) -> Tensor:
         if self.film is None or cond is None:
             return F.group_norm(x, self.groups, self.scale, self.shift)
-        batch, channels, nodes = x.shape
         scale, shift = self.film(cond).chunk(2, dim=1)
+        batch, channels, nodes = x.shape
         # the batch's channels as those of one record: then each record has an affine part of its
         # own inside the one normalization, which spares two passes over memory
         return F.group_norm(
@@ -229,56 +223,3 @@ def _pyramid(domain: Domain, width: int, depth: int, cond_dim: int, level: int =
 
 def _channels(width: int, level: int) -> int:
     return width + level * width // 2
-
-
-class ConvNet(nn.Module):
-    """Map signals to signals by a plain stack of convolutions, as couplings use it.
-
-    The domain's static features are appended to the input.
-
-    Args:
-        domain: The domain that input and output live on.
-        in_channels: Number of channels in the input.
-        out_channels: Number of channels in the output.
-        width: Channels in between.
-        layers: Number of convolutions, with SiLU between them.
-        zero_init: Whether the output is zero before training.
-
-    Raises:
-        InputError: If `layers` is less than one.
-    """
-
-    features: Tensor
-
-    def __init__(
-        self,
-        domain: Domain,
-        in_channels: int,
-        out_channels: int,
-        *,
-        width: int = 16,
-        layers: int = 3,
-        zero_init: bool = True,
-    ) -> None:
-        super().__init__()
-        if layers < 1:
-            raise InputError(f"ConvNet(layers={layers}): choose at least one layer.")
-        self.config: dict[str, Any] = {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "width": width,
-            "layers": layers,
-            "zero_init": zero_init,
-        }
-        self.register_buffer("features", domain.features, persistent=False)
-        sizes = [in_channels + len(domain.features), *[width] * (layers - 1), out_channels]
-        self.convs = nn.ModuleList(domain.conv(a, b) for a, b in pairwise(sizes))
-        if zero_init:
-            zero(self.convs[-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
-        x = torch.cat([x, self.features.to(x.dtype).expand(len(x), -1, -1)], 1)
-        for conv in self.convs[:-1]:
-            x = F.silu(conv(x))
-        return self.convs[-1](x)

@@ -16,7 +16,7 @@ from apsgeo.operators.base import Operator
 from apsgeo.operators.laplacian import LaplacianFunction, series_of
 from apsgeo.operators.linear import LinearMap
 
-__all__ = ["HEAT_TOLERANCE", "GaussianBlur", "HeatMap"]
+__all__ = ["GaussianBlur"]
 
 Array = NDArray[np.float64]
 

@@ -11,7 +11,8 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from apsgeo.domains.base import Domain
-from apsgeo.linalg import Cholesky, Dissection
+from apsgeo.linalg.cholesky import Cholesky
+from apsgeo.linalg.dissection import Dissection
 
 __all__ = ["LaplacianFunction", "series_of"]
 

@@ -20,7 +20,6 @@ __all__ = [
     "FunctionMap",
     "IdentityMap",
     "LinearMap",
-    "ScaledMap",
     "SparseMap",
     "StackedMap",
 ]

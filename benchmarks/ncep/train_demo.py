@@ -26,7 +26,7 @@ from apsgeo.gaussian.scales import (
     from_config,
     to_config,
 )
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior

@@ -16,7 +16,7 @@ from apsgeo.datasets.era5.regrid import coarsen as coarsen_grid
 from apsgeo.datasets.era5.regrid import to_healpix
 from apsgeo.errors import InputError
 
-__all__ = ["LICENSE", "open_era5"]
+__all__ = ["open_era5"]
 
 LICENSE = (
     "Licence to use Copernicus Products. Contains modified Copernicus Climate Change Service "

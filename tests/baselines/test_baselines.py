@@ -25,8 +25,7 @@ from apsgeo.gaussian.hybrid import HybridPrior
 from apsgeo.gaussian.matern import MaternField
 from apsgeo.gaussian.posterior import GaussianPosterior
 from apsgeo.measurement import Measurement, Normals
-from apsgeo.metrics import EnsemblePrediction
-from apsgeo.metrics.predictions import Prediction
+from apsgeo.metrics.predictions import EnsemblePrediction, Prediction
 
 DOMAIN = LatLonDomain(np.linspace(75, -75, 6), np.arange(0, 360, 45.0))
 NODES = DOMAIN.num_nodes

@@ -6,7 +6,7 @@ import xarray as xr
 
 from apsgeo.baselines import Observations
 from apsgeo.errors import InputError
-from apsgeo.metrics import EnsemblePrediction, NormalPrediction
+from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction
 from apsgeo.protocol import NcepProtocol
 
 

@@ -21,7 +21,7 @@ from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.gaussian.hybrid import HybridPrior
 from apsgeo.gaussian.matern import MaternField
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 
 # Four nodes, two channels: eight dimensions, in which everything is known in closed form.
 SMALL = LatLonDomain([-30.0, 30.0], [0.0, 180.0])

@@ -29,7 +29,8 @@ from apsgeo.domains.alignment import aligned
 from apsgeo.errors import InputError
 from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import HybridScales
-from apsgeo.nn import SIZES, FunctionSpaceNet
+from apsgeo.nn.function_space import FunctionSpaceNet
+from apsgeo.nn.unet import SIZES
 from apsgeo.prior import FieldPrior, fit_prior
 
 NSIDES = {nside: HEALPixDomain(nside) for nside in (4, 8, 16, 32)}

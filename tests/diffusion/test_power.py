@@ -15,7 +15,7 @@ from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.diffusion.samplers import DPMSolver
 from apsgeo.domains import ImageDomain
 from apsgeo.gaussian.dense import DensePrior
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 
 DOMAIN = ImageDomain(20, 20)
 EDGES = [0, *band_edges(100)]

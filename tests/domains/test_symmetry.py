@@ -23,7 +23,7 @@ from apsgeo.domains import (
 from apsgeo.domains.symmetry import Symmetry
 from apsgeo.errors import InputError
 from apsgeo.gaussian.scales import HybridScales
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 from apsgeo.prior import fit_prior
 
 
