@@ -38,8 +38,8 @@ class Block(RandomMask):
     def at_density(self, domain: Domain, density: float, generator: torch.Generator) -> Tensor:
         """Draw a mask (node,): the nearest nodes to the caps' middles are hidden.
 
-        Straight distances decide. The observed share of the area is `density`, or less by less
-        than the area of the last node hidden.
+        Distances are straight. Nodes are hidden until at most `density` of the area is observed:
+        less than that by no more than the area of the last node hidden.
         """
         share = domain.areas / domain.areas.sum()
         middles = torch.multinomial(share, min(self.count, len(share)), generator=generator)

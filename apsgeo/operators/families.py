@@ -58,7 +58,10 @@ class OneOf(Several, _Family):
         return tuple(member for each in self.operators for member in each.typical())
 
     def features(self, operator: Operator) -> tuple[float, ...]:
-        """Return one for the first that includes the operator, zero for others, and its features.
+        """Return, for each of the operators, whether it is the one that measured, and features.
+
+        A 1 stands for the first that includes the operator, followed by its features; a 0 for
+        each other one, followed by as many zeros as it has features.
 
         Raises:
             InputError: If it is none of them.
@@ -108,7 +111,7 @@ class GaussianBlurs(_Family):
         return GaussianBlur(self.least_km), GaussianBlur(self.most_km)
 
     def features(self, operator: Operator) -> tuple[float, ...]:
-        """Return the place of the length in the range, by its log, from -1 to 1.
+        """Return the place of the length in the range, on a logarithmic scale from -1 to 1.
 
         Raises:
             InputError: If it is not in the range.
