@@ -31,8 +31,7 @@ from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import Scales, from_config
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.measurement import Measurement, Method, Normals
-from apsgeo.metrics import Scores
-from apsgeo.metrics.scoreboard import Tally
+from apsgeo.metrics.scoreboard import Scores, Tally
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 

@@ -15,7 +15,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 from apsgeo import datasets
 from apsgeo.baselines import Kriging
 from apsgeo.measurement import Normals
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.protocol import DENSITIES, NcepProtocol
 from benchmarks.report import RESULTS
 

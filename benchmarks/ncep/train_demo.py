@@ -26,7 +26,7 @@ from apsgeo.gaussian.scales import (
     from_config,
     to_config,
 )
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.operators import Mask
 from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior

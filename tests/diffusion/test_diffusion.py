@@ -21,7 +21,7 @@ from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.gaussian.hybrid import HybridPrior
 from apsgeo.gaussian.matern import MaternField
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 from apsgeo.optim.training import Training
 from tests.cases import seed_weights, seeded
 

@@ -29,7 +29,8 @@ from apsgeo.domains.alignment import aligned
 from apsgeo.errors import InputError
 from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import HybridScales
-from apsgeo.nn import SIZES, FunctionSpaceNet
+from apsgeo.nn.function_space import FunctionSpaceNet
+from apsgeo.nn.unet import SIZES
 from apsgeo.optim.training import Training
 from apsgeo.prior import FieldPrior, fit_prior
 from tests.cases import numpy_seeded, seed_weights, seeded

@@ -23,7 +23,7 @@ from apsgeo.diffusion.views import epsilon, score, velocity
 from apsgeo.domains import ImageDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.gaussian.low_rank import LowRankPrior
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 from tests.cases import seed_weights, seeded
 
 DOMAIN = ImageDomain(4, 4)

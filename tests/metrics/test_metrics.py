@@ -14,22 +14,19 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from apsgeo.errors import InputError, OutputExistsError
-from apsgeo.metrics import (
-    EnsemblePrediction,
-    NormalPrediction,
-    Scoreboard,
-    Scores,
+from apsgeo.metrics import labelled
+from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction
+from apsgeo.metrics.scoreboard import Scoreboard, Scores, Tally
+from apsgeo.metrics.scores import (
     coverage,
     crps_ensemble,
     crps_normal,
     energy_score,
     ensemble_variance,
-    labelled,
     rmse,
     spread_skill,
     weighted_mean,
 )
-from apsgeo.metrics.scoreboard import Tally
 from tests.cases import numpy_seeded
 
 RNG = numpy_seeded(7)
