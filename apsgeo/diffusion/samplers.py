@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from apsgeo.diffusion.views import Denoiser
+from apsgeo.diffusion.denoiser import AnchoredDenoiser
 from apsgeo.errors import InputError
 
 __all__ = ["DDIM", "Ancestral", "DPMSolver", "Heun", "Sampler"]
@@ -49,48 +49,48 @@ class Sampler(ABC):
 
     def sample(
         self,
-        denoiser: Denoiser,
+        denoiser: AnchoredDenoiser,
         count: int,
         *,
+        at_once: int | None = None,
         generator: torch.Generator | None = None,
         like: Tensor | None = None,
     ) -> Tensor:
         """Draw fields (count, channel, node), standardized anomalies, without gradients.
 
         Args:
-            denoiser: a `DiffusionPrior`, an `AnalyticDiffusion`, or alike.
-            count: number of fields, all denoised together.
+            denoiser: A `DiffusionPrior`, an `AnalyticDiffusion`, or alike.
+            count: Number of fields.
+            at_once: Largest number of fields that are denoised together; all by default. Fewer
+                need less memory, and are other draws.
             generator: CPU generator of all noise, the initial state's first.
-            like: a tensor of the dtype and device that are wanted; float32 on the CPU by default.
+            like: Tensor of the dtype and device that are wanted; float32 on the CPU by default.
         """
         like = torch.empty(0) if like is None else like
+        at_once = max(1, count) if at_once is None else at_once
+        sizes = [min(at_once, count - start) for start in range(0, max(1, count), at_once)]
+        return torch.cat([self._draw(denoiser, size, generator, like) for size in sizes])
+
+    @torch.no_grad()
+    def _draw(
+        self,
+        denoiser: AnchoredDenoiser,
+        count: int,
+        generator: torch.Generator | None,
+        like: Tensor,
+    ) -> Tensor:
         shape = (count, denoiser.channels, denoiser.domain.num_nodes)
 
         def noise() -> Tensor:
             return torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)
 
         times = self._times(denoiser)
-        with torch.no_grad():
-            path = _Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
-            for now, then in pairwise(times):
-                path.s = self._step(path, now, then)
-            return denoiser.calibrated(path.denoise(path.s, times[-1]))
+        path = _Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
+        for now, then in pairwise(times):
+            path.s = self._step(path, now, then)
+        return denoiser.calibrated(path.denoise(path.s, times[-1]))
 
-    def sample_in_parts(
-        self,
-        denoiser: Denoiser,
-        count: int,
-        part: int,
-        *,
-        generator: torch.Generator | None = None,
-        like: Tensor | None = None,
-    ) -> Tensor:
-        """Draw as `sample` does, but denoise at most `part` fields together, which saves memory."""
-        sizes = [min(part, count - start) for start in range(0, count, part)]
-        drawn = [self.sample(denoiser, size, generator=generator, like=like) for size in sizes]
-        return torch.cat(drawn)
-
-    def _times(self, denoiser: Denoiser) -> list[_Time]:
+    def _times(self, denoiser: AnchoredDenoiser) -> list[_Time]:
         schedule = denoiser.schedule
         first, last = (float(schedule.log_snr(end)) for end in (schedule.T, schedule.eps))
         log_snr = torch.linspace(first, last, self.steps + 1, dtype=torch.float64)
@@ -106,13 +106,13 @@ class Sampler(ABC):
 class _Path:
     """A batch of states s = x_t / alpha on their way, and what a step may ask for."""
 
-    def __init__(self, denoiser: Denoiser, s: Tensor, noise: Callable[[], Tensor]) -> None:
+    def __init__(self, denoiser: AnchoredDenoiser, s: Tensor, noise: Callable[[], Tensor]) -> None:
         self._denoiser, self.s, self.noise = denoiser, s, noise
         self.before: tuple[Tensor, _Time] | None = None
 
     def denoise(self, s: Tensor, time: _Time) -> Tensor:
         """Return E[x | s]."""
-        return self._denoiser.denoise(time.alpha * s, time.t)
+        return self._denoiser.predict(time.alpha * s, time.t)
 
 
 class Ancestral(Sampler):
