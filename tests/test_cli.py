@@ -15,12 +15,13 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from apsgeo import datasets, demo, distill
-from apsgeo.baselines import EofInterpolation
 from apsgeo.cli import app
 from apsgeo.flows.build import FlowSpec
+from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import HybridScales, LocalisedScales
 from apsgeo.io import read_field, write_netcdf
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.protocol import NcepProtocol
@@ -72,8 +73,7 @@ def prior(field: xr.DataArray) -> FieldPrior:
         rank=4,
         scales=HybridScales(),
         anchor_scales=LocalisedScales(),
-        steps=0,
-        progress=False,
+        training=Training(steps=0, progress=False),
     )
 
 
@@ -85,17 +85,16 @@ def untrained(prior: FieldPrior, base: Any) -> Posterior:
         Mask(),
         0.25,
         spec=spec,
-        steps=0,
+        training=Training(steps=0, progress=False),
         folds=2,
         rounds=1,
         objective="forward",
-        progress=False,
     )
 
 
 @pytest.fixture(scope="module")
 def anchored(prior: FieldPrior) -> Posterior:
-    return untrained(prior, "gaussian")
+    return untrained(prior, "anchor")
 
 
 @pytest.fixture(scope="module")
@@ -421,7 +420,7 @@ class SmallProtocol(NcepProtocol):
 
     def eof_interpolation(
         self, ranks: Sequence[int] = (2, 4), progress: bool = True
-    ) -> EofInterpolation:
+    ) -> LowRankPrior:
         return super().eof_interpolation(ranks, progress)
 
 
@@ -429,7 +428,7 @@ class SmallProtocol(NcepProtocol):
 def small_demo(
     field: xr.DataArray, prior: FieldPrior, anchored: Posterior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shipped = {demo.ANCHORED: anchored, demo.PAPER: untrained(prior, "normal")}
+    shipped = {demo.ANCHORED: anchored, demo.PAPER: untrained(prior, "white")}
     monkeypatch.setattr(demo, "_shipped", shipped.__getitem__)
     monkeypatch.setattr(demo, "NcepProtocol", SmallProtocol)
     monkeypatch.setattr(datasets, "load", lambda name: {"ncep-air": field}[name])

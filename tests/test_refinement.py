@@ -6,7 +6,8 @@ from torch import Tensor
 
 from apsgeo.domains import GraphDomain
 from apsgeo.errors import InputError
-from apsgeo.flows.build import FlowSpec, SpectralSpec, build_flow
+from apsgeo.flows.build import FlowSpec, Site, SpectralSpec, build_flow
+from apsgeo.flows.start import Known
 from apsgeo.gaussian.fit import fit_gaussian
 from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.mixture import GaussianMixturePrior
@@ -41,10 +42,11 @@ def posterior(request: pytest.FixtureRequest, mixture: GaussianMixturePrior) -> 
     shape = (1, 1, NODES)
     normals = Normals(torch.zeros(shape), torch.ones(shape), torch.ones(NODES).bool())
     seed_weights(1)
-    flow = build_flow(domain, 1, 4, torch.zeros(3, NODES), spec, anchor)
+    known = Known(normals)
+    flow = build_flow(Site(domain, 1, known, torch.zeros(3, NODES), anchor), spec)
     for parameter in flow.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    return Posterior(domain, normals, Mask(), flow.eval(), spec, torch.full((NODES,), NOISE))
+    return Posterior(domain, normals, Mask(), flow.eval(), torch.full((NODES,), NOISE))
 
 
 def measured(posterior: Posterior, copies: int) -> tuple[FieldDistribution, Tensor]:
@@ -58,7 +60,7 @@ def test_chains_have_the_mean_of_the_exact_posterior(
     posterior: Posterior, mixture: GaussianMixturePrior
 ) -> None:
     found, y = measured(posterior, COPIES)
-    exact = mixture.posterior(posterior.measure(y[:1])[0])
+    exact = mixture.posterior(posterior(y[:1]).measurement)
     chains = metropolis(found, mixture.log_prob, 2, steps=50, seed=2)
     each = chains.fields.flatten(0, 1).double()
     error = (each.mean(0) - exact.mean[0]) / (each.std(0) / len(each) ** 0.5)
@@ -80,7 +82,7 @@ def test_chains_of_the_exact_posterior_always_move(
 
     def own(fields: Tensor) -> Tensor:
         flat = found.log_prob(fields).double()
-        return flat - found._measurement.log_likelihood(fields).double()
+        return flat - found.measurement.log_likelihood(fields).double()
 
     # a tenth of a nat, far above float32 rounding, would refuse one proposal in twenty
     assert float(metropolis(found, own, 2, steps=10).acceptance.min()) == 1.0
@@ -99,7 +101,7 @@ def test_adaptation_lowers_the_divergence(
     posterior: Posterior, mixture: GaussianMixturePrior
 ) -> None:
     found, y = measured(posterior, 1)
-    evidence = float(mixture.posterior(posterior.measure(y)[0]).log_evidence())
+    evidence = float(mixture.posterior(posterior(y).measurement).log_evidence())
     before = kl(found, mixture) + evidence
     weights = {name: value.clone() for name, value in posterior.flow.state_dict().items()}
     adapted = adapt(found, mixture.log_prob, steps=40, lr=0.05, members=4)

@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+from torch import Tensor
 
-from apsgeo.baselines import Observations
+from apsgeo.baselines.gaussian import climatology
 from apsgeo.errors import InputError
-from apsgeo.metrics import EnsemblePrediction, NormalPrediction
+from apsgeo.gaussian.scales import HybridScales
+from apsgeo.measurement import Draws, Measurement
+from apsgeo.operators import Mask
+from apsgeo.posterior import Posterior
 from apsgeo.protocol import NcepProtocol
 from tests.cases import numpy_seeded, rounding
 
@@ -67,10 +72,10 @@ def test_cells_are_observed_in_proportion_to_their_area(protocol: NcepProtocol) 
     seen = protocol.observe(index, 0.3)
     expected = 0.3 * protocol.weights / protocol.weights.mean()
     error = np.sqrt(expected * (1 - expected) / len(index))
-    share = seen.mask.mean(0)
+    share = seen.mask[:, 0].double().mean(0).numpy()
     assert (np.abs(share - expected) <= 5.0 * error).all()
-    assert not seen.mask[:, :8].any()  # the pole has no area
-    noise = (seen.values - protocol.values)[seen.mask]
+    assert not seen.mask[..., :8].any()  # the pole has no area
+    noise = (seen.values.numpy()[:, 0] - protocol.values)[seen.mask[:, 0].numpy()]
     assert abs(noise.std() / 0.25 - 1) < 5 / np.sqrt(2 * noise.size)
     assert abs(noise.mean()) < 5 * 0.25 / np.sqrt(noise.size)
 
@@ -87,8 +92,8 @@ def test_labelled_observations_are_the_field_with_gaps(protocol: NcepProtocol) -
     gappy = protocol.labelled(seen, index)
     assert gappy.attrs == protocol.field.attrs
     assert gappy.dtype == np.float32
-    np.testing.assert_array_equal(gappy.notnull().values.reshape(3, -1), seen.mask)
-    np.testing.assert_array_equal(gappy.values.reshape(3, -1)[seen.mask], seen.values[seen.mask])
+    np.testing.assert_array_equal(gappy.notnull().values.reshape(3, -1), seen.mask[:, 0])
+    np.testing.assert_array_equal(gappy.values.reshape(3, 1, -1)[seen.mask], seen.values[seen.mask])
 
 
 class Constant:
@@ -96,9 +101,24 @@ class Constant:
 
     name = "constant"
 
-    def predict(self, observations: Observations) -> NormalPrediction:
-        shape = observations.values.shape
-        return NormalPrediction(np.full(shape, 9.0), np.full(shape, 3.0))
+    def posterior(self, measurement: Measurement) -> Draws:
+        return ConstantDraws(measurement)
+
+
+class ConstantDraws(Draws):
+    def __init__(self, measurement: Measurement) -> None:
+        self.measurement = measurement
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.full(self.measurement.shape, 9.0, dtype=torch.float64)
+
+    @property
+    def marginal_std(self) -> Tensor:
+        return torch.full(self.measurement.shape, 3.0, dtype=torch.float64)
+
+    def members(self, count: int, seed: int) -> Tensor:
+        raise NotImplementedError
 
 
 def test_scores_are_over_unobserved_cells_by_area(protocol: NcepProtocol) -> None:
@@ -106,7 +126,7 @@ def test_scores_are_over_unobserved_cells_by_area(protocol: NcepProtocol) -> Non
     scores = protocol.evaluate(Constant(), index, 0.3, batch=2, progress=False)
     squares = []
     for i in index:
-        mask = protocol.observe(np.array([i]), 0.3).mask[0]
+        mask = protocol.observe(np.array([i]), 0.3).mask[0, 0].numpy()
         weights = protocol.weights * ~mask
         squares.append((weights * (protocol.values[i] - 9.0) ** 2).sum() / weights.sum())
     assert scores.records == 5
@@ -122,9 +142,21 @@ class Oracle:
     def __init__(self, protocol: NcepProtocol) -> None:
         self.truth = dict(zip(protocol.key, protocol.values, strict=True))
 
-    def predict(self, observations: Observations) -> EnsemblePrediction:
-        known = np.stack([self.truth[key] for key in observations.key])
-        return EnsemblePrediction(np.stack([known, known]))
+    def posterior(self, measurement: Measurement) -> Draws:
+        known = np.stack([self.truth[key] for key in measurement.key.tolist()])
+        return OracleDraws(measurement, torch.from_numpy(known)[:, None])
+
+
+class OracleDraws(Draws):
+    def __init__(self, measurement: Measurement, truth: Tensor) -> None:
+        self.measurement, self.truth = measurement, truth
+
+    @property
+    def mean(self) -> Tensor:
+        return self.truth
+
+    def members(self, count: int, seed: int) -> Tensor:
+        return self.truth.expand(count, *self.truth.shape)
 
 
 def test_the_truth_scores_zero(protocol: NcepProtocol) -> None:
@@ -134,7 +166,9 @@ def test_the_truth_scores_zero(protocol: NcepProtocol) -> None:
 
 
 def test_climatology_of_white_noise_is_calibrated(protocol: NcepProtocol) -> None:
-    scores = protocol.evaluate(protocol.climatology(), protocol.test, 0.3, progress=False)
+    prior = protocol.prior(HybridScales())
+    white_noise = Posterior.of(prior, climatology(prior), Mask(), protocol.noise_std)
+    scores = protocol.evaluate(white_noise, protocol.test, 0.3, progress=False)
     # About 1200 independent cells: the error's mean square is known to 4 %, its root to 2 %; the
     # normals of 40 years add 1 % to the error.
     assert abs(scores.spread_skill - 1) < 0.08

@@ -96,11 +96,10 @@ def test_where_noise_shows() -> None:
 def test_every_task_has_rows_panels_and_a_table(case: ImageCase, tmp_path: Path) -> None:
     prior = apsgeo.fit_prior(
         case.train,
-        steps=0,
+        training=apsgeo.Training(steps=0, progress=False),
         rank=case.rank,
         scales=HybridScales(range_km=2.0),
         anchor_scales=HybridScales(range_km=2.0),
-        progress=False,
     )
     rows, panels = [], []
     for task in case.tasks:

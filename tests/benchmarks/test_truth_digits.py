@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 import xarray as xr
+from apsgeo.flows.base import GaussianBase
 
 from apsgeo import fit_prior
 from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.distillation.measuring import Family, Noise
 from apsgeo.distillation.sources import Fields, Measuring
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.base import GaussianBase
 from apsgeo.flows.build import FlowSpec, build_flow
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from benchmarks.truth.digits import NOISE_STD, Budget, DigitsProblem, digits_rows
 from benchmarks.truth.gaussian import domains
 from benchmarks.truth.gibbs import Plan
@@ -43,7 +44,9 @@ def prior() -> FieldPrior:
     fields = fields + 0.1 * torch.randn(fields.shape, generator=generator)
     history = xr.DataArray(3.0 + fields.numpy(), dims=("sample", "node"), name="image")
     scales = HybridScales.start(domain)
-    found = fit_prior(history, domain, scales=scales, anchor_scales=scales, rank=6, steps=0)
+    found = fit_prior(
+        history, domain, scales=scales, anchor_scales=scales, rank=6, training=Training(steps=0)
+    )
     # Untrained it is its anchor, so that posteriors are Gaussian.
     found.diffusion = DenoiserSpec("tiny", levels=12).build(
         domain, 1, found.gaussian.annual, torch.zeros(0, domain.num_nodes)

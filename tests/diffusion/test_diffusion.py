@@ -22,6 +22,7 @@ from apsgeo.errors import InputError, ModelError
 from apsgeo.gaussian.hybrid import HybridPrior
 from apsgeo.gaussian.matern import MaternField
 from apsgeo.nn import UNet
+from apsgeo.optim.training import Training
 from tests.cases import seed_weights, seeded
 
 # Four nodes, two channels: eight dimensions, in which everything is known in closed form.
@@ -451,7 +452,10 @@ def small_prior(anchor: Any, levels: int = 12) -> DiffusionPrior:
 def test_training_improves_unseen_fields(with_anchor: bool) -> None:
     prior = small_prior(white_anchor() if with_anchor else None)
     log = train_diffusion(
-        prior, skewed(200, 1), skewed(64, 2), steps=150, lr=1e-2, ema_decay=0.98, progress=False
+        prior,
+        skewed(200, 1),
+        skewed(64, 2),
+        Training(steps=150, lr=1e-2, ema_decay=0.98, progress=False),
     )
     history = [record for record in log if "validation" in record]
     curve = [record for record in log if "level" in record]
@@ -471,7 +475,7 @@ def test_training_that_fails_leaves_the_anchor() -> None:
     prior = small_prior(white_anchor())
     fields = skewed(20, 1)
     log = train_diffusion(
-        prior, 50.0 * fields, fields[:4], steps=40, lr=0.5, ema_decay=0.5, progress=False
+        prior, 50.0 * fields, fields[:4], Training(steps=40, lr=0.5, ema_decay=0.5, progress=False)
     )
     assert log[0]["best"] == 1.0
     assert sum(record.get("best", 0.0) for record in log) == 1.0
@@ -483,7 +487,7 @@ def test_shrinkage_never_lets_a_level_worsen() -> None:
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded()))
-    log = train_diffusion(prior, skewed(8, 1), skewed(8, 2), steps=0, progress=False)
+    log = train_diffusion(prior, skewed(8, 1), skewed(8, 2), Training(steps=0, progress=False))
     curve = [record for record in log if "level" in record]
     assert log[0]["validation"] > 1.0
     assert all(record["mse"] <= record["mse_anchor"] for record in curve)
@@ -495,7 +499,9 @@ def test_training_is_reproducible() -> None:
     states = []
     for _ in range(2):
         prior = small_prior(white_anchor(), levels=4)
-        log = train_diffusion(prior, skewed(20, 1), skewed(4, 2), steps=10, progress=False)
+        log = train_diffusion(
+            prior, skewed(20, 1), skewed(4, 2), Training(steps=10, progress=False)
+        )
         states.append((prior.state_dict(), log[1:]))
     assert all(torch.equal(states[0][0][name], states[1][0][name]) for name in states[0][0])
     assert states[0][1] == states[1][1]
@@ -507,16 +513,18 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
             prior,
             skewed(20, 1),
             skewed(4, 2),
-            steps=11,
-            validate_every=3,
-            progress=False,
-            checkpoint=tmp_path / "run",
-            log=tmp_path / "log.csv",
+            Training(
+                steps=11,
+                validate_every=3,
+                progress=False,
+                checkpoint=tmp_path / "run",
+                log=tmp_path / "log.csv",
+            ),
         )
 
     whole, killed, again = (small_prior(white_anchor(), levels=4) for _ in range(3))
     expected = train_diffusion(
-        whole, skewed(20, 1), skewed(4, 2), steps=11, validate_every=3, progress=False
+        whole, skewed(20, 1), skewed(4, 2), Training(steps=11, validate_every=3, progress=False)
     )
     perturb, calls = killed.perturb, iter(range(4 + 8))  # four held-out cases, eight steps
 
@@ -562,8 +570,7 @@ def test_crossfit_anchors_see_their_own_records_only() -> None:
         prior,
         fields,
         skewed(4, 2),
-        steps=12,
-        progress=False,
+        Training(steps=12, progress=False),
         crossfit=[(first, torch.arange(6)), (second, torch.arange(6, 10))],  # type: ignore[list-item]
     )
     assert len(own.signs) == prior.levels  # the held-out cases
@@ -576,7 +583,7 @@ def test_crossfit_anchors_see_their_own_records_only() -> None:
 def test_state_round_trip(with_anchor: bool) -> None:
     anchor = white_anchor() if with_anchor else None
     prior = small_prior(anchor)
-    train_diffusion(prior, skewed(40, 1), skewed(8, 2), steps=30, progress=False)
+    train_diffusion(prior, skewed(40, 1), skewed(8, 2), Training(steps=30, progress=False))
     config, tensors = prior.to_state()
     again = DiffusionPrior.from_state(json.loads(json.dumps(config)), tensors, GRID, anchor)  # type: ignore[arg-type]
     x = skewed(3, 4)
@@ -625,4 +632,4 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(InputError, match="levels"):
         anchored(gaussian(), levels=1)
     with pytest.raises(InputError, match="validation"):
-        train_diffusion(prior, x, x[:0], progress=False)
+        train_diffusion(prior, x, x[:0], Training(progress=False))

@@ -30,6 +30,7 @@ from apsgeo.errors import InputError
 from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.nn import SIZES, FunctionSpaceNet
+from apsgeo.optim.training import Training
 from apsgeo.prior import FieldPrior, fit_prior
 from tests.cases import numpy_seeded, seed_weights, seeded
 
@@ -362,9 +363,8 @@ def trained() -> FunctionSpacePrior:
     }
     prior = FunctionSpacePrior(NSIDES[4], 1, FunctionSpaceNet(NSIDES[4], 1, 2, **sizes), levels=8)
     history, held_out = (fields(NSIDES[4], n, seed).float() for n, seed in ((2000, 1), (50, 2)))
-    options: dict[str, Any] = {"steps": 250, "batch": 24, "lr": 5e-3, "ema_decay": 0.95}
-    options["validate_every"] = 250
-    train_diffusion(prior, history, held_out, progress=False, **options)
+    training = Training(250, 24, 5e-3, ema_decay=0.95, validate_every=250, progress=False)
+    train_diffusion(prior, history, held_out, training)
     return prior
 
 
@@ -398,8 +398,7 @@ def test_it_is_fitted_and_saved_like_any_other(tmp_path: Path) -> None:
         rank=3,
         folds=2,
         spec=DenoiserSpec(network="function-space", levels=4),
-        steps=2,
-        progress=False,
+        training=Training(steps=2, progress=False),
     )
     again = FieldPrior.load(prior.save(tmp_path / "prior"))
     assert isinstance(again.diffusion, FunctionSpacePrior)

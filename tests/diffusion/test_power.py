@@ -16,6 +16,7 @@ from apsgeo.diffusion.samplers import DPMSolver
 from apsgeo.domains import ImageDomain
 from apsgeo.gaussian.dense import DensePrior
 from apsgeo.nn import UNet
+from apsgeo.optim.training import Training
 from tests.cases import seed_weights, seeded
 
 DOMAIN = ImageDomain(20, 20)
@@ -57,7 +58,7 @@ def fitted(anchor: Any = None, steps: int = 0) -> DiffusionPrior:
     seed_weights(0)
     network = UNet(DOMAIN, 1 if anchor is None else 2, 1, width=8, depth=0, cond_dim=64)
     prior = DiffusionPrior(DOMAIN, 1, network, anchor=anchor, levels=8)
-    train_diffusion(prior, gaussian(300, 1), gaussian(64, 2), steps=steps, progress=False)
+    train_diffusion(prior, gaussian(300, 1), gaussian(64, 2), Training(steps=steps, progress=False))
     return prior
 
 

@@ -15,12 +15,13 @@ from apsgeo.errors import GridError, InputError
 from apsgeo.flows.build import FlowSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.operators import Downsample, Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from tests.cases import numpy_seeded, seed_weights, seeded
 
 NOISE = 0.3
-SPEC = FlowSpec(base="normal", width=16, depth=1, context=6, local=2, patterns=4, coupling_width=8)
+SPEC = FlowSpec(base="white", width=16, depth=1, context=6, local=2, patterns=4, coupling_width=8)
 ANCHORED = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 MONTHS = 96
 
@@ -46,7 +47,11 @@ def history() -> xr.DataArray:
 def prior() -> FieldPrior:
     scales = HybridScales(0.5, 5000.0, 0.05)
     return fit_prior(
-        history(), scales=scales, anchor_scales=scales, rank=3, steps=0, progress=False
+        history(),
+        scales=scales,
+        anchor_scales=scales,
+        rank=3,
+        training=Training(steps=0, progress=False),
     )
 
 
@@ -57,10 +62,10 @@ def measured(seed: int = 0) -> xr.DataArray:
     return noisy.where(rng.random(truth.shape) < 0.5)
 
 
-def trained(prior: FieldPrior, **options: Any) -> Posterior:
+def trained(prior: FieldPrior, steps: int = 150, **options: Any) -> Posterior:
     settings: dict[str, Any] = {"measurements": measured(), "objective": "reverse", "spec": SPEC}
-    settings |= {"steps": 150, "batch": 16, "lr": 5e-3}
-    return distill(prior, Mask(), NOISE, progress=False, **(settings | options))
+    training = Training(steps, batch=16, lr=5e-3, progress=False)
+    return distill(prior, Mask(), NOISE, training=training, **(settings | options))
 
 
 def divergence(posterior: Posterior, prior: FieldPrior, given: xr.DataArray) -> Tensor:
@@ -146,7 +151,7 @@ def test_measurements_that_cannot_be_used_are_refused(prior: FieldPrior) -> None
             NOISE,
             measurements=measured(),
             objective="reverse",
-            progress=False,
+            training=Training(progress=False),
         )
     with pytest.raises(InputError, match="one noise_std"):
         distill(
@@ -155,7 +160,7 @@ def test_measurements_that_cannot_be_used_are_refused(prior: FieldPrior) -> None
             (0.1, 0.5),
             measurements=measured(),
             objective="reverse",
-            progress=False,
+            training=Training(progress=False),
         )
     empty = measured()
     empty[3] = np.nan

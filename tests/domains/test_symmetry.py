@@ -24,6 +24,7 @@ from apsgeo.domains.symmetry import Symmetry
 from apsgeo.errors import InputError
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.nn import UNet
+from apsgeo.optim.training import Training
 from apsgeo.prior import fit_prior
 from tests.cases import numpy_seeded, seed_weights, seeded
 
@@ -116,8 +117,8 @@ def prior() -> DiffusionPrior:
 
 
 def train(trained: DiffusionPrior, **options: Any) -> list[dict[str, float]]:
-    settings: dict[str, Any] = {"steps": 24, "batch": 4, "lr": 1e-2, "progress": False}
-    return train_diffusion(trained, skewed(30, 1), skewed(30, 2), **(settings | options))
+    training = Training(24, batch=4, lr=1e-2, progress=False)
+    return train_diffusion(trained, skewed(30, 1), skewed(30, 2), training, **options)
 
 
 def test_training_sees_fields_that_were_moved() -> None:
@@ -144,7 +145,7 @@ def test_symmetries_that_move_land_are_refused() -> None:
     values[:, :, 0] = np.nan
     history = xr.DataArray(values, dims=("sample", "y", "x"))
     options: dict[str, Any] = {"scales": HybridScales(), "anchor_scales": HybridScales()}
-    options |= {"rank": 3, "folds": 2, "steps": 1, "progress": False}
+    options |= {"rank": 3, "folds": 2, "training": Training(steps=1, progress=False)}
     with pytest.raises(InputError, match="the symmetries left-right, transpose move nodes"):
         fit_prior(history, augment=DOMAIN.symmetries, **options)
     allowed = DOMAIN.symmetries.only("up-down")
@@ -168,9 +169,7 @@ def test_mixed_precision_is_nearly_the_same_and_keeps_weights_single(domain: Dom
             trained,
             fields,
             fields,
-            steps=3,
-            validate_every=1,
-            progress=False,
+            Training(steps=3, validate_every=1, progress=False),
             precision=precision,
         )
         losses[precision] = [record["loss"] for record in log[1:4]]

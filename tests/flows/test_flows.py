@@ -9,24 +9,23 @@ from torch import Tensor, nn
 
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
-from apsgeo.flows import (
-    Affine,
-    ChannelMixing,
-    Elementwise,
-    ElementwiseMap,
-    GlobalAutoregressive,
-    GlobalCoupling,
-    LocalCoupling,
-    Spline,
+from apsgeo.flows.build import (
+    FlowSpec,
+    Site,
+    Spec,
+    SpectralSpec,
+    build_flow,
+    large_scale_patterns,
 )
-from apsgeo.flows.build import FlowSpec, build_flow, large_scale_patterns
-from apsgeo.flows.elementwise import elementwise
-from apsgeo.flows.patterns import GlobalMap
+from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, LocalCoupling
+from apsgeo.flows.elementwise import Affine, Elementwise, Spline, elementwise
+from apsgeo.flows.patterns import GlobalAutoregressive, GlobalCoupling, GlobalMap
+from apsgeo.flows.start import Known
 from apsgeo.gaussian.fit import fit_gaussian
 from apsgeo.gaussian.matern import MaternField
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.gaussian.seasonal import SeasonalPrior
-from apsgeo.measurement import Measurement
+from apsgeo.measurement import Measurement, Normals
 from tests.cases import seed_weights, seeded
 
 CHANNELS, CONTEXT = 2, 3
@@ -184,9 +183,9 @@ def measurement(domain: LatLonDomain) -> Measurement:
 
 
 @pytest.mark.parametrize("maps", ["affine", "spline"])
-@pytest.mark.parametrize("base", ["gaussian", "normal"])
+@pytest.mark.parametrize("base", ["anchor", "white"])
 def test_flow_is_inverted(
-    base: Literal["gaussian", "normal"],
+    base: Literal["anchor", "white"],
     maps: Literal["affine", "spline"],
     domain: LatLonDomain,
     anchor: SeasonalPrior,
@@ -203,16 +202,18 @@ def test_flow_is_inverted(
         bins=4,
         mixing=True,
     )
-    flow = build_flow(domain, CHANNELS, 1, torch.zeros(3, domain.num_nodes), spec, anchor)
+    shape = (1, CHANNELS, domain.num_nodes)
+    normals = Normals(torch.zeros(shape), torch.ones(shape), torch.ones(shape[-1]).bool())
+    sites = torch.zeros(3, domain.num_nodes)
+    flow = build_flow(Site(domain, CHANNELS, Known(normals), sites, anchor), spec)
     seed_weights(0)
     for parameter in flow.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     exact(flow)
     measured = measurement(domain)
-    start = flow.base.posterior(measured, torch.zeros(2, dtype=torch.long))
-    known = torch.zeros(2, 1, domain.num_nodes, dtype=torch.float64)
-    given = flow.condition(start, known)
-    noise = torch.randn(5, 2, flow.base.noise_dim, dtype=torch.float64)
+    start = flow.base.posterior(measured)
+    given = flow.condition(start)
+    noise = torch.randn(5, 2, start.noise_dim, dtype=torch.float64)
     deviations = start.deviations(noise)
     fields, log_det = flow.push(deviations, given)
     back, again = flow.pull(fields, given)
@@ -225,3 +226,9 @@ def test_patterns_are_orthonormal_under_their_weights(anchor: SeasonalPrior) -> 
     basis, weights = large_scale_patterns(anchor, 4)
     gram = torch.einsum("cnk,cnl,n->kl", basis, basis, weights)
     torch.testing.assert_close(gram, torch.eye(4, dtype=gram.dtype))
+
+
+@pytest.mark.parametrize("spec", [FlowSpec(), SpectralSpec()])
+def test_a_gaussian_base_without_its_prior_is_refused(domain: LatLonDomain, spec: Spec) -> None:
+    with pytest.raises(InputError, match="anchor"):
+        build_flow(Site(domain, 1, None, torch.zeros(1, domain.num_nodes)), spec)

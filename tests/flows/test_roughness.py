@@ -69,7 +69,7 @@ def test_a_constant_has_no_details_and_units_do_not_matter(domain: Domain) -> No
 def test_a_flow_sees_the_roughness_and_is_saved_with_it(tmp_path: Path) -> None:
     noise = numpy_seeded(0).standard_normal((200, 8, 8), dtype="f4")
     history = xr.DataArray(noise, dims=("sample", "y", "x"), name="field")
-    prior = apsgeo.fit_prior(history, steps=0, rank=10, progress=False)
+    prior = apsgeo.fit_prior(history, training=apsgeo.Training(steps=0, progress=False), rank=10)
     y = torch.from_numpy(noise[:2].reshape(2, 1, -1)).clone()
     y[..., ::2] = torch.nan
     seen = []
@@ -79,13 +79,12 @@ def test_a_flow_sees_the_roughness_and_is_saved_with_it(tmp_path: Path) -> None:
             apsgeo.Mask(0.3, 0.5),
             0.1,
             spec=apsgeo.FlowSpec(width=8, depth=1, context=4, patterns=0, scales=scales),
-            steps=5,
+            training=apsgeo.Training(steps=5, progress=False),
             rounds=1,
-            progress=False,
         )
-        drawn = posterior.sample_members(y, None, np.arange(2), 3, 0)
+        drawn = posterior(y).members(3, 0)
         loaded = Posterior.load(posterior.save(tmp_path / str(scales)))
-        torch.testing.assert_close(loaded.sample_members(y, None, np.arange(2), 3, 0), drawn)
+        torch.testing.assert_close(loaded(y).members(3, 0), drawn)
         stem = [v for k, v in posterior.flow.state_dict().items() if "stem" in k and v.ndim > 1]
         seen.append(stem[0].shape[1])
     assert seen[1] == seen[0] + 4

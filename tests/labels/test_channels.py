@@ -25,6 +25,7 @@ from apsgeo.flows.build import FlowSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.labels.channels import as_array, as_variables, windows
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
 from apsgeo.xarray import impute
@@ -37,13 +38,15 @@ TIME = xr.date_range("2000-01-01", periods=60, freq="MS")
 
 def fit(history: xr.DataArray | xr.Dataset, **options: Any) -> FieldPrior:
     settings: dict[str, Any] = {"scales": SCALES, "anchor_scales": SCALES, "rank": 12}
-    settings |= {"folds": 2, "steps": 0, "progress": False}
+    settings |= {"folds": 2, "training": Training(steps=0, progress=False)}
     return fit_prior(history, **(settings | options))
 
 
 def untrained(prior: FieldPrior, noise_std: float | torch.Tensor, **options: Any) -> Posterior:
-    settings: dict[str, Any] = {"spec": SPEC, "steps": 0, "rounds": 1, "folds": 2}
-    return distill(prior, Mask(), noise_std, progress=False, **(settings | options))
+    settings: dict[str, Any] = {"spec": SPEC, "rounds": 1, "folds": 2}
+    return distill(
+        prior, Mask(), noise_std, training=Training(steps=0, progress=False), **(settings | options)
+    )
 
 
 def colours(count: int = 50) -> xr.DataArray:
@@ -192,7 +195,8 @@ def test_known_fields_and_architecture_reach_the_network(tmp_path: Path) -> None
     known = xr.Dataset({"height": orography[::-1], "depth": -(orography**2)})
     spec = DenoiserSpec(schedule=EDMSchedule(0.01, 50.0), levels=5)
     scales = HybridScales()
-    options: dict[str, Any] = {"scales": scales, "anchor_scales": scales, "spec": spec, "steps": 2}
+    options: dict[str, Any] = {"scales": scales, "anchor_scales": scales, "spec": spec}
+    options["training"] = Training(steps=2, progress=False)
     prior = fit(history, static=known, **options)
     assert prior.diffusion is not None
     static = prior.diffusion.network.static

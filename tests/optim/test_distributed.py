@@ -21,6 +21,7 @@ from apsgeo.io import load_folder, write_netcdf
 from apsgeo.nn import UNet
 from apsgeo.optim import distributed
 from apsgeo.optim.distributed import average_gradients, share_of
+from apsgeo.optim.training import Training
 from tests.cases import numpy_seeded, seed_weights, seeded
 
 # What each of the processes does; `torchrun` gives it its number in the environment.
@@ -76,13 +77,15 @@ def trained(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
         prior,
         fields[:30],
         fields[30:],
-        steps=6,
-        batch=BATCH,
-        ema_decay=0.5,
-        validate_every=2,
-        progress=False,
-        checkpoint=folder / "checkpoint",
-        log=folder / "log.csv",
+        Training(
+            steps=6,
+            batch=BATCH,
+            ema_decay=0.5,
+            validate_every=2,
+            progress=False,
+            checkpoint=folder / "checkpoint",
+            log=folder / "log.csv",
+        ),
     )
     return prior.state_dict(), history
 
