@@ -82,6 +82,8 @@ class Domain(ABC):
 
     kind: ClassVar[str]
     """The name of this kind of domain in saved configurations."""
+    radius_km: float
+    """Kilometres per unit of length, by which lengths in radians become kilometres."""
 
     @property
     @abstractmethod
@@ -142,11 +144,6 @@ class Domain(ABC):
     def _mirrors_and_turns(self) -> dict[str, Symmetry]:
         """Return what may leave the domain as it is: what does not is left out."""
         return {}
-
-    @property
-    @abstractmethod
-    def radius_km(self) -> float:
-        """Kilometres per unit of length, by which lengths in radians become kilometres."""
 
     @abstractmethod
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
@@ -293,14 +290,7 @@ class Domain(ABC):
         Raises:
             InputError: If the graph has no `x`, or not one row of it for each node.
         """
-        x = data.x
-        if x is None or x.ndim != 2 or x.shape[0] != self.num_nodes:
-            given = "no x" if x is None else f"x of shape {tuple(x.shape)}"
-            raise InputError(
-                f"from_data: the graph has {given}, but (node, channel) = ({self.num_nodes}, C) "
-                "was expected; pass a graph made by this domain's to_data."
-            )
-        return x.T
+        return self._signals("from_data: the graph", data.x, 1)[0]
 
     def from_batch(self, batch: "Batch") -> Tensor:
         """Return the signals `(B, C, N)` of a batch that PyG's `DataLoader` made of such graphs.
@@ -308,11 +298,14 @@ class Domain(ABC):
         Raises:
             InputError: If the batch's `x` has not one row for each node of each of its graphs.
         """
-        count, x = batch.num_graphs, batch.x
+        count = batch.num_graphs
+        return self._signals(f"from_batch: the batch of {count} graphs", batch.x, count)
+
+    def _signals(self, what: str, x: Tensor | None, count: int) -> Tensor:
         if x is None or x.ndim != 2 or x.shape[0] != count * self.num_nodes:
             given = "no x" if x is None else f"x of shape {tuple(x.shape)}"
             raise InputError(
-                f"from_batch: the batch of {count} graphs has {given}, but ({count} x "
-                f"{self.num_nodes}, C) was expected; batch graphs made by this domain's to_data."
+                f"{what} has {given}, but (node, channel) = ({count} x {self.num_nodes}, C) was "
+                "expected; pass graphs made by this domain's to_data."
             )
         return x.unflatten(0, (count, self.num_nodes)).transpose(1, 2)

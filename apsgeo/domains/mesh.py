@@ -43,7 +43,7 @@ class MeshDomain(NodeDomain):
     def __init__(self, vertices: ArrayLike, faces: ArrayLike, radius_km: float = 1.0) -> None:
         self.vertices = coordinates(vertices, "vertices")
         self.faces = _faces(faces, len(self.vertices))
-        self._radius_km = float(radius_km)
+        self.radius_km = float(radius_km)
         self._face_areas = triangle_areas(self.vertices, self.faces)
         # what rounding leaves of the area of three points on a line
         longest = np.ptp(self.vertices[self.faces], axis=1).max(1)
@@ -65,11 +65,6 @@ class MeshDomain(NodeDomain):
         third = np.repeat(self._face_areas / 3, 3)
         total = np.bincount(self.faces.ravel(), weights=third, minlength=len(self.vertices))
         return torch.from_numpy(total)
-
-    @property
-    def radius_km(self) -> float:
-        """Kilometres per unit of the coordinates."""
-        return self._radius_km
 
     @cached_property
     def _edges(self) -> Edges:

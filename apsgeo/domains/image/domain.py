@@ -47,6 +47,7 @@ class ImageDomain(EdgeDomain):
     """
 
     kind: ClassVar[str] = "image"
+    radius_km = 1.0  # an image has no unit but its pixel, which stands for the kilometre
 
     def __init__(
         self,
@@ -67,11 +68,6 @@ class ImageDomain(EdgeDomain):
     def num_nodes(self) -> int:
         """The number of pixels."""
         return self.shape[0] * self.shape[1]
-
-    @property
-    def radius_km(self) -> float:
-        """One: an image has no unit but its pixel, which stands for the kilometre."""
-        return 1.0
 
     @cached_property
     def _sizes(self) -> tuple[Array, Array]:
