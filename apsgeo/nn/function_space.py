@@ -174,7 +174,8 @@ class FunctionSpaceNet(nn.Module):
         if functions is None:
             functions = _functions(domain, modes)
         self.register_buffer("static", static.float(), persistent=len(static) > 0)
-        self.register_buffer("functions", functions.float(), persistent=_is_computed(domain))
+        computed = domain.continuous_eigenbasis(1) is None
+        self.register_buffer("functions", functions.float(), persistent=computed)
         areas = domain.areas / domain.areas.mean()
         self.register_buffer("log_areas", areas.log().float(), persistent=False)
 
@@ -314,10 +315,6 @@ def _landmarks(domain: Domain, functions: Tensor, count: int) -> Tensor:
         distance = torch.minimum(distance, apart)
         chosen.append(int(distance.argmax()))
     return functions[:, chosen].T.clone()
-
-
-def _is_computed(domain: Domain) -> bool:
-    return domain.continuous_eigenbasis(1) is None
 
 
 def _functions(domain: Domain, modes: int) -> Tensor:

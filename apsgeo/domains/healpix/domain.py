@@ -326,19 +326,13 @@ class HEALPixDomain(Domain):
             "coverage": None if covered else self.coverage.tolist(),
         }
 
-    def __eq__(self, other: object) -> bool:
+    def _same(self, other: Any) -> bool:
         """Whether both have the same pixels, in the same scheme and order, covered alike."""
-        if not isinstance(other, HEALPixDomain):
-            return NotImplemented
         return (
             (self.nside, self.nest) == (other.nside, other.nest)
             and np.array_equal(self.pixels, other.pixels)
             and np.array_equal(self.coverage, other.coverage)
         )
-
-    def __hash__(self) -> int:
-        """Hash resolution, scheme and number of pixels."""
-        return hash((self.kind, self.nside, self.nest, self.num_nodes))
 
     def __repr__(self) -> str:
         """Show resolution, scheme and extent."""

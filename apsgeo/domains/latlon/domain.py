@@ -283,18 +283,12 @@ class LatLonDomain(EdgeDomain):
             "lon_bounds": self.lon_bounds.tolist(),
         }
 
-    def __eq__(self, other: object) -> bool:
+    def _same(self, other: Any) -> bool:
         """Whether coordinates and bounds agree within 1e-4 degrees, in the same order."""
-        if not isinstance(other, LatLonDomain):
-            return NotImplemented
         return self.shape == other.shape and all(
             np.allclose(getattr(self, name), getattr(other, name), rtol=0, atol=SAME_DEGREES)
             for name in ("lat", "lon", "lat_bounds", "lon_bounds")
         )
-
-    def __hash__(self) -> int:
-        """Hash the shape alone, since coordinates are equal within a tolerance."""
-        return hash((self.kind, self.shape))
 
     def __repr__(self) -> str:
         """Show size and extent."""
