@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 import torch
 from threadpoolctl import threadpool_limits
+from torch import nn
 
 from apsgeo.errors import InputError
 
-__all__ = ["choose_device", "workers"]
+__all__ = ["choose_device", "on_device", "workers"]
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -29,6 +30,20 @@ def choose_device(device: str = "auto") -> torch.device:
             f"device={device!r} cannot be used here ({error}); give 'auto', 'cpu' or 'cuda'."
         ) from error
     return torch.device(device)
+
+
+@contextmanager
+def on_device(device: torch.device, *modules: nn.Module | None) -> Iterator[None]:
+    """Within the context the modules are on a device; after it, where they were before."""
+    present = [module for module in modules if module is not None]
+    homes = [next(module.parameters()).device for module in present]
+    for module in present:
+        module.to(device)
+    try:
+        yield
+    finally:
+        for module, home in zip(present, homes, strict=True):
+            module.to(home)
 
 
 @contextmanager

@@ -74,9 +74,11 @@ class LinearMap(ABC):
         codomain: The domain whose nodes the observations are, or None: then nothing can be
             composed after it.
         is_identity: Whether the observations are the nodes themselves.
+        features: Numbers that tell networks this operator from others of its family.
     """
 
     is_identity: ClassVar[bool] = False
+    features: tuple[float, ...] = ()
 
     def __init__(
         self, num_nodes: int, num_observations: int, codomain: Domain | None = None
