@@ -19,7 +19,7 @@ from apsgeo import datasets, models
 from apsgeo.errors import InputError, ModelError
 from apsgeo.io import read_field
 from apsgeo.labels.checks import integer
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.plotting import ensemble_maps, save_figure
 from apsgeo.posterior import Posterior
 from apsgeo.protocol import NcepProtocol, compared_methods

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from apsgeo import domains, operators
+import apsgeo.domains as domains
+import apsgeo.operators as operators
 from apsgeo.device import choose_device
 from apsgeo.distillation.pairs import feature_count, known_fields
 from apsgeo.domains.base import Domain

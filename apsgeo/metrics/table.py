@@ -44,10 +44,7 @@ class Column:
         if value is None or value != value:
             return ""
         each = [value, row[self.error]] if self.error else [value]
-        return " ± ".join(x if isinstance(x, str) else self._number(x) for x in each)
-
-    def _number(self, value: Any) -> str:
-        return self.form(value) if callable(self.form) else format(value, self.form)
+        return " ± ".join(self.form(x) if callable(self.form) else f"{x:{self.form}}" for x in each)
 
     def marked(self, row: Row, rows: Sequence[Row]) -> str:
         """Return the text of a row's value, in bold if it is the best."""

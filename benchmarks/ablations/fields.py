@@ -11,13 +11,11 @@ from torch import Tensor
 
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.measurement import Measurement
+from apsgeo.metrics.table import Row
 from apsgeo.operators import Block, Swath
 from benchmarks.truth.fields import of_flow, of_gaussian, score_pairs
 from benchmarks.truth.mixture import NOISE_STD, MixtureProblem, Pairs
-from benchmarks.truth.scores import Row
 from benchmarks.truth.training import Recipe, train_spectral
-
-__all__ = ["NoisyProblem", "size_rows", "unlike", "unlike_rows"]
 
 _DENSITY = 0.01
 _NOISE_FACTORS = (0.25, 1.0, 4.0)
@@ -115,5 +113,5 @@ def unlike_rows(
             generator = torch.Generator().manual_seed(seed + 2)
             rows.append(score_pairs(problem, sampler, pairs, name, _MEMBERS, generator))
             print(rows[-1], flush=True)
-    assert all(math.isfinite(row.kl) for row in rows)
+    assert all(math.isfinite(row["kl"]) for row in rows)
     return rows

@@ -15,8 +15,6 @@ from apsgeo.gaussian.scales import HybridScales
 from apsgeo.prior import fit_prior
 from benchmarks.trained_priors.cases import TrainedCase
 
-__all__ = ["likeliest_scales", "train"]
-
 FOLDS = 4  # of which the last is held out for the scales
 MOST_HELD_OUT = 200  # records
 

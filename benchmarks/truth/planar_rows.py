@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from apsgeo.diagnostics import ranks, tarp_ranks, uniformity
 from apsgeo.distillation.objective import (
     Annealing,
     ForwardKL,
@@ -26,9 +25,10 @@ from apsgeo.flows.elementwise import Affine, Elementwise, Spline
 from apsgeo.flows.flow import ConditionalFlow, Conditioning
 from apsgeo.flows.patterns import GlobalCoupling
 from apsgeo.measurement import Measurement
+from apsgeo.metrics.table import Row
 from apsgeo.optim.loop import fit_loop
 from benchmarks.truth.chains import HMC, hmc
-from benchmarks.truth.figure import Panel
+from benchmarks.truth.figures import PlanePanel
 from benchmarks.truth.planar import (
     DENSITIES,
     NOISE_STD,
@@ -38,9 +38,7 @@ from benchmarks.truth.planar import (
     Quadrature,
     Ring,
 )
-from benchmarks.truth.scores import Row, excess_scores, weight_scores
-
-__all__ = ["METHODS", "Method", "PlanarFlow", "planar_rows", "train"]
+from benchmarks.truth.scores import calibration, excess_scores, weight_scores
 
 _CONTEXT = 8
 _BATCH = 128
@@ -214,10 +212,7 @@ def score(
     points, log_q = made.draw(given, members, generator)
     crps, energy = excess_scores(points.double(), exact.sample(members, generator))
     truths = truth[:, 0].double()
-    found = {
-        "sbc": uniformity(ranks(points[..., 1], truths[:, 1]), members).p_value,
-        "tarp": uniformity(tarp_ranks(points, truths), members).p_value,
-    }
+    found = calibration(points[..., 1], truths[:, 1], points, truths)
     if log_q is not None:
         found |= weight_scores(log_q, exact.log_prob(points.double()))
     return found | {"crps": crps, "energy": energy}
@@ -234,14 +229,15 @@ def _methods(
 
 def planar_rows(
     steps: int, *, fields: int, members: int, seed: int
-) -> tuple[list[Row], list[Panel]]:
+) -> tuple[list[Row], list[PlanePanel]]:
     """Train and score all methods on all densities; also return what a figure shows of them."""
-    rows, panels = [], []
+    rows: list[Row] = []
+    panels = []
     for kind in DENSITIES:
         density = kind()
         value = _SHOWN[kind]
         shown = Measurement.of(torch.tensor([[[value, torch.nan]]]), NOISE_STD)
-        panel = Panel(density.name, value, Quadrature(density, shown.values[:, 0, 0]), {})
+        panel = PlanePanel(density.name, value, Quadrature(density, shown.values[:, 0, 0]), {})
         panels.append(panel)
         for name, made, seconds in _methods(density, steps, seed):
             found = score(density, made, fields=fields, members=members, seed=seed + 1)
@@ -250,7 +246,7 @@ def planar_rows(
             start = time.perf_counter()
             made.draw(shown, 64, torch.Generator())
             spent = 1e3 * (time.perf_counter() - start)
-            row = Row(density.name, name, **found, train_seconds=seconds, sample_ms=spent)
-            rows.append(row)
-            print(row, flush=True)
+            labels = {"problem": density.name, "method": name}
+            rows.append({**labels, **found, "train_seconds": seconds, "sample_ms": spent})
+            print(rows[-1], flush=True)
     return rows, panels

@@ -20,16 +20,6 @@ from apsgeo.measurement import Measurement
 from apsgeo.optim.loop import StepFn, fit_loop
 from benchmarks.truth.mixture import MixtureProblem, Pairs
 
-__all__ = [
-    "Mode",
-    "Recipe",
-    "base_log_prob",
-    "paper_given",
-    "path_divergence",
-    "train_paper",
-    "train_spectral",
-]
-
 Mode = Literal["forward", "reverse", "mixed"]
 
 _SHARING = 4  # fields with one mask, hence one factorization

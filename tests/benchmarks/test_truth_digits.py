@@ -54,10 +54,10 @@ def test_rows_are_of_every_method_and_a_second_run_reads_the_chains(
     prior: FieldPrior, tmp_path: Path
 ) -> None:
     rows, panels = digits_rows(prior, TOY, tmp_path, seed=0)
-    names = [row.method for row in rows]
+    names = [row["method"] for row in rows]
     assert names[:2] == ["chains, again", "Gaussian anchor, untrained"]
     assert len(set(names)) == len(names) == 4
-    assert all(math.isfinite(row.crps) and row.crps > 0.3 for row in rows)
+    assert all(math.isfinite(row["crps"]) and row["crps"] > 0.3 for row in rows)
     assert set(panels[0].members) == {"chains", *names[1:]}
     assert all(len(each) == TOY.members for each in panels[1].members.values())
     written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -65,7 +65,7 @@ def test_rows_are_of_every_method_and_a_second_run_reads_the_chains(
     again, _ = digits_rows(prior, TOY, tmp_path, seed=0)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
     assert again[0] == rows[0]
-    assert [row.crps for row in again] == [row.crps for row in rows]
+    assert [row["crps"] for row in again] == [row["crps"] for row in rows]
 
 
 def test_what_chains_and_flows_are_given_is_one_measurement(prior: FieldPrior) -> None:
