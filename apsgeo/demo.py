@@ -163,10 +163,9 @@ def _compare(
     density: float,
     members: int,
 ) -> Scoreboard:
-    methods = compared_methods(protocol, anchored, paper, members=members, seed=protocol.seed)
     board = Scoreboard()
-    for method in methods:
-        board.add(method.name, density, protocol.evaluate(method, months, density))
+    for name, method in compared_methods(protocol, anchored, paper).items():
+        board.add(name, density, protocol.evaluate(method, months, density, members=members))
     return board
 
 

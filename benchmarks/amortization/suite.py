@@ -26,6 +26,7 @@ from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.measurement import Measurement
 from apsgeo.metrics.table import Column, Row, Table
 from apsgeo.optim.loop import fit_loop
+from apsgeo.optim.training import Training
 from apsgeo.plotting import save_figure
 from benchmarks.options import Option
 from benchmarks.report import RESULTS, page, save
@@ -130,7 +131,9 @@ def optimized(
         )
         return loss / size
 
-    fit_loop(flow, step_fn, steps=steps, lr=2e-3, ema_decay=0.98, seed=seed, progress=False)
+    fit_loop(
+        flow, step_fn, Training(steps=steps, lr=2e-3, ema_decay=0.98, progress=False), seed=seed
+    )
     return flow
 
 

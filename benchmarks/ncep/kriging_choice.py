@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from apsgeo.baselines.kriging import default_kernel
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 
 from apsgeo import datasets
 from apsgeo.baselines import Kriging
-from apsgeo.baselines.kriging import default_kernel
 from apsgeo.measurement import Normals
 from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.protocol import DENSITIES, NcepProtocol

@@ -19,6 +19,7 @@ from benchmarks.domains.figure import draw
 from benchmarks.domains.suite import TASKS, evaluate, fit, report, row_of
 from benchmarks.report import RESULTS, provenance
 from benchmarks.views import View, along_z, globe, picture
+from tests.cases import numpy_seeded, seeded
 
 IMPUTATION, DENOISING, _ = TASKS
 
@@ -41,7 +42,7 @@ def made(domain: Domain, view: View) -> Case:
     """Make 120 months of a smooth field on a domain, of mean 5 and standard deviation 2."""
     extent = float(domain.areas.sum()) ** 0.5 * domain.radius_km
     field = MaternField(domain, 0.6 * extent)
-    white = np.random.default_rng(0).standard_normal((field.spread.shape[1], 480))
+    white = numpy_seeded(0).standard_normal((field.spread.shape[1], 480))
     unit = field.sample(white).T / np.sqrt(field.variance)
     values = torch.from_numpy(5 + 2 * unit).float()[:, None]
     season = torch.zeros(480, dtype=torch.long)
@@ -136,7 +137,6 @@ def test_imputation_is_scored_where_nothing_was_observed_and_denoising_everywher
 
 def test_the_noise_is_that_of_the_task_and_masks_differ_by_record(case: Case) -> None:
     truth = case.test.double()
-    seeded = torch.Generator().manual_seed
     values, noise_std = DENOISING.measure(case.domain, truth, seeded(0), case.noise_std)
     error = (values - truth).numpy()
     assert (noise_std == 10 * case.noise_std).all()
