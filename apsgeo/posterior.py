@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from apsgeo import domains, operators
+import apsgeo.domains as domains
+import apsgeo.operators as operators
 from apsgeo.device import choose_device
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
