@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-import apsgeo.domains as domains
+from apsgeo import domains
 from apsgeo.diffusion import spec
 from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains.base import Domain

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-import apsgeo.domains as domains
-import apsgeo.operators as operators
+from apsgeo import domains, operators
 from apsgeo.device import choose_device
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
