@@ -64,8 +64,8 @@ def diffusion_prior(folder: Path, seed: int) -> DiffusionPrior:
     return prior
 
 
-def score(options: argparse.Namespace) -> Scoreboard:
-    """Score every method at every density."""
+def score(options: argparse.Namespace, made: str) -> Scoreboard:
+    """Score every method at every density, and keep each row until all are there."""
     protocol = NcepProtocol(datasets.load("ncep-air"), seed=options.seed)
     methods = compared_methods(
         protocol,
@@ -80,7 +80,13 @@ def score(options: argparse.Namespace) -> Scoreboard:
     board = Scoreboard()
     for density in options.densities:
         for name, method in methods.items():
-            found = protocol.evaluate(method, months[name], density, members=options.members)
+            key = f"{name} {density} {len(months[name])} {options.members} {options.seed}"
+            file = options.prior.parent / "rows" / made.split("commit ")[1][:12] / f"{key}.json"
+            if file.exists():  # a run that was stopped goes on
+                found = Scores(**json.loads(file.read_text(encoding="utf-8")))
+            else:
+                found = protocol.evaluate(method, months[name], density, members=options.members)
+                write(file, json.dumps(asdict(found)))
             board.add(name, density, found)
             print(board.rows[-1], flush=True)
     return board
@@ -88,7 +94,7 @@ def score(options: argparse.Namespace) -> Scoreboard:
 
 def run(options: argparse.Namespace, made: str) -> None:
     """Run the benchmark and write its results."""
-    board = score(options)
+    board = score(options, made)
     about = (
         f"{board.rows[0]['records']} test months from 2010 on, noise {NOISE_STD} K, scores over "
         "unobserved cells weighted by cos(latitude). The protocol is described in "
