@@ -7,13 +7,15 @@ python -m benchmarks ncep --every 6  a sixth of the test months, in minutes
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from apsgeo import datasets
 from apsgeo.baselines import ITERATIVE
 from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.field_prior import FieldPrior
-from apsgeo.metrics.scoreboard import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard, Scores
 from apsgeo.models import load
 from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
@@ -21,7 +23,7 @@ from apsgeo.prior import fit_prior
 from apsgeo.protocol import DENSITIES, NOISE_STD, NcepProtocol, compared_methods
 from benchmarks.ncep.train_demo import BASELINE, HELD_OUT_FROM, HISTORY, scales
 from benchmarks.options import Option
-from benchmarks.report import RESULTS, page, save
+from benchmarks.report import RESULTS, page, save, write
 
 OPTIONS = {
     "members": 32,
