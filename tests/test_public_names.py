@@ -44,6 +44,11 @@ def test_importing_apsgeo_registers_the_accessor_and_leaves_torch_for_later() ->
     assert done.stdout.strip() == "False"
 
 
+def test_a_module_of_the_package_can_be_the_first_that_is_imported() -> None:
+    root = Path(apsgeo.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", "import apsgeo.posterior"], cwd=root, check=True)
+
+
 def test_what_is_neither_a_folder_nor_a_shipped_model_is_refused() -> None:
     with pytest.raises(ModelError, match="neither a model folder nor a shipped model"):
         apsgeo.load("nonsense")
