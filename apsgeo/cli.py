@@ -73,13 +73,13 @@ class Objective(StrEnum):
 class Base(StrEnum):
     """What a flow starts from."""
 
-    gaussian = "gaussian"
-    normal = "normal"
+    anchor = "anchor"
+    white = "white"
 
 
 _ARCHITECTURE: dict[Base, dict[str, Any]] = {
-    Base.gaussian: {},
-    Base.normal: {"local": 8, "patterns": 0},  # the paper's: affine couplings only
+    Base.anchor: {},
+    Base.white: {"local": 8, "patterns": 0},  # the paper's: affine couplings only
 }
 
 
@@ -224,8 +224,8 @@ def distill(
     ] = (0.005, 0.5),
     objective: Annotated[Objective, typer.Option(help="reverse is the paper's.")] = Objective.score,
     base: Annotated[
-        Base, typer.Option(help="What the flow starts from; normal is the paper's.")
-    ] = Base.gaussian,
+        Base, typer.Option(help="What the flow starts from; white is the paper's.")
+    ] = Base.anchor,
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 2000,
     seed: Seed = 0,
     overwrite: Overwrite = False,

@@ -11,8 +11,8 @@ from apsgeo.domains import Domain
 from apsgeo.errors import InputError
 from apsgeo.labels.checks import check_units
 from apsgeo.labels.layout import Layout, layout_of
-from apsgeo.metrics import EnsemblePrediction, Scores
-from apsgeo.metrics.scoreboard import Tally
+from apsgeo.metrics.predictions import EnsemblePrediction
+from apsgeo.metrics.scoreboard import Scores, Tally
 
 __all__ = ["score_ensemble"]
 

@@ -107,12 +107,12 @@ def impute(
     _check_types(obs, posterior)
     if isinstance(obs, xr.Dataset):
         array = as_array(obs)
-        check_variables(array, posterior.name, given="obs", wanted="the model")
+        check_variables(array, posterior.variable, given="obs", wanted="the model")
         return as_variables(impute(array, posterior, members, seed, noise_std, operator), obs)
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
     check_floating(obs)
     check_units(obs, posterior.units)
-    linear = posterior.linear_of(operator)
+    linear = posterior.family.on(operator)
     operator = posterior.operator if operator is None else operator
     layout = _layout(obs, posterior, operator, linear)
     obs = layout.ordered(obs)
@@ -261,7 +261,7 @@ class ApsAccessor:
 def _check_types(obs: Any, posterior: Any) -> None:
     if not isinstance(obs, xr.DataArray | xr.Dataset):
         raise InputError(f"obs is a {type(obs).__name__}; expected an xarray.DataArray or Dataset")
-    if not hasattr(posterior, "sample_members"):
+    if not hasattr(posterior, "posterior"):
         raise InputError(
             f"posterior is a {type(posterior).__name__}; expected a Posterior: open a saved one "
             "with apsgeo.load, or make one of a prior with apsgeo.distill"

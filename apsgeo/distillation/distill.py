@@ -10,8 +10,8 @@ import xarray as xr
 from torch import Tensor
 
 from apsgeo.device import choose_device, on_device
-from apsgeo.distillation.held_out import calibrate_spread, conditioned, held_out_score
-from apsgeo.distillation.measuring import Family, Noise
+from apsgeo.distillation.held_out import calibrate_spread, held_out_score
+from apsgeo.distillation.measuring import Noise
 from apsgeo.distillation.objective import (
     CRPS,
     Annealing,
@@ -24,14 +24,17 @@ from apsgeo.distillation.objective import (
     ReverseKL,
     WeightedSum,
 )
-from apsgeo.distillation.pairs import Batch, PairSet, feature_count
+from apsgeo.distillation.pairs import Batch, PairSet
 from apsgeo.distillation.sources import Measuring, fields_of_prior
 from apsgeo.errors import InputError
-from apsgeo.flows.base import GaussianBase, StandardNormalBase
-from apsgeo.flows.build import FlowSpec, Spec, build_flow
+from apsgeo.flows.build import FlowSpec, Site, Spec, build_flow
 from apsgeo.flows.context import site_features
 from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
+from apsgeo.flows.start import Known
+from apsgeo.gaussian.draws import WhiteNoise
+from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.measurement import Family
 from apsgeo.operators import Operator
 from apsgeo.optim.checkpoint import digest
 from apsgeo.optim.loop import fit_loop
@@ -119,7 +122,7 @@ def distill(
             "objective='reverse'."
         )
     _check_density(prior, spec, objective)
-    channels = prior.normals.mean.shape[1]
+    channels = prior.normals.channels
     family = Family(operator, prior.domain)
     for member in operator.typical():
         spec.check(family.on(member))
@@ -128,19 +131,19 @@ def distill(
     training = training.filled(steps=2000, batch=12)
     generator = torch.Generator().manual_seed(seed)
     learned, later = fields_of_prior(prior, history, folds, generator)
+    site = Site(
+        prior.domain,
+        channels,
+        Known(prior.normals, family.features),
+        site_features(prior.domain, learned.fields),
+        prior.anchor,
+        spec.regimes_in(prior.domain, learned.fields),
+    )
     with seeded(seed):
-        flow = build_flow(
-            prior.domain,
-            channels,
-            prior.normals.covariate_count + feature_count(operator, channels),
-            site_features(prior.domain, learned.fields),
-            spec,
-            prior.anchor,
-            spec.regimes_in(prior.domain, learned.fields),
-        )
+        flow = build_flow(site, spec)
     measuring = Measuring(prior, family, noise, flow, generator, training.progress)
     if measurements is None:
-        train = measuring.simulated(learned, spec, folds, rounds)
+        train = measuring.simulated(learned, folds, rounds)
     else:
         train = measuring.real(measurements)
     held = measuring.held_out(later)
@@ -153,11 +156,10 @@ def distill(
         domain=prior.domain,
         normals=prior.normals,
         operator=operator,
-        flow=flow.eval(),
-        spec=spec,
+        method=flow.eval(),
         noise_std=noise.middle,
         units=prior.units,
-        name=prior.name,
+        variable=prior.name,
         provenance={
             "prior": prior.provenance,
             **options,
@@ -192,7 +194,7 @@ def _train(
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         anneal.apply(loss, step)
         drawn = train.draw(batch, CRPS.members, generator).to(flow.device)
-        return loss(flow, drawn, conditioned(prior, flow, drawn), generator)
+        return loss(flow, drawn, flow.condition(drawn.start), generator)
 
     identity = {"batch": batch, **options}
     if training.checkpoint is not None:
@@ -215,7 +217,7 @@ def _objective(prior: FieldPrior, flow: Flow, mode: Mode, score_weight: float) -
     weights = prior.domain.areas.float() * prior.normals.std * prior.normals.valid
     score = CRPS(weights)
     # From N(0, I) it is the paper's own estimate; elsewhere that of less variance.
-    paper = isinstance(flow.base, StandardNormalBase)
+    paper = isinstance(flow.base, WhiteNoise)
     reverse = (ReverseKL if paper else PathReverseKL)(_log_density(prior))
     if mode == "score":
         return score
@@ -236,7 +238,7 @@ def _log_density(prior: FieldPrior) -> LogDensity:
 
     def estimate(signal: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         if diffusion is None:
-            anchor = batch.base.prior if isinstance(batch.base, GaussianBase) else prior.anchor
+            anchor = batch.base if isinstance(batch.base, SeasonalPrior) else prior.anchor
             return anchor.log_prob(signal, batch.season)
         bound = diffusion.elbo if diffusion.anchor is None else diffusion.anchored_log_prob
         return bound(signal, generator=generator, points=_DENSITY_POINTS).value
@@ -246,7 +248,7 @@ def _log_density(prior: FieldPrior) -> LogDensity:
 
 def _check_density(prior: FieldPrior, spec: Spec, mode: Mode) -> None:
     values = prior.domain.num_nodes * prior.normals.mean.shape[1]
-    dense = spec.base == "gaussian" and prior.anchor.kind == "localised" and values > _MOST_DENSE
+    dense = spec.base == "anchor" and prior.anchor.kind == "localised" and values > _MOST_DENSE
     if dense and mode != "score":
         raise InputError(
             f"objective={mode!r} needs the density of the anchor in every step, and a localised "

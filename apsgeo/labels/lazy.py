@@ -62,15 +62,13 @@ class Sampler:
         import torch
 
         observations = np.array(self.measured.channel_nodes(values), dtype=np.float32)
-        drawn = self.posterior.sample_members(
+        drawn = self.posterior(
             torch.from_numpy(observations),
-            torch.from_numpy(records["season"].copy()),
-            records["key"],
-            self.members,
-            self.seed,
+            season=torch.from_numpy(records["season"].copy()),
             noise_std=self.noise_std,
             operator=self.operator,
-        )
+            key=torch.from_numpy(records["key"].copy()),
+        ).members(self.members, self.seed)
         return self.fields.channel_places(drawn.cpu().numpy()).astype(self.dtype)
 
 

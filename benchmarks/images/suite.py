@@ -109,7 +109,7 @@ def run_task(
     given = measure(prior, case, task, images, seed + 1)
 
     def of_flow(given: Measured, members: int, seed: int) -> Tensor:
-        return posterior.sample_members(given.values, None, given.keys.numpy(), members, seed)
+        return posterior(given.values, key=given.keys.numpy()).members(members, seed)
 
     methods: dict[str, tuple[Draws, float]] = {
         "Gaussian posterior (base)": (of_base(prior, task), 0.0),

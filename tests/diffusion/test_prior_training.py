@@ -23,10 +23,11 @@ from apsgeo.io import write_netcdf
 from apsgeo.operators import Mask
 from apsgeo.optim.training import Training
 from apsgeo.prior import FieldPrior, fit_prior
+from tests.cases import numpy_seeded
 
 
 def images(count: int = 40, seed: int = 0) -> xr.DataArray:
-    rng = np.random.default_rng(seed)
+    rng = numpy_seeded(seed)
     values = rng.standard_normal((count, 6, 6)).cumsum(1).cumsum(2) ** 3
     return xr.DataArray(values.astype("float32"), dims=("sample", "y", "x"), name="t")
 

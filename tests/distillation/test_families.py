@@ -27,6 +27,7 @@ from apsgeo.operators import (
 from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
+from tests.cases import numpy_seeded, seeded
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 FAMILY = OneOf((Mask(0.1, 0.5), Downsample(2), Downsample(4), GaussianBlurs(0.8, 2.0)))
@@ -36,7 +37,7 @@ NOISE = (0.05, 0.5)
 
 def images() -> xr.DataArray:
     """Smooth images of 8 x 8 pixels, standard deviation about 2 about 5."""
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     waves = np.stack([np.cos(np.arange(8) * k * np.pi / 8) for k in range(3)])
     amplitude = rng.standard_normal((60, 3, 3)) / (1.0 + np.arange(3))
     values = np.einsum("tab,ai,bj->tij", amplitude, waves, waves)
@@ -70,9 +71,9 @@ def untrained(prior: FieldPrior) -> Posterior:
 
 
 def measured(posterior: Posterior, member: Operator, noise_std: float) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     fields = torch.from_numpy(images().values[:2]).reshape(2, 1, -1)
-    y = posterior.linear_of(member).apply(fields)
+    y = posterior.family.on(member).apply(fields)
     y = y + noise_std * torch.randn(y.shape, generator=generator)
     seen = member.simulate(posterior.domain, generator)
     return y.masked_fill(~seen, torch.nan)
@@ -120,8 +121,7 @@ def test_it_is_trained_on_all_members_and_saved(
     for member in MEMBERS:
         y = measured(made, member, 0.1)
         first, second = (
-            each.sample_members(y, None, np.arange(2), 3, 0, noise_std=0.1, operator=member)
-            for each in (made, again)
+            each(y, noise_std=0.1, operator=member).members(3, 0) for each in (made, again)
         )
         assert bool(torch.isfinite(first).all())
         assert torch.equal(first, second)
@@ -136,7 +136,7 @@ def test_features_tell_members_apart() -> None:
 
 
 def test_simulated_members_and_noise_are_in_the_family(untrained: Posterior) -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     drawn = [FAMILY.draw(generator) for _ in range(40)]
     assert all(FAMILY.includes(each) for each in (*drawn, *FAMILY.typical(), *MEMBERS))
     assert len({type(each) for each in drawn}) == 3
