@@ -27,11 +27,10 @@ def __getattr__(name: str) -> Any:
         return import_module(f"apsgeo.{name}")
     if name == "__all__":
         return __dir__()
-    is_module = find_spec(f"apsgeo.{name}") is not None  # then Python imports it after this
-    if not (is_module or name.startswith("_")):
-        names = import_module("apsgeo.public")
-        if hasattr(names, name):
-            return getattr(names, name)
+    # A module of ours is no public name: `from apsgeo import domains` goes on to import it.
+    known = not name.startswith("_") and find_spec(f"apsgeo.{name}") is None
+    if known and hasattr(names := import_module("apsgeo.public"), name):
+        return getattr(names, name)
     raise AttributeError(f"module 'apsgeo' has no attribute {name!r}")
 
 

@@ -85,6 +85,7 @@ class Sampler(ABC):
 
         return self.walk(denoiser, noise)
 
+    @torch.no_grad()
     def walk(self, denoiser: AnchoredDenoiser, noise: Callable[[], Tensor]) -> Tensor:
         """Draw fields without gradients, with white noise (count, channel, node) of one's own.
 
@@ -93,11 +94,10 @@ class Sampler(ABC):
             noise: Called for that of the initial state, and then by each step that needs some.
         """
         times = self._times(denoiser)
-        with torch.no_grad():
-            path = Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
-            for now, then in pairwise(times):
-                path.s = self._step(path, now, then)
-            return denoiser.calibrated(path.denoise(path.s, times[-1]))
+        path = Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
+        for now, then in pairwise(times):
+            path.s = self._step(path, now, then)
+        return denoiser.calibrated(path.denoise(path.s, times[-1]))
 
     def _times(self, denoiser: AnchoredDenoiser) -> list[Time]:
         schedule = denoiser.schedule
