@@ -134,15 +134,16 @@ def _fsync(path: Path) -> None:
 def write_csv(
     path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], overwrite: bool = True
 ) -> None:
-    """Write one record or more as CSV, atomically, with the columns of the first.
+    """Write records as CSV, atomically; a column a key, in the order in which keys appear.
 
     Raises:
         OutputExistsError: If ``path`` exists and ``overwrite`` is false.
     """
+    keys = list(dict.fromkeys(key for record in records for key in record))
     with (
         atomic_file(path, overwrite) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, keys, lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)

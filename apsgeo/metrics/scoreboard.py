@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apsgeo.atomic import write_csv
 from apsgeo.errors import InputError
 from apsgeo.metrics.predictions import Prediction
 from apsgeo.metrics.scores import mse, weighted_mean
+from apsgeo.metrics.table import Column, Row, Table, percent, write_rows
 
 __all__ = ["Scoreboard", "Scores", "Tally"]
 
@@ -93,22 +92,14 @@ class Tally:
         )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One method at one density (the observed fraction of the area)."""
-
-    method: str
-    density: float
-    scores: Scores
-
-
 @dataclass
 class Scoreboard:
-    """Rows of scores, in the order in which they were added.
+    """A row of scores for each method and density, in the order in which they were added.
 
     Attributes:
         units: Unit of the data, for the headings.
-        rows: The rows, in the order in which they were added.
+        rows: The method's name, the density (the observed fraction of the area), and the fields of
+            `Scores`, by their names.
     """
 
     units: str = "K"
@@ -116,59 +107,29 @@ class Scoreboard:
 
     def add(self, method: str, density: float, scores: Scores) -> None:
         """Append a row."""
-        self.rows.append(Row(method, density, scores))
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
+        self.rows.append({"method": method, "density": density, **asdict(scores)})
 
     @property
-    def headings(self) -> list[str]:
-        """The columns' headings as read by people; `cells` gives the row below them."""
-        return [
-            "method",
-            "observed",
-            f"CRPS [{self.units}]",
-            f"RMSE [{self.units}]",
-            "spread/skill",
-            "90 % coverage",
-            "seconds a field",
-        ]
-
-    @staticmethod
-    def cells(row: Row) -> list[str]:
-        """Format a row, one string a heading."""
-        s = row.scores
-        return [
-            row.method,
-            f"{100 * row.density:g} %",
-            f"{s.crps:.3f}",
-            f"{s.rmse:.3f}",
-            f"{s.spread_skill:.2f}",
-            f"{100 * s.coverage90:.1f} %",
-            f"{s.seconds_per_field:.3g}",
-        ]
+    def table(self) -> Table:
+        """The columns as read by people, the best CRPS at each density in bold."""
+        return Table(
+            Column("method", "method"),
+            Column("observed", "density", percent("g")),
+            Column(f"CRPS [{self.units}]", "crps", ".3f", best_among="density"),
+            Column(f"RMSE [{self.units}]", "rmse", ".3f"),
+            Column("spread/skill", "spread_skill", ".2f"),
+            Column("90 % coverage", "coverage90", percent()),
+            Column("seconds a field", "seconds_per_field", ".3g"),
+        )
 
     def to_markdown(self) -> str:
-        """Return a Markdown table, the best CRPS at each density in bold."""
-        lines = [self.headings, ["---"] * 2 + ["---:"] * 5]
-        for row in self:
-            cells = self.cells(row)
-            if row.scores.crps == min(r.scores.crps for r in self if r.density == row.density):
-                cells[2] = f"**{cells[2]}**"
-            lines.append(cells)
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        """Return a Markdown table."""
+        return self.table.markdown(self.rows)
 
     def write_csv(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the rows, of which there must be one, to six digits as CSV.
+        """Write six digits of all scores.
 
         Raises:
             OutputExistsError: If ``path`` exists and ``overwrite`` is false.
         """
-        rows = []
-        for row in self:
-            numbers = {name: f"{x:.6g}" for name, x in asdict(row.scores).items()}
-            rows.append({"method": row.method, "density": f"{row.density:g}", **numbers})
-        write_csv(path, rows, overwrite)
+        write_rows(path, self.rows, overwrite)

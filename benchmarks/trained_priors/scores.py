@@ -18,18 +18,6 @@ from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.diffusion.samplers import DPMSolver
 from apsgeo.domains import Domain
 
-__all__ = [
-    "Budget",
-    "Score",
-    "band_power",
-    "bands",
-    "denoising",
-    "densities",
-    "draw",
-    "memorization",
-    "spectra",
-]
-
 Array = NDArray[np.float64]
 METHODS = ("elbo", "anchored", "ode")
 CHUNK = 16  # fields at once
