@@ -37,10 +37,10 @@ class AnalyticDiffusion(DiffusionDensity):
     It has the samplers and log-densities of a `DiffusionPrior` that is perfectly trained.
 
     Args:
-        prior: the prior.
-        schedule: the noise schedule; `VPSchedule()` if not given.
-        anchor: stands in the log-densities for the anchor of a `DiffusionPrior`; None is N(0, I).
-        levels: number of levels of the grid of the anchored estimate.
+        prior: Prior whose exact denoiser is known.
+        schedule: The noise schedule; `VPSchedule()` if not given.
+        anchor: Replaces the anchor of a `DiffusionPrior` in the log-densities; None is N(0, I).
+        levels: Number of levels of the grid of the anchored estimate.
     """
 
     def __init__(

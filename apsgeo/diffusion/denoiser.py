@@ -37,11 +37,11 @@ class AnchoredDenoiser(nn.Module, ABC):
     Signals are (batch, channel, node) in standardized anomalies (no unit, variance about one).
 
     Args:
-        domain: where the signal lives.
-        channels: channels of the signal.
-        schedule: the noise schedule; `VPSchedule()` if not given.
-        anchor: the Gaussian prior to correct, or None.
-        levels: number of levels of the grid, at least 2.
+        domain: Domain that the signal lives on.
+        channels: Number of channels of the signal.
+        schedule: The noise schedule; `VPSchedule()` if not given.
+        anchor: The Gaussian prior to correct, or None.
+        levels: Number of levels of the grid, at least 2.
         residual_std: c_out at the levels (levels,), if already known.
     """
 
@@ -155,7 +155,7 @@ class AnchoredDenoiser(nn.Module, ABC):
     ) -> Tensor:
         """Return the anchor's denoised signals at log-SNRs (batch,), CPU and float64.
 
-        Another ``anchor`` than the prior's own serves training on fields that the own has seen.
+        Training passes another ``anchor`` on fields that the prior's own has seen.
         """
         alpha, sigma = self.alpha_sigma(log_snr, x_t)
         anchor = self.anchor if anchor is None else anchor

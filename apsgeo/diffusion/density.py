@@ -57,10 +57,10 @@ class DiffusionDensity(AnchoredDenoiser):
         anchor makes on its own draws is integrated exactly; only the difference is sampled.
 
         Args:
-            x0: signals (batch, channel, node).
+            x0: Signals (batch, channel, node).
             generator: CPU generator of times and noise.
-            samples: independent passes; the standard error comes from their spread.
-            points: times in a pass.
+            samples: Independent passes; the standard error comes from their spread.
+            points: Times in a pass.
             times: "importance" draws them uniform in log gamma (for VP, density beta / sigma^2),
                 "uniform" in t, with the weights that either needs.
             differentiate_network: False leaves out the network's Jacobian in the gradient with
@@ -72,7 +72,7 @@ class DiffusionDensity(AnchoredDenoiser):
             The estimate and its standard error, in nats, each (batch,), float64.
 
         Raises:
-            InputError: a shape does not fit, or ``samples`` or ``points`` is below 1.
+            InputError: If a shape does not fit, or ``samples`` or ``points`` is below 1.
         """
         self._check(x0)
         low, high = self.log_snr[0], self.log_snr[-1]
@@ -125,19 +125,19 @@ class DiffusionDensity(AnchoredDenoiser):
         optimum's mse is at least d^2 / (d gamma + J).
 
         Args:
-            x0: signals (batch, channel, node).
+            x0: Signals (batch, channel, node).
             generator: CPU generator of levels and noise.
-            samples: independent passes; the standard error comes from their spread.
-            points: levels in a pass, drawn systematically with a random offset where the anchor is
+            samples: Independent passes; the standard error comes from their spread.
+            points: Levels in a pass, drawn systematically with a random offset where the anchor is
                 uncertain (an unbiased estimate of the rule); None takes all of them.
-            differentiate_network: see `elbo`.
+            differentiate_network: See `elbo`.
 
         Returns:
             The estimate and its standard error, in nats, each (batch,), float64.
 
         Raises:
-            InputError: a shape does not fit, ``samples`` is below 1, or ``points`` is not between
-                1 and ``levels``.
+            InputError: If a shape does not fit, ``samples`` is below 1, or ``points`` is not
+                between 1 and ``levels``.
         """
         gain = self.anchored_gain(
             x0,

@@ -39,9 +39,9 @@ class FunctionSpacePrior(DiffusionPrior):
     has gamma itself. Cells of unequal areas must be so in the same proportions at both resolutions.
 
     Args:
-        domain, channels, network, schedule, anchor, levels, residual_std: as for `DiffusionPrior`;
+        domain, channels, network, schedule, anchor, levels, residual_std: As for `DiffusionPrior`;
             the network gives 2 channels without an anchor.
-        trained_nodes: how many nodes the network was trained on; the domain's by default.
+        trained_nodes: Number of nodes that the network was trained on; the domain's by default.
     """
 
     kind: ClassVar[str] = "function-space"
@@ -104,12 +104,12 @@ class FunctionSpacePrior(DiffusionPrior):
         or than the eigenfunctions, is left to an anchor, or without one is taken for white.
 
         Args:
-            domain: another resolution; see `apsgeo.nn.FunctionSpaceNet.on`.
-            anchor: if the prior has an anchor, that of the same fields on the new domain.
-            static: the known fields (F, N) there, if the network was given some.
+            domain: Another resolution; see `apsgeo.nn.FunctionSpaceNet.on`.
+            anchor: If the prior has an anchor, that of the same fields on the new domain.
+            static: The known fields (F, N) there, if the network was given some.
 
         Raises:
-            InputError: the domain is no other resolution of the prior's, or an anchor or known
+            InputError: If the domain is no other resolution of the prior's, or an anchor or known
                 fields are missing or not wanted.
         """
         if (anchor is None) != (self.anchor is None):

@@ -50,14 +50,14 @@ def ode_log_prob(
     the signs are left with the difference of D and D_G.
 
     Args:
-        denoiser: Of any prior; what it predicts is differentiated.
-        x0: signals (batch, channel, node).
-        probes: number of random signs, at least 2; None for the exact trace, at the cost of as
+        denoiser: Denoiser of any prior; what it predicts is differentiated.
+        x0: Signals (batch, channel, node).
+        probes: Number of random signs, at least 2; None for the exact trace, at the cost of as
             many denoised fields as a field has values.
-        anchor: for Hutchinson's estimate, a Gaussian prior near the denoiser's; it is factorized
+        anchor: For Hutchinson's estimate, a Gaussian prior near the denoiser's; it is factorized
             at every time of the integration.
         generator: CPU generator of the signs.
-        tolerance: relative and absolute, of the integration.
+        tolerance: Relative and absolute tolerance of the integration.
 
     Returns:
         The value and its standard error in nats, each (batch,), float64, without gradients. The

@@ -36,12 +36,12 @@ class FunctionSchedule(Schedule):
     """A schedule that is known as a function of time alone.
 
     Args:
-        alpha_sigma_at: maps float64 times to alpha and sigma, differentiable.
-        eps: first time.
-        T: last time.
+        alpha_sigma_at: Maps float64 times to alpha and sigma, differentiable.
+        eps: First time.
+        T: Last time.
 
     Raises:
-        InputError: the signal-to-noise ratio is not finite at the ends, or does not fall.
+        InputError: If the signal-to-noise ratio is not finite at the ends, or does not fall.
     """
 
     kind: ClassVar[str] = "function"
@@ -98,7 +98,7 @@ class FunctionSchedule(Schedule):
         """Refuse: a function is not saved.
 
         Raises:
-            ModelError: always.
+            ModelError: Always.
         """
         raise ModelError(
             "a prior that others trained is not saved here; open it where it came from"
@@ -112,12 +112,12 @@ class PretrainedDiffusion(DiffusionDensity):
     estimates of the log-density refer to N(0, I), by whose denoiser nothing is corrected here.
 
     Args:
-        domain: where the signal lives; an image's nodes become (batch, channel, row, column).
-        channels: of the signal.
-        network: held for its parameters, so that the prior moves with it.
-        clean: maps x_t and times (batch,), float64, to E[x | x_t], each (batch, channel, *shape).
-        schedule: the noise schedule of the network.
-        levels: of the grid of the anchored estimate.
+        domain: Domain of the signal; nodes of an image become (batch, channel, row, column).
+        channels: Number of channels of the signal.
+        network: Network behind ``clean``: its parameters move with the prior from device to device.
+        clean: Maps x_t and times (batch,), float64, to E[x | x_t], each (batch, channel, *shape).
+        schedule: The noise schedule of the network.
+        levels: Number of levels of the grid of the anchored estimate.
     """
 
     def __init__(
@@ -152,13 +152,13 @@ def from_azula(
     """Adapt an `azula.denoise.Denoiser`, whose times are from 0 to 1.
 
     Args:
-        denoiser: with a schedule, that takes x_t (batch, channel, row, column) of an image, or
+        denoiser: Has a schedule, and takes x_t (batch, channel, row, column) of an image, or
             (batch, channel, node), and times (batch,).
-        domain: where its signals live.
-        channels: of its signals.
-        eps: first time, at which the signal-to-noise ratio must be finite.
-        T: last time, at which it must be above 0.
-        levels: of the grid of the anchored estimate.
+        domain: Domain that its signals live on.
+        channels: Number of channels of its signals.
+        eps: First time, at which the signal-to-noise ratio must be finite.
+        T: Last time, at which it must be above 0.
+        levels: Number of levels of the grid of the anchored estimate.
 
     Raises:
         InputError: If the schedule's signal-to-noise ratio does not fall between finite values.
@@ -177,11 +177,11 @@ def from_diffusers(
     """Open a folder with a `UNet2DModel` of Hugging Face's diffusers (extra ``pretrained``).
 
     Args:
-        folder: Of a pipeline, such as DDPM's: ``unet/`` with config.json and
+        folder: Folder of a pipeline, such as DDPM's: ``unet/`` with config.json and
             diffusion_pytorch_model.safetensors, and ``scheduler/`` with scheduler_config.json.
             Nothing is fetched, and pickled weights are refused.
         domain: The image, if the network's configuration does not say its size.
-        levels: Of the grid of the anchored estimate.
+        levels: Number of levels of the grid of the anchored estimate.
 
     Returns:
         The prior. The signal-to-noise ratio of the scheduler's steps is interpolated between them.

@@ -46,13 +46,13 @@ class DiffusionPrior(DiffusionDensity):
     Signals are (batch, channel, node) in standardized anomalies (no unit, variance about one).
 
     Args:
-        domain: where the signal lives.
-        channels: channels of the signal.
-        network: maps (batch, 2 channels with an anchor, else channels; node) and a condition
+        domain: Domain that the signal lives on.
+        channels: Number of channels of the signal.
+        network: Maps (batch, 2 channels with an anchor, else channels; node) and a condition
             (batch, 64) to (batch, channels, node); a `UNet` of default size if not given.
-        schedule: the noise schedule; `VPSchedule()` if not given.
-        anchor: the Gaussian prior to correct, or None for the plain form.
-        levels: number of levels of the grid, at least 2.
+        schedule: The noise schedule; `VPSchedule()` if not given.
+        anchor: The Gaussian prior to correct, or None for the plain form.
+        levels: Number of levels of the grid, at least 2.
         residual_std: c_out at the levels (levels,), if already known.
     """
 
@@ -139,7 +139,7 @@ class DiffusionPrior(DiffusionDensity):
         """Rebuild a prior from `to_state`, its domain and the anchor that it was trained with.
 
         Raises:
-            ModelError: an anchor is missing or not wanted, or the tensors do not fit.
+            ModelError: If an anchor is missing or not wanted, or the tensors do not fit.
         """
         if config["anchored"] != (anchor is not None):
             raise ModelError(

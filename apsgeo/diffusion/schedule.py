@@ -91,13 +91,13 @@ class VPSchedule(Schedule):
     sampling of Song et al. 2021, arXiv 2101.09258, section 4) is uniform in log(snr).
 
     Attributes:
-        beta_min: rate of the noise at time 0, per unit time.
-        beta_max: rate of the noise at time T, per unit time.
-        T: last time, at which almost no signal is left.
-        eps: first time that is used; below it the score is not evaluated.
+        beta_min: Rate of the noise at time 0, per unit time.
+        beta_max: Rate of the noise at time T, per unit time.
+        T: Last time, at which almost no signal is left.
+        eps: First time that is used; below it the score is not evaluated.
 
     Raises:
-        InputError: unless 0 < beta_min <= beta_max and 0 < eps < T.
+        InputError: Unless 0 < beta_min <= beta_max and 0 < eps < T.
     """
 
     kind: ClassVar[str] = "vp"
@@ -147,11 +147,11 @@ class _Exploding(Schedule):
     """The signal stays, alpha = 1, and the noise grows from ``sigma_min`` to ``sigma_max``.
 
     Attributes:
-        sigma_min: standard deviation of the noise at the first time, in that of the data.
-        sigma_max: at the last time, where it drowns the data.
+        sigma_min: Standard deviation of the noise at the first time, in that of the data.
+        sigma_max: Standard deviation of the noise at the last time, where it drowns the data.
 
     Raises:
-        InputError: unless 0 < sigma_min < sigma_max.
+        InputError: Unless 0 < sigma_min < sigma_max.
     """
 
     sigma_min: float
@@ -175,11 +175,11 @@ class VESchedule(_Exploding):
     sigma_min's noise.) Its clock is uniform in log(snr).
 
     Attributes:
-        sigma_min: standard deviation of the noise at time 0, in that of the data.
-        sigma_max: at time 1, where it drowns the data.
+        sigma_min: Standard deviation of the noise at time 0, in that of the data.
+        sigma_max: Standard deviation of the noise at time 1, where it drowns the data.
 
     Raises:
-        InputError: unless 0 < sigma_min < sigma_max.
+        InputError: Unless 0 < sigma_min < sigma_max.
     """
 
     kind: ClassVar[str] = "ve"
@@ -213,11 +213,11 @@ class EDMSchedule(_Exploding):
     """The diffusion whose time is the noise, sigma = t (Karras et al. 2022, arXiv 2206.00364).
 
     Attributes:
-        sigma_min: standard deviation of the noise at the first time, in that of the data.
-        sigma_max: at the last time, where it drowns the data.
+        sigma_min: Standard deviation of the noise at the first time, in that of the data.
+        sigma_max: Standard deviation of the noise at the last time, where it drowns the data.
 
     Raises:
-        InputError: unless 0 < sigma_min < sigma_max.
+        InputError: Unless 0 < sigma_min < sigma_max.
     """
 
     kind: ClassVar[str] = "edm"
@@ -254,7 +254,7 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     """Rebuild a schedule from `Schedule.to_config`.
 
     Raises:
-        ModelError: the configuration's `kind` is not that of a schedule known here.
+        ModelError: If the configuration's `kind` is not that of a schedule known here.
     """
     kind = of_kind(SCHEDULES, config, "schedule")
     return kind(**{name: value for name, value in config.items() if name != "kind"})
