@@ -28,8 +28,8 @@ LAYERS = """
     diffusion
     flows
     labels
-    posterior field_prior
-    prior
+    field_prior
+    posterior prior
     distillation baselines diagnostics
     refinement protocol
     xarray evaluation datasets plotting
@@ -45,7 +45,6 @@ ONLY = {"metrics": {"errors", "atomic"}, "optim": {"errors", "atomic", "io"}}
 
 NOT_YET = {
     ("apsgeo.labels.lazy", "apsgeo.posterior"),
-    ("apsgeo.posterior", "apsgeo.distillation.pairs"),
     ("apsgeo.gaussian.posterior", "apsgeo.gaussian.prior"),
     ("apsgeo.gaussian.systems", "apsgeo.gaussian.prior"),
 }
