@@ -45,8 +45,6 @@ ONLY = {"metrics": {"errors", "atomic"}, "optim": {"errors", "atomic", "io"}}
 
 NOT_YET = {
     ("apsgeo.labels.lazy", "apsgeo.posterior"),
-    ("apsgeo.gaussian.posterior", "apsgeo.gaussian.prior"),
-    ("apsgeo.gaussian.systems", "apsgeo.gaussian.prior"),
 }
 """Imports of one module by another that are still to go. It must be empty at the end."""
 
