@@ -127,7 +127,7 @@ def fit(
             show_default=False,
         ),
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, help="Number of EOFs.")] = 200,
+    rank: Annotated[int, typer.Option(min=1, help="Number of EOFs.")] = 400,
     skip: Annotated[
         Skip, typer.Option(help="The denoiser's skip connection; none is the paper's form.")
     ] = Skip.gaussian,

@@ -129,11 +129,11 @@ def distill(
     for member in operator.typical():
         spec.check(family.on(member))
     noise = Noise.of(noise_std, family, channels)
-    history = prior.history if history is None else history
+    records = prior.history if history is None else prior.records(history)
     place = choose_device(device)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    learned, later = fields_of_prior(prior, history, folds, generator)
+    learned, later = fields_of_prior(prior, records, folds, generator)
     flow = build_flow(
         prior.domain,
         channels,
@@ -147,7 +147,7 @@ def distill(
     if measurements is None:
         train = measuring.simulated(learned, spec, folds, rounds)
     else:
-        train = measuring.real(measurements)
+        train = measuring.real(prior.records(measurements, "the measurements"))
     held = measuring.held_out(later)
     flow.to(place)
     if prior.diffusion is not None:

@@ -56,7 +56,7 @@ class Dates:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, index: NDArray[Any]) -> Dates:
+    def __getitem__(self, index: slice | NDArray[Any]) -> Dates:
         return replace(self, values=self.values[index])
 
     @property
@@ -118,7 +118,9 @@ class Dates:
                 f"the model knows {seasons} seasons, and {self.given} has no dates; give it a "
                 "coordinate 'time' of dates: .assign_coords(time=...)"
             )
-        return np.asarray(self._index.month, dtype=np.int64) - 1
+        if self.values.dtype.kind == "M":
+            return self.values.astype("datetime64[M]").astype(np.int64) % _MONTHS
+        return np.array([date.month - 1 for date in self.values], dtype=np.int64)
 
     def count_seasons(self) -> int:
         """Return 12 if every month is there at least twice, else 1."""

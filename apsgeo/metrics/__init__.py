@@ -1,4 +1,4 @@
-"""Scores of predictions: kernels on arrays here, on labelled data in `apsgeo.metrics.labelled`."""
+"""Scores of predictions, on arrays; those of labelled ensembles are in `apsgeo.evaluation`."""
 
 from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction, Prediction
 from apsgeo.metrics.scoreboard import Scoreboard, Scores
