@@ -25,7 +25,7 @@ def atomic_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
 
     Args:
         path: The file to make. Its parent is made if need be.
-        overwrite: Replace a file that is already there.
+        overwrite: Whether a file that is already there is replaced.
 
     Raises:
         OutputExistsError: If something is at ``path`` and ``overwrite`` is false, or it is a
@@ -52,8 +52,8 @@ def atomic_folder(
 
     Args:
         path: The folder to make. Its parent is made if need be.
-        replaceable: Says of a folder that is already there whether it may be replaced; None
-            replaces nothing.
+        replaceable: Function that says of a folder that is already there whether it may be
+            replaced; None replaces nothing.
 
     Raises:
         OutputExistsError: If something is at ``path`` that may not be replaced.

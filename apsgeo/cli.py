@@ -73,13 +73,13 @@ class Objective(StrEnum):
 class Base(StrEnum):
     """What a flow starts from."""
 
-    gaussian = "gaussian"
-    normal = "normal"
+    anchor = "anchor"
+    white = "white"
 
 
 _ARCHITECTURE: dict[Base, dict[str, Any]] = {
-    Base.gaussian: {},
-    Base.normal: {"local": 8, "patterns": 0},  # the paper's: affine couplings only
+    Base.anchor: {},
+    Base.white: {"local": 8, "patterns": 0},  # the paper's: affine couplings only
 }
 
 
@@ -171,6 +171,7 @@ def fit(
     from apsgeo.io import read_field
     from apsgeo.labels.mesh import read_mesh
     from apsgeo.optim.distributed import data_parallel, is_first
+    from apsgeo.optim.training import Training
     from apsgeo.prior import fit_prior
 
     with data_parallel():
@@ -182,11 +183,8 @@ def fit(
             rank=rank,
             skip=skip.value,
             spec=DenoiserSpec(size=size.value, network=network.value),
-            steps=steps,
-            patience=patience,
             seed=seed,
-            checkpoint=checkpoint,
-            log=log,
+            training=Training(steps=steps, patience=patience, checkpoint=checkpoint, log=log),
         )
         if is_first():
             fitted.save(prior, overwrite=overwrite)
@@ -226,8 +224,8 @@ def distill(
     ] = (0.005, 0.5),
     objective: Annotated[Objective, typer.Option(help="reverse is the paper's.")] = Objective.score,
     base: Annotated[
-        Base, typer.Option(help="What the flow starts from; normal is the paper's.")
-    ] = Base.gaussian,
+        Base, typer.Option(help="What the flow starts from; white is the paper's.")
+    ] = Base.anchor,
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 2000,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -238,6 +236,7 @@ def distill(
     from apsgeo.flows.build import FlowSpec
     from apsgeo.io import read_field
     from apsgeo.operators import Mask
+    from apsgeo.optim.training import Training
 
     trained = train(
         _open_prior(prior),
@@ -247,8 +246,8 @@ def distill(
         measurements=None if measurements is None else read_field(measurements, variable),
         objective=objective.value,
         spec=FlowSpec(base=base.value, **_ARCHITECTURE[base]),
-        steps=steps,
         seed=seed,
+        training=Training(steps=steps),
     )
     trained.save(posterior, overwrite=overwrite)
     typer.echo(f"{posterior}: {trained!r}")

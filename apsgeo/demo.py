@@ -19,7 +19,7 @@ from apsgeo import datasets, models
 from apsgeo.errors import InputError, ModelError
 from apsgeo.io import read_field
 from apsgeo.labels.checks import integer
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.plotting import ensemble_maps, save_figure
 from apsgeo.posterior import Posterior
 from apsgeo.protocol import NcepProtocol, compared_methods
@@ -163,10 +163,9 @@ def _compare(
     density: float,
     members: int,
 ) -> Scoreboard:
-    methods = compared_methods(protocol, anchored, paper, members=members, seed=protocol.seed)
     board = Scoreboard()
-    for method in methods:
-        board.add(method.name, density, protocol.evaluate(method, months, density))
+    for name, method in compared_methods(protocol, anchored, paper).items():
+        board.add(name, density, protocol.evaluate(method, months, density, members=members))
     return board
 
 

@@ -22,8 +22,9 @@ from apsgeo.labels.channels import as_array
 from apsgeo.labels.checks import check_units
 from apsgeo.labels.layout import layout_of
 from apsgeo.labels.records import Records
-from apsgeo.metrics import EnsemblePrediction, Scores, scores
-from apsgeo.metrics.scoreboard import Tally
+from apsgeo.metrics import scores
+from apsgeo.metrics.predictions import EnsemblePrediction
+from apsgeo.metrics.scoreboard import Scores, Tally
 
 __all__ = [
     "area_weights",

@@ -95,7 +95,7 @@ class FieldPrior:
         if isinstance(fields, Records):
             return fields
         records = Records.of(fields, self.domain, given=given, wanted="the prior")
-        records.check(self, "the prior")
+        records.check("the prior", self.name, self.units, self.normals.channels)
         return records
 
     def season_of(self, fields: Labelled) -> Tensor:

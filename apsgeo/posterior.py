@@ -1,11 +1,12 @@
-"""The product: a trained conditional flow with all that it needs to fill gaps in a user's units."""
+"""The product: a method with all that it needs to fill gaps in a user's units."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,69 +17,45 @@ from torch.distributions import Distribution, constraints
 
 from apsgeo import domains, operators
 from apsgeo.device import choose_device
-from apsgeo.distillation.pairs import feature_count, known_fields
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
-from apsgeo.flows.base import BasePosterior, GaussianBase, Moments
-from apsgeo.flows.build import Spec, build_flow, spec_from_config
-from apsgeo.flows.flow import Conditioning, Flow
+from apsgeo.field_prior import FieldPrior
+from apsgeo.flows.build import Site, build_flow, spec_from_config
+from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
+from apsgeo.flows.start import Known
 from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.io import load_model, part, save_folder
-from apsgeo.measurement import Measurement, Normals
+from apsgeo.measurement import Draws, Family, Measurement, Method, NoiseDraws, Normals
 from apsgeo.operators import LinearMap, Operator
 
-__all__ = ["FieldDistribution", "Posterior", "member_noise"]
+__all__ = ["FieldDistribution", "Posterior"]
 
 _MOMENT_DRAWS = 128
 
 
-def member_noise(seed: int, key: int, members: int, size: int) -> np.ndarray:
-    """Return the standard normal noise (members, size) of a record, float32.
+class FieldDistribution(Distribution, Draws):
+    """p(x | y) of a batch of measured fields, in the units of the data.
 
-    It depends on (seed, key) alone and is drawn member after member, so that member k is the
-    same however many are asked for.
-    """
-    words = [seed, key % 2**64]
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
-    return generator.standard_normal((members, size), dtype=np.float32)
+    `batch_shape` is (batch,), `event_shape` (channel, node).
 
-
-def members_noise(seed: int, keys: Iterable[int], members: int, size: int) -> Tensor:
-    """Return the `member_noise` of each of several records, (member, record, size)."""
-    each = [member_noise(seed, int(key), members, size) for key in keys]
-    return torch.from_numpy(np.stack(each, axis=1))
-
-
-class FieldDistribution(Distribution):
-    """q(x | y) of a batch of measured fields, in the units of the data.
-
-    `batch_shape` is (batch,), `event_shape` (channel, node). The context network was evaluated
-    once, when this was made; draws and densities cost only the light transforms.
+    Attributes:
+        draws: The same of standardized anomalies.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_rsample = True
 
-    def __init__(
-        self,
-        posterior: Posterior,
-        measurement: Measurement,
-        season: Tensor,
-        features: tuple[float, ...] = (),
-    ) -> None:
-        self._posterior, self._season, self._measurement = posterior, season, measurement
-        flow, normals = posterior.flow, posterior.normals
-        self._base: BasePosterior = flow.base.posterior(measurement, season)
-        place = flow.device  # the base is solved on the CPU
-        start = Moments.of(self._base, flow.functionals).to(place)
-        told = torch.tensor([features] * len(measurement)).reshape(len(measurement), -1)
-        self._given: Conditioning = flow.condition(
-            start, known_fields(normals, season, told).to(place)
-        )
-        shape = torch.Size(measurement.shape)
+    def __init__(self, draws: Draws, normals: Normals) -> None:
+        self.draws, self._normals = draws, normals
+        self._season = draws.measurement.season_of(normals.seasons)
+        shape = torch.Size(draws.measurement.shape)
         super().__init__(shape[:1], shape[1:], validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether draws are differentiable functions of noise."""
+        return isinstance(self.draws, NoiseDraws)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -86,161 +63,202 @@ class FieldDistribution(Distribution):
         return constraints.independent(constraints.real, 2)
 
     @property
+    def measurement(self) -> Measurement:  # type: ignore[override]
+        """The measurement of standardized anomalies."""
+        return self.draws.measurement
+
+    def of(self, draws: Draws) -> FieldDistribution:
+        """Return the distribution of other draws for the same measurements."""
+        other = copy.copy(self)
+        other.draws = draws
+        return other
+
+    @property
+    def _noise_draws(self) -> NoiseDraws:
+        if not isinstance(self.draws, NoiseDraws):
+            raise InputError(
+                f"{type(self.draws).__name__} are no function of noise; use members(count, seed)."
+            )
+        return self.draws
+
+    @property
     def noise_dim(self) -> int:
         """Length of the standard normal vector behind one member."""
-        return self._base.noise_dim
-
-    @property
-    def flow(self) -> Flow:
-        """The conditional flow."""
-        return self._posterior.flow
-
-    @property
-    def conditioning(self) -> Conditioning:
-        """What the maps of the flow see of the measurements."""
-        return self._given
-
-    def given(self, conditioning: Conditioning) -> FieldDistribution:
-        """Return the distribution of the same measurements with another conditioning."""
-        other = copy.copy(self)
-        other._given = conditioning
-        return other
+        return self._noise_draws.noise_dim
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node)."""
-        deviations = self._base.deviations(noise).to(self._given.mean)
-        fields, _ = self._posterior.flow.push(deviations, self._given)
-        return self._posterior.normals.restore(fields, self._season)
+        return self._restore(self._noise_draws.from_noise(noise))
+
+    def members(self, count: int, seed: int) -> Tensor:
+        """Return reproducible members (member, batch, channel, node); see `Draws.members`."""
+        return self._restore(self.draws.members(count, seed))
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draw (*sample_shape, batch, channel, node) with torch's global generator."""
         members = int(np.prod(sample_shape, dtype=int))
-        noise = torch.randn(members, *self.batch_shape, self.noise_dim)
-        return self.from_noise(noise).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
+        if self.has_rsample:
+            noise = torch.randn(members, *self.batch_shape, self.noise_dim)
+            drawn = self.from_noise(noise)
+        else:
+            drawn = self.members(members, int(torch.randint(2**31, ())))
+        return drawn.reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log q(x | y), (..., batch), of fields (..., batch, channel, node).
 
         Raises:
-            InputError: If some nodes are not valid (land), where there is no density.
+            InputError: If some nodes are not valid (land), where there is no density, or the method
+                has none.
         """
-        scaled = self._standardized(value)
-        lead = value.shape[: value.ndim - 3]
-        deviations, log_det = self._posterior.flow.pull(scaled.to(self._given.mean), self._given)
-        jacobian = log_det + self._log_units.to(log_det)
-        base = self._base.peak_log_prob().to(jacobian) - self._base.energy(deviations)
-        result = base - jacobian
-        return result.reshape(*lead, *self.batch_shape)
+        result = self.draws.log_prob(self._standardized(value))
+        return (result - self._log_units.to(result)).reshape(value.shape[:-2])
 
     def log_joint(self, value: Tensor, log_prior: Callable[[Tensor], Tensor]) -> Tensor:
         """Return log p(x) + log p(y | x), (..., batch), of fields (..., batch, channel, node).
 
-        It is what `log_prob` would be if the flow were exact, plus log p(y), with p(y) the density
-        of the standardized measurement.
+        It is what `log_prob` would be if the method were exact, plus log p(y), with p(y) the
+        density of the standardized measurement.
 
         Args:
-            value: In the units of the data.
+            value: Fields in the units of the data.
             log_prior: log p of standardized anomalies (batch, channel, node), (batch,).
 
         Raises:
             InputError: If some nodes are not valid (land), where there is no density.
         """
         each = [
-            log_prior(fields).double() + self._measurement.log_likelihood(fields).double()
+            log_prior(fields).double() + self.measurement.log_likelihood(fields).double()
             for fields in self._standardized(value)
         ]
-        result = torch.stack(each) - self._log_units.double()
-        return result.reshape(*value.shape[: value.ndim - 3], *self.batch_shape)
+        return (torch.stack(each) - self._log_units.double()).reshape(value.shape[:-2])
+
+    def _restore(self, fields: Tensor) -> Tensor:
+        return self._normals.restore(fields, self._season)
 
     def _standardized(self, value: Tensor) -> Tensor:
         """Return fields (..., batch, channel, node) as anomalies (member, batch, channel, node)."""
-        normals = self._posterior.normals
-        if not bool(normals.valid.all()):
+        if not bool(self._normals.valid.all()):
             raise InputError("a density needs a domain on which every node is valid.")
         members = value.reshape(-1, *self.batch_shape, *value.shape[-2:])
-        return normals.standardize(members, self._season)
+        return self._normals.standardize(members, self._season)
 
     @property
     def _log_units(self) -> Tensor:
         """Log-determinant (batch,) of the way from anomalies to the units of the data."""
-        return self._posterior.normals.std[self._season].log().flatten(1).sum(1)
-
-    def _moment_draws(self) -> Tensor:
-        noise = members_noise(0, range(self.batch_shape[0]), _MOMENT_DRAWS, self.noise_dim)
-        with torch.no_grad():
-            return self.from_noise(noise)
+        return self._normals.std[self._season].log().flatten(1).sum(1)
 
     @property
     def mean(self) -> Tensor:
-        """Mean of 128 draws with fixed noise, (batch, channel, node)."""
-        return self._moment_draws().mean(0)
+        """Mean (batch, channel, node); of a flow, that of 128 draws with fixed noise."""
+        return self._restore(self.draws.mean)
+
+    @property
+    def marginal_std(self) -> Tensor | None:
+        """Exact standard deviation (batch, channel, node), None where it is not known."""
+        std = self.draws.marginal_std
+        return None if std is None else std * self._normals.std[self._season].to(std)
 
     @property
     def variance(self) -> Tensor:
-        """Variance of 128 draws with fixed noise, (batch, channel, node)."""
-        return self._moment_draws().var(0)
+        """Variance (batch, channel, node); if not known exactly, of 128 draws with fixed noise."""
+        std = self.marginal_std
+        if std is not None:
+            return std**2
+        with torch.no_grad():
+            return self.members(_MOMENT_DRAWS, 0).var(0)
 
 
 @dataclass
 class Posterior:
     """An amortized posterior: `posterior(y)` is the distribution of the field behind y.
 
+    It is a method in the units of the data, made of one on standardized anomalies.
+
     Attributes:
         domain: Where the fields live.
         normals: Climatological mean and spread, in the units of the data.
         operator: What measures, or the family of what may; see `apsgeo.operators.families`.
-        flow: The conditional flow, on standardized anomalies.
-        spec: The flow's architecture.
+        method: What samples standardized anomalies: a conditional flow, or any other.
         noise_std: Standard deviation of the measurement noise by default, (observation,), in data
             units.
         units: Units of the data, or None if unknown.
-        name: Name of the variable.
+        variable: Name of the variable.
         provenance: How it was made: data, command, seed, scores.
     """
 
     domain: Domain
     normals: Normals
     operator: Operator
-    flow: Flow
-    spec: Spec
+    method: Method
     noise_std: Tensor
     units: str | None = None
-    name: str | None = None
+    variable: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
-    _maps: dict[Operator, LinearMap] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
         return (
-            f"Posterior({self.name!r} [{self.units}] on {self.domain!r}, {self.operator!r}, "
-            f"{self.spec.kind} flow, base={self.spec.base!r})"
+            f"Posterior({self.variable!r} [{self.units}] on {self.domain!r}, {self.operator!r}, "
+            f"{self.name})"
         )
+
+    @classmethod
+    def of(
+        cls, prior: FieldPrior, method: Method, operator: Operator, noise_std: float | Tensor
+    ) -> Posterior:
+        """Return a method on standardized anomalies as one for a prior's variable.
+
+        Args:
+            prior: Prior of the variable, whose normals and labels are used.
+            method: What samples anomalies: ``prior.anchor``, a diffusion sampler, or alike.
+            operator: What measures, or the family of what may.
+            noise_std: Standard deviation of the noise by default: a number or one an observation.
+        """
+        return cls(
+            domain=prior.domain,
+            normals=prior.normals,
+            operator=operator,
+            method=method,
+            noise_std=torch.as_tensor(noise_std, dtype=torch.float32),
+            units=prior.units,
+            variable=prior.name,
+            provenance={"prior": prior.provenance, "method": method.name},
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the method in tables."""
+        return self.method.name
+
+    @property
+    def flow(self) -> Flow:
+        """The method, if it is a flow.
+
+        Raises:
+            InputError: If it is not.
+        """
+        if not isinstance(self.method, Flow):
+            raise InputError(f"{self!r} has no flow; give a posterior from apsgeo.distill.")
+        return self.method
+
+    @cached_property
+    def family(self) -> Family:
+        """The maps of what may measure, on the domain."""
+        return Family(self.operator, self.domain)
 
     @property
     def linear(self) -> LinearMap:
         """The operator on the domain.
 
         Raises:
-            InputError: If it is a family; see `linear_of`.
+            InputError: If it is a family; see `Family.on`.
         """
-        return self.linear_of(None)
-
-    def linear_of(self, operator: Operator | None) -> LinearMap:
-        """Return the map of an operator of the family on the domain; by default the only one.
-
-        Raises:
-            InputError: If it is not of the family, or none is given where there are several.
-        """
-        if operator is None:
-            operator = self.operator
-        else:
-            self.operator.check(operator)
-        if operator not in self._maps:
-            self._maps[operator] = operator.on(self.domain)
-        return self._maps[operator]
+        return self.family.on()
 
     def to(self, device: str) -> Posterior:
         """Move the networks to "cpu", "cuda" or what "auto" finds, and return the posterior."""
-        self.flow.to(choose_device(device))
+        if isinstance(self.method, torch.nn.Module):
+            self.method.to(choose_device(device))
         return self
 
     def measure(
@@ -249,38 +267,39 @@ class Posterior:
         season: Tensor | None = None,
         noise_std: float | Tensor | None = None,
         operator: Operator | None = None,
-    ) -> tuple[Measurement, Tensor]:
-        """Return the standardized measurement of y (batch, channel, observation), and the seasons.
+        key: Tensor | None = None,
+    ) -> Measurement:
+        """Return the measurement of y (batch, channel, observation), in the units of the data.
 
         Raises:
             InputError: If the shape, the season, the noise or the operator does not fit.
         """
-        linear = self.linear_of(operator)
-        expected = (self.normals.mean.shape[1], linear.num_observations)
+        linear = self.family.on(operator)
+        expected = (self.normals.channels, linear.num_observations)
         axis = "node" if linear.is_identity else "observation"
         if y.ndim != 3 or y.shape[1:] != expected:
             raise InputError(
                 f"y has shape {tuple(y.shape)}; expected (batch, channel, {axis}) with "
                 f"(channel, {axis}) = {expected}."
             )
-        if season is None:
-            if self.normals.seasons > 1:
-                raise InputError(
-                    f"this posterior knows {self.normals.seasons} seasons; pass season=, an index "
-                    "(month - 1) for each field."
-                )
-            season = torch.zeros(len(y), dtype=torch.long)
         noise = self.noise_std if noise_std is None else torch.as_tensor(noise_std)
-        try:
-            noise = noise.broadcast_to(y.shape)
-        except RuntimeError as error:
-            raise InputError(
-                f"noise_std has shape {tuple(noise.shape)}; give a number or one a {axis} "
-                f"({expected[-1]}), in {self.units or 'the units of the data'}."
-            ) from error
-        if not bool((torch.isfinite(noise) & (noise > 0)).all()):
-            raise InputError("noise_std must be finite and above zero.")
-        return self.normals.measure(y.float(), noise.float(), season, linear), season
+        values = y.float()
+        given = Measurement(
+            values,
+            ~torch.isnan(values),
+            noise.float(),
+            operator=linear,
+            season=season,
+            key=torch.arange(len(y)) if key is None else key,
+        )
+        given.season_of(self.normals.seasons)
+        return given
+
+    def posterior(self, measurement: Measurement) -> FieldDistribution:
+        """Return the posterior of the fields behind measurements in the units of the data."""
+        return FieldDistribution(
+            self.method.posterior(self.normals.measure(measurement)), self.normals
+        )
 
     def __call__(
         self,
@@ -289,6 +308,7 @@ class Posterior:
         season: Tensor | None = None,
         noise_std: float | Tensor | None = None,
         operator: Operator | None = None,
+        key: Tensor | None = None,
     ) -> FieldDistribution:
         """Return the distribution of the fields behind y: one network evaluation a field.
 
@@ -296,55 +316,41 @@ class Posterior:
             y: (batch, channel, observation) in the units of the data, NaN where not observed; the
                 observations of masks are the nodes.
             season: (batch,) index of the season (month - 1), if the normals know seasons.
-            noise_std: Of the measurement noise, a number or one an observation, in the data's
-                units.
+            noise_std: Standard deviation of the measurement noise, a number or one an observation,
+                in the data's units.
             operator: Which of the family measured, where the model is for several.
+            key: (batch,) int64 that names each record, from which members are seeded; by default
+                its place in the batch.
 
         Raises:
             InputError: If the shape, the season, the noise or the operator does not fit.
         """
-        measurement, season = self.measure(y, season, noise_std, operator)
-        features = self.operator.features(self.operator if operator is None else operator)
-        return FieldDistribution(self, measurement, season, features)
-
-    @torch.no_grad()
-    def sample_members(
-        self,
-        y: Tensor,
-        season: Tensor | None,
-        keys: np.ndarray,
-        members: int,
-        seed: int,
-        noise_std: float | Tensor | None = None,
-        operator: Operator | None = None,
-    ) -> Tensor:
-        """Return reproducible members (member, batch, channel, node) in the data's units.
-
-        Member k of the record with key t depends on (seed, t, k) alone.
-        """
-        distribution = self(y, season=season, noise_std=noise_std, operator=operator)
-        noise = members_noise(seed, keys, members, distribution.noise_dim)
-        return distribution.from_noise(noise).cpu()
+        return self.posterior(self.measure(y, season, noise_std, operator, key))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Save as a folder of JSON and safetensors; see `apsgeo.io.save_folder`."""
-        tensors = {f"flow.{name}": value for name, value in self.flow.state_dict().items()}
+        """Save as a folder of JSON and safetensors; see `apsgeo.io.save_folder`.
+
+        Raises:
+            InputError: If the method is no flow.
+        """
+        flow = self.flow
+        tensors = {f"flow.{name}": value for name, value in flow.state_dict().items()}
         tensors |= self.normals.to_tensors()
         tensors["noise_std"] = self.noise_std
         config: dict[str, Any] = {
             "domain": self.domain.to_config(),
             "operator": self.operator.to_config(),
-            "spec": self.spec.to_config(),
+            "spec": flow.spec.to_config(),
             "units": self.units,
-            "name": self.name,
+            "name": self.variable,
             "provenance": self.provenance,
             "anchor": None,
         }
-        if isinstance(self.flow.base, GaussianBase):
-            config["anchor"], state = self.flow.base.prior.to_state()
+        if isinstance(flow.base, SeasonalPrior):
+            config["anchor"], state = flow.base.to_state()
             tensors |= {f"anchor.{name}": value for name, value in state.items()}
-        if isinstance(self.flow, SpectralFlow) and self.flow.regimes is not None:
-            state = self.flow.regimes.to_tensors()
+        if isinstance(flow, SpectralFlow) and flow.regimes is not None:
+            state = flow.regimes.to_tensors()
             tensors |= {f"regimes.{name}": value for name, value in state.items()}
         return save_folder(path, "posterior", config, tensors, overwrite=overwrite)
 
@@ -361,7 +367,7 @@ class Posterior:
     def _from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Posterior:
         domain = domains.from_config(config["domain"])
         normals = Normals.from_tensors(tensors)
-        spec = spec_from_config(config["spec"])
+        operator = operators.from_config(config["operator"])
         anchor = None
         if config["anchor"] is not None:
             state = part(tensors, "anchor.")
@@ -370,19 +376,17 @@ class Posterior:
         regimes = LowRankMixturePrior.from_tensors(domain, mixture) if mixture else None
         weights = part(tensors, "flow.")
         sites = weights.get("context.sites", torch.empty(0, domain.num_nodes))
-        operator = operators.from_config(config["operator"])
-        channels = normals.mean.shape[1]
-        known = normals.covariate_count + feature_count(operator, channels)
-        flow = build_flow(domain, channels, known, sites, spec, anchor, regimes)
+        known = Known(normals, Family(operator, domain).features)
+        site = Site(domain, normals.channels, known, sites, anchor, regimes)
+        flow = build_flow(site, spec_from_config(config["spec"]))
         flow.load_state_dict(weights)
         return cls(
             domain=domain,
             normals=normals,
             operator=operator,
-            flow=flow.eval(),
-            spec=spec,
+            method=flow.eval(),
             noise_std=tensors["noise_std"],
             units=config["units"],
-            name=config["name"],
+            variable=config["name"],
             provenance=config["provenance"],
         )

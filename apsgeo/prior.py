@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Literal
 
 import torch
 import xarray as xr
 from torch import Tensor
 
-from apsgeo.device import choose_device
+from apsgeo.device import choose_device, on_device
 from apsgeo.diffusion.fit import train_diffusion
 from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.domains.base import Domain
@@ -26,6 +25,7 @@ from apsgeo.gaussian.scales import (
 )
 from apsgeo.labels.records import Records, static_fields
 from apsgeo.measurement import Normals
+from apsgeo.optim.training import Training, seeded
 
 __all__ = ["FieldPrior", "fit_prior"]
 
@@ -43,15 +43,10 @@ def fit_prior(
     rank: int = 400,
     skip: Literal["gaussian", "none"] = "gaussian",
     spec: DenoiserSpec | None = None,
-    steps: int = 1500,
     augment: Symmetries | None = None,
-    patience: int | None = None,
     folds: int = 4,
     seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
-    checkpoint: str | os.PathLike[str] | None = None,
-    log: str | os.PathLike[str] | None = None,
+    training: Training = Training(),
 ) -> FieldPrior:
     """Learn what a variable looks like from complete fields.
 
@@ -83,27 +78,20 @@ def fit_prior(
         skip: "gaussian" gives the denoiser the Gaussian prior as skip connection, "none" is the
             paper's plain form.
         spec: Architecture of the diffusion prior: the size of its network, its noise schedule.
-        steps: Training steps of the diffusion prior; 0 for none.
         augment: Symmetries of the domain that standardized anomalies have too, such as
             ``domain_of(history).symmetries.only("left-right")``: its training sees fields moved by
             them.
-        patience: Stop its training early after so many of the validations, one each tenth of the
-            steps, without a better denoising of the held-out records. The best weights are kept
-            in any case.
         folds: Contiguous blocks of the history for cross-fitting.
-        seed: Of masks, noise and weights.
-        device: Where the diffusion prior is trained: "auto", "cpu" or "cuda", there in mixed
-            precision. It comes back on the CPU.
-        progress: Show progress bars.
-        checkpoint: A folder that keeps the state of the training of the diffusion prior: called
-            again alike after it was killed, it goes on from there, to the same bits.
-        log: A CSV file of the training so far: step, loss, learning rate, validation.
+        seed: Seed of masks, noise and weights.
+        training: How the diffusion prior is trained, by default in 1500 steps of 16 fields; it is
+            left out with ``Training(steps=0)``, and comes back on the CPU.
 
     Raises:
         InputError: If the history is too short, has gaps that change with time, or has no dates
             where they are needed; if the checkpoint is of another run, or symmetries move land.
         GridError: If its labels do not say the domain, or do not fit the one given.
     """
+    training = training.filled(steps=1500, batch=16)
     spec = DenoiserSpec() if spec is None else spec
     records = Records.of(history, domain, given="the history").as_history()
     domain = records.layout.domain
@@ -118,7 +106,7 @@ def fit_prior(
     _check_land(augment, normals.valid)
     fields = normals.encode(learned.values, season)
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
-    search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": progress} | fit
+    search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": training.progress} | fit
     if scales is None:
         scales = select_scales(domain, fields, HybridScales.start(domain), **search)
     gaussian = anchor = fit_gaussian(scales.field(domain, fields), fields, scales, **fit)
@@ -145,23 +133,20 @@ def fit_prior(
             "baseline": baseline,
             "least_std": least_std,
             "seed": seed,
-            "steps": steps,
+            "steps": training.steps,
             "augment": list(augment or ()),
-            "patience": patience,
+            "patience": training.patience,
             "skip": skip,
             "denoiser": spec.to_config(),
         },
     )
-    if steps:
-        training: dict[str, Any] = {"steps": steps, "patience": patience, "seed": seed}
-        training |= {"progress": progress, "checkpoint": checkpoint, "log": log, "augment": augment}
+    if training.steps:
         skipped = gaussian.annual if skip == "gaussian" else None
-        validation = prior.encode(held) if len(held) else fields
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             prior.diffusion = spec.build(domain, fields.shape[1], skipped, known)
-            place = choose_device(device)
-            _fit_diffusion(prior, fields, season, validation, folds, place, **training)
+        validation = prior.encode(held) if len(held) else fields
+        options = {"seed": seed, "augment": augment}
+        _fit_diffusion(prior, fields, season, validation, folds, training, **options)
     return prior
 
 
@@ -184,8 +169,8 @@ def _fit_diffusion(
     season: Tensor,
     validation: Tensor,
     folds: int,
-    place: torch.device,
-    **training: Any,
+    training: Training,
+    **options: Any,
 ) -> None:
     """Train the diffusion prior in place, cross-fitted where it has an anchor."""
     assert prior.diffusion is not None
@@ -194,12 +179,14 @@ def _fit_diffusion(
         fold = contiguous_folds(len(fields), folds)
         anchors = prior.cross_fitted(prior.gaussian, fields, season, folds)
         crossfit = [(a.annual, (fold == f).nonzero()[:, 0]) for f, a in enumerate(anchors)]
-    log = train_diffusion(
-        prior.diffusion.to(place),
-        fields.to(place),
-        validation.to(place),
-        crossfit=crossfit,
-        **training,
-    )
-    prior.diffusion.cpu()
+    place = choose_device(training.device)
+    with on_device(place, prior.diffusion):
+        log = train_diffusion(
+            prior.diffusion,
+            fields.to(place),
+            validation.to(place),
+            training,
+            crossfit=crossfit,
+            **options,
+        )
     prior.provenance["denoising"] = [record for record in log if "level" in record]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -21,27 +20,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from apsgeo.baselines import (
-    Climatology,
-    EofInterpolation,
-    HybridGaussian,
-    Kriging,
-    Method,
-    Observations,
-)
-from apsgeo.baselines.eof import select_rank
+from apsgeo.baselines import ITERATIVE, METHODS
+from apsgeo.baselines.gaussian import choose_rank
+from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
-from apsgeo.flows.base import GaussianBase
+from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.fit import fit_gaussian, select_scales
+from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import Scales, from_config
 from apsgeo.gaussian.seasonal import SeasonalPrior
-from apsgeo.measurement import Normals
-from apsgeo.metrics import EnsemblePrediction, Scores
-from apsgeo.metrics.scoreboard import Tally
+from apsgeo.labels.records import Records
+from apsgeo.measurement import Measurement, Method, Normals
+from apsgeo.metrics.scoreboard import Scores, Tally
+from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 
-__all__ = ["DENSITIES", "NOISE_STD", "AmortizedPosterior", "NcepProtocol", "compared_methods"]
+__all__ = ["DENSITIES", "NOISE_STD", "NcepProtocol", "compared_methods"]
 
 S = TypeVar("S", bound=Scales)
 Array = NDArray[np.float64]
@@ -118,7 +113,7 @@ class NcepProtocol:
             raise InputError(f"density={density!r} given; expected a fraction above 0, at most 1")
         return np.minimum(density * self.weights / self.weights.mean(), 1.0)
 
-    def observe(self, index: Index, density: float) -> Observations:
+    def observe(self, index: Index, density: float) -> Measurement:
         """Simulate the observations of the months ``index``; those of a month never change."""
         probability = self.probability(density)
         masks, values = [], []
@@ -129,20 +124,20 @@ class NcepProtocol:
             noise = self.noise_std * rng.standard_normal(len(probability))
             # In the field's own precision, so that a file of the observations holds the same.
             values.append((self.values[i] + noise).astype(self.values.dtype))
-        shape = (len(index), len(probability))
-        return Observations(
-            values=np.array(values).reshape(shape),
-            mask=np.array(masks).reshape(shape),
-            noise_std=np.full(shape, self.noise_std),
-            season=self.season[index],
-            key=self.key[index],
+        shape = (len(index), 1, len(probability))
+        return Measurement(
+            torch.from_numpy(np.array(values).reshape(shape)).double(),
+            torch.from_numpy(np.array(masks).reshape(shape)),
+            torch.tensor(self.noise_std, dtype=torch.float64),
+            season=torch.from_numpy(self.season[index]),
+            key=torch.from_numpy(self.key[index]),
         )
 
-    def labelled(self, observations: Observations, index: Index) -> xr.DataArray:
+    def labelled(self, observations: Measurement, index: Index) -> xr.DataArray:
         """Return observations as the field's own months ``index``, NaN where not observed."""
         template = self.field.isel(time=index)
-        filled = observations.filled().reshape(template.shape).astype(self.values.dtype)
-        return template.copy(data=filled)
+        filled = np.where(observations.mask, observations.values, np.nan)
+        return template.copy(data=filled.reshape(template.shape).astype(self.values.dtype))
 
     def truth(self, index: Index) -> Array:
         """Return the field (T, N) itself."""
@@ -154,9 +149,9 @@ class NcepProtocol:
         mean = self.normals.mean[torch.from_numpy(self.season[index]), 0].numpy()
         return template.copy(data=mean.reshape(template.shape))
 
-    def score_weights(self, observations: Observations) -> Array:
+    def score_weights(self, observations: Measurement) -> Array:
         """Return the weights (T, N) of the scores: cos(latitude), zero where observed."""
-        return np.where(observations.mask, 0.0, self.weights)
+        return np.where(observations.mask[:, 0], 0.0, self.weights)
 
     def evaluate(
         self,
@@ -164,10 +159,14 @@ class NcepProtocol:
         index: Index,
         density: float,
         *,
+        members: int = 32,
         batch: int = 8,
         progress: bool = True,
     ) -> Scores:
-        """Score a method on the months ``index`` at one density, ``batch`` months at a time."""
+        """Score a method on the months ``index`` at one density, ``batch`` months at a time.
+
+        Methods without exact marginals are scored by their members, seeded by the protocol's seed.
+        """
         tally = Tally()
         label = f"{method.name}, {100 * density:g} %"
         with tqdm(total=len(index), desc=label, unit="field", disable=not progress) as bar:
@@ -175,35 +174,54 @@ class NcepProtocol:
                 part = index[start : start + batch]
                 observations = self.observe(part, density)
                 begun = time.perf_counter()
-                prediction = method.predict(observations)
+                prediction = method.posterior(observations).prediction(members, self.seed)
                 seconds = time.perf_counter() - begun
                 weights = self.score_weights(observations)
                 tally.add(prediction, self.truth(part), weights, seconds)
                 bar.update(len(part))
         return tally.scores()
 
-    def climatology(self) -> Climatology:
-        """Return the climatology of the months for fitting."""
-        return Climatology(self.normals)
-
     def eof_interpolation(
         self, ranks: Sequence[int] = EOF_RANKS, progress: bool = True
-    ) -> EofInterpolation:
+    ) -> LowRankPrior:
         """Fit EOFs, their number chosen on every sixth validation month at all densities."""
-        season = torch.from_numpy(self.season[self.fit])
-        fitted = EofInterpolation.fit(self.domain, self.normals, self.history, season, max(ranks))
         months = self.validation[::6]
+        truth, season = self._standardized(months)
         cases = []
         for density in DENSITIES:
             seen = self.observe(months, density)
-            cases.append((seen, self.truth(months), self.score_weights(seen)))
-        return fitted.truncated(select_rank(fitted, cases, ranks, progress))
+            spread = self.normals.std[season, 0].double().numpy()
+            weights = self.score_weights(seen)
+            cases.append((self.normals.measure(seen), truth[:, 0].numpy(), spread, weights))
+        return choose_rank(self.domain, self._standardized(self.fit)[0], cases, ranks, progress)
 
-    def hybrid(self, scales: Scales) -> SeasonalPrior:
-        """Fit the hybrid Gaussian prior to the standardized months for fitting."""
+    def prior(
+        self,
+        scales: Scales,
+        *,
+        anchor: SeasonalPrior | None = None,
+        diffusion: DiffusionPrior | None = None,
+    ) -> FieldPrior:
+        """Fit the hybrid Gaussian prior to the months for fitting.
+
+        Args:
+            scales: Scales of its covariance.
+            anchor: Anchor of the prior; the hybrid itself by default.
+            diffusion: Diffusion prior, if there is one.
+        """
         fields, season = self._standardized(self.fit)
         field = scales.field(self.domain, fields)
-        return fit_gaussian(field, fields, scales, season=season, seasons=12)
+        hybrid = fit_gaussian(field, fields, scales, season=season, seasons=12)
+        return FieldPrior(
+            domain=self.domain,
+            normals=self.normals,
+            gaussian=hybrid,
+            anchor=hybrid if anchor is None else anchor,
+            diffusion=diffusion,
+            units=self.field.attrs.get("units"),
+            name=None if self.field.name is None else str(self.field.name),
+            history=Records.of(self.field.isel(time=self.fit), self.domain),
+        )
 
     def select_scales(self, start: S) -> S:
         """Choose the scales of a Gaussian prior by its scores on the months for choosing."""
@@ -226,74 +244,40 @@ class NcepProtocol:
         values = torch.from_numpy(self.values[index])[:, None]
         return self.normals.standardize(values.double(), season), season
 
-    def kriging(self) -> Kriging:
-        """Fit the covariance function of kriging."""
-        season = torch.from_numpy(self.season[self.fit])
-        return Kriging.fit(self.domain, self.normals, self.history, season)
-
-
-@dataclass(frozen=True)
-class AmortizedPosterior:
-    """A trained `apsgeo.Posterior`, as a method of the protocol.
-
-    Attributes:
-        posterior: the model.
-        name: in tables.
-        members: how many draws.
-        seed: of the draws.
-    """
-
-    posterior: Posterior
-    name: str
-    members: int = 32
-    seed: int = 0
-
-    def predict(self, observations: Observations) -> EnsemblePrediction:
-        """Return the ensemble (K, T, N) of each record, in the unit of the data."""
-        members = self.posterior.sample_members(
-            torch.from_numpy(observations.filled()).float()[:, None],
-            torch.from_numpy(observations.season),
-            observations.key,
-            self.members,
-            self.seed,
-            noise_std=torch.tensor(observations.noise_std)[:, None],
-        )
-        return EnsemblePrediction(members[:, :, 0].numpy())
-
 
 def compared_methods(
     protocol: NcepProtocol,
     anchored: Posterior,
     paper: Posterior,
+    diffusion: DiffusionPrior | None = None,
     *,
-    members: int = 32,
-    seed: int = 0,
     progress: bool = True,
-) -> list[Method]:
-    """Fit the baselines and list all methods of the table, the best expected last.
+) -> dict[str, Method]:
+    """Fit the baselines and name all methods of the table, the best expected last.
 
     Args:
-        protocol: whose months for fitting the baselines are fitted to.
-        anchored: a posterior that starts from a Gaussian anchor; its base, untrained, is a row.
-        paper: a posterior in the paper's form.
-        members: of the ensembles.
-        seed: of the ensembles.
-        progress: whether to show bars.
+        protocol: Protocol whose months for fitting the baselines are fitted to.
+        anchored: Posterior that starts from a Gaussian anchor; its base, untrained, is a row.
+        paper: Posterior in the paper's form.
+        diffusion: Diffusion prior of the iterative samplers; without one they are left out.
+        progress: Whether to show bars.
 
     Raises:
-        InputError: if ``anchored`` has no Gaussian anchor.
+        InputError: If ``anchored`` has no Gaussian anchor.
     """
     base = anchored.flow.base
-    if not isinstance(base, GaussianBase):
+    if not isinstance(base, SeasonalPrior):
         raise InputError(f"{anchored!r} has no Gaussian anchor to compare it with")
-    hybrid = protocol.hybrid(from_config(anchored.provenance["prior"]["scales"]))
-    untrained = f"{base.prior.kind} Gaussian (base of APS)"
-    return [
-        protocol.climatology(),
-        protocol.eof_interpolation(progress=progress),
-        protocol.kriging(),
-        HybridGaussian(protocol.normals, GaussianBase(hybrid), members=members, seed=seed),
-        HybridGaussian(anchored.normals, base, members=members, seed=seed, name=untrained),
-        AmortizedPosterior(paper, "APS, paper's form", members, seed),
-        AmortizedPosterior(anchored, "APS, anchored", members, seed),
-    ]
+    scales = from_config(anchored.provenance["prior"]["scales"])
+    prior = protocol.prior(scales, anchor=base, diffusion=diffusion)
+    made = {
+        name: make(prior)
+        for name, make in METHODS.items()
+        if diffusion is not None or name not in ITERATIVE
+    }
+    made["EOF interpolation"] = protocol.eof_interpolation(progress=progress)
+    noise = protocol.noise_std
+    methods: dict[str, Method] = {
+        name: Posterior.of(prior, method, Mask(), noise) for name, method in made.items()
+    }
+    return methods | {"APS, paper's form": paper, "APS, anchored": anchored}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from apsgeo.distillation.objective import frozen
 from apsgeo.errors import InputError
+from apsgeo.flows.flow import FlowDraws
 from apsgeo.posterior import FieldDistribution
 
 __all__ = ["Chains", "adapt", "metropolis"]
@@ -108,22 +109,31 @@ def adapt(
         seed: Of the draws.
 
     Raises:
-        InputError: If some nodes are not valid (land), where there is no density.
+        InputError: If some nodes are not valid (land), where there is no density, or the
+            distribution is not a flow's.
     """
     generator = torch.Generator().manual_seed(seed)
-    given = distribution.conditioning.detach()
+    draws = _flow_draws(distribution)
+    given = draws.conditioning.detach()
     free = {name: getattr(given, name).clone().requires_grad_() for name in given.free}
     optimizer = torch.optim.Adam(free.values(), lr=lr)
     shape = (members, *distribution.batch_shape, distribution.noise_dim)
-    with frozen(distribution.flow), torch.enable_grad():
+    with frozen(draws.flow), torch.enable_grad():
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = lr * (1.0 - step / steps)
-            now = distribution.given(given.replaced(**free))
-            still = distribution.given(now.conditioning.detach())
+            seen = given.replaced(**free)
+            now = distribution.of(draws.given(seen))
+            still = distribution.of(draws.given(seen.detach()))
             fields = now.from_noise(torch.randn(shape, generator=generator))
             log_q = still.log_prob(fields)
             loss = (log_q - distribution.log_joint(fields, log_prior)).mean(0).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return distribution.given(given.replaced(**free).detach())
+    return distribution.of(draws.given(given.replaced(**free).detach()))
+
+
+def _flow_draws(distribution: FieldDistribution) -> FlowDraws:
+    if not isinstance(distribution.draws, FlowDraws):
+        raise InputError("only a flow can be adapted to a measurement; distill one.")
+    return distribution.draws

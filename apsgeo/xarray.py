@@ -19,9 +19,9 @@ from apsgeo.labels.checks import check_floating, integer
 
 if TYPE_CHECKING:
     import dask.array
+    from torch import Tensor
 
     from apsgeo.domains import Domain
-    from apsgeo.labels.lazy import Sampler
     from apsgeo.labels.records import Records
     from apsgeo.operators import LinearMap, Operator
     from apsgeo.posterior import Posterior
@@ -102,7 +102,7 @@ def impute(
 
     _check_types(obs, posterior)
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
-    linear = posterior.linear_of(operator)
+    linear = posterior.family.on(operator)
     operator = posterior.operator if operator is None else operator
     records, normals = _observed(obs, posterior, operator, linear), posterior.normals
     observable = normals.observable(linear)
@@ -121,7 +121,8 @@ def impute(
     valid = records.layout.channel_places(observable.numpy())
     gaps = isinstance(operator, RandomMask)
     drawn = draw(sampler, records, valid, normals.seasons, gaps=gaps)
-    ensemble = _labelled(drawn, like, sampler)
+    noise = posterior.noise_std if sampler.noise_std is None else sampler.noise_std
+    ensemble = _labelled(drawn, like, noise, seed)
     whole = ensemble if records.dataset is None else as_variables(ensemble, records.dataset)
     return cast(Fields, whole)
 
@@ -140,7 +141,8 @@ def _observed(
     here = linear.codomain == posterior.domain
     wanted = "the model" if here else f"the model's {operator!r}"
     records = Records.of(obs, linear.codomain, given="obs", wanted=wanted)
-    records.check(posterior, "the model")
+    channels = posterior.normals.channels
+    records.check("the model", posterior.variable, posterior.units, channels)
     check_floating(records.array)
     records.dates.check_order()
     return records
@@ -243,26 +245,27 @@ class ApsAccessor:
 def _check_types(obs: Any, posterior: Any) -> None:
     if not isinstance(obs, xr.DataArray | xr.Dataset):
         raise InputError(f"obs is a {type(obs).__name__}; expected an xarray.DataArray or Dataset")
-    if not hasattr(posterior, "sample_members"):
+    if not hasattr(posterior, "posterior"):
         raise InputError(
             f"posterior is a {type(posterior).__name__}; expected a Posterior: open a saved one "
             "with apsgeo.load, or make one of a prior with apsgeo.distill"
         )
 
 
-def _labelled(members: dask.array.Array, like: xr.DataArray, sampler: Sampler) -> xr.DataArray:
+def _labelled(
+    members: dask.array.Array, like: xr.DataArray, noise: Tensor, seed: int
+) -> xr.DataArray:
     """Give (member, ...) the labels of its like without members, and say how it was made."""
-    noise = sampler.posterior.noise_std if sampler.noise_std is None else sampler.noise_std
     least, most = float(noise.min()), float(noise.max())
     member = xr.Variable(
         "member",
-        np.arange(sampler.members),
+        np.arange(len(members)),
         {"standard_name": "realization", "long_name": "ensemble member"},
     )
     attrs = {
         "apsgeo_version": apsgeo.__version__,
         "noise_std": least if least == most else f"{least:g} to {most:g}",
-        "seed": sampler.seed,
+        "seed": seed,
     }
     ensemble = xr.DataArray(
         members,

@@ -15,15 +15,17 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from apsgeo import datasets, demo, distill
-from apsgeo.baselines import EofInterpolation
 from apsgeo.cli import app
 from apsgeo.flows.build import FlowSpec
+from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import HybridScales, LocalisedScales
 from apsgeo.io import read_field, write_netcdf
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.protocol import NcepProtocol
+from tests.cases import numpy_seeded
 
 COMMANDS = ("fit", "distill", "impute", "evaluate", "demo", "data", "era5")
 
@@ -51,7 +53,7 @@ def field() -> xr.DataArray:
     """Monthly fields with large scales, 1955 to 2012, on 7 x 8 nodes with both poles."""
     time = xr.date_range("1955-01-01", "2012-12-01", freq="MS")
     lat, lon = np.linspace(90, -90, 7), np.arange(0, 360, 45.0)
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     waves = np.cos(np.deg2rad(lon)), np.sin(np.deg2rad(lon)), np.ones(8)
     values = sum(
         rng.normal(10, 2, (len(time), 1, 1)) * np.cos(np.deg2rad(lat))[:, None] * wave
@@ -71,8 +73,7 @@ def prior(field: xr.DataArray) -> FieldPrior:
         rank=4,
         scales=HybridScales(),
         anchor_scales=LocalisedScales(),
-        steps=0,
-        progress=False,
+        training=Training(steps=0, progress=False),
     )
 
 
@@ -84,17 +85,16 @@ def untrained(prior: FieldPrior, base: Any) -> Posterior:
         Mask(),
         0.25,
         spec=spec,
-        steps=0,
+        training=Training(steps=0, progress=False),
         folds=2,
         rounds=1,
         objective="forward",
-        progress=False,
     )
 
 
 @pytest.fixture(scope="module")
 def anchored(prior: FieldPrior) -> Posterior:
-    return untrained(prior, "gaussian")
+    return untrained(prior, "anchor")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def model(saved: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def obs(field: xr.DataArray) -> xr.DataArray:
-    hidden = np.random.default_rng(1).random((5, 7, 8)) < 0.7
+    hidden = numpy_seeded(1).random((5, 7, 8)) < 0.7
     return field[-5:].where(~hidden)
 
 
@@ -420,7 +420,7 @@ class SmallProtocol(NcepProtocol):
 
     def eof_interpolation(
         self, ranks: Sequence[int] = (2, 4), progress: bool = True
-    ) -> EofInterpolation:
+    ) -> LowRankPrior:
         return super().eof_interpolation(ranks, progress)
 
 
@@ -428,7 +428,7 @@ class SmallProtocol(NcepProtocol):
 def small_demo(
     field: xr.DataArray, prior: FieldPrior, anchored: Posterior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shipped = {demo.ANCHORED: anchored, demo.PAPER: untrained(prior, "normal")}
+    shipped = {demo.ANCHORED: anchored, demo.PAPER: untrained(prior, "white")}
     monkeypatch.setattr(demo, "_shipped", shipped.__getitem__)
     monkeypatch.setattr(demo, "NcepProtocol", SmallProtocol)
     monkeypatch.setattr(datasets, "load", lambda name: {"ncep-air": field}[name])

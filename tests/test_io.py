@@ -20,12 +20,13 @@ import apsgeo.atomic
 import apsgeo.io
 from apsgeo.errors import InputError, ModelError, OutputExistsError
 from apsgeo.io import load_folder, read_field, read_kind, save_folder, write_netcdf
+from tests.cases import seeded
 
 CONFIG = {"units": "degC", "levels": [0.1, 2.0], "card": {"years": {"1990": 1}, "none": None}}
 
 
 def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     table = torch.randn(4, 6, generator=generator, dtype=torch.float64)
     return {
         "table": table,

@@ -10,11 +10,12 @@ import xarray as xr
 
 from apsgeo.errors import InputError, OutputExistsError
 from apsgeo.plotting import coastlines, ensemble_maps, equal_earth, save_figure
+from tests.cases import numpy_seeded
 
 
 def fields(lat: np.ndarray, lon: np.ndarray) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     time = xr.date_range("2012-01-01", periods=2, freq="MS")
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     coords = {"time": time, "lat": lat, "lon": lon}
     members = xr.DataArray(
         rng.normal(280, 3, (4, 2, len(lat), len(lon))),

@@ -23,9 +23,12 @@ from apsgeo.errors import GridError, InputError, ModelError
 from apsgeo.flows.build import FlowSpec
 from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.gaussian.scales import HybridScales, LocalisedScales
+from apsgeo.measurement import members_noise
 from apsgeo.operators import Mask
-from apsgeo.posterior import Posterior, member_noise
+from apsgeo.optim.training import Training
+from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
+from tests.cases import numpy_seeded, seed_weights, seeded
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 NOISE = 0.3
@@ -38,7 +41,7 @@ def history(years: int = 12) -> xr.DataArray:
     lat, lon = np.linspace(75, -75, 6), np.arange(0, 360, 36.0)
     time = xr.date_range("1990-01-01", periods=12 * years, freq="MS")
     month = time.month.values
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     waves = np.stack(
         [np.cos(np.deg2rad(k * lon)) * np.cos(np.deg2rad(lat))[:, None] for k in (1, 2)]
     )
@@ -58,19 +61,24 @@ def history(years: int = 12) -> xr.DataArray:
 @pytest.fixture(scope="module")
 def prior() -> FieldPrior:
     return fit_prior(
-        history(), scales=SCALES, anchor_scales=ANCHOR, rank=5, steps=6, progress=False
+        history(),
+        scales=SCALES,
+        anchor_scales=ANCHOR,
+        rank=5,
+        training=Training(steps=6, progress=False),
     )
 
 
-def distilled(prior: FieldPrior, **options: Any) -> Posterior:
-    settings: dict[str, Any] = {"spec": SPEC, "steps": 12, "rounds": 1, "batch": 4}
-    return distill(prior, Mask(), NOISE, progress=False, **(settings | options))
+def distilled(prior: FieldPrior, steps: int = 12, **options: Any) -> Posterior:
+    settings: dict[str, Any] = {"spec": SPEC, "rounds": 1}
+    training = Training(steps, batch=4, progress=False)
+    return distill(prior, Mask(), NOISE, training=training, **(settings | options))
 
 
 @pytest.fixture(scope="module")
 def posterior(prior: FieldPrior) -> Posterior:
     made = distilled(prior)
-    torch.manual_seed(0)
+    seed_weights(0)
     for parameter in made.flow.parameters():  # away from the identity, whatever training found
         parameter.data += 0.05 * torch.randn_like(parameter)
     made.flow.spread.copy_(torch.tensor([0.05, -0.02]))
@@ -79,7 +87,7 @@ def posterior(prior: FieldPrior) -> Posterior:
 
 def gappy(records: int = 3) -> tuple[Tensor, Tensor]:
     fields = torch.from_numpy(history().values[:records]).reshape(records, 1, -1).clone()
-    fields[torch.rand(fields.shape, generator=torch.Generator().manual_seed(0)) > 0.3] = torch.nan
+    fields[torch.rand(fields.shape, generator=seeded(0)) > 0.3] = torch.nan
     return fields, torch.arange(records)
 
 
@@ -93,7 +101,7 @@ def test_one_network_evaluation_a_field_for_any_number_of_members(
         lambda _module, inputs, _output: evaluated.append(len(inputs[0]))
     )
     y, season = gappy()
-    drawn = posterior.sample_members(y, season, np.arange(3), members, seed=0)
+    drawn = posterior(y, season=season).members(members, 0)
     hook.remove()
     assert drawn.shape == (members, 3, 1, 60)
     assert evaluated == [3]  # one call, three fields
@@ -104,8 +112,7 @@ def test_untrained_flow_is_the_exact_gaussian_posterior(prior: FieldPrior) -> No
     untrained.flow.spread.zero_()
     y, season = gappy()
     distribution = untrained(y, season=season)
-    measurement, _ = untrained.measure(y, season)
-    exact = prior.anchor.posterior(measurement, season)
+    exact = prior.anchor.posterior(distribution.measurement)
     value = torch.from_numpy(history().values[:3]).reshape(3, 1, -1)
     standardized = prior.normals.standardize(value, season)
     jacobian = prior.normals.std[season].log().flatten(1).sum(1)
@@ -125,8 +132,7 @@ def test_members_of_an_untrained_flow_have_equal_weights(prior: FieldPrior) -> N
     """It is the exact posterior of the anchor: weights are p(y), whatever the member."""
     untrained = distilled(prior, steps=0)
     y, season = gappy()
-    measurement, _ = untrained.measure(y, season)
-    evidence = prior.anchor.posterior(measurement, season).log_evidence()
+    evidence = prior.anchor.posterior(untrained(y, season=season).measurement).log_evidence()
 
     def weigh() -> tuple[Tensor, ImportanceWeights]:
         distribution = untrained(y, season=season)
@@ -154,52 +160,53 @@ def test_log_prob_is_the_density_of_the_draws(posterior: Posterior) -> None:
     """
     y, season = gappy(1)
     distribution = posterior(y, season=season)
-    torch.manual_seed(1)
+    seed_weights(1)
     with torch.no_grad():
         draws = distribution.rsample((4000,))
         log_q = distribution.log_prob(draws)[:, 0].double()
-    measurement, _ = posterior.measure(y, season)
-    base = posterior.flow.base.posterior(measurement, season)
+    base = posterior.flow.base.posterior(distribution.measurement)
     standardized = posterior.normals.standardize(draws[:, 0], season.expand(len(draws)))
     deviations = standardized - base.mean
     log_p = base.peak_log_prob() - base.energy(deviations[:, None])[:, 0]
     log_p = log_p - posterior.normals.std[season].log().sum()
     ratio = (log_p.double() - log_q).exp()
     error = float(ratio.std()) / len(ratio) ** 0.5
-    assert abs(float(ratio.mean()) - 1) < 4 * error
+    assert abs(float(ratio.mean()) - 1) < 5 * error
     assert error < 0.2
 
 
 def test_members_depend_on_seed_record_and_number_alone(posterior: Posterior) -> None:
     y, season = gappy()
-    keys = np.array([10, -20, 30])
-    together = posterior.sample_members(y, season, keys, 8, seed=5)
+    keys = torch.tensor([10, -20, 30])
+    together = posterior(y, season=season, key=keys).members(8, 5)
     spread = together.std(0).clamp(min=1e-3)
     for index in range(3):
         part = slice(index, index + 1)
-        alone = posterior.sample_members(y[part], season[part], keys[part], 3, seed=5)
+        alone = posterior(y[part], season=season[part], key=keys[part]).members(3, 5)
         error = (alone - together[:3, part]).abs()
         # Values are float32, so that those near 20 degC are themselves rounded, each by half of
         # a unit in the last place.
         unit = torch.finfo(torch.float32).eps * together[:3, part].abs()
         assert bool((error <= 1e-5 * spread[part] + unit).all())
-    assert torch.equal(together, posterior.sample_members(y, season, keys, 8, seed=5))
-    other = posterior.sample_members(y, season, keys, 8, seed=6)
+    assert torch.equal(together, posterior(y, season=season, key=keys).members(8, 5))
+    other = posterior(y, season=season, key=keys).members(8, 6)
     assert float((other - together).abs().mean()) > 0.01
 
 
 def test_noise_of_a_member_is_the_same_bits_however_many_are_asked_for() -> None:
-    few, many = member_noise(3, -7, 2, 1000), member_noise(3, -7, 50, 1000)
-    assert np.array_equal(few, many[:2])
-    assert not np.array_equal(few[0], member_noise(3, 7, 1, 1000)[0])
-    assert abs(many.std() - 1) < 5 / (2 * many.size) ** 0.5
+    key = torch.tensor([-7])
+    few, many = members_noise(3, key, 2, 1000), members_noise(3, key, 50, 1000)
+    assert torch.equal(few, many[:2])
+    assert not torch.equal(few[0], members_noise(3, -key, 1, 1000)[0])
+    assert not torch.equal(few[0], members_noise(3, key, 1, 1000, stream=1)[0])
+    assert abs(float(many.std()) - 1) < 5 / (2 * many.numel()) ** 0.5
 
 
 def test_values_under_the_mask_and_nothing_else_are_ignored(posterior: Posterior) -> None:
     y, season = gappy()
-    measured, _ = posterior.measure(y, season)
+    measured = posterior.measure(y, season)
     assert torch.equal(measured.mask, ~torch.isnan(y))
-    draws = posterior.sample_members(y, season, np.arange(3), 4, seed=0)
+    draws = posterior(y, season=season).members(4, 0)
     assert bool(torch.isfinite(draws).all())
 
 
@@ -209,8 +216,8 @@ def test_saved_posterior_draws_the_same(posterior: Posterior, tmp_path: Path) ->
     assert isinstance(again, Posterior)
     assert repr(again) == repr(posterior)
     y, season = gappy()
-    first = posterior.sample_members(y, season, np.arange(3), 4, seed=0)
-    second = again.sample_members(y, season, np.arange(3), 4, seed=0)
+    first = posterior(y, season=season).members(4, 0)
+    second = again(y, season=season).members(4, 0)
     torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-5)
 
 
@@ -222,8 +229,7 @@ def test_saved_prior_is_the_same(prior: FieldPrior, skip: Any, tmp_path: Path) -
         anchor_scales=ANCHOR,
         rank=5,
         skip=skip,
-        steps=2,
-        progress=False,
+        training=Training(steps=2, progress=False),
     )
     fitted.save(tmp_path / "prior")
     again = apsgeo.load(tmp_path / "prior")
@@ -272,21 +278,21 @@ def test_distill_without_history_uses_prior_draws(prior: FieldPrior, tmp_path: P
     assert loaded.history is None
     made = distilled(loaded, steps=2)
     y, season = gappy(1)
-    assert made.sample_members(y, season, np.arange(1), 2, seed=0).shape == (2, 1, 1, 60)
+    assert made(y, season=season).members(2, 0).shape == (2, 1, 1, 60)
 
 
 def test_without_history_the_fields_are_draws_of_the_diffusion_prior(prior: FieldPrior) -> None:
     """Bit for bit those of its sampler; of the Gaussian prior only where there is no other."""
     assert prior.diffusion is not None
     season = torch.arange(125) % 12
-    first, second = (torch.Generator().manual_seed(3) for _ in range(2))
+    first, second = (seeded(3) for _ in range(2))
     drawn = draws_of_prior(prior, season, first)
     sampler = DPMSolver(steps=20)
     parts = [sampler.sample(prior.diffusion, count, generator=second) for count in (120, 5)]
     assert torch.equal(drawn, torch.cat(parts))
     alone = replace(prior, diffusion=None)
-    gaussian = draws_of_prior(alone, season, torch.Generator().manual_seed(3))
-    expected = prior.gaussian.sample(season, torch.Generator().manual_seed(3))
+    gaussian = draws_of_prior(alone, season, seeded(3))
+    expected = prior.gaussian.sample(season, seeded(3))
     assert torch.equal(gaussian, expected)
 
 
@@ -296,23 +302,25 @@ def test_unusable_noise_is_refused(prior: FieldPrior, posterior: Posterior, bad:
     with pytest.raises(InputError, match="noise_std"):
         posterior(y, season=season, noise_std=torch.as_tensor(bad))
     with pytest.raises(InputError, match="noise_std"):
-        distill(prior, Mask(), torch.as_tensor(bad), progress=False)
+        distill(prior, Mask(), torch.as_tensor(bad), training=Training(progress=False))
 
 
 def test_history_with_changing_gaps_is_refused() -> None:
     broken = history()
     broken[3, 2, 2] = np.nan
     with pytest.raises(InputError, match="change with time"):
-        fit_prior(broken, scales=SCALES, anchor_scales=ANCHOR, progress=False)
+        fit_prior(broken, scales=SCALES, anchor_scales=ANCHOR, training=Training(progress=False))
 
 
 def test_land_stays_missing() -> None:
     masked = history()
     masked[:, 2, 3] = np.nan
-    fitted = fit_prior(masked, scales=SCALES, anchor_scales=ANCHOR, rank=5, steps=0)
+    fitted = fit_prior(
+        masked, scales=SCALES, anchor_scales=ANCHOR, rank=5, training=Training(steps=0)
+    )
     made = distilled(fitted, steps=1)
     y, season = gappy(1)
-    draws = made.sample_members(y, season, np.arange(1), 2, seed=0)
+    draws = made(y, season=season).members(2, 0)
     assert bool(torch.isnan(draws[..., 2 * 10 + 3]).all())
     assert int(torch.isnan(draws).sum()) == 2
 
@@ -328,14 +336,14 @@ def test_a_model_of_other_weights_is_refused(posterior: Posterior, tmp_path: Pat
 def test_history_without_dates_is_refused() -> None:
     undated = history().assign_coords(time=np.arange(144))
     with pytest.raises(InputError, match="no dates"):
-        fit_prior(undated, scales=SCALES, anchor_scales=ANCHOR, progress=False)
+        fit_prior(undated, scales=SCALES, anchor_scales=ANCHOR, training=Training(progress=False))
     backwards = history().isel(time=slice(None, None, -1))
     with pytest.raises(GridError, match="must ascend"):
-        fit_prior(backwards, scales=SCALES, anchor_scales=ANCHOR, progress=False)
+        fit_prior(backwards, scales=SCALES, anchor_scales=ANCHOR, training=Training(progress=False))
 
 
 def test_paper_form_is_saved_whatever_its_patterns(prior: FieldPrior, tmp_path: Path) -> None:
-    spec = FlowSpec(base="normal", width=8, depth=1, context=4, local=2, coupling_width=4)
+    spec = FlowSpec(base="white", width=8, depth=1, context=4, local=2, coupling_width=4)
     made = distilled(prior, spec=spec, objective="reverse", steps=1)
     assert isinstance(apsgeo.load(made.save(tmp_path / "model")), Posterior)
 
@@ -345,18 +353,18 @@ def test_a_flow_of_splines_is_saved(prior: FieldPrior, tmp_path: Path) -> None:
     made = distilled(prior, spec=spec, steps=2)
     again = apsgeo.load(made.save(tmp_path / "model"))
     assert isinstance(again, Posterior)
-    assert again.spec == spec
+    assert again.flow.spec == spec
     y, season = gappy(1)
-    first = made.sample_members(y, season, np.arange(1), 2, seed=0)
-    second = again.sample_members(y, season, np.arange(1), 2, seed=0)
+    first = made(y, season=season).members(2, 0)
+    second = again(y, season=season).members(2, 0)
     torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-5)
 
 
 def test_a_posterior_can_be_sent_to_another_process(posterior: Posterior) -> None:
     again = pickle.loads(pickle.dumps(posterior))
     y, season = gappy(1)
-    first = posterior.sample_members(y, season, np.arange(1), 2, seed=0)
-    second = again.sample_members(y, season, np.arange(1), 2, seed=0)
+    first = posterior(y, season=season).members(2, 0)
+    second = again(y, season=season).members(2, 0)
     torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-5)
 
 

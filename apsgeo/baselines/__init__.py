@@ -1,25 +1,33 @@
-"""What trained posteriors are compared with, one method a file.
+"""What trained posteriors are compared with.
 
-A baseline takes `Observations` in the unit of the data and predicts every node. To add one, write
-its file, name it in `BASELINES`, and give the shared tests in tests/baselines/test_baselines.py its
-covariance.
+A baseline is a `Method` that is made of a `FieldPrior`. To add one, write its file, and name what
+makes it in `METHODS`: the shared tests, the NCEP table and `Posterior.of` then take it.
 """
 
-from apsgeo.baselines.base import LinearBaseline, Method, Observations
-from apsgeo.baselines.climatology import Climatology
-from apsgeo.baselines.eof import EofInterpolation
-from apsgeo.baselines.hybrid import HybridGaussian
-from apsgeo.baselines.kriging import Kriging
+from collections.abc import Callable
 
-__all__ = [
-    "BASELINES",
-    "Climatology",
-    "EofInterpolation",
-    "HybridGaussian",
-    "Kriging",
-    "LinearBaseline",
-    "Method",
-    "Observations",
-]
+from apsgeo.baselines.dps import DPS
+from apsgeo.baselines.gaussian import (
+    climatology,
+    eof_interpolation,
+    hybrid,
+    kriging,
+    localised,
+)
+from apsgeo.field_prior import FieldPrior
+from apsgeo.measurement import Method
 
-BASELINES = (Climatology, EofInterpolation, Kriging, HybridGaussian)
+__all__ = ["ITERATIVE", "METHODS"]
+
+METHODS: dict[str, Callable[[FieldPrior], Method]] = {
+    "climatology": climatology,
+    "EOF interpolation": eof_interpolation,
+    "kriging": kriging,
+    "hybrid Gaussian": hybrid,
+    "localised Gaussian": localised,
+    "DPS": DPS.of,
+}
+"""What makes each method of a prior, by its name in tables."""
+
+ITERATIVE = frozenset({"DPS"})
+"""Those that need a diffusion prior."""

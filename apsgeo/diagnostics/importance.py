@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from apsgeo.errors import InputError
-from apsgeo.posterior import FieldDistribution, members_noise
+from apsgeo.posterior import FieldDistribution
 
 __all__ = ["ImportanceWeights", "generalized_pareto", "importance_weights"]
 
@@ -136,10 +136,8 @@ def importance_weights(
     Raises:
         InputError: If some nodes are not valid (land), where there is no density.
     """
-    keys = range(distribution.batch_shape[0])
     with torch.no_grad():
-        noise = members_noise(seed, keys, members, distribution.noise_dim)
-        fields = distribution.from_noise(noise)
+        fields = distribution.members(members, seed)
         log_weights = distribution.log_joint(fields, log_prior) - distribution.log_prob(fields)
     return fields, ImportanceWeights(log_weights.double().cpu().numpy())
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -16,8 +14,10 @@ from apsgeo.diffusion.samplers import DPMSolver
 from apsgeo.domains.symmetry import Symmetries
 from apsgeo.errors import InputError
 from apsgeo.gaussian.prior import GaussianPrior
+from apsgeo.optim.checkpoint import digest
 from apsgeo.optim.distributed import share_of
 from apsgeo.optim.loop import fit_loop
+from apsgeo.optim.training import Training
 
 __all__ = ["train_diffusion"]
 
@@ -50,20 +50,12 @@ def train_diffusion(
     prior: DiffusionPrior,
     fields: Tensor,
     validation: Tensor,
+    training: Training = Training(),
     *,
-    steps: int = 2000,
-    batch: int = 16,
-    lr: float = 1e-3,
-    ema_decay: float = 0.995,
-    validate_every: int | None = None,
-    patience: int | None = None,
     seed: int = 0,
-    progress: bool = True,
     crossfit: Sequence[tuple[GaussianPrior, Tensor]] | None = None,
     augment: Symmetries | None = None,
     precision: Literal["float32", "bfloat16"] | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    log: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, float]]:
     r"""Train the denoiser of ``prior`` in place, and keep the weights best on held-out fields.
 
@@ -79,28 +71,19 @@ def train_diffusion(
     ``fields`` in bands of scales (`BandGain`). Log-densities are those of the denoiser alone.
 
     Args:
-        prior: what is trained; also moves nothing between devices: fields must be on its own.
+        prior: Diffusion prior whose network is trained, on the device of ``fields``.
         fields: (record, channel, node), standardized anomalies.
         validation: (record, channel, node), fields that neither anchor nor training has seen.
-        steps: optimiser steps.
-        batch: records in a step.
-        lr: peak learning rate.
-        ema_decay: see `apsgeo.optim.loop.EMA`.
-        validate_every: steps between validations; a tenth of ``steps`` by default.
-        patience: stop early after so many validations in a row without a new best.
-        seed: decides records, levels and noise; weights are reproducible on one machine.
-        progress: show a progress bar.
+        training: By default 2000 steps of 16 fields; its device is not used.
+        seed: Seed of records, levels and noise; weights are reproducible on one machine.
         crossfit: (anchor, records) pairs: each anchor was fitted without those records (int64
             indices into ``fields``) and stands in for the prior's own on them. An anchor that has
             seen a field denoises it too well for a network to learn from (docs/method.md).
-        augment: symmetries of the domain that the fields have, such as
+        augment: Symmetries of the domain that the fields have, such as
             ``prior.domain.symmetries.only("left-right")``: each step learns from fields that a
             random one of them moved.
-        precision: of the network in training; by default "bfloat16" (mixed precision: weights and
-            losses stay in single precision) on CUDA, elsewhere "float32".
-        checkpoint: a folder from which a killed run goes on, with identical results, when it is
-            called again alike, with the same fields; see `fit_loop`.
-        log: a CSV file of the records of `fit_loop`.
+        precision: Precision of the network in training; by default "bfloat16" (mixed precision:
+            weights and losses stay in single precision) on CUDA, elsewhere "float32".
 
     Returns:
         The records of `fit_loop`, then one record per level: ``level``, ``log_snr``,
@@ -109,7 +92,7 @@ def train_diffusion(
         and ``gain``, the level's contribution to the held-out anchored log-density in nats.
 
     Raises:
-        InputError: a shape does not fit, there are no fields, the processes that train together
+        InputError: If a shape does not fit, there are no fields, the processes that train together
             do not divide ``batch``, or the checkpoint is of another run.
     """
     for name, given in (("fields", fields), ("validation", validation)):
@@ -118,6 +101,9 @@ def train_diffusion(
                 f"{name} has shape {tuple(given.shape)}; expected (record, "
                 f"{prior.channels}, {prior.domain.num_nodes}) with at least one record"
             )
+    training = training.filled(steps=2000, batch=16)
+    batch = training.batch
+    assert batch is not None
     everything = (prior.anchor, torch.arange(len(fields)))
     folds = [everything] if crossfit is None else list(crossfit)
     sizes = torch.tensor([len(rows) for _, rows in folds], dtype=torch.float64)
@@ -153,36 +139,21 @@ def train_diffusion(
     history = fit_loop(
         prior,
         step_fn,
-        steps=steps,
-        lr=lr,
-        ema_decay=ema_decay,
+        training,
         validate=validate,
-        validate_every=validate_every,
-        patience=patience,
         seed=seed,
-        progress=progress,
         description="diffusion prior",
-        checkpoint=checkpoint,
         identity={
             "batch": batch,
             "mixed": mixed,
             "augment": list(augment or ()),
-            "data": _digest(fields, validation),
+            "data": digest(fields, validation),
         },
-        log=log,
     )
     with torch.no_grad():
         curve = _shrink(prior, cases)
         _calibrate(prior, fields, seed)
     return history + curve
-
-
-def _digest(*tensors: Tensor) -> str:
-    """Return a checksum of values."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _level_of(step: int, levels: int, seed: int) -> int:

@@ -12,7 +12,7 @@ from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.prior import GaussianPrior
-from apsgeo.nn import FunctionSpaceNet
+from apsgeo.nn.function_space import FunctionSpaceNet
 
 __all__ = ["FunctionSpacePrior"]
 

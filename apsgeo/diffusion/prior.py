@@ -13,7 +13,8 @@ from apsgeo.diffusion.schedule import Schedule, from_config
 from apsgeo.domains.base import Domain
 from apsgeo.errors import ModelError
 from apsgeo.gaussian.prior import GaussianPrior
-from apsgeo.nn import FourierEmbedding, FunctionSpaceNet, UNet
+from apsgeo.nn.function_space import FunctionSpaceNet
+from apsgeo.nn.unet import FourierEmbedding, UNet
 
 __all__ = ["COND_DIM", "DiffusionPrior"]
 

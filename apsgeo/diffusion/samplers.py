@@ -21,11 +21,11 @@ from torch import Tensor
 from apsgeo.diffusion.views import Denoiser
 from apsgeo.errors import InputError
 
-__all__ = ["DDIM", "Ancestral", "DPMSolver", "Heun", "Sampler"]
+__all__ = ["DDIM", "Ancestral", "DPMSolver", "Heun", "Path", "Sampler", "Time"]
 
 
 @dataclass(frozen=True)
-class _Time:
+class Time:
     """A time, with what the process is there; x_t = alpha (x + v n)."""
 
     t: float
@@ -69,9 +69,18 @@ class Sampler(ABC):
         def noise() -> Tensor:
             return torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)
 
+        return self.walk(denoiser, noise)
+
+    def walk(self, denoiser: Denoiser, noise: Callable[[], Tensor]) -> Tensor:
+        """Draw fields without gradients, with white noise (count, channel, node) of one's own.
+
+        Args:
+            denoiser: A `DiffusionPrior`, an `AnalyticDiffusion`, or alike.
+            noise: Called for that of the initial state, and then by each step that needs some.
+        """
         times = self._times(denoiser)
         with torch.no_grad():
-            path = _Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
+            path = Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
             for now, then in pairwise(times):
                 path.s = self._step(path, now, then)
             return denoiser.calibrated(path.denoise(path.s, times[-1]))
@@ -90,27 +99,27 @@ class Sampler(ABC):
         drawn = [self.sample(denoiser, size, generator=generator, like=like) for size in sizes]
         return torch.cat(drawn)
 
-    def _times(self, denoiser: Denoiser) -> list[_Time]:
+    def _times(self, denoiser: Denoiser) -> list[Time]:
         schedule = denoiser.schedule
         first, last = (float(schedule.log_snr(end)) for end in (schedule.T, schedule.eps))
         log_snr = torch.linspace(first, last, self.steps + 1, dtype=torch.float64)
         t = schedule.time_of_snr(log_snr.exp()).clamp(schedule.eps, schedule.T)
         rows = zip(t, schedule.alpha(t), torch.exp(-0.5 * log_snr), strict=True)
-        return [_Time(float(t), float(alpha), float(v)) for t, alpha, v in rows]
+        return [Time(float(t), float(alpha), float(v)) for t, alpha, v in rows]
 
     @abstractmethod
-    def _step(self, path: _Path, now: _Time, then: _Time) -> Tensor:
+    def _step(self, path: Path, now: Time, then: Time) -> Tensor:
         """Return the state s at the next time."""
 
 
-class _Path:
+class Path:
     """A batch of states s = x_t / alpha on their way, and what a step may ask for."""
 
     def __init__(self, denoiser: Denoiser, s: Tensor, noise: Callable[[], Tensor]) -> None:
         self._denoiser, self.s, self.noise = denoiser, s, noise
-        self.before: tuple[Tensor, _Time] | None = None
+        self.before: tuple[Tensor, Time] | None = None
 
-    def denoise(self, s: Tensor, time: _Time) -> Tensor:
+    def denoise(self, s: Tensor, time: Time) -> Tensor:
         """Return E[x | s]."""
         return self._denoiser.denoise(time.alpha * s, time.t)
 
@@ -118,7 +127,7 @@ class _Path:
 class Ancestral(Sampler):
     """Draw each state from q(x_s | x_t, x = D): DDPM (Ho et al. 2020, arXiv 2006.11239, eq. 7)."""
 
-    def _step(self, path: _Path, now: _Time, then: _Time) -> Tensor:
+    def _step(self, path: Path, now: Time, then: Time) -> Tensor:
         kept = (then.v / now.v) ** 2
         mean = kept * path.s + (1.0 - kept) * path.denoise(path.s, now)
         return mean + then.v * math.sqrt(1.0 - kept) * path.noise()
@@ -130,7 +139,7 @@ class DDIM(Sampler):
     Of first order.
     """
 
-    def _step(self, path: _Path, now: _Time, then: _Time) -> Tensor:
+    def _step(self, path: Path, now: Time, then: Time) -> Tensor:
         kept = then.v / now.v
         return kept * path.s + (1.0 - kept) * path.denoise(path.s, now)
 
@@ -141,7 +150,7 @@ class Heun(Sampler):
     Of second order, with two evaluations a step.
     """
 
-    def _step(self, path: _Path, now: _Time, then: _Time) -> Tensor:
+    def _step(self, path: Path, now: Time, then: Time) -> Tensor:
         slope = (path.s - path.denoise(path.s, now)) / now.v
         ahead = path.s + (then.v - now.v) * slope
         slope = 0.5 * (slope + (ahead - path.denoise(ahead, then)) / then.v)
@@ -154,7 +163,7 @@ class DPMSolver(Sampler):
     Of second order: D is extrapolated linearly from the step before, the first step is DDIM's.
     """
 
-    def _step(self, path: _Path, now: _Time, then: _Time) -> Tensor:
+    def _step(self, path: Path, now: Time, then: Time) -> Tensor:
         clean = ahead = path.denoise(path.s, now)
         if path.before is not None:
             older, before = path.before

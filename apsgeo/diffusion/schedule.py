@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from apsgeo.errors import InputError
-from apsgeo.kinds import of_kind
+from apsgeo.io import of_kind
 
 __all__ = ["SCHEDULES", "EDMSchedule", "Schedule", "VESchedule", "VPSchedule", "from_config"]
 

@@ -13,8 +13,8 @@ from apsgeo.diffusion.schedule import Schedule, VPSchedule
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.prior import GaussianPrior
-from apsgeo.kinds import of_kind
-from apsgeo.nn import SIZES
+from apsgeo.io import of_kind
+from apsgeo.nn.unet import SIZES
 
 __all__ = ["DENOISERS", "DenoiserSpec", "from_state"]
 

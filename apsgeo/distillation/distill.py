@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import xarray as xr
 from torch import Tensor
 
-from apsgeo.device import choose_device
-from apsgeo.distillation.held_out import calibrate_spread, conditioned, held_out_score
-from apsgeo.distillation.measuring import Family, Noise
+from apsgeo.device import choose_device, on_device
+from apsgeo.distillation.held_out import calibrate_spread, held_out_score
+from apsgeo.distillation.measuring import Noise
 from apsgeo.distillation.objective import (
     CRPS,
     Annealing,
@@ -24,16 +24,21 @@ from apsgeo.distillation.objective import (
     ReverseKL,
     WeightedSum,
 )
-from apsgeo.distillation.pairs import Batch, feature_count
+from apsgeo.distillation.pairs import Batch, PairSet
 from apsgeo.distillation.sources import Measuring, fields_of_prior
 from apsgeo.errors import InputError
-from apsgeo.flows.base import GaussianBase, StandardNormalBase
-from apsgeo.flows.build import FlowSpec, Spec, build_flow
+from apsgeo.flows.build import FlowSpec, Site, Spec, build_flow
 from apsgeo.flows.context import site_features
 from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
+from apsgeo.flows.start import Known
+from apsgeo.gaussian.draws import WhiteNoise
+from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.measurement import Family
 from apsgeo.operators import Operator
+from apsgeo.optim.checkpoint import digest
 from apsgeo.optim.loop import fit_loop
+from apsgeo.optim.training import Training, seeded
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
 
@@ -57,14 +62,10 @@ def distill(
     spec: Spec | None = None,
     score_weight: float = 1.0,
     annealing: float = 1.0,
-    steps: int = 2000,
-    batch: int = 12,
-    lr: float = 1e-3,
     folds: int = 4,
     rounds: int = 8,
     seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
+    training: Training = Training(),
 ) -> Posterior:
     """Train a conditional flow once to sample the posterior of any measurement of a family.
 
@@ -91,17 +92,14 @@ def distill(
         annealing: Temperature of the posterior at which the reverse divergence starts, in
             "reverse" and "mixed"; one for none. Above one it keeps a flow from falling into one of
             several modes; see `apsgeo.distillation.objective.Annealing`.
-        steps: Of the optimizer.
-        batch: Pairs in a step.
-        lr: Peak learning rate.
         folds: Blocks of the history; measurements of a block meet an anchor fitted without it. One
             for a history that the prior's anchor was not fitted to, such as draws of the prior:
             measurements then meet the anchor itself.
         rounds: Measurements simulated of each field.
-        seed: Of masks, noise and weights.
-        device: Where the networks are trained: "auto", "cpu" or "cuda". The posterior comes back
-            on the CPU; see `Posterior.to`.
-        progress: Show progress bars.
+        seed: Seed of masks, noise and weights.
+        training: How the flow is trained, by default in 2000 steps of 12 pairs. A killed training
+            simulates its pairs again before it goes on from its checkpoint. The posterior comes
+            back on the CPU; see `Posterior.to`.
 
     Returns:
         The posterior with the weights that score best on held-out fields (at most 160, evenly from
@@ -124,71 +122,50 @@ def distill(
             "objective='reverse'."
         )
     _check_density(prior, spec, objective)
-    channels = prior.normals.mean.shape[1]
+    channels = prior.normals.channels
     family = Family(operator, prior.domain)
     for member in operator.typical():
         spec.check(family.on(member))
     noise = Noise.of(noise_std, family, channels)
     records = prior.history if history is None else prior.records(history)
-    place = choose_device(device)
-    torch.manual_seed(seed)
+    training = training.filled(steps=2000, batch=12)
     generator = torch.Generator().manual_seed(seed)
     learned, later = fields_of_prior(prior, records, folds, generator)
-    flow = build_flow(
+    site = Site(
         prior.domain,
         channels,
-        prior.normals.covariate_count + feature_count(operator, channels),
+        Known(prior.normals, family.features),
         site_features(prior.domain, learned.fields),
-        spec,
         prior.anchor,
         spec.regimes_in(prior.domain, learned.fields),
     )
-    measuring = Measuring(prior, family, noise, flow, generator, progress)
+    with seeded(seed):
+        flow = build_flow(site, spec)
+    measuring = Measuring(prior, family, noise, flow, generator, training.progress)
     if measurements is None:
-        train = measuring.simulated(learned, spec, folds, rounds)
+        train = measuring.simulated(learned, folds, rounds)
     else:
         train = measuring.real(prior.records(measurements, "the measurements"))
     held = measuring.held_out(later)
-    flow.to(place)
-    if prior.diffusion is not None:
-        prior.diffusion.to(place)
-    loss = _objective(prior, flow, objective, score_weight)
-    anneal = Annealing(annealing, steps)
-
-    def step_fn(step: int, generator: torch.Generator) -> Tensor:
-        anneal.apply(loss, step)
-        drawn = train.draw(batch, CRPS.members, generator).to(place)
-        return loss(flow, drawn, conditioned(prior, flow, drawn), generator)
-
-    log = fit_loop(
-        flow,
-        step_fn,
-        steps=steps,
-        lr=lr,
-        # The paper's form is unsupervised: it is returned as training left it.
-        validate=None if objective == "reverse" else lambda: held_out_score(prior, flow, held),
-        seed=seed,
-        progress=progress,
-        description=f"flow ({objective})",
-    )
-    calibrate_spread(prior, flow, held)
+    with on_device(choose_device(training.device), flow, prior.diffusion):
+        loss = _objective(prior, flow, objective, score_weight)
+        options = {"objective": objective, "score_weight": score_weight, "annealing": annealing}
+        log = _train(prior, flow, loss, train, held, training, seed, options)
+        calibrate_spread(prior, flow, held)
     return Posterior(
         domain=prior.domain,
         normals=prior.normals,
         operator=operator,
-        flow=flow.eval().cpu(),
-        spec=spec,
+        method=flow.eval(),
         noise_std=noise.middle,
         units=prior.units,
-        name=prior.name,
+        variable=prior.name,
         provenance={
             "prior": prior.provenance,
-            "objective": objective,
-            "score_weight": score_weight,
-            "annealing": annealing,
-            "steps": steps,
-            "batch": batch,
-            "lr": lr,
+            **options,
+            "steps": training.steps,
+            "batch": training.batch,
+            "lr": training.lr,
             "folds": folds,
             "rounds": rounds,
             "measurements": 0 if measurements is None else len(train),
@@ -198,11 +175,49 @@ def distill(
     )
 
 
+def _train(
+    prior: FieldPrior,
+    flow: Flow,
+    loss: Objective,
+    train: PairSet,
+    held: PairSet,
+    training: Training,
+    seed: int,
+    options: dict[str, Any],
+) -> list[dict[str, float]]:
+    """Train the flow in place, on its device; return the records of `fit_loop`."""
+    steps, batch, objective = training.steps, training.batch, options["objective"]
+    assert steps is not None
+    assert batch is not None
+    anneal = Annealing(options["annealing"], steps)
+
+    def step_fn(step: int, generator: torch.Generator) -> Tensor:
+        anneal.apply(loss, step)
+        drawn = train.draw(batch, CRPS.members, generator).to(flow.device)
+        return loss(flow, drawn, flow.condition(drawn.start), generator)
+
+    identity = {"batch": batch, **options}
+    if training.checkpoint is not None:
+        pairs = [part for each in (*train.groups, *held.groups) for part in each.simulated]
+        density = [] if prior.diffusion is None else prior.diffusion.state_dict().values()
+        identity["data"] = digest(*pairs, *density)
+    return fit_loop(
+        flow,
+        step_fn,
+        training,
+        # The paper's form is unsupervised: it is returned as training left it.
+        validate=None if objective == "reverse" else lambda: held_out_score(prior, flow, held),
+        seed=seed,
+        description=f"flow ({objective})",
+        identity=identity,
+    )
+
+
 def _objective(prior: FieldPrior, flow: Flow, mode: Mode, score_weight: float) -> Objective:
     weights = prior.domain.areas.float() * prior.normals.std * prior.normals.valid
     score = CRPS(weights)
     # From N(0, I) it is the paper's own estimate; elsewhere that of less variance.
-    paper = isinstance(flow.base, StandardNormalBase)
+    paper = isinstance(flow.base, WhiteNoise)
     reverse = (ReverseKL if paper else PathReverseKL)(_log_density(prior))
     if mode == "score":
         return score
@@ -223,7 +238,7 @@ def _log_density(prior: FieldPrior) -> LogDensity:
 
     def estimate(signal: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         if diffusion is None:
-            anchor = batch.base.prior if isinstance(batch.base, GaussianBase) else prior.anchor
+            anchor = batch.base if isinstance(batch.base, SeasonalPrior) else prior.anchor
             return anchor.log_prob(signal, batch.season)
         bound = diffusion.elbo if diffusion.anchor is None else diffusion.anchored_log_prob
         return bound(signal, generator=generator, points=_DENSITY_POINTS).value
@@ -233,7 +248,7 @@ def _log_density(prior: FieldPrior) -> LogDensity:
 
 def _check_density(prior: FieldPrior, spec: Spec, mode: Mode) -> None:
     values = prior.domain.num_nodes * prior.normals.mean.shape[1]
-    dense = spec.base == "gaussian" and prior.anchor.kind == "localised" and values > _MOST_DENSE
+    dense = spec.base == "anchor" and prior.anchor.kind == "localised" and values > _MOST_DENSE
     if dense and mode != "score":
         raise InputError(
             f"objective={mode!r} needs the density of the anchor in every step, and a localised "

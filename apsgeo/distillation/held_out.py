@@ -10,21 +10,14 @@ import torch
 from torch import Tensor
 
 from apsgeo.distillation.objective import fair_crps
-from apsgeo.distillation.pairs import Batch, PairSet, known_fields
+from apsgeo.distillation.pairs import Batch, PairSet
 from apsgeo.field_prior import FieldPrior
 from apsgeo.flows.flow import Conditioning, Flow
 
-__all__ = ["calibrate_spread", "conditioned", "held_out_score", "spread_factors"]
+__all__ = ["calibrate_spread", "held_out_score", "spread_factors"]
 
 _MOST_CORRECTIONS = 4
 _AGREE = 0.01  # of the log of error over spread
-
-
-def conditioned(prior: FieldPrior, flow: Flow, batch: Batch) -> Conditioning:
-    """Evaluate a flow's networks on a batch of measurements."""
-    known = known_fields(prior.normals, batch.season, batch.features)
-    given: Conditioning = flow.condition(batch.start, known.to(batch.truth))
-    return given
 
 
 def _held_out(
@@ -40,7 +33,7 @@ def _held_out(
         scale = prior.normals.std[batch.season].to(area)
         hidden = batch.measurement.hidden
         scored = hidden if bool(hidden.any()) else torch.ones_like(hidden)
-        yield batch, conditioned(prior, flow, batch), area * scored, scale
+        yield batch, flow.condition(batch.start), area * scored, scale
 
 
 def held_out_score(prior: FieldPrior, flow: Flow, held: PairSet) -> float:

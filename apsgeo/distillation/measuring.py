@@ -1,54 +1,36 @@
-"""A family of operators, and a range of noise, as training simulates them."""
+"""What training simulates: an operator of a family, a mask, a level of noise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from apsgeo.distillation.pairs import Setting
-from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
+from apsgeo.measurement import Family
 from apsgeo.measurement.noise import check_noise
-from apsgeo.operators import LinearMap, Operator
 
-__all__ = ["Family", "Noise"]
+__all__ = ["Noise", "checks", "simulate"]
 
 
-@dataclass
-class Family:
-    """A family of operators on a domain, whose maps are made once."""
+def simulate(family: Family, noise: Noise, generator: torch.Generator) -> Setting:
+    """Draw a member of a family, a mask, and a noise level."""
+    member = family.operator.draw(generator)
+    mask = member.simulate(family.domain, generator)
+    return Setting(mask, noise.draw(generator), family.on(member))
 
-    operator: Operator
-    domain: Domain
-    maps: dict[Operator, LinearMap] = field(default_factory=dict)
 
-    def on(self, member: Operator) -> LinearMap:
-        """Return the map of a member."""
-        if member not in self.maps:
-            self.maps[member] = member.on(self.domain)
-        return self.maps[member]
-
-    def setting(self, member: Operator, mask: Tensor, noise_std: Tensor) -> Setting:
-        """Return a way of measuring by a member."""
-        return Setting(mask, noise_std, self.on(member), self.operator.features(member))
-
-    def simulate(self, noise: Noise, generator: torch.Generator) -> Setting:
-        """Draw a member, a mask, and a noise level."""
-        member = self.operator.draw(generator)
-        mask = member.simulate(self.domain, generator)
-        return self.setting(member, mask, noise.draw(generator))
-
-    def checks(self, noise: Noise, rounds: int, generator: torch.Generator) -> list[Setting]:
-        """Draw settings of the typical members, at fixed densities and noise, so often each."""
-        return [
-            self.setting(member, member.at_density(self.domain, density, generator), level)
-            for _ in range(rounds)
-            for member in self.operator.typical()
-            for density in member.held_out_densities
-            for level in noise.levels
-        ]
+def checks(family: Family, noise: Noise, rounds: int, generator: torch.Generator) -> list[Setting]:
+    """Draw settings of the typical members, at fixed densities and noise, so often each."""
+    return [
+        Setting(member.at_density(family.domain, density, generator), level, family.on(member))
+        for _ in range(rounds)
+        for member in family.operator.typical()
+        for density in member.held_out_densities
+        for level in noise.levels
+    ]
 
 
 @dataclass(frozen=True)

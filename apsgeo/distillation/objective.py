@@ -50,7 +50,7 @@ def _nodes(batch: Batch) -> int:
 
 def _energy(batch: Batch, deviation: Tensor) -> Tensor:
     """Return -log of the base's density (batch,) at deviations from its mean, to a constant."""
-    return batch.base.posterior(batch.measurement, batch.season).energy(deviation[None])[0]
+    return batch.base.posterior(batch.measurement).energy(deviation[None])[0]
 
 
 class ForwardKL:

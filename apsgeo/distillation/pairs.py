@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from apsgeo.flows.base import Base, Moments
+from apsgeo.device import workers
+from apsgeo.flows.start import Moments
+from apsgeo.gaussian.draws import Base
 from apsgeo.measurement import Measurement, Normals
-from apsgeo.operators import LinearMap, Operator
-from apsgeo.parallel import workers
+from apsgeo.operators import LinearMap
 
 __all__ = [
     "Batch",
     "PairSet",
     "Setting",
-    "feature_count",
-    "known_fields",
     "measured_pairs",
     "simulate_pairs",
 ]
@@ -34,33 +33,11 @@ class Setting:
         noise_std: (observation,), or what can be broadcast with (channel, observation), in the
             units of the data.
         operator: What is observed.
-        features: What the flow is told of the operator; see `Operator.features`.
     """
 
     mask: Tensor
     noise_std: Tensor
     operator: LinearMap
-    features: tuple[float, ...] = ()
-
-
-def feature_count(operator: Operator, channels: int) -> int:
-    """Return how many of the `known_fields` tell operators of a family apart."""
-    return channels * len(operator.features(operator.typical()[0]))
-
-
-def known_fields(normals: Normals, season: Tensor, features: Tensor | None) -> Tensor:
-    """Return what networks are told beside the measurement, (batch, feature, node).
-
-    Args:
-        normals: Whose covariates they see.
-        season: (batch,).
-        features: Of the operator, (batch, k), or None: each becomes a constant field a channel.
-    """
-    known = normals.covariates(season)
-    if features is None:
-        return known
-    constant = features.to(known).repeat_interleave(normals.mean.shape[1], 1)
-    return torch.cat([known, constant[..., None].expand(-1, -1, known.shape[-1])], 1)
 
 
 @dataclass(frozen=True)
@@ -71,17 +48,18 @@ class Batch:
         truth: (batch, channel, node) standardized anomalies, NaN where nobody knows it.
         start: What was simulated of them, and moments of the base given it.
         deviations: Draws of the base posterior minus its mean, (member, batch, channel, node).
-        season: (batch,).
-        base: The base distribution, fitted without these fields.
-        features: Of the operator, (batch, k); none by default.
+        base: What the flow starts from, fitted without these fields.
     """
 
     truth: Tensor
     start: Moments
     deviations: Tensor
-    season: Tensor
     base: Base
-    features: Tensor | None = None
+
+    @property
+    def season(self) -> Tensor:
+        """The seasons (batch,)."""
+        return self.measurement.season_of(1)
 
     @property
     def measurement(self) -> Measurement:
@@ -89,7 +67,7 @@ class Batch:
         return self.start.measurement
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; the season, an index, stays."""
+        """Return the batch on a device."""
         return replace(
             self,
             truth=self.truth.to(device),
@@ -119,6 +97,11 @@ class _Group:
     def cell(self) -> tuple[int, int]:
         """The fold and the operator, which a batch has in common."""
         return self.fold, id(self.setting.operator)
+
+    @property
+    def simulated(self) -> tuple[Tensor, ...]:
+        """The random part: measurements, masks, and draws of the base."""
+        return self.values, self.mask, self.deviations
 
 
 class PairSet:
@@ -169,6 +152,7 @@ class PairSet:
             torch.stack([group.noise_std for group, _ in picked]),
             operator=picked[0][0].setting.operator,
             scale=torch.stack(scales) if scales else None,
+            season=torch.tensor([group.season for group, _ in picked]),
         )
         return Batch(
             truth=self.fields[times],
@@ -179,9 +163,7 @@ class PairSet:
                 variance=torch.stack([group.variance for group, _ in picked]),
             ),
             deviations=torch.stack([group.deviations[kept].float() for group, _ in picked], 1),
-            season=torch.tensor([group.season for group, _ in picked]),
             base=self.bases[picked[0][0].fold],
-            features=torch.tensor([group.setting.features for group, _ in picked]),
         )
 
 
@@ -224,7 +206,8 @@ def _group(
 ) -> _Group:
     """Solve for the base of measurements of a fold and season (place) that share a setting."""
     fold, season = place
-    posterior = base.posterior(measurement, torch.full((len(times),), season))
+    season_index = torch.full((len(times),), season)
+    posterior = base.posterior(replace(measurement, season=season_index))
     moments = Moments.of(posterior, functionals)
     draws = torch.randn(members, posterior.noise_dim, generator=generator)
     return _Group(
@@ -274,7 +257,9 @@ def measured_pairs(
 
     def run(record: int) -> _Group:
         at = torch.tensor([record])
-        given = normals.measure(values[at], noise_std[at], season[at], setting.operator)
+        given = normals.measure(
+            replace(Measurement.of(values[at], noise_std[at], setting.operator), season=season[at])
+        )
         generator = torch.Generator().manual_seed((seed * 1_000_003 + record) % (2**63))
         place = 0, int(season[record])
         return _group(given, at, setting, base, functionals, members, place, generator)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from apsgeo.diffusion.samplers import DPMSolver
-from apsgeo.distillation.measuring import Family, Noise
+from apsgeo.distillation.measuring import Noise, checks, simulate
 from apsgeo.distillation.objective import CRPS
-from apsgeo.distillation.pairs import PairSet, measured_pairs, simulate_pairs
+from apsgeo.distillation.pairs import PairSet, Setting, measured_pairs, simulate_pairs
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
-from apsgeo.flows.build import Spec
 from apsgeo.flows.flow import Flow
+from apsgeo.gaussian.draws import Base
 from apsgeo.gaussian.fit import contiguous_folds
 from apsgeo.labels.records import Records
+from apsgeo.measurement import Family
 
 __all__ = ["Fields", "Measuring", "draws_of_prior", "fields_of_prior"]
 
@@ -29,13 +30,11 @@ _SAMPLER_STEPS = 20
 _SAMPLED_AT_ONCE = 120
 
 
-def _bases(prior: FieldPrior, fields: Tensor, season: Tensor, spec: Spec, folds: int) -> list[Base]:
-    if spec.base == "normal":
-        return [StandardNormalBase(fields.shape[1], prior.domain.num_nodes)] * folds
-    if folds == 1:
-        return [GaussianBase(prior.anchor)]
-    anchors = prior.cross_fitted(prior.anchor, fields, season, folds)
-    return [GaussianBase(anchor) for anchor in anchors]
+def _bases(prior: FieldPrior, flow: Flow, learned: Fields, folds: int) -> Sequence[Base]:
+    """Return one base a fold: that of the flow, or anchors fitted without the fold."""
+    if folds == 1 or flow.base is not prior.anchor:
+        return [flow.base] * folds
+    return prior.cross_fitted(prior.anchor, learned.fields, learned.season, folds)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Measuring:
     generator: torch.Generator
     progress: bool
 
-    def simulated(self, learned: Fields, spec: Spec, folds: int, rounds: int) -> PairSet:
+    def simulated(self, learned: Fields, folds: int, rounds: int) -> PairSet:
         """Simulate measurements to learn from, so many of each field."""
         fields, season = learned.fields, learned.season
         count = rounds * folds * self.prior.normals.seasons
@@ -118,9 +117,9 @@ class Measuring:
             fields,
             season,
             contiguous_folds(len(fields), folds),
-            _bases(self.prior, fields, season, spec, folds),
+            _bases(self.prior, self.flow, learned, folds),
             self.prior.normals,
-            [self.family.simulate(self.noise, self.generator) for _ in range(count)],
+            [simulate(self.family, self.noise, self.generator) for _ in range(count)],
             functionals=self.flow.functionals,
             members=2 * CRPS.members,
             seed=self._seed(),
@@ -151,7 +150,7 @@ class Measuring:
             season,
             self.flow.base,
             prior.normals,
-            family.setting(members[0], nothing, self.noise.least),
+            Setting(nothing, self.noise.least, family.on(members[0])),
             functionals=self.flow.functionals,
             members=2 * CRPS.members,
             seed=self._seed(),
@@ -171,7 +170,7 @@ class Measuring:
             torch.arange(len(later.fields)) // seasons % parts,
             [self.flow.base] * parts,
             self.prior.normals,
-            self.family.checks(self.noise, seasons * parts, self.generator),
+            checks(self.family, self.noise, seasons * parts, self.generator),
             functionals=self.flow.functionals,
             members=_VALIDATION_MEMBERS,
             seed=self._seed(),

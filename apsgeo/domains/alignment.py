@@ -28,16 +28,16 @@ def aligned(functions: Tensor, source: Domain, target: Domain) -> Tensor:
     two discrete Laplacians.
 
     Args:
-        functions: eigenfunctions `(N, k)` on the source, with mean squares (by area) of one.
-        source: where they are known.
-        target: the same surface in the same coordinates, with other nodes.
+        functions: Eigenfunctions `(N, k)` on the source, with mean squares (by area) of one.
+        source: The domain that they are known on.
+        target: The same surface in the same coordinates, with other nodes.
 
     Returns:
         The functions `(M, k)` on the target, orthogonal by area, with mean squares of one.
 
     Raises:
-        InputError: the domains are of different kinds or dimensions, the target has fewer than `k`
-            nodes, or some function has an overlap below 0.5 with what the target resolves.
+        InputError: If the domains are of different kinds or dimensions, the target has fewer than
+            `k` nodes, or some function has an overlap below 0.5 with what the target resolves.
     """
     count = functions.shape[1]
     where = source.positions.numpy(), target.positions.numpy()

@@ -17,8 +17,8 @@ def real_harmonics(points: Array, degree: int) -> Array:
     Featherstone 2002, *A unified approach to the Clenshaw summation*, equations 11 to 13).
 
     Args:
-        points: unit vectors `(N, 3)`.
-        degree: the highest degree l.
+        points: Unit vectors `(N, 3)`.
+        degree: The highest degree l.
 
     Returns:
         Values `(N, (degree + 1) ** 2)`: for each l in turn, the orders m = 0, then cos and sin of

@@ -33,12 +33,13 @@ def interpolation(domain: Domain, coordinates: ArrayLike) -> scipy.sparse.csr_ar
     of a mesh; of a graph, the value of the nearest node.
 
     Args:
-        domain: where signals live.
-        coordinates: (latitude, longitude) in degrees on grids, HEALPix and stations on the sphere;
-            (row, column) of images, in the units of their edges; elsewhere positions `(M, d)`.
+        domain: The domain that signals live on.
+        coordinates: Points `(M, d)`: latitude and longitude in degrees on grids, HEALPix and
+            stations on the sphere; row and column of images, in the units of their edges;
+            positions on meshes and graphs.
 
     Raises:
-        InputError: coordinates are not `(M, 2)` or `(M, d)`, not finite, or off the domain.
+        InputError: If coordinates are not `(M, 2)` or `(M, d)`, not finite, or off the domain.
     """
     points = np.asarray(coordinates, dtype=np.float64)
     if points.ndim != 2 or not len(points) or not np.isfinite(points).all():

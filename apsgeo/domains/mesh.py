@@ -1,15 +1,16 @@
 """Triangle meshes: open and closed, of one component or several."""
 
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from apsgeo.domains.edges import Edges
 from apsgeo.domains.graph.domain import NodeDomain
-from apsgeo.domains.graph.edges import Edges, coordinates
+from apsgeo.domains.graph.edges import coordinates
 from apsgeo.domains.triangles import cotangent_conductance, triangle_areas
 from apsgeo.errors import GridError
 
@@ -24,13 +25,13 @@ class MeshDomain(NodeDomain):
     Conductances may be negative where triangles are obtuse; the stiffness is semi-definite still.
 
     Args:
-        vertices: coordinates `(N, d)`; d is 2 or more.
-        faces: vertices of the triangles `(F, 3)`.
-        radius_km: kilometres per unit of the coordinates.
+        vertices: Coordinates `(N, d)`; d is 2 or more.
+        faces: Vertices of the triangles `(F, 3)`.
+        radius_km: Kilometres per unit of the coordinates.
 
     Raises:
-        GridError: faces are no triangles between the vertices, or without area; a vertex is in no
-            face; coordinates are not finite.
+        GridError: If faces are no triangles between the vertices, or without area; a vertex is in
+            no face; coordinates are not finite.
 
     Example:
         >>> MeshDomain([[0, 0], [1, 0], [0, 1], [1, 1]], [[0, 1, 2], [1, 3, 2]])
@@ -91,11 +92,6 @@ class MeshDomain(NodeDomain):
             "faces": self.faces.tolist(),
             "radius_km": self.radius_km,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the mesh from `to_config`."""
-        return cls(config["vertices"], config["faces"], config["radius_km"])
 
     def __eq__(self, other: object) -> bool:
         """Whether vertices and faces are the same, in the same order."""

@@ -27,7 +27,7 @@ class Regridder:
     """Map signals from one domain to another by a sparse matrix.
 
     Args:
-        matrix: weights `(target N, source N)`, float64; a row sums to one, or to zero where the
+        matrix: Weights `(target N, source N)`, float64; a row sums to one, or to zero where the
             source does not reach.
     """
 
@@ -39,12 +39,12 @@ class Regridder:
         NaN in the source is left out: the other weights of a target node are scaled up to one.
 
         Args:
-            signal: values, NaN where they are missing.
-            min_weight: the least share of weights on values that are there; below it, and where
-                the source does not reach, the result is NaN.
+            signal: Values, NaN where they are missing.
+            min_weight: The least share of weights on values that are there; below it, and where the
+                source does not reach, the result is NaN.
 
         Raises:
-            InputError: the last axis is not that of the source.
+            InputError: If the last axis is not that of the source.
         """
         targets, sources = self.matrix.shape
         if not signal.ndim or signal.shape[-1] != sources:
@@ -71,13 +71,13 @@ def bilinear(source: Domain, target: Domain | Tensor) -> Regridder:
     errs by the square of the spacing on smooth ones.
 
     Args:
-        source: where signals live.
-        target: a domain whose positions are points `(N, 3)` about the centre of the sphere, such
-            as a mesh, or such points; they are brought to the unit sphere.
+        source: The domain that signals live on, a latitude-longitude grid or HEALPix pixels.
+        target: A domain whose positions are points `(N, 3)` about the centre of the sphere, such as
+            a mesh, or such points; they are brought to the unit sphere.
 
     Raises:
-        InputError: the source is of another kind; the target's positions are not `(N, 3)`, or one
-            is the centre.
+        InputError: If the source is of another kind; the target's positions are not `(N, 3)`, or
+            one is the centre.
     """
     points = _on_sphere(target.positions if isinstance(target, Domain) else target)
     return Regridder(_interpolation(source, points))
@@ -209,11 +209,11 @@ def conservative(source: Domain, target: Domain) -> Regridder:
     less than 0.3 %.
 
     Args:
-        source: a latitude-longitude grid or HEALPix pixels.
-        target: the other of the two.
+        source: A latitude-longitude grid or HEALPix pixels.
+        target: A domain of the other of these two kinds.
 
     Raises:
-        InputError: the domains are not one of each.
+        InputError: If the domains are not one of each.
     """
     if isinstance(source, LatLonDomain) and isinstance(target, HEALPixDomain):
         overlap = _overlap(source, target).T.tocsr()

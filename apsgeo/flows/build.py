@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
-from apsgeo.flows.base import Base, GaussianBase, StandardNormalBase
 from apsgeo.flows.context import SiteContext
 from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, LocalCoupling
 from apsgeo.flows.elementwise import elementwise
@@ -19,9 +18,11 @@ from apsgeo.flows.flow import ConditionalFlow, Flow
 from apsgeo.flows.patterns import GlobalAutoregressive, GlobalCoupling, GlobalMap
 from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.spectral import SpectralFlow
+from apsgeo.flows.start import Known
+from apsgeo.gaussian.draws import Base, WhiteNoise
 from apsgeo.gaussian.regimes import LowRankMixturePrior, fit_regimes
 from apsgeo.gaussian.seasonal import SeasonalPrior
-from apsgeo.kinds import of_kind
+from apsgeo.io import of_kind
 from apsgeo.operators.linear import LinearMap
 
 __all__ = [
@@ -48,26 +49,37 @@ class Site:
 
     Attributes:
         domain: Where the signals live.
-        channels: Their channels.
-        covariates: Number of known fields that the networks see.
+        channels: Number of their channels.
+        known: What the networks are told beside the measurement, if anything.
         features: Fixed features of the nodes, (feature, node).
-        anchor: The Gaussian prior; needed by the base "gaussian".
+        anchor: The Gaussian prior; needed by the base "anchor".
         regimes: What `Spec.regimes_in` found in the fields to learn from.
     """
 
     domain: Domain
     channels: int
-    covariates: int
+    known: Known | None
     features: Tensor
-    anchor: SeasonalPrior | None
+    anchor: SeasonalPrior | None = None
     regimes: LowRankMixturePrior | None = None
+
+    @property
+    def needed_anchor(self) -> SeasonalPrior:
+        """The anchor.
+
+        Raises:
+            InputError: If there is none.
+        """
+        if self.anchor is None:
+            raise InputError("this flow starts from a Gaussian anchor; give one, or base='white'.")
+        return self.anchor
 
 
 class Spec(ABC):
     """The architecture of a flow: a frozen dataclass of what JSON can hold."""
 
     kind: ClassVar[str]
-    base: Literal["gaussian", "normal"] = "gaussian"
+    base: Literal["anchor", "white"] = "anchor"
 
     @abstractmethod
     def build(self, site: Site) -> Flow:
@@ -107,12 +119,12 @@ class FlowSpec(Spec):
     """A flow of local and global couplings, with a U-Net for its context.
 
     Attributes:
-        base: "gaussian", the anchor's posterior, or "normal", the paper's N(0, I).
+        base: "anchor", the posterior of the Gaussian anchor, or "white", the paper's N(0, I).
         width, depth: Of the context U-Net.
         context: Features that it hands to the transforms.
         embedding: Features of each node that it learns.
         local: Local couplings, alternating between the two colours.
-        patterns: Large-scale patterns of the global couplings, of the base "gaussian" only.
+        patterns: Large-scale patterns of the global couplings, of the base "anchor" only.
         coupling_width: Hidden channels of a local coupling.
         elementwise: What a coupling does to a number: "affine", or "spline", a monotone
             rational-quadratic spline and then an affine map, which can split modes.
@@ -128,7 +140,7 @@ class FlowSpec(Spec):
         InputError: If there are no such maps, or `scales` is negative.
     """
 
-    base: Literal["gaussian", "normal"] = "gaussian"
+    base: Literal["anchor", "white"] = "anchor"
     width: int = 32
     depth: int = 4
     context: int = 16
@@ -152,14 +164,9 @@ class FlowSpec(Spec):
 
     def build(self, site: Site) -> ConditionalFlow:
         """Return an untrained flow: the identity on its base."""
-        base: Base
-        if self.base == "gaussian":
-            assert site.anchor is not None
-            base = GaussianBase(site.anchor)
-        else:
-            base = StandardNormalBase(site.channels, site.domain.num_nodes)
+        base: Base = site.needed_anchor if self.base == "anchor" else WhiteNoise()
         roughness = Roughness(site.domain, self.scales) if self.scales else None
-        inputs = ConditionalFlow.inputs(site.channels, site.covariates, roughness)
+        inputs = ConditionalFlow.inputs(site.channels, site.known, roughness)
         context = SiteContext(
             site.domain,
             inputs,
@@ -171,8 +178,8 @@ class FlowSpec(Spec):
         )
         maps = elementwise(self.elementwise, self.bins)
         transforms: list[nn.Module] = []
-        if self.patterns and self.base == "gaussian" and site.anchor is not None:
-            basis, weights = large_scale_patterns(site.anchor, self.patterns)
+        if self.patterns and self.base == "anchor":
+            basis, weights = large_scale_patterns(site.needed_anchor, self.patterns)
             kind = _GLOBAL_MAPS[self.global_maps]
             for parity in (True, False):
                 transforms.append(
@@ -192,7 +199,7 @@ class FlowSpec(Spec):
                 )
             )
         transforms.append(ElementwiseMap(site.domain, site.channels, self.context, maps))
-        return ConditionalFlow(base, context, transforms, roughness)
+        return ConditionalFlow(base, context, transforms, roughness, site.known)
 
 
 @dataclass(frozen=True)
@@ -245,7 +252,6 @@ class SpectralSpec(Spec):
         Raises:
             InputError: If the anchor has fewer than two patterns, or the site other regimes.
         """
-        assert site.anchor is not None
         given = 0 if site.regimes is None else len(site.regimes.components)
         if given != self.regimes:
             raise InputError(
@@ -253,13 +259,13 @@ class SpectralSpec(Spec):
                 "regimes_in(domain, fields) returns."
             )
         return SpectralFlow(
-            site.anchor,
+            site.needed_anchor,
             self.patterns,
             regimes=site.regimes,
             candidates=self.candidates,
             width=self.width,
             bins=self.bins,
-            covariates=site.covariates,
+            known=site.known,
         )
 
     def check(self, linear: LinearMap) -> None:
@@ -275,6 +281,9 @@ class SpectralSpec(Spec):
             )
 
 
+_FORMER_BASES = {"gaussian": "anchor", "normal": "white"}
+"""What bases were called in models saved before version 0.2."""
+
 SPECS: list[type[Spec]] = [FlowSpec, SpectralSpec]
 
 
@@ -285,6 +294,8 @@ def spec_from_config(config: dict[str, Any]) -> Spec:
         ModelError: If its `kind` is not known here.
     """
     described = {"kind": FlowSpec.kind} | config
+    if "base" in described:
+        described["base"] = _FORMER_BASES.get(described["base"], described["base"])
     return of_kind(SPECS, described, "flow").from_config(described)
 
 
@@ -299,24 +310,8 @@ def large_scale_patterns(prior: SeasonalPrior, count: int) -> tuple[Tensor, Tens
     return basis.unflatten(0, scaled.shape[:2]) / weights.sqrt()[None, :, None], weights
 
 
-def build_flow(
-    domain: Domain,
-    channels: int,
-    covariates: int,
-    sites: Tensor,
-    spec: Spec,
-    anchor: SeasonalPrior | None,
-    regimes: LowRankMixturePrior | None = None,
-) -> Flow:
-    """Return an untrained flow: the identity on its base.
-
-    Args:
-        domain: Where the signals live.
-        channels: Their channels.
-        covariates: Number of known fields that the context network sees.
-        sites: Fixed features of the nodes, (feature, node).
-        spec: The architecture.
-        anchor: The Gaussian prior; needed by the base "gaussian".
-        regimes: What `Spec.regimes_in` found in the fields to learn from.
-    """
-    return spec.build(Site(domain, channels, covariates, sites, anchor, regimes))
+def build_flow(site: Site, spec: Spec) -> Flow:
+    """Return an untrained flow, the identity on its base, which knows its `spec`."""
+    flow = spec.build(site)
+    flow.spec = spec
+    return flow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -9,12 +10,15 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from apsgeo.flows.base import Base, Start
 from apsgeo.flows.roughness import Roughness
-from apsgeo.measurement import Measurement
+from apsgeo.flows.start import Known, Moments, Start
+from apsgeo.gaussian.draws import Base
+from apsgeo.measurement import Measurement, NoiseDraws
 from apsgeo.operators.base import HELD_OUT_DENSITIES
 
-__all__ = ["SHARES", "ConditionalFlow", "Conditioning", "Flow", "NodeConditioning"]
+__all__ = ["SHARES", "ConditionalFlow", "Conditioning", "Flow", "FlowDraws", "NodeConditioning"]
+
+_MOMENT_DRAWS = 128
 
 SHARES = min(HELD_OUT_DENSITIES), max(HELD_OUT_DENSITIES)
 """Least and greatest observed share between which the spread is calibrated."""
@@ -57,15 +61,33 @@ class Flow(nn.Module, ABC):
     are light, and are evaluated for all members together.
 
     Args:
-        base: Distribution that the flow starts from.
+        base: Method whose Gaussian draws the flow starts from.
+        known: What the networks are told beside the measurement, if anything.
     """
 
     spread: Tensor
+    spec: Any = None  # what it was built of; see `apsgeo.flows.build`
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, known: Known | None = None) -> None:
         super().__init__()
-        self.base = base
+        self.base, self.known = base, known
         self.register_buffer("spread", torch.zeros(2))
+
+    @property
+    def name(self) -> str:
+        """Name of the method in tables."""
+        return f"flow from {self.base.name}"
+
+    def posterior(self, measurement: Measurement) -> FlowDraws:
+        """Return q(x | y), the networks evaluated once for each of the measurements."""
+        return FlowDraws(self, measurement.float())
+
+    def covariates(self, measurement: Measurement) -> Tensor | None:
+        """Return the known fields (batch, feature, node) that the networks see, if there are any.
+
+        They are on the device of the networks.
+        """
+        return None if self.known is None else self.known(measurement).to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -78,13 +100,11 @@ class Flow(nn.Module, ABC):
         return torch.empty(0, 0)
 
     @abstractmethod
-    def condition(self, start: Start, covariates: Tensor | None = None) -> Any:
+    def condition(self, start: Start) -> Any:
         """Evaluate the networks of the measurement, once for each field.
 
         Args:
             start: The measurements, and moments of the base given them.
-            covariates: (batch, feature, node) known fields such as the seasonal spread; none by
-                default.
 
         Returns:
             The `Conditioning` that `push` and `pull` take.
@@ -137,10 +157,11 @@ class ConditionalFlow(Flow):
     r"""x = mean + std T(c r; context(y)), with r the base's standardized deviation.
 
     Args:
-        base: Distribution that the flow starts from.
+        base: Method whose Gaussian draws the flow starts from.
         context: Network from `inputs` features to context features.
         transforms: Invertible maps in the order of sampling.
-        roughness: Of the base's mean, seen by the context network; by default it is not.
+        roughness: Roughness of the base's mean that the context network sees; none by default.
+        known: What the networks are told beside the measurement, if anything.
     """
 
     def __init__(
@@ -149,19 +170,22 @@ class ConditionalFlow(Flow):
         context: nn.Module,
         transforms: list[nn.Module],
         roughness: Roughness | None = None,
+        known: Known | None = None,
     ) -> None:
-        super().__init__(base)
+        super().__init__(base, known)
         self.context = context
         self.roughness = roughness
         self.transforms = nn.ModuleList(transforms)
 
     @staticmethod
-    def inputs(channels: int, covariates: int, roughness: Roughness | None = None) -> int:
-        """Number of features that `condition` gives to the context network."""
+    def inputs(
+        channels: int, known: Known | None = None, roughness: Roughness | None = None
+    ) -> int:
+        """Return the number of features that `condition` gives to the context network."""
         told = 0 if roughness is None else roughness.features
-        return (5 + told) * channels + covariates
+        return (5 + told) * channels + (0 if known is None else known.count)
 
-    def condition(self, start: Start, covariates: Tensor | None = None) -> NodeConditioning:
+    def condition(self, start: Start) -> NodeConditioning:
         """Evaluate the context network once for each measurement; see `Flow.condition`."""
         measurement, mean, std = start.measurement, start.mean, start.std()
         seen = measurement.mask  # back-projected by the adjoint, which leaves values of nodes as is
@@ -171,6 +195,7 @@ class ConditionalFlow(Flow):
             torch.where(seen, measurement.values - measurement.apply(mean), 0.0)
         )
         noise = back(torch.where(seen, measurement.noise_std.log(), 0.0))
+        covariates = self.covariates(measurement)
         known = [] if covariates is None else [covariates]
         rough = [] if self.roughness is None else [self.roughness(mean, std)]
         features = torch.cat([mean, std, innovation, mask, noise, *known, *rough], dim=1)
@@ -190,3 +215,48 @@ class ConditionalFlow(Flow):
             r, log_det = transform.inverse(r, given.context)  # type: ignore[operator]
             total = total + log_det
         return given.std * r, total
+
+
+class FlowDraws(NoiseDraws):
+    """q(x | y) of a batch of measurements, on standardized anomalies.
+
+    The networks were evaluated once, when this was made; draws and densities cost only the light
+    transforms.
+    """
+
+    def __init__(self, flow: Flow, measurement: Measurement) -> None:
+        self.flow, self.measurement = flow, measurement
+        self.base = flow.base.posterior(measurement)
+        # The base is solved on the CPU.
+        start = Moments.of(self.base, flow.functionals).to(flow.device)
+        self.conditioning: Conditioning = flow.condition(start)
+
+    def given(self, conditioning: Conditioning) -> FlowDraws:
+        """Return the distribution of the same measurements with another conditioning."""
+        other = copy.copy(self)
+        other.conditioning = conditioning
+        return other
+
+    @property
+    def noise_dim(self) -> int:
+        """Length of the standard normal vector behind one draw."""
+        return self.base.noise_dim
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node)."""
+        deviations = self.base.deviations(noise).to(self.conditioning.mean)
+        fields, _ = self.flow.push(deviations, self.conditioning)
+        return fields
+
+    def log_prob(self, signal: Tensor) -> Tensor:
+        """Return log q(x | y), (..., batch), of fields (..., batch, channel, node)."""
+        members = signal.reshape(-1, *signal.shape[-3:]).to(self.conditioning.mean)
+        deviations, log_det = self.flow.pull(members, self.conditioning)
+        base = self.base.peak_log_prob().to(log_det) - self.base.energy(deviations)
+        return (base - log_det).reshape(signal.shape[:-2])
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of 128 draws with fixed noise, (batch, channel, node)."""
+        with torch.no_grad():
+            return self.members(_MOMENT_DRAWS, 0).mean(0)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from apsgeo.errors import InputError
 from apsgeo.flows.attention import ObservationEncoder
-from apsgeo.flows.base import FixedBase, GaussianBase, Start
 from apsgeo.flows.elementwise import Affine, Spline
 from apsgeo.flows.flow import Conditioning, Flow, log_share
+from apsgeo.flows.start import Known, Start
 from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
@@ -88,7 +88,7 @@ class SpectralFlow(Flow):
         candidates: Representers among the candidates.
         width: Of the networks.
         bins: Of the spline.
-        covariates: Number of known fields that `condition` is given.
+        known: What the networks are told beside the measurement, if anything.
 
     Raises:
         InputError: If there are fewer than two patterns.
@@ -106,14 +106,10 @@ class SpectralFlow(Flow):
         candidates: int = 6,
         width: int = 160,
         bins: int = 16,
-        covariates: int = 0,
+        known: Known | None = None,
     ) -> None:
-        if isinstance(prior, SeasonalPrior):
-            super().__init__(GaussianBase(prior))
-            loadings = prior.annual.loadings
-        else:
-            super().__init__(FixedBase(prior))
-            loadings = prior.loadings
+        super().__init__(prior, known)
+        loadings = (prior.annual if isinstance(prior, SeasonalPrior) else prior).loadings
         flat = loadings[..., :patterns].double().flatten(0, 1)
         basis, sizes, _ = torch.linalg.svd(flat, full_matrices=False)
         kept = sizes > _LEAST_SIZE * sizes[0]
@@ -131,6 +127,7 @@ class SpectralFlow(Flow):
         kinds = 0 if regimes is None else len(regimes.components)
         rest, inputs = patterns - 1, min(patterns, _TOKEN_PATTERNS) + 6
         pooled = 2 * (_POOLED + candidates) + 2 * patterns + 2 + kinds
+        covariates = 0 if known is None else known.count
         pooled += covariates // self.channels * min(patterns, _KNOWN_PATTERNS)
         self.candidates = candidates + kinds + 1
         self.leading_encoder = ObservationEncoder(inputs, candidates + _POOLED)
@@ -183,14 +180,11 @@ class SpectralFlow(Flow):
         places = self._basis(_TOKEN_PATTERNS).T[where] / 3.0
         return torch.cat([places, torch.stack(numbers, -1)], -1), seen, where
 
-    def condition(
-        self, start: Start, covariates: Tensor | None = None, *, leading_only: bool = False
-    ) -> SpectralConditioning:
+    def condition(self, start: Start, *, leading_only: bool = False) -> SpectralConditioning:
         """Evaluate the networks of the measurement, once for each field.
 
         Args:
             start: The measurements, and moments of the base given them.
-            covariates: (batch, feature, node) known fields; none by default.
             leading_only: Leave out what `leading_log_prob` does not need: the summary is empty.
 
         Raises:
@@ -204,7 +198,7 @@ class SpectralFlow(Flow):
         coefficients = mean.flatten(1) @ self.whiten.T
         count = given.mask.flatten(1).sum(1, keepdim=True).to(mean)
         known = [coefficients, variance.log(), count.clamp(min=1.0).log(), count / 40.0]
-        known += self._known(covariates)
+        known += self._known(self.covariates(given))
         means = [coefficients[:, None]]
         if self.regimes is not None:
             found = self.regimes.posterior(given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from scipy.linalg import cholesky, eigh
@@ -52,10 +54,14 @@ class DensePrior(GaussianPrior):
             ) from error
         self.domain, self.channels, self.draw_dim = domain, size // nodes, size
         self._matrix = matrix
-        values, vectors = eigh(matrix)
-        kept = size if rank is None else rank
-        leading = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, ::-1][:, :kept].copy()
-        self.loadings = torch.from_numpy(leading).unflatten(0, (self.channels, nodes))
+        self._rank = size if rank is None else rank
+
+    @cached_property
+    def loadings(self) -> Tensor:  # type: ignore[override]
+        """Leading eigenvectors (channel, node, rank), each times its standard deviation."""
+        values, vectors = eigh(self._matrix)
+        leading = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, ::-1][:, : self._rank].copy()
+        return torch.from_numpy(leading).unflatten(0, (self.channels, -1))
 
     def __repr__(self) -> str:
         return f"DensePrior({self.domain!r}, channels={self.channels})"

@@ -163,6 +163,13 @@ class DenseSystem(System):
         cross = self._cross if nodes is None else self._prior.covariance(nodes, self._index)
         return cross @ self._gram.solve(data[self._index])
 
+    def posterior_variance(self, variance: np.ndarray) -> np.ndarray:
+        """Return the posterior variance (nodes,), block by block."""
+        nodes = np.arange(len(variance))
+        blocks = np.split(nodes, range(_ROWS, len(nodes), _ROWS))
+        cross = (self._prior.covariance(self._index, block) for block in blocks)
+        return variance - np.concatenate([self._gram.explained(each) for each in cross])
+
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
         """Return log N(A data; 0, A C A^T + R), (m,)."""
         return self._gram.log_density(data[self._index])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +14,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.posterior import GaussianPosterior
 from apsgeo.gaussian.prior import GaussianPrior
-from apsgeo.measurement import Measurement
+from apsgeo.measurement import Measurement, NoiseDraws
 
 __all__ = ["GaussianMixturePosterior", "GaussianMixturePrior"]
 
@@ -73,6 +74,11 @@ class GaussianMixturePrior:
                 f"{(count, *shape)} was expected."
             )
         self.weights, self.means = weights / weights.sum(), means.double()
+
+    @property
+    def name(self) -> str:
+        """Name of the method in tables."""
+        return f"mixture of {len(self.components)} Gaussians"
 
     def __repr__(self) -> str:
         weights = ", ".join(f"{weight:.3g}" for weight in self.weights.tolist())
@@ -159,7 +165,7 @@ class GaussianMixturePrior:
         return GaussianMixturePosterior(self, measurement)
 
 
-class GaussianMixturePosterior:
+class GaussianMixturePosterior(NoiseDraws):
     r"""The exact posterior of a mixture given linear measurements y = A x + n, n ~ N(0, R).
 
     It is the mixture of the components' posteriors, with the weights
@@ -192,13 +198,7 @@ class GaussianMixturePosterior:
                 f"{tuple(mean.shape)}; measure on the prior's own domain."
             )
         seen = given.apply(mean.expand(given.shape))
-        return Measurement(
-            given.values - seen,
-            given.mask,
-            given.noise_std,
-            operator=given.operator,
-            scale=given.scale,
-        )
+        return replace(given, values=given.values - seen)
 
     @cached_property
     def _joint(self) -> Tensor:
@@ -251,18 +251,28 @@ class GaussianMixturePosterior:
         between = (self.component_means - self.mean).double().cpu() ** 2
         return torch.einsum("bk,kbcn->bcn", self.weights, within + between)
 
-    def sample(self, members: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw (member, batch, channel, node), of the dtype of the measurement."""
-        which = torch.multinomial(self.weights, members, replacement=True, generator=generator).T
-        means = self.component_means
-        out = torch.empty(members, *means.shape[1:], dtype=means.dtype, device=means.device)
+    @property
+    def noise_dim(self) -> int:
+        """Length of the standard normal vector behind one draw."""
+        return 1 + max(part.noise_dim for part in self.components)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node).
+
+        The first number of a member decides its component, the others make the field.
+        """
+        means, edges = self.component_means, self.weights.cumsum(1)[:, :-1].contiguous()
+        which = torch.searchsorted(edges, torch.special.ndtr(noise[..., 0].double()).T.contiguous())
+        out = means.new_empty(len(noise), *means.shape[1:])
         for index, (part, mean) in enumerate(zip(self.components, means, strict=True)):
-            noise = torch.randn(members, len(mean), part.noise_dim, generator=generator)
-            draws = mean + part.deviations(noise).to(mean.device)
-            out = torch.where((which == index)[..., None, None].to(mean.device), draws, out)
+            draws = mean + part.deviations(noise[..., 1 : 1 + part.noise_dim]).to(mean.device)
+            out = torch.where(torch.eq(which.T, index)[..., None, None].to(mean.device), draws, out)
         return out
 
     def log_prob(self, signal: Tensor) -> Tensor:
-        """Return log p(x|y) = log p(x) + log N(y; A x, R) - log p(y), exactly, (batch,)."""
-        likelihood = self.measurement.log_likelihood(signal)
-        return self.prior.log_prob(signal) + likelihood - self.log_evidence().to(likelihood)
+        """Return log p(x|y) = log p(x) + log N(y; A x, R) - log p(y), exactly, (..., batch)."""
+        members = signal.reshape(-1, *signal.shape[-3:])
+        joint = torch.stack(
+            [self.prior.log_prob(each) + self.measurement.log_likelihood(each) for each in members]
+        )
+        return (joint - self.log_evidence().to(joint)).reshape(signal.shape[:-2])

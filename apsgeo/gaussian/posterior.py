@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from apsgeo.errors import InputError
+from apsgeo.gaussian.draws import GaussianDraws
 from apsgeo.gaussian.systems import System
 from apsgeo.linalg.columns import columns_of, signal_of
 from apsgeo.measurement import Measurement
@@ -37,7 +38,7 @@ def each_prior(
     return torch.cat(parts)[order.to(signal.device)]
 
 
-class GaussianPosterior:
+class GaussianPosterior(GaussianDraws):
     r"""The exact posteriors of Gaussian priors given linear measurements with Gaussian noise.
 
     Fields that share prior, mask and noise share one factorization. Operators that are not sparse
@@ -78,7 +79,7 @@ class GaussianPosterior:
         return out
 
     def deviations(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise (members, batch, noise_dim) to draws minus the mean.
+        """Map standard normal noise (member, batch, noise_dim) to draws minus the mean.
 
         Returns (members, batch, channel, node) in float32.
         """
@@ -115,6 +116,17 @@ class GaussianPosterior:
             shared = (after * before).mean(1) ** 2 / (var_after * var_before)
             scale = shared * truth / var_before + (1.0 - shared)
             out[group.index] = signal_of((np.sqrt(var_after * scale))[:, None], like[:1])
+        return out
+
+    @property
+    def marginal_std(self) -> Tensor | None:
+        """Exact standard deviation (batch, channel, node) where the prior has it cheaply."""
+        if not all(group.prior.exact_marginals for group in self._groups):
+            return None
+        out = torch.empty_like(self._like)
+        for group in self._groups:
+            var = group.system.posterior_variance(group.prior.variance.reshape(-1).numpy())
+            out[group.index] = signal_of(np.sqrt(np.maximum(var, 0.0))[:, None], self._like[:1])
         return out
 
     def marginals_at(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -181,13 +193,9 @@ class GaussianPosterior:
         return out
 
     def peak_log_prob(self) -> Tensor:
-        """Return the log density at the mean (batch,), from which a quadratic form falls off."""
-        return self.log_prob(self.mean)
-
-    def log_prob(self, signal: Tensor) -> Tensor:
-        """Return log p(x|y) = log p(x) + log N(y; A x, R) - log p(y), exactly, (batch,)."""
-        likelihood = self.measurement.log_likelihood(signal)
-        prior = self._each(lambda prior, x: prior.log_prob(x), signal)
+        """Return log p(x) + log N(y; A x, R) - log p(y) at the mean x, exactly, (batch,)."""
+        likelihood = self.measurement.log_likelihood(self.mean)
+        prior = self._each(lambda prior, x: prior.log_prob(x), self.mean)
         return prior + likelihood - self.log_evidence().to(likelihood)
 
     def _each(self, apply: Callable[[GaussianPrior, Tensor], Tensor], signal: Tensor) -> Tensor:

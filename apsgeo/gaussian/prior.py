@@ -33,6 +33,7 @@ class GaussianPrior(ABC):
     """A zero-mean Gaussian prior of signals (channel, node), known by its covariance C.
 
     Attributes:
+        name: Name of the method in tables.
         domain: Where the signal lives.
         channels: Channels of the signal.
         draw_dim: Length of the standard normal vector behind one prior draw.
@@ -42,12 +43,16 @@ class GaussianPrior(ABC):
     kind: ClassVar[str]
     direct_entries: ClassVar[int] = 2**22
     """Largest observations times values for which an operator's system is factorized densely."""
+    exact_marginals: ClassVar[bool] = False
+    """Whether posteriors have exact marginals for the price of their mean, to be scored by."""
+    name: str
     domain: Domain
     channels: int
     draw_dim: int
     loadings: Tensor
 
     def __init__(self) -> None:
+        self.name = f"{self.kind} Gaussian"
         self._levels: dict[float, System] = {}
         self._functionals: tuple[Tensor, np.ndarray] | None = None
         self._probe_noise: dict[int, np.ndarray] = {}

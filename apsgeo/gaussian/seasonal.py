@@ -47,6 +47,11 @@ class SeasonalPrior:
         return type(self).from_state, (*self.to_state(), self.domain)
 
     @property
+    def name(self) -> str:
+        """Name of the method in tables."""
+        return f"{self.kind} Gaussian"
+
+    @property
     def kind(self) -> str:
         """Name of the covariance."""
         return self.scales.kind
@@ -78,17 +83,21 @@ class SeasonalPrior:
         self._kept.move_to_end(season)
         return self._kept[season]
 
-    def _all(self, season: Tensor) -> list[GaussianPrior]:
+    def _all(self, season: Tensor | None, count: int) -> list[GaussianPrior]:
+        if season is None:
+            return [self.annual] * count
         found = {s: self.at(s) for s in sorted(set(season.tolist()))}
         return [found[s] for s in season.tolist()]
 
-    def posterior(self, measurement: Measurement, season: Tensor) -> GaussianPosterior:
-        """Return the exact posterior of fields of seasons (batch,) behind a measurement."""
-        return GaussianPosterior(self._all(season), measurement)
+    def posterior(self, measurement: Measurement) -> GaussianPosterior:
+        """Return the exact posterior of the fields behind a measurement, by their seasons."""
+        return GaussianPosterior(self._all(measurement.season, len(measurement)), measurement)
 
     def log_prob(self, signal: Tensor, season: Tensor) -> Tensor:
         """Return the exact log density (batch,) of signals (batch, channel, node)."""
-        return each_prior(self._all(season), lambda prior, x: prior.log_prob(x), signal)
+        return each_prior(
+            self._all(season, len(signal)), lambda prior, x: prior.log_prob(x), signal
+        )
 
     def sample(self, season: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw a field of each season (batch,), (batch, channel, node), float32."""

@@ -41,6 +41,13 @@ class System(ABC):
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
         """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some nodes."""
 
+    def posterior_variance(self, variance: np.ndarray) -> np.ndarray:
+        """Return the posterior variance (nodes,) of values of a prior variance (nodes,).
+
+        Only systems of priors with `exact_marginals` have it.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
         """Return log N(data; 0, A C A^T + R) of what is observed, (m,)."""
@@ -54,6 +61,10 @@ class Gram:
 
     def _half(self, values: np.ndarray) -> np.ndarray:
         return solve_triangular(self._factor, values, lower=True, check_finite=False)
+
+    def explained(self, cross: np.ndarray) -> np.ndarray:
+        """Return the diagonal (m,) of K^T (A C A^T + R)^{-1} K, K = cross (observed, m)."""
+        return (self._half(cross) ** 2).sum(0)
 
     def solve(self, values: np.ndarray) -> np.ndarray:
         """Return the inverse times observed values (observed, m)."""

@@ -18,12 +18,11 @@ from apsgeo.errors import InputError, NothingObservedWarning
 from apsgeo.labels.dates import Dates
 from apsgeo.labels.layout import Layout
 from apsgeo.labels.records import Records
+from apsgeo.measurement import Draws
 from apsgeo.operators import Operator
 
 if TYPE_CHECKING:
     import dask.array
-
-    from apsgeo.posterior import Posterior
 
 __all__ = ["Sampler", "draw"]
 
@@ -38,6 +37,9 @@ class Sampler:
     """Draws the members of a block of records.
 
     Attributes:
+        posterior: Returns the posterior of observations; see `apsgeo.posterior.Posterior`.
+        members: Size of the ensemble.
+        seed: Seed of the members.
         noise_std: A number or ([channel,] observation) in the order of the operator; None for the
             posterior's own.
         operator: Which of the posterior's family measured.
@@ -47,7 +49,7 @@ class Sampler:
         dtype: That of the members.
     """
 
-    posterior: Posterior
+    posterior: Callable[..., Draws]
     members: int
     seed: int
     noise_std: Tensor | None
@@ -66,15 +68,13 @@ class Sampler:
     def __call__(self, values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
         """Return members (member, record, *shape) of values (record, ...)."""
         observations = np.array(self.measured.channel_nodes(values), dtype=np.float32)
-        drawn = self.posterior.sample_members(
+        drawn = self.posterior(
             torch.from_numpy(observations),
-            torch.from_numpy(records["season"].copy()),
-            records["key"],
-            self.members,
-            self.seed,
+            season=torch.from_numpy(records["season"].copy()),
             noise_std=self.noise_std,
             operator=self.operator,
-        )
+            key=torch.from_numpy(records["key"].copy()),
+        ).members(self.members, self.seed)
         return self.fields.channel_places(drawn.cpu().numpy()).astype(self.dtype)
 
 

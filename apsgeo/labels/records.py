@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +20,6 @@ from apsgeo.labels.dates import Dates
 from apsgeo.labels.layout import Layout, layout_of
 
 __all__ = ["Records", "static_fields"]
-
-
-class _Model(Protocol):
-    """A prior or a posterior."""
-
-    units: str | None
-    name: str | None
-
-    @property
-    def normals(self) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,25 +124,31 @@ class Records:
         """Return the index (record,) of each record's season; see `Dates.season`."""
         return torch.from_numpy(self.dates.season(seasons))
 
-    def check(self, model: _Model, wanted: str) -> None:
+    def check(self, wanted: str, name: str | None, units: str | None, channels: int) -> None:
         """Check that variables, channels and units are those of a model.
+
+        Args:
+            wanted: What messages call the model.
+            name: Name of its variables, of which a data set must have the same.
+            units: Its units, None if unknown.
+            channels: Its number of channels.
 
         Raises:
             InputError: If the variables of a data set are others, or in another order.
             GridError: If there are more channels or fewer.
             UnitsError: If both units are known and differ.
         """
-        if self.dataset is not None and self.name != model.name:
+        if self.dataset is not None and self.name != name:
             raise InputError(
-                f"{self.given} has the variables {self.name}, and {wanted} is of {model.name}; "
-                "select them in this order"
+                f"{self.given} has the variables {self.name}, and {wanted} is of {name}; select "
+                "them in this order"
             )
-        if self.channels != (count := model.normals.mean.shape[1]):
+        if self.channels != channels:
             raise GridError(
-                f"{self.given} has {self.channels} channels, and {wanted} {count}; give the "
+                f"{self.given} has {self.channels} channels, and {wanted} {channels}; give the "
                 "variables or colours of its history"
             )
-        check_units(self.array, model.units, given=self.given, wanted=wanted)
+        check_units(self.array, units, given=self.given, wanted=wanted)
 
     def as_history(self) -> Records:
         """Return the records as those of a history: with dates along time, counted along others.

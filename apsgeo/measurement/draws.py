@@ -8,14 +8,16 @@ mixtures, flows, chains, iterative samplers and interpolators are methods.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from apsgeo.errors import InputError
 from apsgeo.measurement.measurement import Measurement
+from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction, Prediction
 
 __all__ = ["Draws", "Method", "NoiseDraws", "members_noise"]
 
@@ -71,6 +73,22 @@ class Draws(ABC):
         """
         return None
 
+    def prediction(self, count: int, seed: int) -> Prediction:
+        """Return what is scored, (batch, channel * node): normal marginals if they are known.
+
+        Args:
+            count: Number of members otherwise.
+            seed: Seed of the members.
+        """
+        if (std := self.marginal_std) is not None:
+            return NormalPrediction(_flat(self.mean), _flat(std))
+        with torch.no_grad():
+            return EnsemblePrediction(_flat(self.members(count, seed)))
+
+
+def _flat(values: Tensor) -> NDArray[Any]:
+    return values.cpu().flatten(-2).numpy()
+
 
 class NoiseDraws(Draws):
     """Draws that are a function of standard normal noise, which may be differentiable."""
@@ -87,18 +105,20 @@ class NoiseDraws(Draws):
     def members(self, count: int, seed: int) -> Tensor:
         """Return the fields of `members_noise`; see `Draws.members`."""
         noise = members_noise(seed, self.measurement.key, count, self.noise_dim)
-        return self.from_noise(noise)
+        with torch.no_grad():
+            return self.from_noise(noise)
 
 
-def members_noise(seed: int, keys: Tensor, count: int, size: int) -> Tensor:
+def members_noise(seed: int, keys: Tensor, count: int, size: int, stream: int = 0) -> Tensor:
     """Return the standard normal noise (member, record, size) of some records, float32.
 
     That of a record depends on (seed, key) alone and is drawn member after member, so that member
-    k is the same however many are asked for.
+    k is the same however many are asked for. Methods that need more noise than they can hold take
+    it in several streams, which are independent.
     """
     each = []
     for key in keys.tolist():
-        words = np.random.SeedSequence([seed, key % 2**64])
+        words = np.random.SeedSequence([seed, key % 2**64, *([stream] if stream else [])])
         generator = np.random.Generator(np.random.Philox(words))
         each.append(generator.standard_normal((count, size), dtype=np.float32))
     return torch.from_numpy(np.stack(each, axis=1))

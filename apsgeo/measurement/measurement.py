@@ -105,6 +105,10 @@ class Measurement:
             scale=None if self.scale is None else self.scale.to(device),
         )
 
+    def float(self) -> Measurement:
+        """Return the measurement in single precision."""
+        return replace(self, values=self.values.float(), noise_std=self.noise_std.float())
+
     def __getitem__(self, index: slice | Tensor) -> Measurement:
         """Return some of the records."""
         return replace(
@@ -120,6 +124,20 @@ class Measurement:
     def repeat(self, times: int) -> Measurement:
         """Return the measurements so many times, all of them after each other."""
         return self[torch.arange(len(self)).repeat(times)]
+
+    def season_of(self, seasons: int) -> Tensor:
+        """Return the index (batch,) of each record's season, zero if there is one season only.
+
+        Raises:
+            InputError: If there are several seasons and those of the records are not known.
+        """
+        if self.season is not None:
+            return self.season
+        if seasons > 1:
+            raise InputError(
+                f"there are {seasons} seasons; pass season=, an index (month - 1) for each record."
+            )
+        return torch.zeros(len(self), dtype=torch.long)
 
     @property
     def hidden(self) -> Tensor:

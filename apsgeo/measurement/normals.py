@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -83,6 +83,11 @@ class Normals:
         return cls(mean.float(), std.float(), valid)
 
     @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.mean.shape[1]
+
+    @property
     def seasons(self) -> int:
         """Number of seasons."""
         return len(self.mean)
@@ -102,29 +107,24 @@ class Normals:
         out = fields * std + mean
         return torch.where(self.valid.to(out.device), out, torch.nan)
 
-    def measure(
-        self, values: Tensor, noise_std: Tensor, season: Tensor, operator: LinearMap
-    ) -> Measurement:
-        """Return what values in the units of the data measure of standardized anomalies.
+    def measure(self, measurement: Measurement) -> Measurement:
+        """Return what a measurement in the units of the data measures of standardized anomalies.
 
         Values at the nodes are standardized themselves. Of others the normals' part is taken off,
         and the spread becomes the measurement's scale; those that weigh nodes which are not valid
         count as missing.
 
-        Args:
-            values: (batch, channel, observation), NaN where missing.
-            noise_std: Of the same shape, in the units of the data.
-            season: (batch,).
-            operator: On the domain of the normals.
+        Raises:
+            InputError: If the seasons of the records are not known and the normals have several.
         """
-        observed = ~torch.isnan(values)
+        given, season = measurement, measurement.season_of(self.seasons)
+        mean, std = self.mean.to(given.values)[season], self.std.to(given.values)[season]
+        operator, mask = given.operator, given.mask & self.observable(given.operator)
         if operator.is_identity:
-            standardized = self.standardize(values, season)
-            return Measurement(standardized, observed & self.valid, noise_std / self.std[season])
-        mean, std = self.mean.to(values)[season], self.std.to(values)[season]
-        observed = observed & self.observable(operator).to(values.device)
-        anomalies = values - operator.apply(mean)
-        return Measurement(anomalies, observed, noise_std, operator=operator, scale=std)
+            values, noise_std = self.standardize(given.values, season), given.noise_std / std
+            return replace(given, values=values, mask=mask, noise_std=noise_std, season=season)
+        values = given.values - operator.apply(mean)
+        return replace(given, values=values, mask=mask, scale=std, season=season)
 
     def observable(self, operator: LinearMap) -> Tensor:
         """Tell which observations (channel, observation) weigh no node that is not valid."""

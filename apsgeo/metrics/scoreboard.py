@@ -15,7 +15,7 @@ from apsgeo.errors import InputError
 from apsgeo.metrics.predictions import Prediction
 from apsgeo.metrics.scores import mse, weighted_mean
 
-__all__ = ["Row", "Scoreboard", "Scores", "Tally"]
+__all__ = ["Scoreboard", "Scores", "Tally"]
 
 LEVEL = 0.9
 
@@ -25,14 +25,14 @@ class Scores:
     """How one method did over some records.
 
     Attributes:
-        crps: mean over records of the weighted mean CRPS, in the unit of the data.
-        rmse: of the predicted mean, pooled: the root of the mean over records of the weighted mean
-            squared error, in the unit of the data.
-        spread_skill: root of the mean predicted variance (of an ensemble: (K + 1) / K times the
+        crps: Weighted mean CRPS, averaged over records, in the unit of the data.
+        rmse: Root of the weighted mean squared error of the predicted mean, which is averaged over
+            records before the root is taken; in the unit of the data.
+        spread_skill: Root of the mean predicted variance (of an ensemble: (K + 1) / K times the
             members') over ``rmse``, both pooled over records.
-        coverage90: share of cells in the central 90 % interval, mean over records.
-        seconds_per_field: wall clock of the prediction.
-        records: how many.
+        coverage90: Share of cells in the central 90 % interval, mean over records.
+        seconds_per_field: Wall-clock time that the prediction of one record took, in seconds.
+        records: Number of records scored.
     """
 
     crps: float
@@ -60,10 +60,10 @@ class Tally:
         """Score a batch.
 
         Args:
-            prediction: for T records.
-            truth: (T, N), the same unit.
-            weights: (T, N), zero where a cell does not count.
-            seconds: what the batch took.
+            prediction: Prediction of T records.
+            truth: True values (T, N), in the unit of the prediction.
+            weights: Weights (T, N) of the cells, zero where a cell does not count.
+            seconds: Wall-clock time that the batch took, in seconds.
         """
         row = [
             weighted_mean(prediction.crps(truth), weights),
@@ -78,7 +78,7 @@ class Tally:
         """Return the scores of all records added.
 
         Raises:
-            InputError: if there are none.
+            InputError: If no record was added.
         """
         if not self._rows:
             raise InputError("no records were scored: give at least one month")
@@ -108,8 +108,8 @@ class Scoreboard:
     """Rows of scores, in the order in which they were added.
 
     Attributes:
-        units: of the data, for the headings.
-        rows: the rows.
+        units: Unit of the data, for the headings.
+        rows: The rows, in the order in which they were added.
     """
 
     units: str = "K"
@@ -167,7 +167,7 @@ class Scoreboard:
         """Write all digits of all rows.
 
         Raises:
-            OutputExistsError: if ``path`` exists and ``overwrite`` is false.
+            OutputExistsError: If ``path`` exists and ``overwrite`` is false.
         """
         names = ["method", "density", *(f.name for f in fields(Scores))]
         with (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from apsgeo.domains.alignment import aligned
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
-from apsgeo.nn.layers import embed_condition, zero
+from apsgeo.nn.layers import Film, embed_condition, zero
 
 __all__ = ["FunctionSpaceNet"]
 
@@ -19,16 +19,8 @@ _HEAD = 16  # channels of a head of attention
 _SHARPNESS = (8.0, 24.0)  # logits of a place with itself, of the first head and of the last
 
 
-class _Film(nn.Module):
-    """Scale and shift channels, which come last, as `cond` says (Perez et al. 2018)."""
-
-    def __init__(self, channels: int, cond_dim: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels))
-        self.shift = nn.Parameter(torch.zeros(channels))
-        self.film = nn.Linear(cond_dim, 2 * channels, bias=False) if cond_dim else None
-        if self.film is not None:
-            nn.init.zeros_(self.film.weight)
+class _Film(Film):
+    """Scale and shift channels, which come last, as `cond` says."""
 
     def forward(self, x: Tensor, cond: Tensor | None) -> Tensor:
         """Map `x (B, M, channels)` and `cond (B, cond_dim)` to the shape of x."""
@@ -112,21 +104,21 @@ class FunctionSpaceNet(nn.Module):
     with the weights, as their signs and rotations are a matter of chance.
 
     Args:
-        domain: where input and output live.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        width: channels of nodes and latents, a multiple of 16.
-        modes: how many eigenfunctions tell the place; no finer structure is seen.
-        latents: how many.
-        layers: blocks of attention among the latents.
-        cond_dim: length of the condition, or 0 for none.
-        zero_init: start with the output zero.
-        static: further known fields (F, N) of order one; or their number F, of a network that is
-            to be loaded.
-        functions: eigenfunctions (modes, N) in place of the domain's own; see `on`.
+        domain: The domain that input and output live on.
+        in_channels: Number of channels in the input.
+        out_channels: Number of channels in the output.
+        width: Number of channels of nodes and latents, a multiple of 16.
+        modes: Number of eigenfunctions that tell the place; the network sees no finer structure.
+        latents: Number of latents.
+        layers: Number of blocks of attention among the latents.
+        cond_dim: Length of the condition, or 0 for none.
+        zero_init: Whether the output is zero before training.
+        static: Further known fields (F, N) of order one; or their number F, of a network that is to
+            be loaded.
+        functions: Eigenfunctions (modes, N) in place of the domain's own; see `on`.
 
     Raises:
-        InputError: `width` is no multiple of 16, or `modes` is out of range.
+        InputError: If `width` is no multiple of 16, or `modes` is out of range.
     """
 
     SIZES: ClassVar[dict[str, dict[str, int]]] = {
@@ -217,13 +209,13 @@ class FunctionSpaceNet(nn.Module):
         """Return the network with the same weights on another domain of the same surface.
 
         Args:
-            domain: of the same kind, at another resolution: the globe, an image of the same
-                proportions, or a surface or region in the same coordinates, on which the
-                eigenfunctions are found again by `apsgeo.domains.alignment.aligned`.
-            static: the known fields (F, N) there, if the network has some.
+            domain: Domain of the same kind at another resolution: the globe, an image of the same
+                proportions, or a surface or region in the same coordinates, on which
+                `apsgeo.domains.alignment.aligned` finds the eigenfunctions again.
+            static: The known fields (F, N) there, if the network has some.
 
         Raises:
-            InputError: the domain is another surface, or known fields are missing or not wanted.
+            InputError: If the domain is another surface, or known fields are missing or not wanted.
         """
         given = 0 if static is None else len(static)
         if given != len(self.static):
@@ -260,7 +252,7 @@ class FunctionSpaceNet(nn.Module):
         """Map `x (B, in_channels, N)` and `cond (B, cond_dim)` to `(B, out_channels, N)`.
 
         Raises:
-            InputError: a condition is missing, or given to a network that was built without.
+            InputError: If a condition is missing, or given to a network that was built without.
         """
         hidden = embed_condition("FunctionSpaceNet", self.embed, cond, self.config["cond_dim"])
         names, z = self.names(self.places), self.read(x)
@@ -294,10 +286,10 @@ def _attend_alike(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
     """Attend with the same weights in all records, which are read as one with more channels.
 
     Args:
-        query: (H, M, k).
-        key: (L, k), of all heads.
-        value: (B, L, channels), with channels / H to each head.
-        bias: (L,), added to the logits.
+        query: Queries (H, M, k) of the H heads.
+        key: Keys (L, k), the same for all heads.
+        value: Values (B, L, channels), of which each head takes channels / H.
+        bias: Numbers (L,) that are added to the logits.
 
     Returns:
         (B, M, channels).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from apsgeo.errors import InputError
 
 __all__ = [
+    "digest",
     "load_checkpoint",
     "load_module",
     "optimizer_from_tensors",
@@ -62,6 +64,14 @@ def load_checkpoint(
                 f"{name}={options.get(name)!r}; give the same options, or another folder"
             )
     return tensors
+
+
+def digest(*tensors: Tensor) -> str:
+    """Return a checksum of values, by which a checkpoint knows its data."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def optimizer_to_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

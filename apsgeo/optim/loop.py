@@ -7,7 +7,6 @@ batch, ``validate`` scores the current weights on data that is never trained on.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,12 +26,15 @@ from apsgeo.optim.checkpoint import (
     save_checkpoint,
 )
 from apsgeo.optim.distributed import agreed, average_gradients, is_first
+from apsgeo.optim.training import Training
 
 __all__ = ["EMA", "StepFn", "fit_loop"]
 
 StepFn = Callable[[int, torch.Generator], Tensor]
 
 _MAX_SKIPPED = 20
+_WARMUP = 50  # steps
+_CLIP = 1.0  # largest norm of the gradient over all parameters
 _FINAL_LR = 0.01
 _COLUMNS = ("step", "loss", "lr", "skipped", "validation", "best")
 
@@ -100,90 +102,70 @@ def learning_rate(step: int, steps: int, lr: float, warmup: int) -> float:
 def fit_loop(
     module: nn.Module,
     step_fn: StepFn,
+    training: Training,
     *,
-    steps: int,
-    lr: float = 1e-3,
-    warmup: int = 50,
-    clip: float = 1.0,
-    ema_decay: float = 0.995,
     validate: Callable[[], float] | None = None,
-    validate_every: int | None = None,
     seed: int = 0,
-    progress: bool = True,
     description: str = "training",
-    patience: int | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
     identity: Mapping[str, Any] | None = None,
-    log: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, float]]:
     """Minimise ``step_fn`` over the trainable parameters of ``module`` and keep the best weights.
 
-    With ``validate``, the averaged weights are scored before the first step, every
-    ``validate_every`` steps and after the last; the module is left with the best-scored weights.
-    The initial weights compete too, so that training never returns something that validates worse
-    than what it was given. Without ``validate`` the final average is left in the module.
+    The learning rate of Adam rises over the first 50 steps (at most a tenth of all), then falls as
+    a cosine. Gradients are clipped to norm one. With ``validate``, the averaged weights are scored
+    before the first step, at regular steps and after the last; the module is left with the
+    best-scored weights. The initial weights compete too, so that training never returns something
+    that validates worse than what it was given. Without ``validate`` the final average is left in
+    the module. Several processes (`apsgeo.optim.distributed`) average their gradients; the first
+    validates for all, and writes.
 
     Args:
-        module: what is trained, in place; returned in evaluation mode.
+        module: What is trained, in place, where it is; returned in evaluation mode.
         step_fn: ``(step, generator) -> scalar loss``. All randomness must come from the generator
             (a CPU one, seeded once by ``seed``): then the same call gives the same weights.
-        steps: number of optimiser steps.
-        lr: peak learning rate of Adam.
-        warmup: steps of linear warm-up (at most a tenth of ``steps`` is used).
-        clip: largest norm of the gradient over all parameters.
-        ema_decay: see `EMA`.
+        training: Steps, learning rate, averaging, validations, checkpoint, log and progress bar.
+            Its batch and device are the business of ``step_fn``.
         validate: ``() -> score``, lower is better, called without gradients, in evaluation mode,
             with the averaged weights in the module. It must draw the same noise at each call.
-        validate_every: steps between validations; a tenth of ``steps`` by default.
-        seed: seeds the generator that ``step_fn`` is given.
-        progress: show a progress bar (on stderr, after two seconds).
-        description: the label of the bar.
-        patience: stop early after so many validations in a row without a new best; None, or no
-            ``validate``, for never.
-        checkpoint: a folder in which the state of the run is kept at every record. If it is there,
-            the run goes on from it, to the same weights and records as if it had never been
-            stopped, provided ``step_fn`` depends on its arguments alone.
-        identity: what tells the run from others of the same options, such as a digest of its
+        seed: Seed of the generator that ``step_fn`` is given.
+        description: Label of the progress bar.
+        identity: What tells the run from others of the same training, such as a digest of its
             data, fit for JSON: a checkpoint of another is refused.
-        log: a CSV file of the records so far, written at every record.
-
-    Several processes (`apsgeo.optim.distributed`) average their gradients; the first validates
-    for all, and writes.
 
     Returns:
-        One record per validation (with no ``validate``, per ``validate_every`` steps): ``step``
+        One record per validation (with no ``validate``, as often): ``step``
         (updates done so far), ``loss`` (mean since the last record; NaN in the first), ``lr``,
         ``skipped`` (updates left out so far because of a non-finite gradient), and with
         ``validate`` also ``validation`` and ``best`` (1.0 where it beat all earlier records).
 
     Raises:
-        InputError: ``steps`` is negative, ``patience`` below 1, nothing is trainable, or the
-            checkpoint is of a run with other options or of another network.
-        ApsgeoError: the gradient was not finite for 20 steps in a row.
+        InputError: If ``steps`` is not given, nothing is trainable, or the checkpoint is of a run
+            with other options or of another network.
+        ApsgeoError: If the gradient was not finite for 20 steps in a row.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
-    if steps < 0 or not trainable:
+    steps, lr, patience = training.steps, training.lr, training.patience
+    if steps is None or not trainable:
         raise InputError(
             f"steps={steps} and {len(trainable)} trainable parameters; "
-            "give steps >= 0 and a module with parameters that require gradients"
+            "give a number of steps and a module with parameters that require gradients"
         )
-    if patience is not None and patience < 1:
-        raise InputError(f"patience={patience}; give at least 1 validation, or None")
-    warmup = min(warmup, steps // 10)
-    every = max(1, steps // 10) if validate_every is None else max(1, validate_every)
+    warmup = min(_WARMUP, steps // 10)
+    every = max(1, steps // 10 if training.validate_every is None else training.validate_every)
     optimizer = torch.optim.Adam(trainable, lr=lr)
-    ema = EMA(module, ema_decay)
+    ema = EMA(module, training.ema_decay)
     keeper = _BestKeeper(module, ema, validate)
     run = _Run(module, optimizer, ema, keeper, torch.Generator().manual_seed(seed))
     options: dict[str, Any] = {
         "steps": steps,
         "lr": lr,
         "warmup": warmup,
-        "clip": clip,
-        "ema_decay": ema_decay,
+        "clip": _CLIP,
+        "ema_decay": training.ema_decay,
     }
     options |= {"every": every, "seed": seed, "parameters": sum(p.numel() for p in trainable)}
     options |= {"patience": patience} | dict(identity or {})
+    checkpoint = training.checkpoint
     saved = None if checkpoint is None else load_checkpoint(checkpoint, options)
     if saved is not None:
         run.restore(saved)
@@ -191,8 +173,8 @@ def fit_loop(
     def record(rate: float) -> None:
         bar.set_postfix(keeper.record(run.done, run.losses, rate, run.skipped), refresh=False)
         run.losses = []
-        if log is not None and is_first():
-            write_csv(log, keeper.history)
+        if training.log is not None and is_first():
+            write_csv(training.log, keeper.history)
         if checkpoint is not None and is_first():
             save_checkpoint(checkpoint, options, run.tensors())
 
@@ -200,7 +182,7 @@ def fit_loop(
         total=steps,
         initial=run.done,
         desc=description,
-        disable=not (progress and is_first()),
+        disable=not (training.progress and is_first()),
         delay=2,
     ) as bar:
         if saved is None:
@@ -210,7 +192,7 @@ def fit_loop(
             if patience is not None and keeper.stale >= patience:
                 break
             rate = learning_rate(step, steps, lr, warmup)
-            loss = _update(optimizer, trainable, step_fn, step, run.generator, rate, clip)
+            loss = _update(optimizer, trainable, step_fn, step, run.generator, rate)
             run.count(loss)
             if run.in_a_row == _MAX_SKIPPED:
                 raise ApsgeoError(
@@ -294,7 +276,6 @@ def _update(
     step: int,
     generator: torch.Generator,
     rate: float,
-    clip: float,
 ) -> float:
     """Do one optimiser step; return the loss, or NaN when the step was left out as non-finite."""
     for group in optimizer.param_groups:
@@ -303,7 +284,7 @@ def _update(
     loss = step_fn(step, generator)
     loss.backward()
     loss = average_gradients(trainable, loss.detach())
-    norm = nn.utils.clip_grad_norm_(trainable, clip)
+    norm = nn.utils.clip_grad_norm_(trainable, _CLIP)
     if not bool(torch.isfinite(norm) & torch.isfinite(loss)):
         return math.nan
     optimizer.step()

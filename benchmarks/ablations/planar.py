@@ -19,6 +19,7 @@ from apsgeo.distillation.pairs import Batch
 from apsgeo.flows.elementwise import Affine, Spline
 from apsgeo.gaussian.dense import DensePrior
 from apsgeo.gaussian.mixture import GaussianMixturePrior
+from apsgeo.optim.training import Training
 from benchmarks.truth.planar import EightGaussians, Planar, Ring
 from benchmarks.truth.planar_rows import Method, score, train
 from benchmarks.truth.scores import Row
@@ -168,7 +169,11 @@ def trained_prior(
     domain = density.anchor.domain
     diffusion = DenoiserSpec().build(domain, 1, None, torch.zeros(0, domain.num_nodes))
     train_diffusion(
-        diffusion, learned, held, steps=steps, batch=128, lr=2e-3, seed=seed, progress=False
+        diffusion,
+        learned,
+        held,
+        Training(steps=steps, batch=128, lr=2e-3, progress=False),
+        seed=seed,
     )
     unseen = density.sample(points, generator)
     truth = float(density.log_prob(unseen[:, 0]).mean())

@@ -27,6 +27,7 @@ from apsgeo.atomic import write_csv
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.measurement import Measurement
 from apsgeo.optim.loop import fit_loop
+from apsgeo.optim.training import Training
 from apsgeo.plotting import save_figure
 from benchmarks.report import FIGURES, RESULTS, commit, provenance, write
 from benchmarks.truth.fields import of_flow
@@ -128,7 +129,9 @@ def optimized(
         )
         return loss / size
 
-    fit_loop(flow, step_fn, steps=steps, lr=2e-3, ema_decay=0.98, seed=seed, progress=False)
+    fit_loop(
+        flow, step_fn, Training(steps=steps, lr=2e-3, ema_decay=0.98, progress=False), seed=seed
+    )
     return flow
 
 

@@ -23,8 +23,8 @@ from apsgeo.gaussian.fit import fit_gaussian, select_scales
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.measurement import Measurement, Normals
-from apsgeo.metrics import EnsemblePrediction, NormalPrediction, Scores
-from apsgeo.metrics.scoreboard import Tally
+from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction
+from apsgeo.metrics.scoreboard import Scores, Tally
 from apsgeo.operators import Downsample, Identity, Mask, Operator
 from apsgeo.plotting import save_figure
 from apsgeo.posterior import members_noise

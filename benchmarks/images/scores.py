@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import laplace
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from apsgeo.metrics import EnsemblePrediction
+from apsgeo.metrics.predictions import EnsemblePrediction
 from apsgeo.metrics.scoreboard import Tally
 from benchmarks.images.cases import ImageCase
 

@@ -101,9 +101,7 @@ def run_task(
         history=case.train,
         objective="forward",
         spec=case.flow,
-        steps=steps,
-        batch=case.batch,
-        lr=case.lr,
+        training=apsgeo.Training(steps=steps, batch=case.batch, lr=case.lr),
         rounds=case.rounds,
         seed=seed,
     )
@@ -111,7 +109,7 @@ def run_task(
     given = measure(prior, case, task, images, seed + 1)
 
     def of_flow(given: Measured, members: int, seed: int) -> Tensor:
-        return posterior.sample_members(given.values, None, given.keys.numpy(), members, seed)
+        return posterior(given.values, key=given.keys.numpy()).members(members, seed)
 
     methods: dict[str, tuple[Draws, float]] = {
         "Gaussian posterior (base)": (of_base(prior, task), 0.0),
@@ -140,7 +138,7 @@ def _fitted(case: ImageCase, folder: Path) -> FieldPrior:
         anchor = HybridScales.start(apsgeo.domain_of(case.train)) if case.large else None
         prior = apsgeo.fit_prior(
             case.train,
-            steps=0,
+            training=apsgeo.Training(steps=0),
             rank=case.rank,
             anchor_scales=anchor,
             held_out_from=len(case.train) - case.held_out,

@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from apsgeo.baselines.kriging import default_kernel
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 
 from apsgeo import datasets
 from apsgeo.baselines import Kriging
-from apsgeo.baselines.kriging import default_kernel
 from apsgeo.measurement import Normals
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.protocol import DENSITIES, NcepProtocol
 from benchmarks.report import RESULTS
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from apsgeo import datasets
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.models import load
 from apsgeo.posterior import Posterior
 from apsgeo.protocol import DENSITIES, NOISE_STD, NcepProtocol, compared_methods

@@ -26,8 +26,9 @@ from apsgeo.gaussian.scales import (
     from_config,
     to_config,
 )
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
 from apsgeo.protocol import (
@@ -42,10 +43,10 @@ SCALES = Path(__file__).parent / "results" / "ncep_scales.json"
 HISTORY = slice(None, "2009")
 HELD_OUT_FROM = "2005-01-01"
 BASELINE = ("1961", "2000")
-ANCHORED = FlowSpec(base="gaussian", width=16, depth=4, context=16, local=0, patterns=0)
+ANCHORED = FlowSpec(base="anchor", width=16, depth=4, context=16, local=0, patterns=0)
 # About the same time for either model: a step of the paper's form evaluates the diffusion prior.
 FLOW_STEPS = {"ncep-air": 1800, "ncep-air-paper": 240}
-PAPER = FlowSpec(base="normal", width=16, depth=4, context=16, local=8, patterns=0)
+PAPER = FlowSpec(base="white", width=16, depth=4, context=16, local=8, patterns=0)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -83,7 +84,7 @@ def anchored(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
         held_out_from=HELD_OUT_FROM,
         scales=hybrid,
         anchor_scales=anchor,
-        steps=0,
+        training=Training(steps=0),
         seed=options.seed,
     )
     return distill(
@@ -92,7 +93,7 @@ def anchored(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
         NOISE_STD,
         spec=ANCHORED,
         objective="score",
-        steps=options.flow_steps,
+        training=Training(steps=options.flow_steps),
         rounds=options.rounds,
         seed=options.seed,
     )
@@ -107,7 +108,7 @@ def paper(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
         scales=HybridScales(),
         anchor_scales=HybridScales(),
         skip="none",
-        steps=options.prior_steps,
+        training=Training(steps=options.prior_steps),
         seed=options.seed,
     )
     return distill(
@@ -116,7 +117,7 @@ def paper(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
         NOISE_STD,
         spec=PAPER,
         objective="reverse",
-        steps=options.flow_steps,
+        training=Training(steps=options.flow_steps),
         rounds=options.rounds,
         seed=options.seed,
     )

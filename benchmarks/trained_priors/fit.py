@@ -12,6 +12,7 @@ from torch import Tensor
 from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian, least_point
 from apsgeo.gaussian.scales import HybridScales
+from apsgeo.optim.training import Training
 from apsgeo.prior import fit_prior
 from benchmarks.trained_priors.cases import TrainedCase
 
@@ -66,10 +67,13 @@ def train(
         evaluations: of the likelihood by which scales are chosen.
         seed: of weights and noise.
     """
-    options = {**case.options, "steps": max(1, round(share * case.options["steps"]))}
+    steps = max(1, round(share * case.options["steps"]))
+    options = {name: value for name, value in case.options.items() if name != "steps"}
     start = replace(HybridScales.start(case.domain), eof_weight=case.eof_weight)
     known = {"scales": start, "anchor_scales": start}
-    rough = fit_prior(case.train, case.domain, **{**options, **known, "steps": 0}, device="cpu")
+    rough = fit_prior(
+        case.train, case.domain, **{**options, **known}, training=Training(steps=0, device="cpu")
+    )
     learned, _ = rough.split(case.train)
     scales = likeliest_scales(
         rough, rough.encode(learned), start, rank=options["rank"], evaluations=evaluations
@@ -80,9 +84,12 @@ def train(
         scales=scales,
         anchor_scales=scales,
         seed=seed,
-        device="cpu",
-        checkpoint=folder.with_name(folder.name + ".checkpoint"),
-        log=folder.with_name(folder.name + ".log.csv"),
+        training=Training(
+            steps=steps,
+            device="cpu",
+            checkpoint=folder.with_name(folder.name + ".checkpoint"),
+            log=folder.with_name(folder.name + ".log.csv"),
+        ),
         **options,
     )
     prior.save(folder, overwrite=True)

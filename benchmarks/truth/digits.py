@@ -134,19 +134,17 @@ class DigitsProblem:
             history=history,
             objective=objective,
             spec=_SPEC,
-            steps=steps,
+            training=apsgeo.Training(steps=steps, device="cpu", progress=False),
             folds=1,  # the anchor has seen none of these draws
             rounds=self.budget.rounds,
             seed=seed,
-            device="cpu",
-            progress=False,
         )
 
     def members(self, posterior: Posterior, given: Given, members: int, seed: int) -> Tensor:
         """Draw members (member, field, 1, node) of a flow, standardized."""
         keys = np.arange(len(given.seen))
         y = self.restore(given.seen)
-        found = posterior.sample_members(y, None, keys, members, seed)
+        found = posterior(y, key=keys).members(members, seed)
         return self.prior.normals.standardize(found, torch.zeros(len(keys), dtype=torch.long))
 
 

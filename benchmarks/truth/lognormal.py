@@ -103,23 +103,24 @@ def _trained(
     learned = history
     if method.of_logarithm:
         learned = history.copy(data=np.log(history.values))
-    prior = apsgeo.fit_prior(learned, steps=0, rank=60, seed=seed, progress=False)
+    prior = apsgeo.fit_prior(
+        learned, training=apsgeo.Training(steps=0, progress=False), rank=60, seed=seed
+    )
     posterior: Posterior = apsgeo.distill(
         prior,
         Mask(*DENSITIES),
         NOISE_STD,
         objective="forward",
         spec=method.spec,
-        steps=method.steps,
+        training=apsgeo.Training(steps=method.steps, progress=False),
         rounds=2,
         seed=seed,
-        progress=False,
     )
     seconds = time.process_time() - start
 
     def draws(given: Tensor, members: int, seed: int) -> Tensor:
         y = given.log() if method.of_logarithm else given
-        found = posterior.sample_members(y, None, np.arange(len(y)), members, seed)
+        found = posterior(y).members(members, seed)
         return found.exp() if method.of_logarithm else found
 
     return draws, seconds

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from apsgeo.flows.base import Base, BasePosterior, FixedBase, Moments, StandardNormalBase
 from torch import Tensor, nn
 
 from apsgeo.diagnostics import ranks, tarp_ranks, uniformity
@@ -20,13 +21,13 @@ from apsgeo.distillation.objective import (
     WeightedSum,
 )
 from apsgeo.distillation.pairs import Batch
-from apsgeo.flows.base import Base, BasePosterior, FixedBase, Moments, StandardNormalBase
 from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.elementwise import Affine, Elementwise, Spline
 from apsgeo.flows.flow import ConditionalFlow, Conditioning
 from apsgeo.flows.patterns import GlobalCoupling
 from apsgeo.measurement import Measurement
 from apsgeo.optim.loop import fit_loop
+from apsgeo.optim.training import Training
 from benchmarks.truth.chains import HMC, hmc
 from benchmarks.truth.figure import Panel
 from benchmarks.truth.planar import (
@@ -199,7 +200,7 @@ def train(
         return loss(made.flow, batch, seen, generator)
 
     start = time.process_time()
-    fit_loop(made.flow, step_fn, steps=steps, lr=2e-3, seed=seed, progress=False)
+    fit_loop(made.flow, step_fn, Training(steps=steps, lr=2e-3, progress=False), seed=seed)
     return made, time.process_time() - start
 
 

@@ -18,6 +18,7 @@ from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 from apsgeo.gaussian.posterior import GaussianPosterior
 from apsgeo.measurement import Measurement
 from apsgeo.optim.loop import StepFn, fit_loop
+from apsgeo.optim.training import Training
 from benchmarks.truth.mixture import MixtureProblem, Pairs
 
 __all__ = [
@@ -144,7 +145,7 @@ def train_paper(problem: MixtureProblem, recipe: Recipe, seed: int) -> tuple[Flo
     """
     torch.manual_seed(seed)
     spec = FlowSpec(
-        base="normal", width=16, depth=2, context=8, local=8, patterns=0, coupling_width=16
+        base="white", width=16, depth=2, context=8, local=8, patterns=0, coupling_width=16
     )
     domain = problem.domain
     flow = build_flow(domain, 1, 0, torch.zeros(1, domain.num_nodes), spec, None)
@@ -164,10 +165,7 @@ def _fit(flow: nn.Module, step_fn: StepFn, recipe: Recipe, seed: int) -> float:
     fit_loop(
         flow,
         step_fn,
-        steps=recipe.steps,
-        lr=recipe.lr,
-        ema_decay=0.998,
+        Training(steps=recipe.steps, lr=recipe.lr, ema_decay=0.998, progress=False),
         seed=seed,
-        progress=False,
     )
     return time.process_time() - start

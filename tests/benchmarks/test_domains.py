@@ -18,6 +18,7 @@ from benchmarks.domains.figure import draw
 from benchmarks.domains.suite import TASKS, Row, evaluate, fit, measure, parse, report, to_records
 from benchmarks.report import RESULTS, commit, provenance
 from benchmarks.views import View, along_z, globe, picture
+from tests.cases import numpy_seeded, seeded
 
 IMPUTATION, DENOISING, _ = TASKS
 
@@ -40,7 +41,7 @@ def made(domain: Domain, view: View) -> Case:
     """Make 120 months of a smooth field on a domain, of mean 5 and standard deviation 2."""
     extent = float(domain.areas.sum()) ** 0.5 * domain.radius_km
     field = MaternField(domain, 0.6 * extent)
-    white = np.random.default_rng(0).standard_normal((field.spread.shape[1], 480))
+    white = numpy_seeded(0).standard_normal((field.spread.shape[1], 480))
     unit = field.sample(white).T / np.sqrt(field.variance)
     values = torch.from_numpy(5 + 2 * unit).float()[:, None]
     season = torch.zeros(480, dtype=torch.long)
@@ -135,12 +136,12 @@ def test_imputation_is_scored_where_nothing_was_observed_and_denoising_everywher
 
 def test_the_noise_is_that_of_the_task_and_masks_differ_by_record(case: Case) -> None:
     truth = case.test.double()
-    values, noise_std = measure(case, DENOISING, truth, torch.Generator().manual_seed(0))
+    values, noise_std = measure(case, DENOISING, truth, seeded(0))
     error = (values - truth).numpy()
     assert (noise_std == 10 * case.noise_std).all()
     # the standard error of a standard deviation of n values is 1 / sqrt(2 n) of it
     assert abs(error.std() / (10 * case.noise_std) - 1) < 5 / np.sqrt(2 * error.size)
-    masks = measure(case, IMPUTATION, truth, torch.Generator().manual_seed(0))[0].isnan()
+    masks = measure(case, IMPUTATION, truth, seeded(0))[0].isnan()
     assert not (masks[0] == masks[1]).all()
 
 

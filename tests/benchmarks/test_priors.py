@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.priors import suite as priors
 from benchmarks.priors.cases import SHAPES, make_case
 from benchmarks.priors.report import report
+from tests.cases import seeded
 
 
 @pytest.mark.parametrize(("components", "mean_rms"), SHAPES)
 def test_anchor_has_the_mean_and_covariance_of_the_mixture(
     components: int, mean_rms: float
 ) -> None:
-    case = make_case(64, components, mean_rms, torch.Generator().manual_seed(0))
+    case = make_case(64, components, mean_rms, seeded(0))
     every = np.arange(64)
     means, weights = case.prior.means.flatten(1).numpy(), case.prior.weights.numpy()
     expected = np.einsum("k,ki,kj->ij", weights, means, means)

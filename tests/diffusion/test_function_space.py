@@ -29,17 +29,16 @@ from apsgeo.domains.alignment import aligned
 from apsgeo.errors import InputError
 from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import HybridScales
-from apsgeo.nn import SIZES, FunctionSpaceNet
+from apsgeo.nn.function_space import FunctionSpaceNet
+from apsgeo.nn.unet import SIZES
+from apsgeo.optim.training import Training
 from apsgeo.prior import FieldPrior, fit_prior
+from tests.cases import numpy_seeded, seed_weights, seeded
 
 NSIDES = {nside: HEALPixDomain(nside) for nside in (4, 8, 16, 32)}
 DEGREES = torch.tensor([l for l in range(5) for _ in range(2 * l + 1)], dtype=torch.float64)
 POWER = (1 + DEGREES) ** -2.0 / ((1 + DEGREES) ** -2.0).sum()
 """The variances of the harmonics of a smooth field, whose own is one on average."""
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -54,7 +53,7 @@ def unit_functions(domain: Domain, k: int = len(POWER)) -> Tensor:
 
 
 def small_net(domain: Domain, **options: Any) -> FunctionSpaceNet:
-    torch.manual_seed(0)
+    seed_weights(0)
     settings = {"width": 32, "modes": 16, "latents": 12, "layers": 1, "zero_init": False}
     return FunctionSpaceNet(domain, 1, 1, **(settings | options)).double()
 
@@ -158,7 +157,7 @@ def test_sizes_are_what_they_say_on_every_domain(size: str, millions: float) -> 
 
 
 def test_nodes_may_come_in_any_order() -> None:
-    rng = np.random.default_rng(3)
+    rng = numpy_seeded(3)
     points, areas = rng.random((60, 2)), np.linspace(0.5, 1.5, 60)
     order = rng.permutation(60)
     first, second = (GraphDomain(points[p], k=4, areas=areas[p]) for p in (np.arange(60), order))
@@ -337,7 +336,7 @@ def test_without_an_anchor_the_untrained_prior_is_the_denoiser_of_white_noise() 
 
 @pytest.mark.parametrize("with_anchor", [True, False])
 def test_a_prior_elsewhere_is_saved_and_comes_back(with_anchor: bool) -> None:
-    torch.manual_seed(0)
+    seed_weights(0)
     anchors = [low_rank(NSIDES[n]) if with_anchor else None for n in (4, 8)]
     prior = built(anchors[0])
     torch.nn.init.normal_(prior.network.get_parameter("head.weight"))
@@ -355,7 +354,7 @@ def test_a_prior_elsewhere_is_saved_and_comes_back(with_anchor: bool) -> None:
 @pytest.fixture(scope="module")
 def trained() -> FunctionSpacePrior:
     """A prior of fields of `POWER`, learned on nside 4 in seconds."""
-    torch.manual_seed(0)
+    seed_weights(0)
     sizes: dict[str, Any] = {
         "width": 32,
         "modes": 36,
@@ -365,9 +364,8 @@ def trained() -> FunctionSpacePrior:
     }
     prior = FunctionSpacePrior(NSIDES[4], 1, FunctionSpaceNet(NSIDES[4], 1, 2, **sizes), levels=8)
     history, held_out = (fields(NSIDES[4], n, seed).float() for n, seed in ((2000, 1), (50, 2)))
-    options: dict[str, Any] = {"steps": 250, "batch": 24, "lr": 5e-3, "ema_decay": 0.95}
-    options["validate_every"] = 250
-    train_diffusion(prior, history, held_out, progress=False, **options)
+    training = Training(250, 24, 5e-3, ema_decay=0.95, validate_every=250, progress=False)
+    train_diffusion(prior, history, held_out, training)
     return prior
 
 
@@ -401,8 +399,7 @@ def test_it_is_fitted_and_saved_like_any_other(tmp_path: Path) -> None:
         rank=3,
         folds=2,
         spec=DenoiserSpec(network="function-space", levels=4),
-        steps=2,
-        progress=False,
+        training=Training(steps=2, progress=False),
     )
     again = FieldPrior.load(prior.save(tmp_path / "prior"))
     assert isinstance(again.diffusion, FunctionSpacePrior)

@@ -21,12 +21,9 @@ from apsgeo.diffusion.views import epsilon, velocity
 from apsgeo.domains import ImageDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.gaussian.low_rank import LowRankPrior
+from tests.cases import seed_weights, seeded
 
 DOMAIN = ImageDomain(2, 3)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def gaussian() -> LowRankPrior:
@@ -144,7 +141,7 @@ def test_azula_itself() -> None:
 
 def pipeline(folder: Path, **scheduler: Any) -> Any:
     diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
+    seed_weights(0)
     unet = diffusers.UNet2DModel(
         sample_size=8,
         in_channels=1,

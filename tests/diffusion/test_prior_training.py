@@ -21,19 +21,21 @@ from apsgeo.flows.build import FlowSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.io import write_netcdf
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from apsgeo.prior import FieldPrior, fit_prior
+from tests.cases import numpy_seeded
 
 
 def images(count: int = 40, seed: int = 0) -> xr.DataArray:
-    rng = np.random.default_rng(seed)
+    rng = numpy_seeded(seed)
     values = rng.standard_normal((count, 6, 6)).cumsum(1).cumsum(2) ** 3
     return xr.DataArray(values.astype("float32"), dims=("sample", "y", "x"), name="t")
 
 
-def fit(history: xr.DataArray, **options: Any) -> FieldPrior:
+def fit(history: xr.DataArray, steps: int = 20, **options: Any) -> FieldPrior:
     settings: dict[str, Any] = {"scales": HybridScales(), "anchor_scales": HybridScales()}
-    settings |= {"rank": 3, "folds": 2, "steps": 20, "progress": False}
-    return fit_prior(history, **(settings | options))
+    training = Training(steps, progress=False, **options)
+    return fit_prior(history, **settings, rank=3, folds=2, training=training)
 
 
 def weights(prior: FieldPrior, folder: Path) -> bytes:
@@ -43,7 +45,8 @@ def weights(prior: FieldPrior, folder: Path) -> bytes:
 def test_a_killed_fit_goes_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    history, kept = images(), {"checkpoint": tmp_path / "run", "log": tmp_path / "log.csv"}
+    history = images()
+    kept: dict[str, Any] = {"checkpoint": tmp_path / "run", "log": tmp_path / "log.csv"}
     whole = fit(history)
     perturb, calls = DiffusionPrior.perturb, iter(range(20 + 9))  # the held-out cases, nine steps
 
@@ -108,7 +111,14 @@ def test_held_out_images_meet_many_masks(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(sources, "simulate_pairs", spy)
     spec = FlowSpec(width=8, depth=1, context=4, local=2, patterns=0, coupling_width=4)
-    distill(fit(images(), steps=0), Mask(), 0.5, spec=spec, steps=0, rounds=1, progress=False)
+    distill(
+        fit(images(), steps=0),
+        Mask(),
+        0.5,
+        spec=spec,
+        training=Training(steps=0, progress=False),
+        rounds=1,
+    )
     held = made[-1]
     assert held.ways == len(Mask().held_out_densities)
     densest = held.groups[held.ways - 1 :: held.ways]

@@ -23,15 +23,12 @@ from apsgeo.diffusion.views import epsilon, score, velocity
 from apsgeo.domains import ImageDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.gaussian.low_rank import LowRankPrior
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
+from tests.cases import seed_weights, seeded
 
 DOMAIN = ImageDomain(4, 4)
 CASES = [kind() for kind in SCHEDULES]
 every = pytest.mark.parametrize("schedule", CASES, ids=lambda schedule: schedule.kind)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def gaussian() -> LowRankPrior:
@@ -140,7 +137,7 @@ def test_of_gaussian_data_the_log_densities_are_the_truth(schedule: Schedule) ->
     assert float((found - truth).abs().max()) < bound
     estimate = prior.log_prob(x, method="elbo", samples=60, generator=seeded(5))
     mean, error = estimate.value.mean(), estimate.standard_error.norm() / 2
-    assert float((mean - truth.mean()).abs()) < 4.0 * float(error) + bound
+    assert float((mean - truth.mean()).abs()) < 5.0 * float(error) + bound
 
 
 @every
@@ -148,7 +145,7 @@ def test_one_network_is_the_same_prior_on_every_clock(schedule: Schedule) -> Non
     """Over the same range of log(snr): fields that are drawn, and their log-densities."""
     ends = [float(torch.exp(-0.5 * schedule.log_snr(t))) for t in (schedule.eps, schedule.T)]
     for anchor in (None, gaussian()):
-        torch.manual_seed(0)
+        seed_weights(0)
         network = UNet(DOMAIN, 1 if anchor is None else 2, 1, cond_dim=COND_DIM, zero_init=False)
         prior, edm = (
             DiffusionPrior(DOMAIN, 1, network.double(), each, anchor, levels=12).eval()

@@ -24,8 +24,10 @@ from apsgeo.operators import (
     Operator,
     from_config,
 )
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
+from tests.cases import numpy_seeded, seeded
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 FAMILY = OneOf((Mask(0.1, 0.5), Downsample(2), Downsample(4), GaussianBlurs(0.8, 2.0)))
@@ -35,7 +37,7 @@ NOISE = (0.05, 0.5)
 
 def images() -> xr.DataArray:
     """Smooth images of 8 x 8 pixels, standard deviation about 2 about 5."""
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     waves = np.stack([np.cos(np.arange(8) * k * np.pi / 8) for k in range(3)])
     amplitude = rng.standard_normal((60, 3, 3)) / (1.0 + np.arange(3))
     values = np.einsum("tab,ai,bj->tij", amplitude, waves, waves)
@@ -46,12 +48,19 @@ def images() -> xr.DataArray:
 @pytest.fixture(scope="module")
 def prior() -> FieldPrior:
     scales = HybridScales(0.5, 3.0, 0.05)
-    return fit_prior(images(), scales=scales, anchor_scales=scales, rank=6, steps=0, progress=False)
+    return fit_prior(
+        images(),
+        scales=scales,
+        anchor_scales=scales,
+        rank=6,
+        training=Training(steps=0, progress=False),
+    )
 
 
-def distilled(prior: FieldPrior, **options: Any) -> Posterior:
-    settings: dict[str, Any] = {"spec": SPEC, "rounds": 3, "batch": 4, "progress": False}
-    return distill(prior, FAMILY, NOISE, **(settings | options))
+def distilled(prior: FieldPrior, steps: int, **options: Any) -> Posterior:
+    settings: dict[str, Any] = {"spec": SPEC, "rounds": 3}
+    training = Training(steps, batch=4, progress=False)
+    return distill(prior, FAMILY, NOISE, training=training, **(settings | options))
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +71,9 @@ def untrained(prior: FieldPrior) -> Posterior:
 
 
 def measured(posterior: Posterior, member: Operator, noise_std: float) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     fields = torch.from_numpy(images().values[:2]).reshape(2, 1, -1)
-    y = posterior.linear_of(member).apply(fields)
+    y = posterior.family.on(member).apply(fields)
     y = y + noise_std * torch.randn(y.shape, generator=generator)
     seen = member.simulate(posterior.domain, generator)
     return y.masked_fill(~seen, torch.nan)
@@ -112,8 +121,7 @@ def test_it_is_trained_on_all_members_and_saved(
     for member in MEMBERS:
         y = measured(made, member, 0.1)
         first, second = (
-            each.sample_members(y, None, np.arange(2), 3, 0, noise_std=0.1, operator=member)
-            for each in (made, again)
+            each(y, noise_std=0.1, operator=member).members(3, 0) for each in (made, again)
         )
         assert bool(torch.isfinite(first).all())
         assert torch.equal(first, second)
@@ -128,7 +136,7 @@ def test_features_tell_members_apart() -> None:
 
 
 def test_simulated_members_and_noise_are_in_the_family(untrained: Posterior) -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     drawn = [FAMILY.draw(generator) for _ in range(40)]
     assert all(FAMILY.includes(each) for each in (*drawn, *FAMILY.typical(), *MEMBERS))
     assert len({type(each) for each in drawn}) == 3
@@ -148,7 +156,7 @@ def test_what_is_not_of_the_family_is_refused(prior: FieldPrior, untrained: Post
         made(y, operator=Downsample(4))
     for bad in ((0.5, 0.1), (0.0, 1.0), (1.0,), torch.ones(16)):
         with pytest.raises(InputError, match="noise_std"):
-            distill(prior, FAMILY, bad, spec=SPEC, steps=0, progress=False)  # type: ignore[arg-type]
+            distill(prior, FAMILY, bad, spec=SPEC, training=Training(steps=0, progress=False))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="FlowSpec"):
         distilled(prior, spec=SpectralSpec(patterns=4), steps=0)
     with pytest.raises(InputError, match="two positive lengths"):

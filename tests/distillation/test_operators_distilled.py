@@ -1,6 +1,7 @@
 """A posterior distilled for measurements that are not of nodes, in the units of the data."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from apsgeo.distillation.distill import distill
 from apsgeo.errors import InputError
 from apsgeo.flows.build import FlowSpec
 from apsgeo.gaussian.scales import HybridScales
+from apsgeo.measurement import Measurement
 from apsgeo.operators import (
     Block,
     Compose,
@@ -26,8 +28,11 @@ from apsgeo.operators import (
     Swath,
 )
 from apsgeo.operators.base import HELD_OUT_DENSITIES
+from apsgeo.operators.linear import LinearMap
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
+from tests.cases import numpy_seeded, seeded
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 NOISE = 0.3
@@ -44,7 +49,7 @@ def history() -> xr.DataArray:
     lat, lon = np.linspace(75, -75, 6), np.arange(0, 360, 36.0)
     time = xr.date_range("1990-01-01", periods=120, freq="MS")
     season = np.cos(time.month.values * np.pi / 6)
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     wave = np.cos(np.deg2rad(lon)) * np.cos(np.deg2rad(lat))[:, None]
     amplitude = rng.standard_normal(len(time)) * (1.5 + season)
     values = 15 + 10 * season[:, None, None] + amplitude[:, None, None] * wave
@@ -59,29 +64,35 @@ def history() -> xr.DataArray:
 def prior() -> FieldPrior:
     scales = HybridScales(0.5, 5000.0, 0.01)
     return fit_prior(
-        history(), scales=scales, anchor_scales=scales, rank=5, steps=4, progress=False
+        history(),
+        scales=scales,
+        anchor_scales=scales,
+        rank=5,
+        training=Training(steps=4, progress=False),
     )
 
 
 @pytest.fixture(scope="module", params=OPERATORS, ids=lambda operator: operator.kind)
 def posterior(prior: FieldPrior, request: pytest.FixtureRequest) -> Posterior:
-    return distill(prior, request.param, NOISE, spec=SPEC, steps=6, rounds=1, progress=False)
+    return distill(
+        prior, request.param, NOISE, spec=SPEC, training=Training(steps=6, progress=False), rounds=1
+    )
 
 
 def measured(posterior: Posterior, records: int = 3) -> tuple[Tensor, Tensor]:
     fields = torch.from_numpy(history().values[:records]).reshape(records, 1, -1)
     y = posterior.linear.apply(fields)
-    y = y + NOISE * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    y = y + NOISE * torch.randn(y.shape, generator=seeded(0))
     y[0, 0, 2] = torch.nan
     return y, torch.arange(records)
 
 
 def test_the_base_is_the_exact_posterior_in_the_units_of_the_data(posterior: Posterior) -> None:
     y, season = measured(posterior)
-    base = posterior.flow.base.posterior(*posterior.measure(y, season))
+    base = posterior.flow.base.posterior(posterior(y, season=season).measurement)
     found = posterior.normals.restore(base.mean, season)
     for i in range(3):
-        gaussian = posterior.flow.base.prior.at(i)  # type: ignore[attr-defined]
+        gaussian = posterior.flow.base.at(i)  # type: ignore[attr-defined]
         every = np.arange(gaussian.size)
         std, mean = (
             part[i].flatten().double().numpy()
@@ -100,10 +111,10 @@ def test_the_base_is_the_exact_posterior_in_the_units_of_the_data(posterior: Pos
 
 def test_members_depend_on_neither_batch_nor_what_is_missing(posterior: Posterior) -> None:
     y, season = measured(posterior)
-    together = posterior.sample_members(y, season, np.arange(3), 4, seed=1)
+    together = posterior(y, season=season).members(4, 1)
     assert together.shape == (4, 3, 1, 60)
     assert bool(torch.isfinite(together).all())
-    alone = posterior.sample_members(y[1:2], season[1:2], np.array([1]), 4, seed=1)
+    alone = posterior(y[1:2], season=season[1:2], key=torch.tensor([1])).members(4, 1)
     torch.testing.assert_close(alone, together[:, 1:2], rtol=0.0, atol=2e-5)
 
 
@@ -118,11 +129,11 @@ def test_density_of_the_flow_is_that_of_its_draws(posterior: Posterior) -> None:
 
 def test_saved_and_sent_it_is_the_same(posterior: Posterior, tmp_path: Path) -> None:
     y, season = measured(posterior)
-    members = posterior.sample_members(y, season, np.arange(3), 2, seed=1)
+    members = posterior(y, season=season).members(2, 1)
     loaded = Posterior.load(posterior.save(tmp_path / "model"))
     assert loaded.operator == posterior.operator
     for again in (loaded, pickle.loads(pickle.dumps(posterior))):
-        found = again.sample_members(y, season, np.arange(3), 2, seed=1)
+        found = again(y, season=season).members(2, 1)
         torch.testing.assert_close(found, members, rtol=0.0, atol=2e-5)
 
 
@@ -131,7 +142,13 @@ def test_what_does_not_fit_is_refused(posterior: Posterior, prior: FieldPrior) -
     with pytest.raises(InputError, match=r"expected \(batch, channel, observation\)"):
         posterior(y[..., 1:], season=season)
     with pytest.raises(InputError, match="one an observation"):
-        distill(prior, posterior.operator, torch.ones(2), spec=SPEC, progress=False)
+        distill(
+            prior, posterior.operator, torch.ones(2), spec=SPEC, training=Training(progress=False)
+        )
+
+
+def measured_in(month: Tensor, linear: LinearMap) -> Measurement:
+    return replace(Measurement.of(month, 1.0, linear), season=torch.tensor([0]))
 
 
 def test_land_is_not_observed_through_averages(prior: FieldPrior) -> None:
@@ -140,15 +157,17 @@ def test_land_is_not_observed_through_averages(prior: FieldPrior) -> None:
     valid[0] = False
     normals = type(prior.normals)(prior.normals.mean, prior.normals.std, valid)
     y = torch.ones(1, 1, linear.num_observations)
-    seen = normals.measure(y, torch.ones(y.shape), torch.tensor([0]), linear).mask
+    seen = normals.measure(measured_in(y, linear)).mask
     assert (~seen).sum() == 1
     identity = Mask().on(prior.domain)
-    plain = normals.measure(torch.ones(1, 1, 60), torch.ones(1, 1, 60), torch.tensor([0]), identity)
+    plain = normals.measure(measured_in(torch.ones(1, 1, 60), identity))
     assert (~plain.mask).sum() == 1
 
 
 def test_where_all_nodes_are_observed_the_noisy_ones_are_scored(prior: FieldPrior) -> None:
-    denoiser = distill(prior, Identity(), 3.0, spec=SPEC, steps=6, rounds=1, progress=False)
+    denoiser = distill(
+        prior, Identity(), 3.0, spec=SPEC, training=Training(steps=6, progress=False), rounds=1
+    )
     assert bool(torch.isfinite(denoiser.flow.spread).all())
     scores = [row["validation"] for row in denoiser.provenance["log"] if "validation" in row]
     assert scores

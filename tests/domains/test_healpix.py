@@ -11,13 +11,14 @@ from torch import Tensor
 from apsgeo.domains import Domain, HEALPixDomain
 from apsgeo.domains.harmonics import real_harmonics
 from apsgeo.errors import GridError, InputError
+from tests.cases import numpy_seeded, seeded
 
 # the offset along (x, y) of each of healpy's directions: SW, W, NW, N, NE, E, SE, S
 OFFSETS = [(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)]
 
 
 def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.randn(*shape, generator=seeded(0), dtype=torch.float64)
 
 
 def quarter_turn(domain: HEALPixDomain) -> Tensor:
@@ -126,7 +127,7 @@ def test_conv_commutes_with_quarter_turns(nest: bool, size: int) -> None:
 def test_a_part_of_the_sky_is_convolved_like_the_whole_away_from_its_border(size: int) -> None:
     whole = HEALPixDomain(4, nest=False)
     missing = 17
-    pixels = np.random.default_rng(0).permutation(np.delete(np.arange(192), missing))
+    pixels = numpy_seeded(0).permutation(np.delete(np.arange(192), missing))
     part = HEALPixDomain(4, False, pixels)
     conv, other = whole.conv(2, 3, size).double(), part.conv(2, 3, size).double()
     other.load_state_dict(conv.state_dict())

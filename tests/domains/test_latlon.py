@@ -12,6 +12,7 @@ from torch import Tensor
 
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import GridError, InputError
+from tests.cases import seeded
 
 
 def global_grid(rows: int, columns: int, *, poles: bool = True) -> LatLonDomain:
@@ -34,7 +35,7 @@ GRIDS = {
 
 
 def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.randn(*shape, generator=seeded(0), dtype=torch.float64)
 
 
 def test_two_by_four_grid_by_hand() -> None:

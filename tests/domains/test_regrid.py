@@ -17,6 +17,7 @@ from apsgeo.domains import (
 )
 from apsgeo.domains.regrid import bilinear, conservative
 from apsgeo.errors import InputError
+from tests.cases import seeded
 
 
 def grid(rows: int, columns: int, *, poles: bool = True) -> LatLonDomain:
@@ -30,7 +31,7 @@ def smooth(domain: Domain) -> Tensor:
 
 
 def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.randn(*shape, generator=seeded(0), dtype=torch.float64)
 
 
 SOURCES = {

@@ -13,6 +13,7 @@ from apsgeo.gaussian.scales import HybridScales, TwoRangeScales
 from apsgeo.measurement import Measurement
 from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask
+from tests.cases import numpy_seeded, rounding, seeded
 
 RECORDS = 400
 
@@ -37,7 +38,7 @@ def further_in_the_east(domain: Domain) -> np.ndarray:
 
 
 def draws(field: MaternField, records: int) -> torch.Tensor:
-    white = np.random.default_rng(0).standard_normal((field.spread.shape[1], records))
+    white = numpy_seeded(0).standard_normal((field.spread.shape[1], records))
     return torch.from_numpy(field.sample(white).T[:, None] / np.sqrt(field.variance))
 
 
@@ -50,7 +51,8 @@ def test_a_field_of_varying_range_has_the_covariance_of_its_precision(
     expected = spread @ np.linalg.inv(field.precision.toarray()) @ spread.T
     every = np.eye(domain.num_nodes)
     np.testing.assert_allclose(field.covariance_apply(every), expected, atol=1e-9)
-    np.testing.assert_allclose(field.variance, np.diag(expected))
+    # kept in float32
+    np.testing.assert_allclose(field.variance, np.diag(expected), rtol=rounding(1))
     root = field.sample(np.eye(field.spread.shape[1]))
     np.testing.assert_allclose(root @ root.T, expected, atol=1e-9)
 
@@ -110,7 +112,7 @@ def test_ranges_that_follow_the_place_predict_better(
     field = MaternField(domain, 5000.0, 2, reach=further_in_the_east(domain) ** 1.5)
     fields = draws(field, RECORDS)
     history, truth = fields[: RECORDS - 20], fields[RECORDS - 20 :]
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     mask = Mask.at_density(domain, 0.1, generator).expand_as(truth)
     noisy = truth + 0.1 * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
     measured = Measurement(noisy, mask, torch.full_like(truth, 0.1))
@@ -129,7 +131,9 @@ def test_a_fold_learns_its_own_reach(domain: Domain) -> None:
     part = scales.relearn(whole, fields[:30])
     assert part.reach is not None
     assert whole.reach is not None
-    np.testing.assert_allclose(part.reach, face_reach(domain, fields[:30]) ** 0.6)
+    # kept in float32
+    reach = face_reach(domain, fields[:30]) ** 0.6
+    np.testing.assert_allclose(part.reach, reach, rtol=rounding(1))
     assert not np.allclose(part.reach, whole.reach)
     assert scales.relearn(stationary, fields) is stationary
 
@@ -137,6 +141,6 @@ def test_a_fold_learns_its_own_reach(domain: Domain) -> None:
 def test_a_mesh_of_obtuse_triangles_keeps_its_stiffness() -> None:
     vertices = [[0.0, 0.0], [4.0, 0.0], [2.0, 0.5], [2.0, -0.5]]
     mesh = MeshDomain(vertices, [[0, 1, 2], [1, 0, 3]])
-    fields = torch.randn(50, 1, 4, generator=torch.Generator().manual_seed(0))
+    fields = torch.randn(50, 1, 4, generator=seeded(0))
     assert mesh.stiffness[0, 1] > 0  # a negative conductance
     assert np.all(face_reach(mesh, fields) == 1.0)

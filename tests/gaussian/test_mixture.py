@@ -20,6 +20,7 @@ from apsgeo.gaussian.mixture import GaussianMixturePrior
 from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.measurement import Measurement
 from apsgeo.operators import Downsample
+from tests.cases import numpy_seeded, seeded
 
 DRAWS = 4000
 WEIGHTS = np.array([0.2, 0.5, 0.3])
@@ -28,7 +29,7 @@ CLOSE = 1e-5
 
 
 def make_components(domain: Domain) -> list[GaussianPrior]:
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     shape, unit = (2, domain.num_nodes), domain.radius_km * float(domain.areas.sum()) ** 0.5
     loadings = [torch.from_numpy(0.5 * rng.standard_normal((*shape, 3))) for _ in range(3)]
     local = [torch.from_numpy(rng.uniform(0.3, 0.9, shape)) for _ in range(3)]
@@ -58,7 +59,7 @@ def make_components(domain: Domain) -> list[GaussianPrior]:
 def mixture(request: pytest.FixtureRequest) -> GaussianMixturePrior:
     domain: Domain = request.param
     components = make_components(domain)
-    rng = np.random.default_rng(1)
+    rng = numpy_seeded(1)
     means = torch.from_numpy(0.4 * rng.standard_normal((3, 2, domain.num_nodes)))
     return GaussianMixturePrior(components, (7.0 * WEIGHTS).tolist(), means)
 
@@ -83,7 +84,7 @@ def log_density(mixture: GaussianMixturePrior, x: Tensor, noise_var: float = 0.0
 
 
 def fields(mixture: GaussianMixturePrior, count: int = 4) -> Tensor:
-    return mixture.sample(count, torch.Generator().manual_seed(2)).double()
+    return mixture.sample(count, seeded(2)).double()
 
 
 @pytest.mark.parametrize("noise_std", [0.0, 0.7])
@@ -106,7 +107,7 @@ def test_score_and_denoiser_follow_from_the_density_at_every_noise_level(
     """Score = grad log p_t and D = (x_t + sigma^2 score) / alpha (Tweedie), in float64."""
     schedule = VPSchedule()
     alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
-    noise = torch.randn(fields(mixture).shape, generator=torch.Generator().manual_seed(3)).double()
+    noise = torch.randn(fields(mixture).shape, generator=seeded(3)).double()
     x_t = (alpha * fields(mixture) + sigma * noise).requires_grad_()
     log_p = mixture.log_prob(x_t / alpha, sigma / alpha)
     (truth,) = torch.autograd.grad(log_p.sum(), x_t)
@@ -162,13 +163,13 @@ def test_draws_have_the_moments_of_the_mixture(mixture: GaussianMixturePrior) ->
     mean, covariance = moments(WEIGHTS, *dense(mixture))
     np.testing.assert_allclose(mixture.mean.flatten().numpy(), mean)
     np.testing.assert_allclose(mixture.variance.flatten().numpy(), np.diag(covariance), rtol=CLOSE)
-    draws = mixture.sample(DRAWS, torch.Generator().manual_seed(4)).flatten(1).double().numpy()
+    draws = mixture.sample(DRAWS, seeded(4)).flatten(1).double().numpy()
     check_draws(draws, mean, covariance)
 
 
 def measured(mixture: GaussianMixturePrior, share: float = 0.15) -> Measurement:
     """Two fields, with masks and noise of their own, so noisy that no component is ruled out."""
-    rng = np.random.default_rng(5)
+    rng = numpy_seeded(5)
     values = fields(mixture, 2)
     mask = torch.from_numpy(rng.random(values.shape) < share)
     noise = torch.from_numpy(rng.uniform(0.5, 1.0, values.shape))
@@ -234,7 +235,9 @@ def test_posterior_is_exact(mixture: GaussianMixturePrior, observe) -> None:  # 
 
 def test_posterior_draws_have_the_exact_moments(mixture: GaussianMixturePrior) -> None:
     measurement = measured(mixture)
-    draws = mixture.posterior(measurement).sample(DRAWS, torch.Generator().manual_seed(6))
+    posterior = mixture.posterior(measurement)
+    shape = (DRAWS, len(measurement), posterior.noise_dim)
+    draws = posterior.from_noise(torch.randn(shape, generator=seeded(6)))
     assert draws.shape == (DRAWS, *measurement.values.shape)
     for index in range(2):
         joint, means, covariances, _ = exact(mixture, measurement, index)

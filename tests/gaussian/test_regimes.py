@@ -11,6 +11,7 @@ from apsgeo.gaussian.dense import DensePrior
 from apsgeo.gaussian.mixture import GaussianMixturePrior
 from apsgeo.gaussian.regimes import LowRankMixturePrior, fit_regimes
 from apsgeo.measurement import Measurement
+from tests.cases import seeded
 
 PATTERNS, CHANNELS = 5, 2
 SINGLE = 1e-6  # loadings and means are single precision
@@ -18,7 +19,7 @@ SINGLE = 1e-6  # loadings and means are single precision
 
 def two_regimes(domain: ImageDomain, count: int) -> tuple[Tensor, Tensor]:
     """Fields in two channels, and which regime each is of: far apart, unlike in their spread."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     size = CHANNELS * domain.num_nodes
     patterns = torch.linalg.qr(torch.randn(size, PATTERNS, generator=generator))[0] * size**0.5
     first = torch.rand(count, generator=generator) < 0.4
@@ -67,7 +68,7 @@ def test_posterior_is_that_of_dense_covariances(side: int, count: int) -> None:
         exact = full.covariance(every, every)
         error = np.abs(low_rank.covariance(every, every) - exact).max()
         assert error < SINGLE * np.abs(exact).max()
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     # Between the regimes, so that neither is ruled out.
     values = expected.means.mean(0) + torch.randn(3, *fields.shape[1:], generator=generator)
     mask = torch.rand(values.shape, generator=generator) < 0.1

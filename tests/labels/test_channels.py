@@ -25,9 +25,11 @@ from apsgeo.flows.build import FlowSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.labels.channels import as_array, as_variables, windows
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
 from apsgeo.xarray import impute
+from tests.cases import numpy_seeded
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 SCALES = HybridScales(range_km=2.0, eof_weight=0.9)
@@ -36,18 +38,20 @@ TIME = xr.date_range("2000-01-01", periods=60, freq="MS")
 
 def fit(history: xr.DataArray | xr.Dataset, **options: Any) -> FieldPrior:
     settings: dict[str, Any] = {"scales": SCALES, "anchor_scales": SCALES, "rank": 12}
-    settings |= {"folds": 2, "steps": 0, "progress": False}
+    settings |= {"folds": 2, "training": Training(steps=0, progress=False)}
     return fit_prior(history, **(settings | options))
 
 
 def untrained(prior: FieldPrior, noise_std: float | torch.Tensor, **options: Any) -> Posterior:
-    settings: dict[str, Any] = {"spec": SPEC, "steps": 0, "rounds": 1, "folds": 2}
-    return distill(prior, Mask(), noise_std, progress=False, **(settings | options))
+    settings: dict[str, Any] = {"spec": SPEC, "rounds": 1, "folds": 2}
+    return distill(
+        prior, Mask(), noise_std, training=Training(steps=0, progress=False), **(settings | options)
+    )
 
 
 def colours(count: int = 50) -> xr.DataArray:
     """Red is smooth, green is its negative, blue has nothing to do with them; (y, ..., x)."""
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     smooth = ImageDomain(6, 6).eigenbasis(5)[1].numpy() * 6.0
     red, blue = (rng.standard_normal((count, 5)) @ smooth.T / 3 for _ in range(2))
     values = np.stack([red, -red, blue], 1).reshape(count, 3, 6, 6)
@@ -87,7 +91,7 @@ def test_what_one_colour_says_of_another_is_known(tmp_path: Path) -> None:
 
 def test_noise_is_a_number_or_one_a_cell_or_a_channel() -> None:
     posterior = photos()[1]
-    obs = colours()[:, -2:].where(np.random.default_rng(1).random((6, 2, 6, 3)) < 0.5)
+    obs = colours()[:, -2:].where(numpy_seeded(1).random((6, 2, 6, 3)) < 0.5)
     noise = xr.DataArray([1.0, 4.0, 2.0], {"rgb": obs.rgb}, ("rgb",))
     per_cell = noise.expand_dims(x=6, y=6)
     given = [
@@ -108,7 +112,7 @@ def test_noise_is_a_number_or_one_a_cell_or_a_channel() -> None:
 
 
 def weather() -> xr.Dataset:
-    rng = np.random.default_rng(2)
+    rng = numpy_seeded(2)
     domain = LatLonDomain([-60.0, -20.0, 20.0, 60.0], np.arange(0, 360, 45.0))
     smooth = domain.eigenbasis(5)[1].numpy() * 3.5
     u = rng.standard_normal((60, 5)) @ smooth.T / 2
@@ -178,7 +182,7 @@ def test_what_is_held_out_is_in_no_window_that_is_learned_from() -> None:
     assert str(learned.dates.values[-1])[:7] == "2003-11"  # whose window ends with December
     assert str(held.dates.values[0])[:7] == "2004-01"
     assert prior.normals.mean.shape[1] == 3
-    obs = windows(weather().u.where(np.random.default_rng(0).random((60, 4, 8)) < 0.3), 3)
+    obs = windows(weather().u.where(numpy_seeded(0).random((60, 4, 8)) < 0.3), 3)
     filled = apsgeo.impute(obs[-2:], untrained(prior, 0.1), members=2).sel(lag=0)
     assert filled.sizes == {"member": 2, "time": 2, "lat": 4, "lon": 8}
 
@@ -191,7 +195,8 @@ def test_known_fields_and_architecture_reach_the_network(tmp_path: Path) -> None
     known = xr.Dataset({"height": orography[::-1], "depth": -(orography**2)})
     spec = DenoiserSpec(schedule=EDMSchedule(0.01, 50.0), levels=5)
     scales = HybridScales()
-    options: dict[str, Any] = {"scales": scales, "anchor_scales": scales, "spec": spec, "steps": 2}
+    options: dict[str, Any] = {"scales": scales, "anchor_scales": scales, "spec": spec}
+    options["training"] = Training(steps=2, progress=False)
     prior = fit(history, static=known, **options)
     assert prior.diffusion is not None
     static = prior.diffusion.network.static

@@ -22,6 +22,7 @@ from apsgeo.labels.healpix import (
 )
 from apsgeo.labels.image import from_image, to_image
 from apsgeo.labels.mesh import from_ugrid, from_ugrid_faces, read_mesh, tidy_mesh
+from tests.cases import numpy_seeded
 
 
 def test_images_of_numpy_and_torch_are_the_same_signal() -> None:
@@ -99,7 +100,7 @@ def test_other_numbers_of_pixels_are_refused(count: int) -> None:
 
 @pytest.mark.parametrize("nest", [True, False])
 def test_fits_files_keep_their_order(tmp_path: Path, nest: bool) -> None:
-    maps = np.random.default_rng(0).random((2, 48))
+    maps = numpy_seeded(0).random((2, 48))
     maps[1, 5] = healpy.UNSEEN
     path = tmp_path / "map.fits"
     healpy.write_map(path, maps, nest=nest, dtype=np.float64)
@@ -134,7 +135,7 @@ def test_what_is_no_fits_file_is_refused(tmp_path: Path) -> None:
     "domain", [HEALPixDomain(2), HEALPixDomain(2, False), HEALPixDomain(4, True, [9, 2, 100])]
 )
 def test_labels_survive_a_file(tmp_path: Path, domain: HEALPixDomain) -> None:
-    values = np.random.default_rng(0).random((3, domain.num_nodes))
+    values = numpy_seeded(0).random((3, domain.num_nodes))
     array = label_healpix(domain, values, ("time", "cells"), {"time": [0, 1, 2]}, name="t")
     array.to_netcdf(tmp_path / "t.nc")
     with xr.open_dataset(tmp_path / "t.nc", decode_coords="all") as dataset:

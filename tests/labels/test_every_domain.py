@@ -25,9 +25,11 @@ from apsgeo.labels.healpix import label_healpix
 from apsgeo.labels.layout import domain_of
 from apsgeo.labels.mesh import read_mesh
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.xarray import impute, write_ensemble
+from tests.cases import numpy_seeded
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 TIME = xr.date_range("2000-01-01", periods=48, freq="MS")
@@ -43,7 +45,7 @@ class Case(NamedTuple):
 
 def fields(domain: Domain) -> np.ndarray:
     """Return smooth fields (time, node) and a little noise, of unit variance or so."""
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     basis = domain.eigenbasis(6)[1].numpy() * math.sqrt(float(domain.areas.sum()) / 6)
     smooth = rng.standard_normal((len(TIME), 6)) @ basis.T
     return (smooth + 0.1 * rng.standard_normal(smooth.shape)).astype(np.float32)
@@ -76,7 +78,7 @@ def mesh() -> Case:
 
 
 def stations() -> Case:
-    rng = np.random.default_rng(1)
+    rng = numpy_seeded(1)
     lat, lon = np.rad2deg(np.arcsin(rng.uniform(-1, 1, 90))), rng.uniform(0, 360, 90)
     coords = {
         "time": TIME,
@@ -113,10 +115,11 @@ def fitted(name: str) -> Model:
         scales=scales,
         anchor_scales=scales,
         rank=5,
-        steps=0,
-        progress=False,
+        training=Training(steps=0, progress=False),
     )
-    posterior = distill(prior, Mask(), 0.1, spec=SPEC, steps=4, rounds=1, progress=False)
+    posterior = distill(
+        prior, Mask(), 0.1, spec=SPEC, training=Training(steps=4, progress=False), rounds=1
+    )
     return Model(case, prior, posterior)
 
 
@@ -127,7 +130,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 def gappy(case: Case, records: int = 3) -> xr.DataArray:
     truth = case.history[-records:]
-    return truth.where(np.random.default_rng(2).random(truth.shape) < 0.3)
+    return truth.where(numpy_seeded(2).random(truth.shape) < 0.3)
 
 
 def close(found: xr.DataArray, expected: xr.DataArray) -> None:
@@ -192,7 +195,11 @@ def test_another_size_is_refused(model: Model) -> None:
         impute(obs.isel({obs.dims[-1]: slice(1, None)}), model.posterior)
     with pytest.raises(GridError, match="the history"):
         distill(
-            model.prior, Mask(), 0.1, history=model.case.history[:, 1:], steps=0, progress=False
+            model.prior,
+            Mask(),
+            0.1,
+            history=model.case.history[:, 1:],
+            training=Training(steps=0, progress=False),
         )
     lat, lon = np.linspace(80, -80, 9), np.arange(0, 360, 20.0)
     grid = xr.DataArray(np.full((9, 18), np.nan, "f4"), {"lat": lat, "lon": lon}, ("lat", "lon"))
@@ -253,7 +260,7 @@ def test_pixels_are_known_by_number_in_any_order_and_either_scheme(name: str) ->
     model = fitted(name)
     obs = gappy(model.case)
     expected = impute(obs, model.posterior, members=2).compute()
-    rng = np.random.default_rng(3)
+    rng = numpy_seeded(3)
     shuffled = rng.permutation(192)
     close(impute(obs[:, shuffled], model.posterior, members=2), expected[..., shuffled])
     own, other = HEALPixDomain(4, "nested" in name), HEALPixDomain(4, "nested" not in name)
@@ -270,7 +277,7 @@ def test_stations_in_another_order_are_known_by_place() -> None:
     model = fitted("stations")
     obs = gappy(model.case)
     expected = impute(obs, model.posterior, members=2).compute()
-    shuffled = np.random.default_rng(3).permutation(obs.sizes["station"])
+    shuffled = numpy_seeded(3).permutation(obs.sizes["station"])
     close(impute(obs[:, shuffled], model.posterior, members=2), expected[..., shuffled])
     moved = obs.assign_coords(lat=obs.lat * 0.9)
     with pytest.raises(GridError, match="not those of the nodes"):
@@ -284,31 +291,33 @@ def test_samples_without_dates_are_counted(tmp_path: Path) -> None:
     dated = images().history
     samples = dated.drop_vars("time").rename(time="sample").transpose("y", "x", "sample")
     scales = HybridScales.start(ImageDomain(8, 10))
-    options: dict[str, Any] = {"scales": scales, "anchor_scales": scales, "steps": 0}
-    prior = fit_prior(samples, rank=5, progress=False, **options)
+    training = Training(steps=0, progress=False)
+    prior = fit_prior(samples, scales=scales, anchor_scales=scales, rank=5, training=training)
     assert (prior.held_out_from, prior.normals.seasons) == (44, 1)
     assert FieldPrior.load(prior.save(tmp_path / "prior")).held_out_from == 44
     learned, kept_back = prior.split(samples)
     assert (len(learned), len(kept_back)) == (44, 4)
-    posterior = distill(prior, Mask(), 0.1, spec=SPEC, steps=1, rounds=1, progress=False)
-    obs = samples[..., :3].where(np.random.default_rng(0).random((8, 10, 3)) < 0.5)
+    posterior = distill(
+        prior, Mask(), 0.1, spec=SPEC, training=Training(steps=1, progress=False), rounds=1
+    )
+    obs = samples[..., :3].where(numpy_seeded(0).random((8, 10, 3)) < 0.5)
     ensemble = impute(obs, posterior, members=2)
     assert ensemble.dims == ("member", "sample", "y", "x")
     file = write_ensemble(ensemble, tmp_path / "out.nc")
     np.testing.assert_array_equal(read_field(file, "t"), ensemble)
     for argument in ({"baseline": ("2000", "2001")}, {"held_out_from": "2003-01-01"}):
         with pytest.raises(InputError, match="names dates, and the history has none"):
-            fit_prior(samples, steps=0, progress=False, **argument)
+            fit_prior(samples, training=Training(steps=0, progress=False), **argument)
 
 
 def test_a_history_of_unknown_place_is_refused() -> None:
     history = mesh().history
     with pytest.raises(GridError, match=r"nothing says where they are; .*pass domain="):
-        fit_prior(history, steps=0, progress=False)
+        fit_prior(history, training=Training(steps=0, progress=False))
     with pytest.raises(GridError, match=r"the history has dims \(time: 48, vertex: 162\)"):
-        fit_prior(history, sphere(42), steps=0, progress=False)
+        fit_prior(history, sphere(42), training=Training(steps=0, progress=False))
     with pytest.raises(InputError, match="along 'time'"):
-        fit_prior(history[0], sphere(162), steps=0, progress=False)
+        fit_prior(history[0], sphere(162), training=Training(steps=0, progress=False))
 
 
 def ugrid(array: xr.DataArray, domain: MeshDomain) -> xr.Dataset:

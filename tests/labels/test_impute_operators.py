@@ -33,9 +33,11 @@ from apsgeo.operators import (
     Operator,
     PointSample,
 )
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
 from apsgeo.xarray import impute, write_ensemble
+from tests.cases import numpy_seeded
 
 SPEC = FlowSpec(width=4, depth=1, context=4, local=2, patterns=2, coupling_width=4)
 FAMILY = OneOf((Mask(0.1, 0.5), Downsample(2), Downsample(4), GaussianBlurs(0.8, 2.0)))
@@ -47,7 +49,7 @@ IMAGE = ImageDomain(8, 8)
 
 def smooth(domain: Any, records: int = 48) -> np.ndarray:
     """Fields (record, node) of standard deviation about 2 about 5, float32."""
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     places = domain.positions.numpy()
     waves = np.concatenate([np.cos(places), np.sin(places)], axis=1)
     values = 5.0 + 2.0 * rng.standard_normal((records, waves.shape[1])) @ waves.T
@@ -72,10 +74,20 @@ def labelled(domain: Any) -> xr.DataArray:
 def untrained(domain: Any, operator: Operator, noise_std: Any = 0.3) -> Posterior:
     scales = HybridScales(0.5, 5000.0 if domain.radius_km > 1 else 3.0, 0.05)
     prior = fit_prior(
-        labelled(domain), scales=scales, anchor_scales=scales, rank=4, steps=0, progress=False
+        labelled(domain),
+        scales=scales,
+        anchor_scales=scales,
+        rank=4,
+        training=Training(steps=0, progress=False),
     )
     return apsgeo.distill(
-        prior, operator, noise_std, spec=SPEC, steps=0, folds=2, rounds=1, progress=False
+        prior,
+        operator,
+        noise_std,
+        spec=SPEC,
+        training=apsgeo.Training(steps=0, progress=False),
+        folds=2,
+        rounds=1,
     )
 
 
@@ -98,7 +110,7 @@ def measured(
     posterior: Posterior, operator: Operator | None = None, records: int = 3
 ) -> xr.DataArray:
     """What the operator says of the first fields, with the labels of its own domain."""
-    linear = posterior.linear_of(operator)
+    linear = posterior.family.on(operator)
     codomain: Any = linear.codomain
     fields = torch.from_numpy(smooth(posterior.domain)[:records])[:, None]
     y = linear.apply(fields)[:, 0].numpy()
@@ -131,10 +143,12 @@ def expected(
     """The members (member, time, node) by way of tensors."""
     y = torch.from_numpy(obs.values).reshape(len(obs), 1, -1)
     season = torch.from_numpy(obs.time.dt.month.values - 1).long()
-    keys = obs.time.values.astype("datetime64[ns]").astype(np.int64)
-    return posterior.sample_members(y, season, keys, members, seed, operator=operator)[
-        :, :, 0
-    ].numpy()
+    keys = torch.from_numpy(obs.time.values.astype("datetime64[ns]").astype(np.int64))
+    return (
+        posterior(y, season=season, operator=operator, key=keys)
+        .members(members, seed)[:, :, 0]
+        .numpy()
+    )
 
 
 # Coarse observations
@@ -182,7 +196,7 @@ def test_it_is_lazy_and_members_depend_on_seed_time_and_number_alone(
     whole = impute(obs, posterior, members=4)
     assert isinstance(whole.data, dask.array.Array)
     with monkeypatch.context() as patched:
-        patched.setattr(Posterior, "sample_members", None)
+        patched.setattr(Posterior, "__call__", None)
         chunked = impute(obs.chunk({obs.dims[-1]: 2, "time": 2}), posterior, members=4)
         assert chunked.chunks is not None
         assert chunked.chunks[1] == (2, 1)
@@ -295,9 +309,21 @@ def test_several_variables_are_a_data_set_again(tmp_path: Path) -> None:
     one = labelled(CELLS)
     history = xr.Dataset({"u": one, "v": one[::-1].assign_coords(time=TIME) + 1.0})
     scales = HybridScales(0.5, 5000.0, 0.05)
-    prior = fit_prior(history, scales=scales, anchor_scales=scales, rank=4, steps=0, progress=False)
+    prior = fit_prior(
+        history,
+        scales=scales,
+        anchor_scales=scales,
+        rank=4,
+        training=Training(steps=0, progress=False),
+    )
     model = apsgeo.distill(
-        prior, Downsample(2), 0.3, spec=SPEC, steps=0, folds=2, rounds=1, progress=False
+        prior,
+        Downsample(2),
+        0.3,
+        spec=SPEC,
+        training=apsgeo.Training(steps=0, progress=False),
+        folds=2,
+        rounds=1,
     )
     fields = torch.from_numpy(np.stack([history[name].values[:2] for name in "uv"], 1))
     y = model.linear.apply(fields)
@@ -310,14 +336,12 @@ def test_several_variables_are_a_data_set_again(tmp_path: Path) -> None:
     )
     found = impute(obs, model, members=2, noise_std=xr.DataArray([0.3, 0.5], dims="variable"))
     assert list(found) == ["u", "v"]
-    tensors = model.sample_members(
+    tensors = model(
         y,
-        torch.arange(2),
-        TIME[:2].values.astype("datetime64[ns]").astype(np.int64),
-        2,
-        0,
+        season=torch.arange(2),
         noise_std=torch.tensor([[0.3], [0.5]]),
-    )
+        key=torch.from_numpy(TIME[:2].values.astype("datetime64[ns]").astype(np.int64)),
+    ).members(2, 0)
     for i, name in enumerate("uv"):
         assert found[name].dims == ("member", "time", "cells")
         assert domain_of(found[name]) == CELLS
@@ -373,7 +397,7 @@ def test_noisy_fields_are_denoised_and_blurred_ones_sharpened() -> None:
     for operator in (Identity(), Compose((GaussianBlur(0.8), GaussianBlur(0.6)))):
         model = untrained(IMAGE, operator, 1.0)
         exact = measured(model)
-        noisy = exact + np.random.default_rng(1).standard_normal(exact.shape).astype(np.float32)
+        noisy = exact + numpy_seeded(1).standard_normal(exact.shape).astype(np.float32)
         noisy.attrs = exact.attrs
         found = impute(noisy, model, members=20)
         np.testing.assert_array_equal(found.values.reshape(20, 3, -1), expected(model, noisy, 20))

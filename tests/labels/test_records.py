@@ -17,6 +17,7 @@ from apsgeo.gaussian.scales import HybridScales
 from apsgeo.labels.layout import Layout
 from apsgeo.labels.records import Records
 from apsgeo.operators import Mask
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.xarray import impute
@@ -41,14 +42,15 @@ def history(calendar: str | None = None) -> xr.DataArray:
     return xr.DataArray(values.astype("f4"), coords, ("time", "lat", "lon"), "air", attrs)
 
 
-def fit(fields: xr.DataArray, **options: Any) -> FieldPrior:
-    settings: dict[str, Any] = {"scales": SCALES, "anchor_scales": SCALES, "rank": 4}
-    return fit_prior(fields, progress=False, **(settings | {"steps": 0, "folds": 2} | options))
+def fit(fields: xr.DataArray, steps: int = 0, **options: Any) -> FieldPrior:
+    settings: dict[str, Any] = {"scales": SCALES, "anchor_scales": SCALES, "rank": 4, "folds": 2}
+    return fit_prior(fields, training=Training(steps=steps, progress=False), **(settings | options))
 
 
 def distilled(prior: FieldPrior, **options: Any) -> Posterior:
-    settings: dict[str, Any] = {"spec": SPEC, "steps": 0, "rounds": 1, "folds": 2}
-    return distill(prior, Mask(), 0.1, progress=False, **(settings | options))
+    training = Training(steps=0, progress=False)
+    settings: dict[str, Any] = {"spec": SPEC, "rounds": 1, "folds": 2, "training": training}
+    return distill(prior, Mask(), 0.1, **(settings | options))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,10 +21,11 @@ import apsgeo
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import GridError, InputError, NothingObservedWarning, UnitsError
 from apsgeo.io import read_field, write_netcdf
-from apsgeo.measurement import Normals
-from apsgeo.operators import LinearMap, Mask, Operator
-from apsgeo.posterior import Posterior, member_noise
+from apsgeo.measurement import Draws, Measurement, Normals, members_noise
+from apsgeo.operators import Mask
+from apsgeo.posterior import Posterior
 from apsgeo.xarray import impute
+from tests.cases import numpy_seeded
 
 LAT = np.array([60.0, 20.0, -20.0, -60.0])
 LON = np.arange(0.0, 360.0, 60.0)
@@ -32,50 +33,42 @@ SHAPE = (len(LAT), len(LON))
 LAND = (1, 2)
 
 
-@dataclass
 class IndependentCells:
-    """A posterior in closed form: cells are independent and normal, so is the noise.
+    """A method in closed form: anomalies are independent and normal, so is the noise.
 
-    Given y with noise r, a cell of mean m and spread s has mean m + g (y - m) and spread
-    s sqrt(1 - g), with g = s^2 / (s^2 + r^2) where it is observed and 0 where not.
+    Given y with noise r, an anomaly of mean 0 and spread 1 has mean g y and spread sqrt(1 - g),
+    with g = 1 / (1 + r^2) where it is observed and 0 where not.
     """
 
-    domain: LatLonDomain
-    normals: Normals
-    noise_std: Tensor
-    units: str | None = "degC"
-    name: str | None = "air"
-    operator: Operator = field(default_factory=Mask)
-    calls: list[tuple[int, int]] = field(default_factory=list)
+    name = "independent cells"
 
-    def linear_of(self, operator: Operator | None) -> LinearMap:
-        return (operator or self.operator).on(self.domain)
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int]] = []
 
-    def sample_members(
-        self,
-        y: Tensor,
-        season: Tensor,
-        keys: np.ndarray,
-        members: int,
-        seed: int,
-        noise_std: Tensor | None = None,
-        operator: Operator | None = None,
-    ) -> Tensor:
-        self.calls.append((len(y), members))
-        mean, std = self.normals.mean[season], self.normals.std[season]
-        noise = (self.noise_std if noise_std is None else noise_std).expand(y.shape)
-        gain = torch.where(torch.isnan(y), 0.0, std**2 / (std**2 + noise**2))
-        nodes = y.shape[-1]
-        draws = np.stack([member_noise(seed, int(key), members, nodes) for key in keys], axis=1)
-        centre = mean + gain * (torch.nan_to_num(y) - mean)
-        out = centre + std * (1 - gain).sqrt() * torch.from_numpy(draws)[:, :, None]
-        return torch.where(self.normals.valid, out, torch.nan)
+    def posterior(self, measurement: Measurement) -> Draws:
+        return IndependentDraws(measurement, self.calls)
+
+
+class IndependentDraws(Draws):
+    def __init__(self, measurement: Measurement, calls: list[tuple[int, int]]) -> None:
+        self.measurement, self.calls = measurement, calls
+        self.gain = torch.where(measurement.mask, 1 / (1 + measurement.noise_std**2), 0.0)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.gain * self.measurement.values
+
+    def members(self, count: int, seed: int) -> Tensor:
+        self.calls.append((len(self.measurement), count))
+        nodes = self.measurement.shape[-1]
+        draws = members_noise(seed, self.measurement.key, count, nodes)
+        return self.mean + (1 - self.gain).sqrt() * draws[:, :, None]
 
 
 @pytest.fixture
-def model() -> IndependentCells:
+def posterior() -> Posterior:
     """Means and spreads differ from cell to cell and month to month; one cell is land."""
-    rng = np.random.default_rng(1)
+    rng = numpy_seeded(1)
     valid = np.ones(SHAPE, dtype=bool)
     valid[LAND] = False
     normals = Normals(
@@ -84,17 +77,18 @@ def model() -> IndependentCells:
         torch.from_numpy(valid.ravel()),
     )
     noise = torch.full((valid.size,), 0.25)
-    return IndependentCells(LatLonDomain(LAT, LON), normals, noise)
+    method = IndependentCells()
+    return Posterior(LatLonDomain(LAT, LON), normals, Mask(), method, noise, "degC", "air")
 
 
 @pytest.fixture
-def posterior(model: IndependentCells) -> Posterior:
-    return cast(Posterior, model)
+def calls(posterior: Posterior) -> list[tuple[int, int]]:
+    return cast(IndependentCells, posterior.method).calls
 
 
 @pytest.fixture
 def obs() -> xr.DataArray:
-    rng = np.random.default_rng(2)
+    rng = numpy_seeded(2)
     values = rng.normal(10, 5, (7, *SHAPE)).astype(np.float32)
     values[rng.random(values.shape) < 0.7] = np.nan
     values[:, *LAND] = np.nan
@@ -120,18 +114,16 @@ def run(obs: xr.DataArray, posterior: Posterior, members: int = 5, **options: An
 # What comes out
 
 
-def test_members_have_the_posterior_s_moments(
-    obs: xr.DataArray, posterior: Posterior, model: IndependentCells
-) -> None:
+def test_members_have_the_posterior_s_moments(obs: xr.DataArray, posterior: Posterior) -> None:
     members = 4000
     ensemble = run(obs, posterior, members, noise_std=0.5).compute()
     season = obs.time.dt.month.values - 1
-    mean = model.normals.mean[season].numpy().reshape(obs.shape)
-    var = model.normals.std[season].numpy().reshape(obs.shape) ** 2
+    mean = posterior.normals.mean[season].numpy().reshape(obs.shape)
+    var = posterior.normals.std[season].numpy().reshape(obs.shape) ** 2
     gain = xr.where(obs.notnull(), var / (var + 0.5**2), 0.0)
     expected = mean + gain * (obs.fillna(0.0) - mean)
     std = np.sqrt((1 - gain) * var)
-    land = ~model.normals.valid.numpy().reshape(SHAPE)
+    land = ~posterior.normals.valid.numpy().reshape(SHAPE)
     error = abs(ensemble.mean("member") - expected).where(~land)
     assert float((error / std).max()) < 5 / np.sqrt(members)
     ratio = (ensemble.std("member", ddof=1) / std).where(~land)
@@ -195,7 +187,7 @@ def test_dims_come_in_any_order(
 
 
 def test_latitude_may_run_either_way(obs: xr.DataArray, posterior: Posterior) -> None:
-    noise = xr.DataArray(np.random.default_rng(3).uniform(0.1, 1, SHAPE), dims=("lat", "lon"))
+    noise = xr.DataArray(numpy_seeded(3).uniform(0.1, 1, SHAPE), dims=("lat", "lon"))
     expected = run(obs, posterior, noise_std=noise)
     ascending = obs.isel(lat=slice(None, None, -1))
     ensemble = run(ascending, posterior, noise_std=noise[::-1])
@@ -274,10 +266,12 @@ def test_a_time_is_the_same_time_in_any_encoding(obs: xr.DataArray, posterior: P
 
 
 def test_without_times_records_are_told_apart_by_index(
-    obs: xr.DataArray, model: IndependentCells
+    obs: xr.DataArray, posterior: Posterior
 ) -> None:
-    one_season = Normals(model.normals.mean[:1], model.normals.std[:1], model.normals.valid)
-    posterior = cast(Posterior, IndependentCells(model.domain, one_season, model.noise_std))
+    one_season = Normals(
+        posterior.normals.mean[:1], posterior.normals.std[:1], posterior.normals.valid
+    )
+    posterior = replace(posterior, normals=one_season)
     ensemble = run(obs.drop_vars("time"), posterior).compute()
     assert "time" not in ensemble.coords
     same = run(obs.assign_coords(time=range(7)), posterior)
@@ -318,7 +312,7 @@ class CountingScheduler:
 
 
 def test_nothing_is_computed_before_it_is_asked_for(
-    obs: xr.DataArray, posterior: Posterior, model: IndependentCells
+    obs: xr.DataArray, posterior: Posterior, calls: list[tuple[int, int]]
 ) -> None:
     read = []
 
@@ -333,14 +327,14 @@ def test_nothing_is_computed_before_it_is_asked_for(
         ensemble = run(lazy, posterior)
         in_memory = run(obs, posterior)
         quantiles = ensemble.quantile([0.05, 0.95], "member")
-        assert (scheduler.runs, model.calls, read) == (0, [], [])
+        assert (scheduler.runs, calls, read) == (0, [], [])
         assert isinstance(quantiles.data, dask.array.Array)
         assert isinstance(in_memory.data, dask.array.Array)
         ensemble[:, 2].compute()
-        assert (scheduler.runs, model.calls, read) == (1, [(2, 5)], [2])
+        assert (scheduler.runs, calls, read) == (1, [(2, 5)], [2])
         quantiles.compute()
     assert scheduler.runs == 2
-    assert sorted(model.calls[1:]) == [(1, 5), (2, 5), (2, 5), (2, 5)]
+    assert sorted(calls[1:]) == [(1, 5), (2, 5), (2, 5), (2, 5)]
 
 
 def test_large_ensembles_are_drawn_in_blocks_of_few_records(
@@ -394,14 +388,14 @@ def test_infinite_values_are_refused(
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_month_with_nothing_observed_gets_the_prior(
-    obs: xr.DataArray, posterior: Posterior, model: IndependentCells, lazy: bool
+    obs: xr.DataArray, posterior: Posterior, lazy: bool
 ) -> None:
     obs[5] = np.nan
     obs[5, *LAND] = 1.0  # what stands on land is no observation
     with pytest.warns(NothingObservedWarning, match="nothing was observed in 2010-06-01"):
         ensemble = run(obs.chunk(time=1) if lazy else obs, posterior, members=2000).compute()
-    june = model.normals.mean[5].numpy().reshape(SHAPE)
-    std = model.normals.std[5].numpy().reshape(SHAPE)
+    june = posterior.normals.mean[5].numpy().reshape(SHAPE)
+    std = posterior.normals.std[5].numpy().reshape(SHAPE)
     error = (ensemble[:, 5].mean("member") - june) / std * np.sqrt(2000)
     assert float(abs(error).max()) < 5
 
@@ -485,11 +479,11 @@ def test_other_units_are_refused_with_the_conversion(
 
 @pytest.mark.parametrize("units", ["degC", "Celsius", " °C", "degrees_celsius", None])
 def test_units_that_are_the_same_or_unknown_are_taken(
-    obs: xr.DataArray, posterior: Posterior, model: IndependentCells, units: str | None
+    obs: xr.DataArray, posterior: Posterior, units: str | None
 ) -> None:
     del obs.attrs["units"]
     run(obs if units is None else obs.assign_attrs(units=units), posterior)
-    model.units = None
+    posterior.units = None
     run(obs.assign_attrs(units="K"), posterior)
 
 
@@ -535,7 +529,6 @@ def test_arguments_of_other_types_are_refused(obs: xr.DataArray, posterior: Post
     refused(InputError, "in which no value can be missing", obs.fillna(0).astype(int), posterior)
     kept = {name: getattr(posterior, name) for name in ("units", "normals", "operator")}
     elsewhere = SimpleNamespace(codomain="a mesh")
-    other = SimpleNamespace(
-        **kept, domain="a mesh", linear_of=lambda operator: elsewhere, sample_members=None
-    )
+    family = SimpleNamespace(on=lambda operator: elsewhere)
+    other = SimpleNamespace(**kept, domain="a mesh", family=family, posterior=None)
     refused(GridError, "the model is for 'a mesh'", obs, other)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import xarray as xr
@@ -19,9 +18,11 @@ from apsgeo.diffusion.fit import train_diffusion
 from apsgeo.diffusion.prior import COND_DIM, DiffusionPrior
 from apsgeo.domains import ImageDomain
 from apsgeo.io import load_folder, write_netcdf
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 from apsgeo.optim import distributed
 from apsgeo.optim.distributed import average_gradients, share_of
+from apsgeo.optim.training import Training
+from tests.cases import numpy_seeded, seed_weights, seeded
 
 # What each of the processes does; `torchrun` gives it its number in the environment.
 WORKER = """
@@ -32,7 +33,7 @@ import torch.distributed as dist
 from apsgeo.errors import InputError
 from apsgeo.optim.distributed import data_parallel, is_first, share_of
 from apsgeo.cli import app
-from tests.test_distributed import FIT, gradients, trained
+from tests.optim.test_distributed import FIT, gradients, trained
 
 torch.set_num_threads(1)
 with data_parallel():
@@ -54,14 +55,14 @@ FIT = ["--steps", "2", "--rank", "3", "--skip", "none", "--log-file", "log.csv"]
 
 
 def network() -> nn.Module:
-    torch.manual_seed(0)
+    seed_weights(0)
     return UNet(DOMAIN, 1, 1, width=8, depth=1, cond_dim=COND_DIM, zero_init=False)
 
 
 def gradients() -> tuple[list[Tensor], Tensor]:
     """The gradients of one batch, of which each process has its share."""
     module = network()
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     x = torch.randn(BATCH, 1, 36, generator=generator)[share_of(BATCH)]
     loss = (module(x, x[:, 0, :1].expand(-1, COND_DIM)) - x).pow(2).mean()
     loss.backward()
@@ -71,18 +72,20 @@ def gradients() -> tuple[list[Tensor], Tensor]:
 
 def trained(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     prior = DiffusionPrior(DOMAIN, 1, network(), levels=4)
-    fields = torch.randn(40, 1, 36, generator=torch.Generator().manual_seed(1)) ** 3 / 4
+    fields = torch.randn(40, 1, 36, generator=seeded(1)) ** 3 / 4
     history = train_diffusion(
         prior,
         fields[:30],
         fields[30:],
-        steps=6,
-        batch=BATCH,
-        ema_decay=0.5,
-        validate_every=2,
-        progress=False,
-        checkpoint=folder / "checkpoint",
-        log=folder / "log.csv",
+        Training(
+            steps=6,
+            batch=BATCH,
+            ema_decay=0.5,
+            validate_every=2,
+            progress=False,
+            checkpoint=folder / "checkpoint",
+            log=folder / "log.csv",
+        ),
     )
     return prior.state_dict(), history
 
@@ -90,7 +93,7 @@ def trained(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
 def test_two_processes_make_the_gradients_and_the_training_of_one(tmp_path: Path) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     values = rng.standard_normal((24, 6, 6)).cumsum(1).astype("float32")
     write_netcdf(xr.DataArray(values, dims=("sample", "y", "x"), name="t"), tmp_path / "t.nc")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

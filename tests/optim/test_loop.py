@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from apsgeo.errors import ApsgeoError, InputError
-from apsgeo.optim.loop import EMA, fit_loop, learning_rate
+from apsgeo.optim.loop import EMA, StepFn, fit_loop, learning_rate
+from apsgeo.optim.training import Training
 
 TARGET = torch.tensor([1.0, -2.0, 3.0])
 
@@ -22,7 +25,7 @@ class Line(nn.Module):
         self.weight = nn.Parameter(torch.zeros(3))
 
 
-def noisy_quadratic(model: Line) -> object:
+def noisy_quadratic(model: Any) -> StepFn:
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         noise = torch.randn(3, generator=generator)
         return ((model.weight - TARGET - 0.1 * noise) ** 2).sum()
@@ -34,9 +37,18 @@ def distance(model: Line) -> float:
     return float(((model.weight.detach() - TARGET) ** 2).sum())
 
 
-def fit(model: Line, **options: object) -> list[dict[str, float]]:
-    defaults = {"steps": 200, "lr": 0.1, "warmup": 10, "ema_decay": 0.9, "progress": False}
-    return fit_loop(model, noisy_quadratic(model), **(defaults | options))  # type: ignore[arg-type]
+def fit(
+    model: Line,
+    validate: Callable[[], float] | None = None,
+    identity: dict[str, str] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> list[dict[str, float]]:
+    defaults: dict[str, Any] = {"steps": 200, "lr": 0.1, "ema_decay": 0.9, "progress": False}
+    training = Training(**(defaults | options))
+    return fit_loop(
+        model, noisy_quadratic(model), training, validate=validate, identity=identity, seed=seed
+    )
 
 
 def test_minimises_and_returns_the_best_validated_weights() -> None:
@@ -104,10 +116,10 @@ def test_one_non_finite_gradient_is_skipped_many_stop() -> None:
     good = noisy_quadratic(model)
 
     def sometimes(step: int, generator: torch.Generator) -> Tensor:
-        loss = good(step, generator)  # type: ignore[operator]
+        loss = good(step, generator)
         return loss * math.inf if step == 5 else loss
 
-    history = fit_loop(model, sometimes, steps=200, lr=0.1, ema_decay=0.9, progress=False)
+    history = fit_loop(model, sometimes, Training(steps=200, lr=0.1, ema_decay=0.9, progress=False))
     assert history[-1]["skipped"] == 1
     assert distance(model) < 1e-2
 
@@ -115,7 +127,7 @@ def test_one_non_finite_gradient_is_skipped_many_stop() -> None:
         return model.weight.sum() * math.nan
 
     with pytest.raises(ApsgeoError, match="no finite gradient"):
-        fit_loop(model, never, steps=100, progress=False)
+        fit_loop(model, never, Training(steps=100, progress=False))
 
 
 @pytest.mark.parametrize("killed_at", [3, 40, 137])
@@ -129,20 +141,22 @@ def test_a_killed_run_goes_on_to_the_same_bits(
         def step_fn(step: int, generator: torch.Generator) -> Tensor:
             if step == stop:
                 raise KeyboardInterrupt
-            loss = good(step, generator)  # type: ignore[operator]
+            loss = good(step, generator)
             return loss * math.nan if step == 5 else loss
 
         return fit_loop(
             model,
             step_fn,
-            steps=150,
-            lr=0.1,
-            ema_decay=0.9,
+            Training(
+                steps=150,
+                lr=0.1,
+                ema_decay=0.9,
+                validate_every=20,
+                progress=False,
+                checkpoint=tmp_path / name,
+                log=tmp_path / f"{name}.csv",
+            ),
             validate=(lambda: distance(model)) if validated else None,
-            validate_every=20,
-            progress=False,
-            checkpoint=tmp_path / name,
-            log=tmp_path / f"{name}.csv",
         )
 
     whole, killed, again = Line(), Line(), Line()
@@ -169,13 +183,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not fit the network"):
         fit_loop(
             other,
-            noisy_quadratic(other[0]),  # type: ignore[arg-type]
-            steps=200,
-            lr=0.1,
-            warmup=10,
-            ema_decay=0.9,
-            progress=False,
-            checkpoint=tmp_path / "run",
+            noisy_quadratic(other[0]),
+            Training(steps=200, lr=0.1, ema_decay=0.9, progress=False, checkpoint=tmp_path / "run"),
         )
 
 
@@ -183,7 +192,7 @@ def test_patience_stops_early_and_for_good(tmp_path: Path) -> None:
     """Worse from the third record on: of patience two, the records are 0, 1, and two more."""
     scores = iter([5.0, 4.0, 4.5, 4.0, 3.0, 3.0])
     model = Line()
-    run: dict[str, object] = {"validate_every": 10, "patience": 2, "checkpoint": tmp_path / "run"}
+    run: dict[str, Any] = {"validate_every": 10, "patience": 2, "checkpoint": tmp_path / "run"}
     history = fit(model, validate=lambda: next(scores), **run)
     assert [record["validation"] for record in history] == [5.0, 4.0, 4.5, 4.0]
     assert [record["best"] for record in history] == [1.0, 1.0, 0.0, 0.0]
@@ -198,15 +207,13 @@ def test_patience_stops_early_and_for_good(tmp_path: Path) -> None:
 
 def test_steps_are_adams_on_clipped_gradients() -> None:
     """Against the recursion of Kingma & Ba (2015), with gradients far above and below the clip."""
-    model, clip, steps = Line(), 0.5, 8
+    model, clip, steps = Line(), 1.0, 8
     scales = torch.tensor([100.0, 0.01, 3.0, 1e-3, 50.0, 0.2, 1.0, 1e4])
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         return scales[step] * (model.weight * TARGET).sum()
 
-    fit_loop(
-        model, step_fn, steps=steps, lr=0.1, warmup=0, clip=clip, ema_decay=0.0, progress=False
-    )
+    fit_loop(model, step_fn, Training(steps=steps, lr=0.1, ema_decay=0.0, progress=False))
     weight = first = second = torch.zeros(3, dtype=torch.float64)
     for step in range(steps):
         gradient = (scales[step] * TARGET).double()
@@ -221,6 +228,6 @@ def test_steps_are_adams_on_clipped_gradients() -> None:
 
 def test_nothing_to_train_and_bad_arguments() -> None:
     with pytest.raises(InputError, match="trainable"):
-        fit_loop(nn.Identity(), lambda s, g: torch.zeros(()), steps=1, progress=False)
+        fit_loop(nn.Identity(), lambda s, g: torch.zeros(()), Training(steps=1, progress=False))
     with pytest.raises(InputError, match="ema_decay"):
         EMA(Line(), 1.0)

@@ -1,18 +1,17 @@
 """Graphs: stations and point clouds; and what meshes share with them."""
 
 import math
-from abc import abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import scipy.sparse
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from apsgeo.domains.base import EARTH_RADIUS_KM, Domain, check_kernel_size, laplacian_of
-from apsgeo.domains.graph.edges import Edges, checked_areas, coordinates, pairs, per_edge
+from apsgeo.domains.base import EARTH_RADIUS_KM, check_kernel_size
+from apsgeo.domains.edges import EdgeDomain, Edges
+from apsgeo.domains.graph.edges import checked_areas, coordinates, pairs, per_edge
 from apsgeo.domains.graph.layers import (
     AggregatePool,
     AggregateUnpool,
@@ -28,35 +27,13 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 
-class NodeDomain(Domain):
-    """Be a domain of nodes and edges, from which layers, colours and coarser levels follow."""
-
-    @property
-    @abstractmethod
-    def _edges(self) -> Edges:
-        """The edges, each once, in ascending order."""
+class NodeDomain(EdgeDomain):
+    """Be a domain without rows and columns: layers, colours, coarser levels follow from edges."""
 
     @property
     def num_nodes(self) -> int:
         """The number of nodes."""
         return len(self.positions)
-
-    @cached_property
-    def stiffness(self) -> scipy.sparse.csc_array:
-        """The stiffness `(N, N)`; no flux leaves the domain (Neumann condition)."""
-        low, high, _, conductance = self._edges
-        return laplacian_of(conductance, low, high, self.num_nodes)
-
-    @cached_property
-    def edge_index(self) -> Tensor:
-        """The edges `(2, E)`, in both directions."""
-        one_way = torch.from_numpy(np.stack(self._edges[:2]))
-        return torch.cat([one_way, one_way.flip(0)], 1)
-
-    @cached_property
-    def edge_length(self) -> Tensor:
-        """The lengths `(E,)` of the edges, in the units of the positions."""
-        return torch.from_numpy(self._edges.length).repeat(2)
 
     @cached_property
     def colouring(self) -> Tensor:
@@ -77,7 +54,7 @@ class NodeDomain(Domain):
         """Make a graph convolution that reaches `kernel_size // 2` edges far.
 
         Raises:
-            InputError: `kernel_size` is even or not positive.
+            InputError: If `kernel_size` is even or not positive.
         """
         check_kernel_size(kernel_size)
         return GraphConv(in_channels, out_channels, kernel_size // 2, self._operators)
@@ -139,7 +116,7 @@ class NodeDomain(Domain):
         """Return the graph of about a fourth as many nodes: groups of near ones, at their mean.
 
         Raises:
-            InputError: merging over edges leaves not less than half of the nodes.
+            InputError: If merging over edges leaves not less than half of the nodes.
         """
         return self._coarse
 
@@ -165,18 +142,18 @@ class GraphDomain(NodeDomain):
     spacing.
 
     Args:
-        positions: coordinates `(N, d)`.
-        edge_index: edges `(2, E)` in one direction or both; by default each node and its `k`
+        positions: Coordinates `(N, d)`.
+        edge_index: Edges `(2, E)` in one direction or both; by default each node and its `k`
             nearest are joined.
-        k: how many neighbours each node chooses, where no edges are given.
-        areas: what area `(N,)` each node stands for.
-        edge_length: lengths `(E,)` of the given edges, distances by default.
-        conductance: conductances `(E,)` of the given edges, not negative.
-        radius_km: kilometres per unit of the positions.
-        spherical: whether positions are unit vectors, and distances are arcs.
+        k: Number of neighbours that each node chooses, where no edges are given.
+        areas: Areas `(N,)` that the nodes stand for.
+        edge_length: Lengths `(E,)` of the given edges, distances by default.
+        conductance: Conductances `(E,)` of the given edges, not negative.
+        radius_km: Kilometres per unit of the positions.
+        spherical: Whether positions are unit vectors, and distances are arcs.
 
     Raises:
-        GridError: positions are not finite, or fewer than two; two joined nodes are at the same
+        GridError: If positions are not finite, or fewer than two; two joined nodes are at the same
             place; edges name nodes that are not there; areas or lengths are not positive.
 
     Example:
@@ -232,13 +209,13 @@ class GraphDomain(NodeDomain):
         """Join stations at latitudes and longitudes in degrees by great circles.
 
         Args:
-            lat: latitudes `(N,)`.
-            lon: longitudes `(N,)`.
-            k: how many neighbours each station chooses.
-            options: further arguments, such as `areas` in steradians.
+            lat: Latitudes `(N,)`.
+            lon: Longitudes `(N,)`.
+            k: Number of neighbours that each station chooses.
+            options: Further arguments, such as `areas` in steradians.
 
         Raises:
-            GridError: latitudes are beyond the poles, or as for the class.
+            GridError: If latitudes are beyond the poles, or `GraphDomain` refuses the positions.
         """
         phi, lam = (np.deg2rad(np.asarray(degrees, dtype=np.float64)) for degrees in (lat, lon))
         if not (np.abs(phi) <= math.pi / 2).all():
@@ -283,11 +260,6 @@ class GraphDomain(NodeDomain):
             "radius_km": self.radius_km,
             "spherical": self._spherical,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the graph from `to_config`."""
-        return cls(**{name: value for name, value in config.items() if name != "kind"})
 
     def __eq__(self, other: object) -> bool:
         """Whether positions, areas and edges are the same."""

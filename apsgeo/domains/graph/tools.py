@@ -15,10 +15,10 @@ def aggregate(low: Index, high: Index, length: Array, areas: Array) -> Index:
     """Join nodes twice with what is nearest, so that about four become one.
 
     Args:
-        low: one node `(E,)` of each edge, which stands once.
-        high: the other.
-        length: the edges' lengths `(E,)`.
-        areas: the nodes' areas `(N,)`.
+        low: One node `(E,)` of each edge; an edge stands once.
+        high: The other node `(E,)` of each edge.
+        length: The edges' lengths `(E,)`.
+        areas: The nodes' areas `(N,)`.
 
     Returns:
         The coarse node `(N,)` of each node, counted in the order of their first nodes.
@@ -72,11 +72,11 @@ def merge_edges(
     """Join the edges between the same two coarse nodes.
 
     Args:
-        parent: the coarse node `(N,)` of each node.
-        low: one node `(E,)` of each edge, which stands once.
-        high: the other.
-        flux: what is added up `(E,)`.
-        length: of this the least is taken `(E,)`.
+        parent: The coarse node `(N,)` of each node.
+        low: One node `(E,)` of each edge; an edge stands once.
+        high: The other node `(E,)` of each edge.
+        flux: Fluxes `(E,)` of the edges, which are added up.
+        length: Lengths `(E,)` of the edges, of which the least is taken.
 
     Returns:
         Both nodes, the lower first, the sum of `flux` and the least `length` of each coarse edge.

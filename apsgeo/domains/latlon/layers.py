@@ -128,11 +128,11 @@ class LatLonConv(nn.Module):
     """Convolve a latitude-longitude grid, round the globe and across its poles.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: odd width of the kernel in cells.
-        shape: rows and columns of the grid.
-        border: what lies beyond the grid's border.
+        in_channels: Number of channels in the input.
+        out_channels: Number of channels in the output.
+        kernel_size: Odd width of the kernel in cells.
+        shape: Rows and columns of the grid.
+        border: Description of what lies beyond the grid's border.
     """
 
     opposite: Tensor
@@ -170,8 +170,8 @@ class LatLonPool(nn.Module):
     A cell's area is the product of its row's and its column's share, and so are the weights.
 
     Args:
-        rows: weights `(coarse rows, rows)`; each row of it sums to one.
-        columns: weights `(columns, coarse columns)`; each column of it sums to one.
+        rows: Weights `(coarse rows, rows)`; each row of it sums to one.
+        columns: Weights `(columns, coarse columns)`; each column of it sums to one.
     """
 
     rows: Tensor
@@ -192,9 +192,9 @@ class LatLonUnpool(nn.Module):
     """Give each cell the value of the coarse cell that holds it.
 
     Args:
-        rows: the coarse row `(rows,)` of each row.
-        columns: the coarse column `(columns,)` of each column.
-        shape: coarse rows and columns.
+        rows: The coarse row `(rows,)` of each row.
+        columns: The coarse column `(columns,)` of each column.
+        shape: Coarse rows and columns.
     """
 
     rows: Tensor

@@ -1,0 +1,111 @@
+"""Draws of Gaussians, which are their mean and a deviation, and what flows start from."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from apsgeo.measurement import Measurement, NoiseDraws
+
+__all__ = ["Base", "GaussianDraws", "WhiteNoise"]
+
+
+class GaussianDraws(NoiseDraws):
+    """A Gaussian with a mean for each measured field, of which a flow transforms the deviations."""
+
+    @abstractmethod
+    def std(self) -> Tensor:
+        """Return the marginal standard deviation (batch, channel, node)."""
+
+    @abstractmethod
+    def functional_variance(self, functionals: Tensor) -> Tensor:
+        """Return the variance (batch, k) of inner products with fields (k, channel * node)."""
+
+    @abstractmethod
+    def deviations(self, noise: Tensor) -> Tensor:
+        """Map noise (member, batch, noise_dim) to draws minus the mean, each of its shape."""
+
+    @abstractmethod
+    def shared_deviations(self, noise: Tensor) -> Tensor:
+        """Map noise (member, noise_dim) to deviations (member, channel, node) of any field.
+
+        The fields must share their mask, noise and season.
+        """
+
+    @abstractmethod
+    def energy(self, deviations: Tensor) -> Tensor:
+        """Return half of d^T C^{-1} d, (member, batch), of (member, batch, channel, node)."""
+
+    @abstractmethod
+    def peak_log_prob(self) -> Tensor:
+        """Return the log density at the mean, (batch,)."""
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node)."""
+        return self.mean + self.deviations(noise)
+
+    def log_prob(self, signal: Tensor) -> Tensor:
+        """Return the log density (..., batch) of fields (..., batch, channel, node)."""
+        members = signal.reshape(-1, *signal.shape[-3:])
+        result = self.peak_log_prob().to(signal) - self.energy(members - self.mean.to(signal))
+        return result.reshape(signal.shape[:-2])
+
+
+class Base(Protocol):
+    """A method whose draws are Gaussian, so that a flow can start from them."""
+
+    @property
+    def name(self) -> str:
+        """Name in tables."""
+        ...
+
+    def posterior(self, measurement: Measurement) -> GaussianDraws:
+        """Return the Gaussians of a batch of measurements."""
+        ...
+
+
+class WhiteNoise:
+    """Draw z ~ N(0, I) whatever was measured: where the paper's flow starts."""
+
+    name = "white noise"
+
+    def posterior(self, measurement: Measurement) -> GaussianDraws:
+        """Return N(0, I) of the measurement's shape."""
+        return _StandardNormal(measurement)
+
+
+class _StandardNormal(GaussianDraws):
+    def __init__(self, measurement: Measurement) -> None:
+        self.measurement = measurement
+        self._like = measurement.values.new_empty(measurement.shape)
+
+    @property
+    def noise_dim(self) -> int:
+        return self._like[0].numel()
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.zeros_like(self._like)
+
+    def std(self) -> Tensor:
+        return torch.ones_like(self._like)
+
+    def functional_variance(self, functionals: Tensor) -> Tensor:
+        return functionals.square().sum(1).expand(len(self._like), -1)
+
+    def deviations(self, noise: Tensor) -> Tensor:
+        return noise.to(self._like).reshape(-1, *self._like.shape)
+
+    def shared_deviations(self, noise: Tensor) -> Tensor:
+        return noise.to(self._like).reshape(-1, *self._like.shape[1:])
+
+    def energy(self, deviations: Tensor) -> Tensor:
+        return 0.5 * deviations.square().flatten(2).sum(2)
+
+    def peak_log_prob(self) -> Tensor:
+        nodes = self._like[0].numel()
+        return self._like.new_full((len(self._like),), -0.5 * nodes * math.log(2 * math.pi))

@@ -1,0 +1,259 @@
+"""Every method samples the posterior of the prior that it states, on every domain.
+
+A new method is named in `METHODS`, and gets these tests for its name here.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+from torch import Tensor
+
+import apsgeo
+from apsgeo.baselines import ITERATIVE, METHODS
+from apsgeo.baselines.gaussian import choose_rank, eof_prior, kriging
+from apsgeo.diffusion.analytic import AnalyticDiffusion
+from apsgeo.errors import InputError
+from apsgeo.field_prior import FieldPrior
+from apsgeo.gaussian.fit import fit_gaussian
+from apsgeo.gaussian.kernel import KernelPrior
+from apsgeo.gaussian.scales import HybridScales, LocalisedScales, Scales
+from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.measurement import Draws, Measurement, Method, Normals
+from apsgeo.operators import Mask
+from apsgeo.posterior import Posterior
+from tests.cases import numpy_seeded, seeded
+from tests.places import PLACES, Place
+
+NOISE = 0.3
+DRAWS = 1500
+FIELDS = 60
+
+# Methods that are no exact posterior of their prior: the most that their mean is off, as a root
+# mean square in posterior standard deviations, and the range of their variance over the exact one.
+# The figures are those of their docstrings, with a margin for 40 members of one record.
+BIASED = {"DPS": (0.9, (0.3, 1.0))}
+
+
+def prior_on(place: Place) -> FieldPrior:
+    """A prior of one season, fitted to noise that is smooth, whose diffusion is exact."""
+    domain = place.domain
+    generator = seeded(1)
+    _, basis = domain.eigenbasis(6)
+    waves = torch.randn(FIELDS, 1, 6, generator=generator, dtype=torch.float64) @ basis.T
+    fields = waves / waves.std() + 0.3 * torch.randn(waves.shape, generator=generator)
+    fields = fields.float()
+    nodes = domain.num_nodes
+    normals = Normals(
+        torch.full((1, 1, nodes), 280.0), torch.full((1, 1, nodes), 2.0), torch.ones(nodes).bool()
+    )
+
+    def fitted(scales: Scales) -> SeasonalPrior:
+        return fit_gaussian(scales.field(domain, fields), fields, scales, rank=5)
+
+    hybrid = fitted(HybridScales.start(domain))
+    return FieldPrior(
+        domain=domain,
+        normals=normals,
+        gaussian=hybrid,
+        anchor=fitted(LocalisedScales.start(domain)),
+        diffusion=AnalyticDiffusion(hybrid.annual),  # type: ignore[arg-type]  # perfectly trained
+    )
+
+
+def kernel_prior(prior: FieldPrior) -> KernelPrior:
+    size = float(np.ptp(prior.domain.positions.numpy(), axis=0).max())
+    kernel = ConstantKernel(0.3) * Matern(size / 4, nu=0.5) + ConstantKernel(0.7) * Matern(size / 3)
+    return KernelPrior(prior.domain, kernel)
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def prior(request: pytest.FixtureRequest) -> FieldPrior:
+    return prior_on(PLACES[request.param])
+
+
+@pytest.fixture(params=METHODS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def make(name: str, prior: FieldPrior) -> Method:
+    return kernel_prior(prior) if name == "kriging" else METHODS[name](prior)
+
+
+def quick(name: str, prior: FieldPrior) -> Any:
+    """Make a method of few steps, where it has any."""
+    method = make(name, prior)
+    return replace(method, steps=12) if name in ITERATIVE else method  # type: ignore[type-var]
+
+
+def covariance(name: str, prior: FieldPrior) -> np.ndarray:
+    """Return that which each method states, (N, N), apart from its own algebra where there is one.
+
+    The hybrid's and the localised prior's are tested in tests/gaussian.
+    """
+    nodes = np.arange(prior.domain.num_nodes)
+    match name:
+        case "climatology":
+            return np.eye(len(nodes))
+        case "EOF interpolation":
+            loadings = prior.gaussian.eofs.loadings[0].double().numpy()
+            left = np.maximum(1 - (loadings**2).sum(1), 1e-3)
+            return loadings @ loadings.T + np.diag(left)
+        case "kriging":
+            return kernel_prior(prior).kernel(prior.domain.positions.numpy())
+        case "localised Gaussian":
+            return prior.anchor.annual.covariance(nodes, nodes)
+    return prior.gaussian.annual.covariance(nodes, nodes)  # the hybrid, and of what DPS samples
+
+
+def measured(prior: FieldPrior) -> Measurement:
+    """Three records: some nodes observed, none, all; the noise differs by node and record."""
+    generator = seeded(5)
+    shape = (3, 1, prior.domain.num_nodes)
+    mask = torch.rand(shape, generator=generator) < 0.3
+    mask[0, 0, 0], mask[1], mask[2] = True, False, True
+    truth = prior.gaussian.annual.sample(3, generator).double()
+    noise = NOISE * (0.5 + torch.rand(shape, generator=generator, dtype=torch.float64))
+    values = truth + noise * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return Measurement(values, mask, noise, key=torch.tensor([-10, 20, 30]))
+
+
+def closed_form(prior: np.ndarray, given: Measurement, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the posterior's mean and variance (N,) of a record, by dense algebra."""
+    seen = given.mask[t, 0].numpy()
+    total = prior[seen][:, seen] + np.diag(given.noise_std[t, 0, seen].numpy() ** 2)
+    gain = np.linalg.solve(total, prior[seen]).T
+    mean = gain @ given.values[t, 0, seen].numpy()
+    return mean, np.diag(prior) - (gain * prior[:, seen]).sum(1)
+
+
+def test_members_have_the_moments_of_the_closed_form(name: str, prior: FieldPrior) -> None:
+    given, method = measured(prior), make(name, prior)
+    if name in BIASED:
+        check_biased(method, given[:1], covariance(name, prior), *BIASED[name])
+        return
+    draws = method.posterior(given)
+    members = draws.members(DRAWS, 3)[:, :, 0].double().numpy()
+    for t in range(len(given)):
+        mean, variance = closed_form(covariance(name, prior), given, t)
+        error = (members[:, t].mean(0) - mean) / np.sqrt(variance)
+        ratio = members[:, t].var(0, ddof=1) / variance
+        # 5 standard errors of a mean and of a variance of normal draws
+        assert np.abs(error).max() < 5 / np.sqrt(DRAWS)
+        assert np.abs(ratio - 1).max() < 5 * np.sqrt(2 / DRAWS)
+        # float64 algebra of matrices whose condition is below 1e6
+        found = draws.mean[t, 0].double().numpy()
+        assert np.abs((found - mean) / np.sqrt(variance)).max() < 1e-8
+        if (std := draws.marginal_std) is not None:
+            np.testing.assert_allclose(std[t, 0] ** 2, variance, rtol=1e-8)
+
+
+def check_biased(
+    method: Method,
+    given: Measurement,
+    prior: np.ndarray,
+    most: float,
+    ratios: tuple[float, float],
+) -> None:
+    members = method.posterior(given).members(40, 3)[:, 0, 0].double().numpy()
+    mean, variance = closed_form(prior, given, 0)
+    error = np.sqrt(((members.mean(0) - mean) ** 2 / variance).mean())
+    assert error < most
+    assert error < 0.5 * np.sqrt((mean**2 / variance).mean())  # that of the prior's own mean
+    assert ratios[0] < (members.var(0, ddof=1) / variance).mean() < ratios[1]
+
+
+def test_a_member_depends_on_seed_record_and_number_alone(name: str, prior: FieldPrior) -> None:
+    given, method = measured(prior), quick(name, prior)
+    members = method.posterior(given).members(3, 7)
+    assert members.shape == (3, *given.shape)
+    alone = method.posterior(given[1:2]).members(2, 7)
+    # to rounding: the batch decides the order of sums, in iterations in which errors may grow
+    spread = members.std()
+    assert float((alone - members[:2, 1:2]).abs().max()) < 1e-4 * float(spread)
+    renamed = method.posterior(replace(given, key=given.key + 1)).members(3, 7)
+    assert float((renamed - members).abs().amin((0, 2, 3)).max()) > 0.0
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30])
+def test_what_stands_under_the_mask_changes_no_bit(
+    name: str, prior: FieldPrior, junk: float
+) -> None:
+    given, method = measured(prior), quick(name, prior)
+    other = replace(
+        given,
+        values=torch.where(given.mask, given.values, junk),
+        noise_std=torch.where(given.mask, given.noise_std, junk),
+    )
+    first, second = (method.posterior(each).members(2, 0) for each in (given, other))
+    assert torch.equal(first, second)
+
+
+def test_every_method_fills_gaps_with_labels(name: str) -> None:
+    """`impute` takes any method of a prior, in the units of the data."""
+    prior = prior_on(PLACES["latlon"])
+    domain: Any = prior.domain
+    values = prior.normals.restore(measured(prior).values[:1].float(), torch.zeros(1).long())
+    values = torch.where(measured(prior).mask[:1], values, torch.nan)
+    obs = xr.DataArray(
+        values.reshape(1, *domain.shape).numpy(),
+        dims=("sample", "lat", "lon"),
+        coords={"lat": domain.lat, "lon": domain.lon},
+        name="air",
+    )
+    posterior = Posterior.of(prior, quick(name, prior), Mask(), 0.5)
+    ensemble = apsgeo.impute(obs, posterior, members=3)
+    assert ensemble.dims == ("member", "sample", "lat", "lon")
+    expected = posterior(values, noise_std=0.5).members(3, 0)
+    np.testing.assert_allclose(ensemble.values.reshape(3, -1), expected.reshape(3, -1), rtol=1e-6)
+
+
+def test_a_method_without_density_says_so(prior: FieldPrior) -> None:
+    draws: Draws = METHODS["DPS"](prior).posterior(measured(prior))
+    assert draws.marginal_std is None
+    with pytest.raises(InputError, match="without a density"):
+        draws.log_prob(draws.measurement.values)
+    with pytest.raises(InputError, match="diffusion prior"):
+        METHODS["DPS"](replace(prior, diffusion=None))
+
+
+def test_kriging_finds_the_covariance_it_was_fitted_to() -> None:
+    prior = prior_on(PLACES["latlon"])
+    truth = kernel_prior(prior)
+    fields = truth.sample(240, seeded(8))
+    fitted = KernelPrior.fit(prior.domain, fields, nodes=prior.domain.num_nodes, times=240)
+    nodes = np.arange(prior.domain.num_nodes)
+    expected = truth.covariance(nodes, nodes)
+    # A covariance estimated from 240 draws has standard errors of at most sqrt(2 / 240) = 0.09.
+    assert np.abs(fitted.covariance(nodes, nodes) - expected).max() < 0.1
+    with pytest.raises(InputError, match="history"):
+        kriging(prior)
+
+
+def test_eof_rank_is_chosen_by_held_out_crps() -> None:
+    domain = PLACES["latlon"].domain
+    rng = numpy_seeded(9)
+    shapes = rng.normal(0, 1, (3, domain.num_nodes))
+    patterns = torch.tensor(shapes * np.sqrt(0.7 / (shapes**2).sum(0)))
+    amplitudes = torch.tensor(rng.standard_normal((90, 3)))
+    noise = torch.tensor(rng.normal(0, np.sqrt(0.3), (90, domain.num_nodes)))
+    fields = (amplitudes @ patterns + noise)[:, None]
+    truth = fields[60:]
+    mask = torch.tensor(rng.random(truth.shape) < 0.4)
+    seen = Measurement(truth, mask, torch.tensor(0.01))
+    hidden = (~mask[:, 0]).numpy().astype(float)
+    cases = [(seen, truth[:, 0].numpy(), np.ones(hidden.shape), hidden)]
+
+    def chosen(ranks: list[int]) -> Tensor:
+        return choose_rank(domain, fields[:60], cases, ranks, progress=False).loadings
+
+    # Three patterns are there; one is too few and forty fit the history's noise.
+    assert chosen([1, 3, 40]).shape[-1] == 3
+    with pytest.raises(InputError, match="70"):
+        chosen([70])
+    assert eof_prior(domain, chosen([3])).name == "EOF interpolation"
