@@ -6,6 +6,7 @@ those of `apsgeo.public`, imported on first use, so that ``import apsgeo`` stays
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def __getattr__(name: str) -> Any:
         return import_module(f"apsgeo.{name}")
     if name == "__all__":
         return __dir__()
-    if not name.startswith("_") and hasattr(names := import_module("apsgeo.public"), name):
+    # A module of ours is no public name: `from apsgeo import domains` goes on to import it.
+    known = not name.startswith("_") and find_spec(f"apsgeo.{name}") is None
+    if known and hasattr(names := import_module("apsgeo.public"), name):
         return getattr(names, name)
     raise AttributeError(f"module 'apsgeo' has no attribute {name!r}")
 

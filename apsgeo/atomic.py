@@ -131,10 +131,16 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_csv(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
-    """Write records as CSV, atomically, in place of an earlier file; columns as in the first."""
+def write_csv(
+    path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], overwrite: bool = True
+) -> None:
+    """Write one record or more as CSV, atomically, with the columns of the first.
+
+    Raises:
+        OutputExistsError: If ``path`` exists and ``overwrite`` is false.
+    """
     with (
-        atomic_file(path, overwrite=True) as temporary,
+        atomic_file(path, overwrite) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")

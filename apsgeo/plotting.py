@@ -87,9 +87,10 @@ def ensemble_maps(
         axes[0, j].set_title(name, fontsize=11)
     for t in range(rows):
         axes[t, 0].set_ylabel(truth["time"].dt.strftime("%B %Y").values[t], fontsize=12)
-    _colorbar(figure, axes[:, :3], signal, _signal_label(truth, climatology is not None), 36)
+    label = _signal_label(truth, climatology is not None)
+    _colorbar(figure, axes[:, :3], signal, label, 36)
     _colorbar(figure, axes[:, 3:4], spread, f"spread [{_difference_unit(truth)}]", 14)
-    _colorbar(figure, axes[:, 4:], signal, _signal_label(truth, climatology is not None), 26)
+    _colorbar(figure, axes[:, 4:], signal, label, 26)
     if title:
         figure.suptitle(title, fontsize=14)
     return figure

@@ -134,7 +134,7 @@ def run_tool(
         command: The program and its arguments.
         folder: The program's working directory.
         doing: Purpose that the program is run for, such as ``"fetching bunny 1.0.1"``.
-        hint: What to do if the program is missing or fails.
+        hint: Advice for the message if the program is missing or fails.
         output: File that takes the program's standard output; by default it is part of the error
             message.
 

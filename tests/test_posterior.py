@@ -245,7 +245,7 @@ def test_saved_prior_is_the_same(prior: FieldPrior, skip: Any, tmp_path: Path) -
     assert again.diffusion is not None
     assert fitted.diffusion is not None
     torch.testing.assert_close(
-        again.diffusion.denoise(fields, 0.3), fitted.diffusion.denoise(fields, 0.3)
+        again.diffusion.predict(fields, 0.3), fitted.diffusion.predict(fields, 0.3)
     )
 
 

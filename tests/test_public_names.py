@@ -44,6 +44,24 @@ def test_importing_apsgeo_registers_the_accessor_and_leaves_torch_for_later() ->
     assert done.stdout.strip() == "False"
 
 
+def test_every_module_can_be_the_first_to_be_imported() -> None:
+    """Each alone, in a process that has imported no other."""
+    code = """
+import sys
+from importlib import import_module
+import apsgeo
+before = set(sys.modules)
+for name in sys.argv[1:]:
+    import_module(name)
+    for module in {m for m in sys.modules if m.startswith("apsgeo.")} - before:
+        del sys.modules[module]
+        parent, _, child = module.rpartition(".")
+        vars(sys.modules.get(parent, apsgeo)).pop(child, None)
+"""
+    modules = [each.name for each in pkgutil.iter_modules(apsgeo.__path__, "apsgeo.")]
+    subprocess.run([sys.executable, "-c", code, *modules], check=True)
+
+
 def test_what_is_neither_a_folder_nor_a_shipped_model_is_refused() -> None:
     with pytest.raises(ModelError, match="neither a model folder nor a shipped model"):
         apsgeo.load("nonsense")

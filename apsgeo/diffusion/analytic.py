@@ -54,8 +54,8 @@ class AnalyticDiffusion(DiffusionDensity):
         super().__init__(prior.domain, prior.channels, schedule, anchor, levels=levels)
         self.prior = prior
 
-    def denoise(self, x_t: Tensor, t: float | Tensor) -> Tensor:
-        """Return E[x | x_t], exactly; see `AnchoredDenoiser.denoise`."""
+    def predict(self, x_t: Tensor, t: float | Tensor) -> Tensor:
+        """Return E[x | x_t], exactly; see `AnchoredDenoiser.predict`."""
         self._check(x_t)
         return self._exact(x_t, self._log_snr_of(t, len(x_t)))
 
@@ -64,7 +64,7 @@ class AnalyticDiffusion(DiffusionDensity):
         return self._exact(x_t, log_snr) - mean
 
     def _exact(self, x_t: Tensor, log_snr: Tensor) -> Tensor:
-        alpha, _ = self.scales(log_snr, x_t)
+        alpha, _ = self.alpha_sigma(log_snr, x_t)
         clean, out = x_t / alpha, torch.zeros_like(x_t)
         for level in log_snr.unique().tolist():
             rows = (log_snr == level).nonzero().flatten().to(x_t.device)

@@ -24,11 +24,11 @@ class FunctionSpacePrior(DiffusionPrior):
     anchor these are the smooth part m of the signal and, for each node, the logarithm h of the
     variance of what m does not tell. With x = x_t / alpha and gamma = alpha^2 / sigma^2,
 
-        denoise(x_t, t) = m + g (x - m),    g = 1 / (1 + exp(-h) / gamma),
+        predict(x_t, t) = m + g (x - m),    g = 1 / (1 + exp(-h) / gamma),
 
     the posterior mean of a signal m + r with independent r of variance exp(h) at each node. Zeros
     of the network give the denoiser of N(0, I), as in the plain form of `DiffusionPrior`. With an
-    anchor a smooth function is added to its exact denoiser, denoise = D_G + c_out net: what is
+    anchor a smooth function is added to its exact denoiser, predict = D_G + c_out net: what is
     finer than the eigenfunctions is left to the anchor.
 
     **Noise.** A level of noise is its standard deviation s = sigma / alpha at each node, at every
@@ -74,7 +74,7 @@ class FunctionSpacePrior(DiffusionPrior):
         """Return what is added to the anchor's ``mean``, (batch, channel, node)."""
         parameter = next(self.network.parameters())
         level = self.equivalent_log_snr(log_snr)
-        clean = x_t / self.scales(log_snr, x_t)[0]
+        clean = x_t / self.alpha_sigma(log_snr, x_t)[0]
         noise_std = torch.exp(-0.5 * level).to(x_t)[:, None, None]
         if self.anchor is None:
             inputs = clean / (1.0 + noise_std**2).sqrt()

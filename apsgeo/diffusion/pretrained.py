@@ -21,7 +21,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.domains.image.domain import ImageDomain
 from apsgeo.errors import InputError, ModelError
 
-__all__ = ["GivenSchedule", "PretrainedDiffusion", "from_azula", "from_diffusers"]
+__all__ = ["FunctionSchedule", "PretrainedDiffusion", "from_azula", "from_diffusers"]
 
 _BISECTIONS = 60  # of a range of times, down to float64's rounding
 _CLEAN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
@@ -29,14 +29,14 @@ _CLEAN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "sample": lambda x_t, out, alpha, sigma: out,
     "v_prediction": lambda x_t, out, alpha, sigma: alpha * x_t - sigma * out,
 }
-"""E[x | x_t] from what a network predicts, alpha^2 + sigma^2 = 1 (`apsgeo.diffusion.views`)."""
+"""E[x | x_t] from what a network predicts, where alpha^2 + sigma^2 = 1."""
 
 
-class GivenSchedule(Schedule):
+class FunctionSchedule(Schedule):
     """A schedule that is known as a function of time alone.
 
     Args:
-        scales_at: maps float64 times to alpha and sigma, differentiable.
+        alpha_sigma_at: maps float64 times to alpha and sigma, differentiable.
         eps: first time.
         T: last time.
 
@@ -44,12 +44,12 @@ class GivenSchedule(Schedule):
         InputError: the signal-to-noise ratio is not finite at the ends, or does not fall.
     """
 
-    kind: ClassVar[str] = "given"
+    kind: ClassVar[str] = "function"
 
     def __init__(
-        self, scales_at: Callable[[Tensor], tuple[Tensor, Tensor]], eps: float, T: float
+        self, alpha_sigma_at: Callable[[Tensor], tuple[Tensor, Tensor]], eps: float, T: float
     ) -> None:
-        self._scales_at, self._eps, self._last = scales_at, eps, T
+        self._alpha_sigma_at, self._eps, self._last = alpha_sigma_at, eps, T
         along = self.log_snr(torch.linspace(eps, T, 101, dtype=torch.float64))
         if not bool(torch.isfinite(along).all() and (along.diff() < 0).all()):
             raise InputError(
@@ -69,7 +69,7 @@ class GivenSchedule(Schedule):
 
     def log_snr(self, t: float | Tensor) -> Tensor:
         """Return 2 log(alpha / sigma)."""
-        alpha, sigma = self._scales_at(torch.as_tensor(t, dtype=torch.float64))
+        alpha, sigma = self._alpha_sigma_at(torch.as_tensor(t, dtype=torch.float64))
         return 2.0 * torch.log(alpha / sigma)
 
     def rate(self, t: float | Tensor) -> Tensor:
@@ -89,10 +89,10 @@ class GivenSchedule(Schedule):
             low, high = torch.where(early, middle, low), torch.where(early, high, middle)
         return 0.5 * (low + high)
 
-    def scales(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma at the time of a signal-to-noise ratio."""
         log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
-        return self._scales_at(self.time_of_snr(torch.exp(log_snr)))
+        return self._alpha_sigma_at(self.time_of_snr(torch.exp(log_snr)))
 
     def to_config(self) -> dict[str, Any]:
         """Refuse: a function is not saved.
@@ -163,7 +163,7 @@ def from_azula(
     Raises:
         InputError: If the schedule's signal-to-noise ratio does not fall between finite values.
     """
-    schedule = GivenSchedule(denoiser.schedule, eps, T)
+    schedule = FunctionSchedule(denoiser.schedule, eps, T)
 
     def clean(x_t: Tensor, times: Tensor) -> Tensor:
         return denoiser(x_t, times.to(x_t)).mean
@@ -217,7 +217,7 @@ def from_diffusers(
         domain = ImageDomain(*((size, size) if isinstance(size, int) else size))
     channels, dtype = network.config.in_channels, next(network.parameters()).dtype
     share = steps.alphas_cumprod.double()
-    schedule = GivenSchedule(_between(torch.logit(share)), 0.0, float(len(share) - 1))
+    schedule = FunctionSchedule(_between(torch.logit(share)), 0.0, float(len(share) - 1))
 
     def clean(x_t: Tensor, times: Tensor) -> Tensor:
         alpha, sigma = (
@@ -232,9 +232,9 @@ def from_diffusers(
 def _between(log_snr: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return alpha and sigma, of variance one in sum, as a function of the number of a step."""
 
-    def scales_at(t: Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma_at(t: Tensor) -> tuple[Tensor, Tensor]:
         before = t.detach().floor().clamp(0, len(log_snr) - 2).long()
         here = log_snr[before] + (t - before) * (log_snr[before + 1] - log_snr[before])
         return torch.exp(0.5 * logsigmoid(here)), torch.exp(0.5 * logsigmoid(-here))
 
-    return scales_at
+    return alpha_sigma_at

@@ -26,14 +26,14 @@ class DiffusionPrior(DiffusionDensity):
 
     With x_t = alpha x + sigma n, n standard normal, and gamma = alpha^2 / sigma^2,
 
-        denoise(x_t, t) = D_G(x_t / alpha; sigma / alpha) + c_out(t) net(D_G, residual, log gamma)
+        predict(x_t, t) = D_G(x_t / alpha; sigma / alpha) + c_out(t) net(D_G, residual, log gamma)
 
     where D_G is the anchor's exact posterior mean, residual = (x_t - alpha D_G) / sigma, and c_out
     the anchor's rms posterior standard deviation. A network that starts at zero starts at the
     optimal denoiser of the anchor. Without an anchor the network sees c_in x_t alone, and its skip
     connection is the denoiser of N(0, I): with c_in = (alpha^2 + sigma^2)^(-1/2)
 
-        denoise(x_t, t) = c_in^2 alpha x_t + c_in sigma net(c_in x_t, log gamma),
+        predict(x_t, t) = c_in^2 alpha x_t + c_in sigma net(c_in x_t, log gamma),
 
     the preconditioning of Karras et al. (2022, arXiv 2206.00364, table 1) for data of unit
     variance, which for VP is D = alpha x_t + sigma net(x_t, log gamma).
@@ -92,7 +92,7 @@ class DiffusionPrior(DiffusionDensity):
     def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
         """Return what the network adds to the anchor's ``mean``, (batch, channel, node)."""
         parameter = next(self.network.parameters())
-        alpha, sigma = self.scales(log_snr, x_t)
+        alpha, sigma = self.alpha_sigma(log_snr, x_t)
         if self.anchor is None:
             inputs = x_t / (alpha**2 + sigma**2).sqrt()
         else:

@@ -56,16 +56,16 @@ class Schedule(ABC):
         """Return the time at which the signal-to-noise ratio is ``snr``."""
 
     @abstractmethod
-    def scales(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma where the log of the signal-to-noise ratio is given."""
 
     def alpha(self, t: float | Tensor) -> Tensor:
         """Return the share of the signal in x_t."""
-        return self.scales(self.log_snr(t))[0]
+        return self.alpha_sigma(self.log_snr(t))[0]
 
     def sigma(self, t: float | Tensor) -> Tensor:
         """Return the standard deviation of the noise in x_t."""
-        return self.scales(self.log_snr(t))[1]
+        return self.alpha_sigma(self.log_snr(t))[1]
 
     def snr(self, t: float | Tensor) -> Tensor:
         """Return the signal-to-noise ratio gamma = alpha^2 / sigma^2."""
@@ -136,7 +136,7 @@ class VPSchedule(Schedule):
         root = torch.sqrt(self.beta_min**2 + 2.0 * self._slope * integral)
         return 2.0 * integral / (self.beta_min + root)
 
-    def scales(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma, alpha^2 = sigmoid(log_snr) and alpha^2 + sigma^2 = 1."""
         log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
         return torch.exp(0.5 * logsigmoid(log_snr)), torch.exp(0.5 * logsigmoid(-log_snr))
@@ -161,7 +161,7 @@ class _Exploding(Schedule):
         if not 0.0 < self.sigma_min < self.sigma_max:
             raise InputError(f"{self}: give 0 < sigma_min < sigma_max")
 
-    def scales(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha = 1 and sigma = snr^(-1/2)."""
         log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
         return torch.ones_like(log_snr), torch.exp(-0.5 * log_snr)

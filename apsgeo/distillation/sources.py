@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from apsgeo.diffusion.samplers import DPMSolver
 from apsgeo.distillation.measuring import Noise, checks, simulate
 from apsgeo.distillation.objective import CRPS
 from apsgeo.distillation.pairs import PairSet, Setting, measured_pairs, simulate_pairs
@@ -26,8 +25,6 @@ _VALIDATION_MEMBERS = 16
 _HELD_OUT_GROUPS = 12
 _MOST_HELD_OUT = 160  # records: more would cost as much as the training
 _PRIOR_DRAWS = 480
-_SAMPLER_STEPS = 20
-_SAMPLED_AT_ONCE = 120
 
 
 def _bases(prior: FieldPrior, flow: Flow, learned: Fields, folds: int) -> Sequence[Base]:
@@ -59,9 +56,7 @@ def draws_of_prior(prior: FieldPrior, season: Tensor, generator: torch.Generator
     """
     if prior.diffusion is None:
         return prior.gaussian.sample(season, generator)
-    drawn = DPMSolver(_SAMPLER_STEPS).sample_in_parts(
-        prior.diffusion, len(season), _SAMPLED_AT_ONCE, generator=generator
-    )
+    drawn = prior.diffusion.sample(len(season), generator)
     return drawn * prior.normals.valid
 
 

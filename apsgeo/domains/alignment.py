@@ -20,12 +20,12 @@ _LEAST_OVERLAP = 0.5
 def aligned(functions: Tensor, source: Domain, target: Domain) -> Tensor:
     r"""Find eigenfunctions of one domain again on another one of the same surface.
 
-    Computed eigenfunctions are known up to their sign, and up to a rotation where eigenvalues are
-    equal or close, and these differ between resolutions. With the smoothest `2 k` eigenfunctions
-    `V` of the target and the functions `F` interpolated to its nodes, the result is `V R` with the
-    `R`, of orthonormal columns, that is closest: the polar factor of :math:`V^T \mathrm{diag}(a) F`
-    (the orthogonal Procrustes problem; Schönemann 1966). The remaining difference is that of the
-    two discrete Laplacians.
+    Eigenfunctions are computed up to a sign, and up to a rotation if eigenvalues are equal or
+    close; signs and rotations differ between resolutions. Let `F` be the given functions,
+    interpolated to the target's nodes, and `V` the target's `2 k` smoothest eigenfunctions. The
+    result is the `V R` closest to `F` whose `R` has orthonormal columns. That `R` is the polar
+    factor of :math:`V^T \mathrm{diag}(a) F` (the orthogonal Procrustes problem; Schönemann 1966).
+    The difference that remains is that of the two discrete Laplacians.
 
     Args:
         functions: Eigenfunctions `(N, k)` on the source, with mean squares (by area) of one.

@@ -82,6 +82,8 @@ class Domain(ABC):
 
     kind: ClassVar[str]
     """The name of this kind of domain in saved configurations."""
+    radius_km: float
+    """Kilometres per unit of length, by which lengths in radians become kilometres."""
 
     @property
     @abstractmethod
@@ -143,11 +145,6 @@ class Domain(ABC):
         """Return what may leave the domain as it is: what does not is left out."""
         return {}
 
-    @property
-    @abstractmethod
-    def radius_km(self) -> float:
-        """Kilometres per unit of length, by which lengths in radians become kilometres."""
-
     @abstractmethod
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
         """Make a convolution from `(B, in_channels, N)` to `(B, out_channels, N)`."""
@@ -177,13 +174,17 @@ class Domain(ABC):
     def to_config(self) -> dict[str, Any]:
         """Return the `kind` and the arguments that rebuild the domain, fit for JSON."""
 
-    @abstractmethod
     def __eq__(self, other: object) -> bool:
         """Whether both domains have the same nodes in the same order."""
+        return self._same(other) if isinstance(other, type(self)) else NotImplemented
 
     @abstractmethod
+    def _same(self, other: Any) -> bool:
+        """Tell whether another domain of this class has the same nodes in the same order."""
+
     def __hash__(self) -> int:
-        """Hash in agreement with equality."""
+        """Hash kind and number of nodes, in agreement with equality."""
+        return hash((self.kind, self.num_nodes))
 
     @cached_property
     def _eigenbases(self) -> dict[int, tuple[Tensor, Tensor]]:
@@ -293,14 +294,7 @@ class Domain(ABC):
         Raises:
             InputError: If the graph has no `x`, or not one row of it for each node.
         """
-        x = data.x
-        if x is None or x.ndim != 2 or x.shape[0] != self.num_nodes:
-            given = "no x" if x is None else f"x of shape {tuple(x.shape)}"
-            raise InputError(
-                f"from_data: the graph has {given}, but (node, channel) = ({self.num_nodes}, C) "
-                "was expected; pass a graph made by this domain's to_data."
-            )
-        return x.T
+        return self._signals("from_data: the graph", data.x, 1)[0]
 
     def from_batch(self, batch: "Batch") -> Tensor:
         """Return the signals `(B, C, N)` of a batch that PyG's `DataLoader` made of such graphs.
@@ -308,11 +302,14 @@ class Domain(ABC):
         Raises:
             InputError: If the batch's `x` has not one row for each node of each of its graphs.
         """
-        count, x = batch.num_graphs, batch.x
+        count = batch.num_graphs
+        return self._signals(f"from_batch: the batch of {count} graphs", batch.x, count)
+
+    def _signals(self, what: str, x: Tensor | None, count: int) -> Tensor:
         if x is None or x.ndim != 2 or x.shape[0] != count * self.num_nodes:
             given = "no x" if x is None else f"x of shape {tuple(x.shape)}"
             raise InputError(
-                f"from_batch: the batch of {count} graphs has {given}, but ({count} x "
-                f"{self.num_nodes}, C) was expected; batch graphs made by this domain's to_data."
+                f"{what} has {given}, but (node, channel) = ({count} x {self.num_nodes}, C) was "
+                "expected; pass graphs made by this domain's to_data."
             )
         return x.unflatten(0, (count, self.num_nodes)).transpose(1, 2)

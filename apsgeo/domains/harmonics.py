@@ -3,7 +3,9 @@
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 __all__ = ["harmonic_eigenbasis", "real_harmonics"]
 
@@ -47,7 +49,8 @@ def real_harmonics(points: Array, degree: int) -> Array:
     return out
 
 
-def harmonic_eigenbasis(points: Array, k: int) -> tuple[Array, Array]:
+def harmonic_eigenbasis(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return l (l + 1) `(k,)`, ascending, and the first `k` real harmonics `(N, k)` at points."""
     degree = np.floor(np.sqrt(np.arange(k)))
-    return degree * (degree + 1), real_harmonics(points, math.isqrt(k - 1))[:, :k]
+    harmonics = real_harmonics(points.numpy(), math.isqrt(k - 1))[:, :k]
+    return torch.from_numpy(degree * (degree + 1)), torch.from_numpy(harmonics)

@@ -135,19 +135,12 @@ class Dates:
         Raises:
             GridError: If a value is missing or repeated, or they do neither.
         """
-        name, values = self.coordinate, self.values
-        missing = 0
-        if values.dtype.kind in "Mm":
-            missing = int(np.isnat(values).sum())
-        elif values.dtype.kind == "f":
-            missing = int((~np.isfinite(values)).sum())
-        if missing:
-            raise GridError(f"{name!r} is missing or infinite in {missing} records; drop them")
-        ticks = self.ticks
-        if (ticks[1:] > ticks[:-1]).all() or (ticks[1:] < ticks[:-1]).all():
-            return
+        name, ticks = self.coordinate, self.ticks
+        if self.values.dtype.kind in "Mmf" and (bad := ~np.isfinite(self.values)).any():
+            raise GridError(f"{name!r} is missing or infinite in {bad.sum()} records; drop them")
         self.check_unique()
-        raise GridError(f"{name!r} neither ascends nor descends; use .sortby({name!r})")
+        if not ((ticks[1:] > ticks[:-1]).all() or (ticks[1:] < ticks[:-1]).all()):
+            raise GridError(f"{name!r} neither ascends nor descends; use .sortby({name!r})")
 
     def check_unique(self) -> None:
         """Check that no value is repeated.
@@ -180,31 +173,22 @@ class Dates:
             raise GridError(f"the times of {self.given} must ascend; use .sortby('time').")
 
     def within(self, first: str, last: str) -> NDArray[np.bool_]:
-        """Tell which records (record,) are from one date to another.
-
-        Args:
-            first: Date, or a year or month, of which the beginning counts.
-            last: Likewise, of which the end counts.
+        """Tell which records (record,) are between two dates, or in years or months of dates.
 
         Raises:
             InputError: If records have no dates, or these cannot be read.
         """
-        found = np.zeros(len(self), dtype=bool)
-        found[self._between(first, last, f"baseline={(first, last)!r}")] = True
-        return found
+        return self._among(self._between(first, last, f"baseline={(first, last)!r}"))
 
     def since(self, start: str | int | None) -> NDArray[np.bool_]:
-        """Tell which records (record,) are not before a date, or of which number on; none of None.
+        """Tell which records (record,) are not before a date, or a number; none of None.
 
         Raises:
             InputError: If a date is given and records have none, or it cannot be read.
         """
-        found = np.zeros(len(self), dtype=bool)
         if isinstance(start, str):
-            found[self._between(start, None, f"held_out_from={start!r}")] = True
-        elif start is not None:
-            found[start:] = True
-        return found
+            return self._among(self._between(start, None, f"held_out_from={start!r}"))
+        return self._among(slice(len(self) if start is None else start, None))
 
     def last_tenth(self) -> str | int | None:
         """Return where the last tenth begins: its date, or its number; None of fewer than ten."""
@@ -228,18 +212,20 @@ class Dates:
                 f"{argument} names dates, and {self.given} has none along 'time'; give its records "
                 "dates, or fit without."
             )
+        index = xr.DataArray(self.values, dims="time").to_index()
         try:
             # numpy writes nanoseconds, which cftime does not read
-            return self._index.slice_indexer(first.removesuffix(".000000000"), last)
+            return index.slice_indexer(first.removesuffix(".000000000"), last)
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(
                 f"{argument} cannot be read as dates of the calendar {self.calendar!r}; give them "
                 "as '2001-12-31'."
             ) from error
 
-    @cached_property
-    def _index(self) -> Any:
-        return xr.DataArray(self.values, dims="time").to_index()
+    def _among(self, chosen: slice) -> NDArray[np.bool_]:
+        found = np.zeros(len(self), dtype=bool)
+        found[chosen] = True
+        return found
 
 
 def _are_cftime(values: NDArray[Any]) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apsgeo.atomic import atomic_file
+from apsgeo.atomic import write_csv
 from apsgeo.errors import InputError
 from apsgeo.metrics.predictions import Prediction
 from apsgeo.metrics.scores import mse, weighted_mean
@@ -155,30 +154,21 @@ class Scoreboard:
     def to_markdown(self) -> str:
         """Return a Markdown table, the best CRPS at each density in bold."""
         lines = [self.headings, ["---"] * 2 + ["---:"] * 5]
-        best = {d: min(r.scores.crps for r in self if r.density == d) for d in self._densities()}
         for row in self:
             cells = self.cells(row)
-            if row.scores.crps == best[row.density]:
+            if row.scores.crps == min(r.scores.crps for r in self if r.density == row.density):
                 cells[2] = f"**{cells[2]}**"
             lines.append(cells)
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def write_csv(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write all digits of all rows.
+        """Write the rows, of which there must be one, to six digits as CSV.
 
         Raises:
             OutputExistsError: If ``path`` exists and ``overwrite`` is false.
         """
-        names = ["method", "density", *(f.name for f in fields(Scores))]
-        with (
-            atomic_file(path, overwrite) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(names)
-            for row in self:
-                numbers = [f"{x:.6g}" for x in astuple(row.scores)]
-                writer.writerow([row.method, f"{row.density:g}", *numbers])
-
-    def _densities(self) -> set[float]:
-        return {row.density for row in self}
+        rows = []
+        for row in self:
+            numbers = {name: f"{x:.6g}" for name, x in asdict(row.scores).items()}
+            rows.append({"method": row.method, "density": f"{row.density:g}", **numbers})
+        write_csv(path, rows, overwrite)

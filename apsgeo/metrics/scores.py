@@ -50,9 +50,9 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike | None = None) -> Array:
 def crps_ensemble(members: ArrayLike, truth: ArrayLike) -> Array:
     """Compute the fair continuous ranked probability score of an ensemble, cell by cell.
 
-    mean_k |x_k - y| - sum_{j,k} |x_j - x_k| / (2 K (K - 1)), unbiased for the score of the
-    distribution that the members are drawn from (Ferro 2014, doi:10.1002/qj.2270, eq. 8); the
-    double sum in its sorted form, so O(K log K).
+    The score is mean_k |x_k - y| - sum_{j,k} |x_j - x_k| / (2 K (K - 1)), an unbiased estimate of
+    the score of the distribution that the members are drawn from (Ferro 2014,
+    doi:10.1002/qj.2270, eq. 8). The double sum is computed from sorted members, in O(K log K).
 
     Args:
         members: Values (K, ...) of the K members, K >= 2.
@@ -63,6 +63,10 @@ def crps_ensemble(members: ArrayLike, truth: ArrayLike) -> Array:
 
     Raises:
         InputError: If there are fewer than two members: the fair score does not exist.
+
+    Example:
+        >>> crps_ensemble([[1.0], [3.0]], [2.0])
+        array([0.])
     """
     x, y = _ensemble(members, truth)
     size = x.shape[0]

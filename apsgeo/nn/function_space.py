@@ -42,9 +42,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class _LatentBlock(nn.Module):
-    """Let the latents attend to each other, then change each one; both are added to them.
+    """Add to the latents what they learn from each other, then a change of each on its own.
 
-    What is normalized is all latents of a record together, so that their proportions stay.
+    All latents of a record are normalized together, so that their proportions stay.
     """
 
     def __init__(self, width: int, cond_dim: int) -> None:
@@ -83,25 +83,28 @@ def _gate(known: int, width: int) -> nn.Linear:
 class FunctionSpaceNet(nn.Module):
     r"""Map signals to signals by way of a fixed number of latents, at any resolution.
 
-    A signal is a set of pairs of the Laplacian's eigenfunctions at a node and the value there, as
-    in Manifold Diffusion Fields (Elhag et al. 2024, arXiv 2305.15586), which a Perceiver IO (Jaegle
-    et al. 2022, arXiv 2107.14795) reads and writes; no weight knows the number of nodes.
+    As in Manifold Diffusion Fields (Elhag et al. 2024, arXiv 2305.15586), a signal is a set of
+    pairs: the values of the Laplacian's eigenfunctions at a node, and the signal's value there. A
+    Perceiver IO (Jaegle et al. 2022, arXiv 2107.14795) reads and writes them. No weight knows the
+    number of nodes.
 
-    Each latent has a place on the domain, that is, values c_l of the eigenfunctions, which are
-    learned, from nodes far from each other on. It attends to the nodes with the weights of a
-    quadrature,
+    Reading: each latent has a place on the domain, given by values c_l of the eigenfunctions. The
+    places are learned, and start at nodes that are far from each other. A latent attends to the
+    nodes with the weights of a quadrature,
 
         w_li = a_i exp(c_l S phi_i) / sum_j a_j exp(c_l S phi_j),    a_i the areas, S diagonal,
 
-    which tend to a density about that place as nodes become many. Weights depend on the place
-    alone, and what is read is linear in the values: the latents are linear functionals of the
-    signal, as smooth as the eigenfunctions are, and white noise in them has a variance that falls
-    with the number of nodes. Then the latents attend to each other, and each place to the latents.
-    The output is a smooth function: what else is in the value of a single node it does not tell.
+    which tend to a density about that place as the nodes become many. The weights depend on the
+    places alone, so that the latents are linear functionals of the signal, as smooth as the
+    eigenfunctions are. The variance of white noise in them falls with the number of nodes.
 
-    The eigenfunctions are those of the continuous Laplacian where the domain knows these
-    (`Domain.continuous_eigenbasis`: the globe, images). Elsewhere they are computed, and are saved
-    with the weights, as their signs and rotations are a matter of chance.
+    Writing: the latents attend to each other, then each node attends to the latents. The output is
+    a smooth function of the place. It cannot follow what differs from node to node without a
+    pattern that the eigenfunctions have.
+
+    The eigenfunctions are those of the continuous Laplacian if the domain knows them
+    (`Domain.continuous_eigenbasis`: the globe, images). Otherwise they are computed, and saved
+    with the weights, because their signs and rotations are a matter of chance.
 
     Args:
         domain: The domain that input and output live on.
@@ -171,7 +174,8 @@ class FunctionSpaceNet(nn.Module):
         if functions is None:
             functions = _functions(domain, modes)
         self.register_buffer("static", static.float(), persistent=len(static) > 0)
-        self.register_buffer("functions", functions.float(), persistent=_is_computed(domain))
+        computed = domain.continuous_eigenbasis(1) is None
+        self.register_buffer("functions", functions.float(), persistent=computed)
         areas = domain.areas / domain.areas.mean()
         self.register_buffer("log_areas", areas.log().float(), persistent=False)
 
@@ -283,7 +287,7 @@ class FunctionSpaceNet(nn.Module):
 
 
 def _attend_alike(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attend with the same weights in all records, which are read as one with more channels.
+    """Attend with the same weights in all records: they are one record with more channels.
 
     Args:
         query: Queries (H, M, k) of the H heads.
@@ -311,10 +315,6 @@ def _landmarks(domain: Domain, functions: Tensor, count: int) -> Tensor:
         distance = torch.minimum(distance, apart)
         chosen.append(int(distance.argmax()))
     return functions[:, chosen].T.clone()
-
-
-def _is_computed(domain: Domain) -> bool:
-    return domain.continuous_eigenbasis(1) is None
 
 
 def _functions(domain: Domain, modes: int) -> Tensor:

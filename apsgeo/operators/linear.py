@@ -203,14 +203,6 @@ class IdentityMap(LinearMap):
     def _backward(self, values: Array) -> Array:
         return values
 
-    def forward(self, columns: Array) -> Array:
-        """Return the columns themselves."""
-        return columns
-
-    def backward(self, columns: Array) -> Array:
-        """Return the columns themselves."""
-        return columns
-
     def apply(self, signal: Tensor) -> Tensor:
         """Return the signal itself."""
         return signal

@@ -106,7 +106,7 @@ def exact_diffusion(density: EightGaussians) -> AnalyticDiffusion:
 def _estimate(diffusion: DiffusionDensity, method: Literal["elbo", "anchored"]) -> LogDensity:
     def log_density(points: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         options = {"generator": generator, "points": _ELBO_POINTS}
-        return diffusion.log_prob(points, method=method, **options).value
+        return diffusion.estimate_log_prob(points, method=method, **options).value
 
     return log_density
 
@@ -178,8 +178,8 @@ def trained_prior(
     unseen = density.sample(points, generator)
     truth = float(density.log_prob(unseen[:, 0]).mean())
     with torch.no_grad():
-        exact = diffusion.log_prob(unseen, method="ode", tolerance=1e-4).value
-        bound = diffusion.log_prob(
+        exact = diffusion.estimate_log_prob(unseen, method="ode", tolerance=1e-4).value
+        bound = diffusion.estimate_log_prob(
             unseen, method="elbo", samples=16, points=8, generator=generator
         ).value
     if not math.isfinite(float(exact.mean())):

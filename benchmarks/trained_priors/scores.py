@@ -160,7 +160,7 @@ def draw(
     """Draw ``count`` samples (count, 1, node) of a diffusion prior and of its anchor."""
     if prior.anchor is None:
         raise ValueError("the prior has no anchor")
-    samples = DPMSolver(steps).sample_in_parts(prior, count, CHUNK, generator=generator)
+    samples = DPMSolver(steps).sample(prior, count, at_once=CHUNK, generator=generator)
     return samples, prior.anchor.sample(count, generator).float()
 
 

@@ -30,6 +30,9 @@ Index = NDArray[np.int64]
 class NodeDomain(EdgeDomain):
     """Be a domain without rows and columns: layers, colours, coarser levels follow from edges."""
 
+    is_spherical = False
+    """Whether positions are unit vectors, and distances are arcs."""
+
     @property
     def num_nodes(self) -> int:
         """The number of nodes."""
@@ -96,11 +99,6 @@ class NodeDomain(EdgeDomain):
             spherical=self.is_spherical,
         )
 
-    @property
-    def is_spherical(self) -> bool:
-        """Whether positions are unit vectors, and distances are arcs."""
-        return False
-
     def _onto(self, positions: Array) -> Array:
         """Bring the means of nodes to where nodes may be."""
         if not self.is_spherical:
@@ -113,7 +111,7 @@ class NodeDomain(EdgeDomain):
         return 2 * np.arcsin((chord / 2).clip(max=1.0)) if self.is_spherical else chord
 
     def coarse(self) -> "GraphDomain":
-        """Return the graph of about a fourth as many nodes: groups of near ones, at their mean.
+        """Return the graph of groups of near nodes, at their means: about a fourth as many.
 
         Raises:
             InputError: If merging over edges leaves not less than half of the nodes.
@@ -135,11 +133,10 @@ class NodeDomain(EdgeDomain):
 class GraphDomain(NodeDomain):
     r"""Represent stations or a cloud of points on a surface, joined to those that are near.
 
-    Areas and conductances that are not given are estimated such that the Laplacian of
-    :math:`|x - x_i|^2` about each node is that of a plane, 4: with the numbers of neighbours
-    :math:`n_i`, conductances are :math:`w_{ij} = 2 / n_i + 2 / n_j` and areas :math:`\sum_j w_{ij}
-    d_{ij}^2 / 4`. On a square lattice with four neighbours these are 1 and the square of the
-    spacing.
+    Areas and conductances that are not given are estimated: conductances are :math:`w_{ij} = 2 /
+    n_i + 2 / n_j`, with the numbers of neighbours :math:`n_i`, and areas are :math:`\sum_j w_{ij}
+    d_{ij}^2 / 4`, so that the Laplacian of :math:`|x - x_i|^2` at each node is 4, as in a plane. On
+    a square lattice with four neighbours they are 1 and the square of the spacing.
 
     Args:
         positions: Coordinates `(N, d)`.
@@ -178,7 +175,7 @@ class GraphDomain(NodeDomain):
     ) -> None:
         points = coordinates(positions, "positions")
         self._positions = torch.from_numpy(points)
-        self._radius_km, self._spherical = float(radius_km), bool(spherical)
+        self.radius_km, self.is_spherical = float(radius_km), bool(spherical)
         if spherical and (
             points.shape[1] != 3 or abs(np.linalg.norm(points, axis=1) - 1).max() > 1e-6
         ):
@@ -234,18 +231,8 @@ class GraphDomain(NodeDomain):
         return self._areas
 
     @property
-    def radius_km(self) -> float:
-        """Kilometres per unit of the positions."""
-        return self._radius_km
-
-    @property
     def _edges(self) -> Edges:
         return self._all_edges
-
-    @property
-    def is_spherical(self) -> bool:
-        """Whether positions are unit vectors, and distances are arcs."""
-        return self._spherical
 
     def to_config(self) -> dict[str, Any]:
         """Return positions, areas and edges, exactly."""
@@ -258,27 +245,21 @@ class GraphDomain(NodeDomain):
             "edge_length": length.tolist(),
             "conductance": conductance.tolist(),
             "radius_km": self.radius_km,
-            "spherical": self._spherical,
+            "spherical": self.is_spherical,
         }
 
-    def __eq__(self, other: object) -> bool:
+    def _same(self, other: Any) -> bool:
         """Whether positions, areas and edges are the same."""
-        if not isinstance(other, GraphDomain):
-            return NotImplemented
         return (
-            (self.radius_km, self._spherical) == (other.radius_km, other._spherical)
+            (self.radius_km, self.is_spherical) == (other.radius_km, other.is_spherical)
             and torch.equal(self.positions, other.positions)
             and torch.equal(self.areas, other.areas)
             and all(map(np.array_equal, self._edges, other._edges))
         )
 
-    def __hash__(self) -> int:
-        """Hash the numbers of nodes and edges."""
-        return hash((self.kind, self.num_nodes, len(self._edges.low)))
-
     def __repr__(self) -> str:
         """Show the numbers of nodes and edges."""
         nodes, axes = self.positions.shape
-        extent = ", spherical" if self._spherical else ""
+        extent = ", spherical" if self.is_spherical else ""
         edges = len(self._edges.low)
         return f"GraphDomain({nodes} nodes in {axes} dimensions, {edges} edges{extent})"

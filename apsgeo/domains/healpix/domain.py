@@ -57,6 +57,7 @@ class HEALPixDomain(Domain):
     """
 
     kind: ClassVar[str] = "healpix"
+    radius_km = EARTH_RADIUS_KM
 
     def __init__(
         self,
@@ -86,11 +87,6 @@ class HEALPixDomain(Domain):
     def is_global(self) -> bool:
         """Whether every pixel of the sky is a node."""
         return self.num_nodes == self._whole
-
-    @property
-    def radius_km(self) -> float:
-        """The radius of the Earth in km."""
-        return EARTH_RADIUS_KM
 
     @cached_property
     def _nested(self) -> Index:
@@ -197,17 +193,16 @@ class HEALPixDomain(Domain):
                 f"eigenbasis(k={k}): pixels of nside {self.nside} tell apart the harmonics to "
                 f"degree {3 * self.nside - 1}: choose k from 1 to {most}."
             )
-        values, harmonics = harmonic_eigenbasis(self.positions.numpy(), k)
-        basis, _ = np.linalg.qr(harmonics)  # nested: a column knows only those before it
+        values, harmonics = harmonic_eigenbasis(self.positions, k)
+        basis, _ = np.linalg.qr(harmonics.numpy())  # nested: a column knows only those before it
         root = math.sqrt(self._whole / (4 * math.pi))
-        return torch.from_numpy(values), torch.from_numpy(with_sign(basis * root))
+        return values, torch.from_numpy(with_sign(basis * root))
 
     def continuous_eigenbasis(self, k: int) -> tuple[Tensor, Tensor] | None:
         """Return the real spherical harmonics, if the pixels are the full sky."""
         if not self.is_global:
             return None
-        values, harmonics = harmonic_eigenbasis(self.positions.numpy(), k)
-        return torch.from_numpy(values), torch.from_numpy(harmonics)
+        return harmonic_eigenbasis(self.positions, k)
 
     def _mirrors_and_turns(self) -> dict[str, Symmetry]:
         """A quarter turn, and the mirror images of east and west, north and south."""
@@ -331,19 +326,13 @@ class HEALPixDomain(Domain):
             "coverage": None if covered else self.coverage.tolist(),
         }
 
-    def __eq__(self, other: object) -> bool:
+    def _same(self, other: Any) -> bool:
         """Whether both have the same pixels, in the same scheme and order, covered alike."""
-        if not isinstance(other, HEALPixDomain):
-            return NotImplemented
         return (
             (self.nside, self.nest) == (other.nside, other.nest)
             and np.array_equal(self.pixels, other.pixels)
             and np.array_equal(self.coverage, other.coverage)
         )
-
-    def __hash__(self) -> int:
-        """Hash resolution, scheme and number of pixels."""
-        return hash((self.kind, self.nside, self.nest, self.num_nodes))
 
     def __repr__(self) -> str:
         """Show resolution, scheme and extent."""

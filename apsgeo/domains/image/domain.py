@@ -47,6 +47,7 @@ class ImageDomain(EdgeDomain):
     """
 
     kind: ClassVar[str] = "image"
+    radius_km = 1.0  # an image has no unit but its pixel, which stands for the kilometre
 
     def __init__(
         self,
@@ -67,11 +68,6 @@ class ImageDomain(EdgeDomain):
     def num_nodes(self) -> int:
         """The number of pixels."""
         return self.shape[0] * self.shape[1]
-
-    @property
-    def radius_km(self) -> float:
-        """One: an image has no unit but its pixel, which stands for the kilometre."""
-        return 1.0
 
     @cached_property
     def _sizes(self) -> tuple[Array, Array]:
@@ -150,14 +146,11 @@ class ImageDomain(EdgeDomain):
         # what is equal but for rounding keeps its order, whatever the unit of length
         first = np.argsort(np.round(squares * sides.prod(), 6), kind="stable")[:k]
         functions = np.ones((self.num_nodes, k))
-        for wave, side, place in zip(waves[:, first], sides, self._from_border.T, strict=True):
+        places = self.positions.numpy() - [self.row_edges[0], self.column_edges[0]]
+        for wave, side, place in zip(waves[:, first], sides, places.T, strict=True):
             norm = np.sqrt(np.where(wave > 0, 2.0, 1.0) / side)
             functions *= norm * np.cos(np.pi * np.outer(place, wave) / side)
         return torch.from_numpy(squares[first]), torch.from_numpy(functions)
-
-    @property
-    def _from_border(self) -> Array:
-        return self.positions.numpy() - [self.row_edges[0], self.column_edges[0]]
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
         """Make an ordinary convolution; the border's pixels are repeated beyond it.
@@ -200,24 +193,15 @@ class ImageDomain(EdgeDomain):
 
     def to_config(self) -> dict[str, Any]:
         """Return the shape, and the edges where they are not 0, 1, 2, ..."""
-        config: dict[str, Any] = {"kind": self.kind, "height": self.shape[0]}
-        config["width"] = self.shape[1]
-        for name in ("row_edges", "column_edges"):
-            edges = getattr(self, name)
-            config[name] = None if _is_unit(edges) else edges.tolist()
-        return config
+        edges = {"row_edges": self.row_edges, "column_edges": self.column_edges}
+        given = {name: None if _is_unit(e) else e.tolist() for name, e in edges.items()}
+        return {"kind": self.kind, "height": self.shape[0], "width": self.shape[1], **given}
 
-    def __eq__(self, other: object) -> bool:
+    def _same(self, other: Any) -> bool:
         """Whether the edges of rows and columns are the same."""
-        if not isinstance(other, ImageDomain):
-            return NotImplemented
         return np.array_equal(self.row_edges, other.row_edges) and np.array_equal(
             self.column_edges, other.column_edges
         )
-
-    def __hash__(self) -> int:
-        """Hash the shape."""
-        return hash((self.kind, self.shape))
 
     def __repr__(self) -> str:
         """Show the shape, and the extent where the pixels are not of size one."""

@@ -49,6 +49,7 @@ class LatLonDomain(EdgeDomain):
     """
 
     kind: ClassVar[str] = "latlon"
+    radius_km = EARTH_RADIUS_KM
 
     def __init__(
         self,
@@ -91,11 +92,6 @@ class LatLonDomain(EdgeDomain):
     def num_nodes(self) -> int:
         """The number of nodes: rows times columns."""
         return len(self.lat) * len(self.lon)
-
-    @property
-    def radius_km(self) -> float:
-        """The radius of the Earth in km."""
-        return EARTH_RADIUS_KM
 
     @cached_property
     def positions(self) -> Tensor:
@@ -199,8 +195,7 @@ class LatLonDomain(EdgeDomain):
         """Return the real spherical harmonics, if the grid is global."""
         if not self.is_global or float(self.areas.sum()) < 4 * np.pi * (1 - 1e-6):
             return None
-        values, harmonics = harmonic_eigenbasis(self.positions.numpy(), k)
-        return torch.from_numpy(values), torch.from_numpy(harmonics)
+        return harmonic_eigenbasis(self.positions, k)
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
         """Make a convolution, periodic in longitude and across the poles where the grid is.
@@ -288,18 +283,12 @@ class LatLonDomain(EdgeDomain):
             "lon_bounds": self.lon_bounds.tolist(),
         }
 
-    def __eq__(self, other: object) -> bool:
+    def _same(self, other: Any) -> bool:
         """Whether coordinates and bounds agree within 1e-4 degrees, in the same order."""
-        if not isinstance(other, LatLonDomain):
-            return NotImplemented
         return self.shape == other.shape and all(
             np.allclose(getattr(self, name), getattr(other, name), rtol=0, atol=SAME_DEGREES)
             for name in ("lat", "lon", "lat_bounds", "lon_bounds")
         )
-
-    def __hash__(self) -> int:
-        """Hash the shape alone, since coordinates are equal within a tolerance."""
-        return hash((self.kind, self.shape))
 
     def __repr__(self) -> str:
         """Show size and extent."""

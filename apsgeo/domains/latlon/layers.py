@@ -27,7 +27,13 @@ class Border(NamedTuple):
     """The weight `(W,)` of the column east of `opposite`, to interpolate linearly."""
 
 
-class _Extend(torch.autograd.Function):
+class _Bordered(torch.autograd.Function):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.pad, ctx.border = inputs
+
+
+class _Extend(_Bordered):
     """Extend a grid `(B, C, H, W)` by `pad` cells each way, with one copy of the data.
 
     The map is linear; `_Fold` is its adjoint. (The same from `torch.cat` costs four copies forward
@@ -54,15 +60,11 @@ class _Extend(torch.autograd.Function):
         return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.pad, ctx.border = inputs
-
-    @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         return _Fold.apply(grads[0], ctx.pad, ctx.border), None, None
 
 
-class _Fold(torch.autograd.Function):
+class _Fold(_Bordered):
     """Add what lies beyond the border to the cells that it was copied from."""
 
     @staticmethod
@@ -80,10 +82,6 @@ class _Fold(torch.autograd.Function):
         else:
             grid[:, :, south] += _turn_back(below, border)
         return grid
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.pad, ctx.border = inputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
