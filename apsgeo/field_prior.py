@@ -114,23 +114,22 @@ class FieldPrior:
         """Return the records to learn from and those held out; see `records` for errors."""
         return self.records(history).as_history().split(self.held_out_from)
 
-    def refit(self, like: SeasonalPrior, fields: Tensor, season: Tensor) -> SeasonalPrior:
-        """Fit a prior of the same scales to other fields, such as all but one fold."""
-        return fit_gaussian(
-            like.scales.relearn(like.field, fields),
-            fields,
-            like.scales,
-            rank=like.eofs.rank,
-            season=season,
-            seasons=self.normals.seasons,
-        )
-
     def cross_fitted(
         self, like: SeasonalPrior, fields: Tensor, season: Tensor, folds: int
     ) -> list[SeasonalPrior]:
         """Return one prior of the same scales a contiguous fold, fitted without that fold."""
         fold = contiguous_folds(len(fields), folds)
-        return [self.refit(like, fields[fold != f], season[fold != f]) for f in range(folds)]
+        return [
+            fit_gaussian(
+                like.scales.relearn(like.field, fields[fold != f]),
+                fields[fold != f],
+                like.scales,
+                rank=like.eofs.rank,
+                season=season[fold != f],
+                seasons=self.normals.seasons,
+            )
+            for f in range(folds)
+        ]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save as a folder of JSON and safetensors; the history is not saved."""
