@@ -178,7 +178,7 @@ class Dates:
         Raises:
             InputError: If records have no dates, or these cannot be read.
         """
-        return self._among(self._between(first, last, f"baseline={(first, last)!r}"))
+        return self._between(first, last, f"baseline={(first, last)!r}")
 
     def since(self, start: str | int | None) -> NDArray[np.bool_]:
         """Tell which records (record,) are not before a date, or a number; none of None.
@@ -187,8 +187,8 @@ class Dates:
             InputError: If a date is given and records have none, or it cannot be read.
         """
         if isinstance(start, str):
-            return self._among(self._between(start, None, f"held_out_from={start!r}"))
-        return self._among(slice(len(self) if start is None else start, None))
+            return self._between(start, None, f"held_out_from={start!r}")
+        return np.arange(len(self)) >= (len(self) if start is None else start)
 
     def last_tenth(self) -> str | int | None:
         """Return where the last tenth begins: its date, or its number; None of fewer than ten."""
@@ -206,25 +206,25 @@ class Dates:
         place = order[after.clip(max=len(self) - 1)]
         return np.where(self.ticks[place] == others.ticks, place, -1)
 
-    def _between(self, first: str, last: str | None, argument: str) -> slice:
+    def _between(self, first: str, last: str | None, argument: str) -> NDArray[np.bool_]:
         if not self.known:
             raise InputError(
                 f"{argument} names dates, and {self.given} has none along 'time'; give its records "
                 "dates, or fit without."
             )
-        index = xr.DataArray(self.values, dims="time").to_index()
+        found = np.zeros(len(self), dtype=bool)
         try:
+            if self.values.dtype.kind == "M":  # in its own unit: pandas fails far from 1970
+                found = self.values >= np.datetime64(first)
+                return found if last is None else found & (self.values < np.datetime64(last) + 1)
+            index = xr.DataArray(self.values, dims="time").to_index()
             # numpy writes nanoseconds, which cftime does not read
-            return index.slice_indexer(first.removesuffix(".000000000"), last)
+            found[index.slice_indexer(first.removesuffix(".000000000"), last)] = True
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(
                 f"{argument} cannot be read as dates of the calendar {self.calendar!r}; give them "
                 "as '2001-12-31'."
             ) from error
-
-    def _among(self, chosen: slice) -> NDArray[np.bool_]:
-        found = np.zeros(len(self), dtype=bool)
-        found[chosen] = True
         return found
 
 

@@ -81,6 +81,16 @@ def test_what_is_no_order_is_refused() -> None:
         dates(np.arange(4)).check_history()
 
 
+def test_dates_far_from_1970_are_told_apart() -> None:
+    years = np.array(["0850-01-01", "2000-06-30", "9000-12-31"], dtype="datetime64[s]")
+    far = dates(years)
+    far.check_history()
+    assert far.season(12).tolist() == [0, 5, 11]
+    assert far.since("2000-06").tolist() == [False, True, True]
+    assert far.since(str(far.values[2])).tolist() == [False, False, True]
+    assert far.within("0001", "2000").tolist() == [True, True, False]
+
+
 def test_dates_that_cannot_be_read_are_refused() -> None:
     for calendar in (None, "noleap"):
         with pytest.raises(InputError, match="held_out_from='yesterday' cannot be read"):
