@@ -43,21 +43,15 @@ LAYERS = """
 ONLY = {"metrics": {"errors", "atomic"}, "optim": {"errors", "atomic", "io"}}
 """What some folders have to do with, though more stands above them."""
 
-NOT_YET = {
-    ("apsgeo.labels.lazy", "apsgeo.posterior"),
-}
-"""Imports of one module by another that are still to go. It must be empty at the end."""
-
 CROWD = 20
 
 
 @cache
 def imports() -> Mapping[str, frozenset[str]]:
-    """Return what each module of the package imports of it, but for what is still to go."""
+    """Return what each module of the package imports of it."""
     files = [*ROOT.glob("apsgeo/**/*.py"), *ROOT.glob("datasets/**/*.py")]
     modules = {_name(file): file for file in files}
-    found = {name: frozenset(_targets(file, modules)) for name, file in modules.items()}
-    return {name: each - {b for a, b in NOT_YET if a == name} for name, each in found.items()}
+    return {name: frozenset(_targets(file, modules)) for name, file in modules.items()}
 
 
 def _name(file: Path) -> str:

@@ -335,7 +335,7 @@ def test_a_model_of_other_weights_is_refused(posterior: Posterior, tmp_path: Pat
 
 def test_history_without_dates_is_refused() -> None:
     undated = history().assign_coords(time=np.arange(144))
-    with pytest.raises(InputError, match="no datetime64 dates"):
+    with pytest.raises(InputError, match="no dates"):
         fit_prior(undated, scales=SCALES, anchor_scales=ANCHOR, training=Training(progress=False))
     backwards = history().isel(time=slice(None, None, -1))
     with pytest.raises(GridError, match="must ascend"):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import xarray as xr
 from torch import Tensor
 
 from apsgeo.distillation.measuring import Noise, checks, simulate
@@ -17,6 +16,7 @@ from apsgeo.field_prior import FieldPrior
 from apsgeo.flows.flow import Flow
 from apsgeo.gaussian.draws import Base
 from apsgeo.gaussian.fit import contiguous_folds
+from apsgeo.labels.records import Records
 from apsgeo.measurement import Family
 
 __all__ = ["Fields", "Measuring", "draws_of_prior", "fields_of_prior"]
@@ -62,7 +62,7 @@ def draws_of_prior(prior: FieldPrior, season: Tensor, generator: torch.Generator
 
 def fields_of_prior(
     prior: FieldPrior,
-    history: xr.DataArray | xr.Dataset | None,
+    history: Records | None,
     folds: int,
     generator: torch.Generator,
 ) -> tuple[Fields, Fields]:
@@ -121,7 +121,7 @@ class Measuring:
             progress=self.progress,
         )
 
-    def real(self, measurements: xr.DataArray | xr.Dataset) -> PairSet:
+    def real(self, measurements: Records) -> PairSet:
         """Check real measurements to learn from, and solve for the base of each."""
         prior, family = self.prior, self.family
         members = family.operator.typical()
@@ -132,7 +132,7 @@ class Measuring:
             )
         if len(self.noise.levels) > 1:
             raise InputError("measurements= needs one noise_std, that of these measurements.")
-        values, season = prior.values_of(measurements), prior.season_of(measurements)
+        values, season = measurements.values, prior.season_of(measurements)
         if bool(values.isinf().any()):
             raise InputError("the measurements have infinite values; use NaN where none was made.")
         if not bool((~values.isnan()).flatten(1).any(1).all()):

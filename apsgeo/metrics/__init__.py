@@ -1,1 +1,1 @@
-"""Scores of predictions: of arrays in `scores`, of labelled data in `labelled`."""
+"""Scores of predictions, on arrays; those of labelled ensembles are in `apsgeo.evaluation`."""
