@@ -45,13 +45,13 @@ class Reduced:
     """Cells of about equal size, each a union of a domain's.
 
     Attributes:
-        spread: Matrix (node, cell), one where a node belongs to a cell, else zero.
+        membership: Matrix (node, cell), one where a node belongs to a cell, else zero.
         positions: Positions (cell, d).
         areas: Areas (cell,).
         stiffness: Stiffness (cell, cell), as that of `Domain`.
     """
 
-    spread: scipy.sparse.csr_array
+    membership: scipy.sparse.csr_array
     positions: NDArray[np.float64]
     areas: NDArray[np.float64]
     stiffness: scipy.sparse.csc_array

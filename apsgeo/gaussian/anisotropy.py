@@ -26,15 +26,15 @@ def _faces(stiffness: sp.csc_array) -> sp.coo_array:
 def face_reach(domain: Domain, fields: Tensor) -> Array:
     r"""Return how far fields (time, channel, node) reach across each face, from the history.
 
-    Of adjoining cells i and j of `Domain.reduced`, at a distance l, whose values z are scaled to
-    unit variance, it is l^2 / E (z_i - z_j)^2: the square of a correlation length in the direction
-    of the face's normal. By such factors of the conductances the range of a Matern field follows
-    place and direction (Fuglstad et al. 2015, https://doi.org/10.5705/ss.2013.106w).
+    Cells i and j of `Domain.reduced` adjoin with their centres l apart. With their values z scaled
+    to unit variance, the reach is l^2 / E (z_i - z_j)^2, the square of a correlation length along
+    the normal of their face. Conductances times these factors give a Matern field a range that
+    follows place and direction (Fuglstad et al. 2015, https://doi.org/10.5705/ss.2013.106w).
 
     Returns:
-        (face,), relative to the geometric mean by area; one where a cell never varies, and
-        everywhere if conductances are negative (at obtuse triangles of a mesh): the stiffness
-        would not stay positive semi-definite.
+        The reach (face,), divided by its geometric mean by area. It is one where a cell never
+        varies, and everywhere if conductances are negative (at obtuse triangles of a mesh), where
+        the stiffness would not stay positive semi-definite.
     """
     cells = domain.reduced
     faces = _faces(cells.stiffness)
@@ -42,7 +42,7 @@ def face_reach(domain: Domain, fields: Tensor) -> Array:
     if (faces.data > 0.0).any():
         return np.ones(len(start))
     rows = fields.flatten(0, 1)
-    means = (cells.spread / cells.spread.sum(axis=0)[None, :]).T.tocsr()
+    means = (cells.membership / cells.membership.sum(axis=0)[None, :]).T.tocsr()
     variance, squares = np.zeros(len(cells.areas)), np.zeros(len(start))
     blocks = [means @ block.double().numpy().T for block in rows.split(_BLOCK)]
     for values in blocks:

@@ -17,7 +17,7 @@ from apsgeo.operators.linear import LinearMap
 
 __all__ = ["Covariance"]
 
-_ROWS = 1024  # of the covariance, at once
+_ROWS = 1024  # rows of the covariance at once
 _PROBES = 48  # draws behind the posterior's marginal standard deviation
 _PROBE_SEED = 20240717
 _KEPT_LEVELS = 128  # factorizations for white noise on every node
@@ -31,17 +31,17 @@ class Covariance(ABC):
     """A zero-mean Gaussian of signals (channel, node), known by its covariance C.
 
     Attributes:
-        domain: Where the signal lives.
-        channels: Channels of the signal.
+        domain: Domain of the signal.
+        channels: Number of channels of the signal.
         draw_dim: Length of the standard normal vector behind one prior draw.
         loadings: (channel, node, rank) leading patterns of the covariance.
     """
 
     kind: ClassVar[str]
     direct_entries: ClassVar[int] = 2**22
-    """Largest observations times values for which an operator's system is factorized densely."""
+    """Most observations times values for which the system of an operator is factorized densely."""
     exact_marginals: ClassVar[bool] = False
-    """Whether posteriors have exact marginals for the price of their mean, to be scored by."""
+    """Whether a posterior's marginals are exact and cost no more than its mean."""
     domain: Domain
     channels: int
     draw_dim: int
@@ -63,7 +63,7 @@ class Covariance(ABC):
         return self.draw_dim + self.size
 
     def _as_signal(self, values: np.ndarray) -> Tensor:
-        """Return one value a node as (channel, node)."""
+        """Return values (size,) as (channel, node)."""
         return torch.from_numpy(values).reshape(self.channels, -1)
 
     @property
@@ -73,23 +73,23 @@ class Covariance(ABC):
 
     @abstractmethod
     def draw(self, noise: np.ndarray) -> np.ndarray:
-        """Map noise (draw_dim, m) to prior draws (nodes, m)."""
+        """Map noise (draw_dim, m) to prior draws (size, m)."""
 
     @abstractmethod
     def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:
-        """Return the system of an observed set (nodes,) with noise variance (nodes,)."""
+        """Return the system of an observed set (size,) with noise variance (size,)."""
 
     @abstractmethod
     def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the block C[rows, columns] of the covariance, float64."""
 
     def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
-        """Return C x for columns (size, m); here block by block, at a cost of size squared."""
+        """Return C times columns (size, m); here block by block, at a cost of size squared."""
         every = np.arange(self.size)
         blocks = np.split(every, range(_ROWS, self.size, _ROWS))
         return np.concatenate([self.covariance(rows, every) @ columns for rows in blocks])
 
-    def spread_of(self, functionals: Tensor) -> np.ndarray:
+    def covariance_with(self, functionals: Tensor) -> np.ndarray:
         """Return the covariance (size, k) of the signal with functionals (k, size) of it."""
         if self._functionals is None or not _same(self._functionals[0], functionals):
             kept = functionals.detach().cpu().clone()
@@ -97,15 +97,16 @@ class Covariance(ABC):
         return self._functionals[1]
 
     def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
-        """Return about the variance beyond the loadings, by eigenvalue of the Laplacian.
+        """Return about the variance that the loadings leave, by eigenvalue of the Laplacian.
 
-        That of coefficients of eigenfunctions that are orthonormal by area; it speeds up conjugate
-        gradients and need not be exact; zero where it is not known.
+        It is the variance of the signal's coefficients on eigenfunctions that are orthonormal by
+        area, and zero where it is not known. It only speeds up conjugate gradients, so that it need
+        not be exact.
         """
         return np.zeros_like(eigenvalues)
 
     def system(self, operator: LinearMap, observed: np.ndarray, noise_var: np.ndarray) -> System:
-        """Return the system of an operator's observed values (observations,) and their noise."""
+        """Return the system of an operator; observed set and noise are (observations,)."""
         if operator.is_identity:
             return self.make_system(observed, noise_var)
         return self.make_linear_system(operator, observed, noise_var)
@@ -113,7 +114,7 @@ class Covariance(ABC):
     def make_linear_system(
         self, operator: LinearMap, observed: np.ndarray, noise_var: np.ndarray
     ) -> System:
-        """Return the system of a general operator: direct, or by conjugate gradients."""
+        """Return the system of an operator that is not the identity: direct, or iterative."""
         count = int(observed.sum())
         if count * max(count, self.size) <= self.direct_entries:
             return DirectSystem(self, operator, observed, noise_var)
@@ -127,7 +128,7 @@ class Covariance(ABC):
         return draws, dict(rng.bit_generator.state)
 
     def probes(self, observations: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return fixed prior draws (size, 48) and noise of their measurements, for spreads."""
+        """Return fixed prior draws (size, 48) and the noise of their measurements, for `std`."""
         draws, state = self._probe_draws
         if observations not in self._probe_noise:
             rng = np.random.default_rng()

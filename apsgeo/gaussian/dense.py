@@ -1,4 +1,4 @@
-"""A Gaussian prior whose covariance is any matrix, for small signals and for tests of others."""
+"""A Gaussian prior whose covariance is any matrix, for small signals and for tests."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class DensePrior(GaussianPrior):
     is solved in the space of its observations.
 
     Args:
-        domain: Where the signal lives.
-        covariance: (channel * node, channel * node), symmetric and positive definite.
-        rank: Leading eigenvectors that are its patterns, `loadings`; all by default.
+        domain: Domain of the signal.
+        covariance: C (channel * node, channel * node), symmetric and positive definite.
+        rank: Number of leading eigenvectors kept as `loadings`; all by default.
 
     Raises:
         InputError: If the matrix does not fit the domain, or is not symmetric positive definite.
@@ -76,11 +76,11 @@ class DensePrior(GaussianPrior):
         return self._matrix[np.ix_(rows, columns)]
 
     def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
-        """Return C x for columns (size, m)."""
+        """Return C times columns (size, m)."""
         return self._matrix @ columns
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
-        """Map noise (draw_dim, m) to prior draws (nodes, m)."""
+        """Map noise (draw_dim, m) to prior draws (size, m)."""
         return self._root @ noise
 
     def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:

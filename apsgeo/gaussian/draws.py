@@ -1,4 +1,4 @@
-"""Draws of Gaussians, which are their mean and a deviation, and what flows start from."""
+"""Gaussian draws, each a mean and a deviation from it, and the methods that flows start from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Base", "GaussianDraws", "WhiteNoise"]
 
 
 class GaussianDraws(NoiseDraws):
-    """A Gaussian with a mean for each measured field, of which a flow transforms the deviations."""
+    """Gaussian draws for each measured field; a flow transforms their deviations from the mean."""
 
     @abstractmethod
     def std(self) -> Tensor:
@@ -27,7 +27,7 @@ class GaussianDraws(NoiseDraws):
 
     @abstractmethod
     def deviations(self, noise: Tensor) -> Tensor:
-        """Map noise (member, batch, noise_dim) to draws minus the mean, each of its shape."""
+        """Map noise (member, batch, noise_dim) to deviations (member, batch, channel, node)."""
 
     @abstractmethod
     def shared_deviations(self, noise: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class GaussianDraws(NoiseDraws):
 
     @abstractmethod
     def energy(self, deviations: Tensor) -> Tensor:
-        """Return half of d^T C^{-1} d, (member, batch), of (member, batch, channel, node)."""
+        """Return d^T C^{-1} d / 2 (member, batch) of deviations (member, batch, channel, node)."""
 
     @abstractmethod
     def peak_log_prob(self) -> Tensor:
@@ -56,7 +56,7 @@ class GaussianDraws(NoiseDraws):
 
 
 class Base(Protocol):
-    """A method whose draws are Gaussian, so that a flow can start from them."""
+    """A method that a flow can start from: its draws are Gaussian."""
 
     @property
     def name(self) -> str:
@@ -69,7 +69,7 @@ class Base(Protocol):
 
 
 class WhiteNoise:
-    """Draw z ~ N(0, I) whatever was measured: where the paper's flow starts."""
+    """The base of the paper's flow: it draws z ~ N(0, I), whatever was measured."""
 
     name = "white noise"
 

@@ -13,12 +13,12 @@ from apsgeo.domains.base import Domain
 __all__ = ["EOFs", "empirical_orthogonal_functions"]
 
 _WINDOW = 1.0  # months: standard deviation of the kernel that pools the months of a season
-_LEVELS = 127  # of a loading that is stored in eight bits
+_LEVELS = 127  # largest size of a loading that is stored in eight bits
 
 
 @dataclass(frozen=True)
 class EOFs:
-    """Patterns of a history, and when each of them was seen.
+    """The patterns of a history, and how much of each there was at each time.
 
     Attributes:
         loadings: (channel, node, rank), each pattern times its standard deviation.
@@ -44,8 +44,9 @@ class EOFs:
     def at(self, season: int, share: float) -> Tensor:
         """Return loadings whose covariance follows the season, (channel, node, rank).
 
-        L K^{1/2} with K the mean of a_t a_t^T over the components a_t, of which a share is
-        weighted by a Gaussian kernel of one month in the distance of the seasons.
+        They are L K^{1/2}, where K is a weighted mean of a_t a_t^T over the components a_t. A share
+        of the weights falls with the distance of a record's season, as a Gaussian of one month
+        does; the rest are equal.
         """
         distance = (self.season - season).abs()
         distance = torch.minimum(distance, self.seasons - distance).double()
@@ -56,7 +57,7 @@ class EOFs:
         return self.loadings.double() @ (vectors * values.clamp(min=0.0).sqrt()).flip(1)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Return tensors to save: loadings in eight bits with a scale a pattern."""
+        """Return tensors to save: loadings in eight bits, and the factor of each pattern."""
         scale = self.loadings.abs().amax((0, 1)).clamp(min=1e-30).float() / _LEVELS
         return {
             "loadings": (self.loadings / scale).round().to(torch.int8),
@@ -81,8 +82,8 @@ def empirical_orthogonal_functions(
 ) -> EOFs:
     """Return the area-weighted EOFs of anomalies (time, channel, node), at most `rank`.
 
-    The mean is not removed. Of the time-by-time Gram matrix and the value-by-value covariance,
-    which have the same eigenvalues, the smaller is diagonalized.
+    The mean is not removed. The time-by-time Gram matrix and the value-by-value covariance have
+    the same eigenvalues; the smaller matrix is diagonalized.
     """
     times, channels, _ = fields.shape
     root = (domain.areas / domain.areas.sum()).sqrt().repeat(channels)

@@ -29,8 +29,8 @@ __all__ = ["contiguous_folds", "fit_gaussian", "select_scales"]
 S = TypeVar("S", bound=Scales)
 Array = NDArray[np.float64]
 
-_DRAWS = 2  # of seasons and masks, at each density, where one set of records is held out
-_NOISE = 0.1  # of a standard deviation, in the simulated measurements
+_DRAWS = 2  # seasons and masks at each density, where one set of records is held out
+_NOISE = 0.1  # noise of the simulated measurements, in standard deviations of a node
 
 
 def _variance(fields: Tensor) -> Tensor:
@@ -51,8 +51,7 @@ def fit_gaussian(
     """Fit a Gaussian prior with given scales to anomalies (time, channel, node).
 
     Args:
-        field: `scales.field(domain, fields)`; passed, not made, since some are the same for every
-            fold.
+        field: Local field `scales.field(domain, fields)`, which folds may share.
         fields: The anomalies.
         scales: `HybridScales` or `LocalisedScales`.
         rank: Number of EOFs.
@@ -74,7 +73,7 @@ def fit_gaussian(
 
 @dataclass(frozen=True)
 class _Trial:
-    """Held-out fields of one season, measured at one density; the EOFs of the other folds."""
+    """Held-out fields of one season, measured at one density, and the EOFs of all other fields."""
 
     eofs: EOFs
     variance: Tensor
@@ -143,11 +142,11 @@ def select_scales(
 ) -> S:
     """Choose the scales whose posteriors predict held-out fields best.
 
-    Every second of `folds` contiguous blocks of the history is held out in turn, or else the
-    records (time,) that are true in `held_out`. The score is the CRPS at `targets` unobserved
-    nodes, relative to that of `start`, averaged over densities of 1, 5 and 30 % and two seasons
-    at each; it is minimized by Nelder-Mead over the scales' unbounded coordinates. (Held-out
-    likelihood prefers overconfident covariances: most of it is won at the finest scales.)
+    The records (time,) that are true in `held_out` are held out; by default every second of
+    `folds` contiguous blocks of the history is, in turn. The score is the CRPS at `targets`
+    unobserved nodes, relative to that of `start`, averaged over densities of 1, 5 and 30 % and
+    two seasons at each. Nelder-Mead minimizes it over the scales' unbounded coordinates.
+    (Held-out likelihood prefers overconfident covariances: the shortest waves give most of it.)
     """
     generator = torch.Generator().manual_seed(seed)
     season = torch.zeros(len(fields), dtype=torch.long) if season is None else season
@@ -179,10 +178,10 @@ def least_point(
     """Minimize a loss of the scales' unbounded coordinates by Nelder-Mead, from `start` on.
 
     Args:
-        loss: Of a point; see `Scales.encode`.
-        start: Whose `steps` are the sides of the first simplex.
-        max_evaluations: Of the loss.
-        tolerance: Of the coordinates.
+        loss: Function of a point; see `Scales.encode`.
+        start: Scales to start from; their `steps` are the sides of the first simplex.
+        max_evaluations: Most evaluations of the loss.
+        tolerance: Tolerance of the coordinates.
     """
     first = start.encode()
     options = {

@@ -19,18 +19,18 @@ from apsgeo.operators.linear import LinearMap
 
 __all__ = ["HybridPrior"]
 
-_FEW = 200  # observations of a sparse operator, below which their own matrix is factorized
+_FEW = 200  # up to so many observations of a sparse operator, their matrix is factorized
 
 
 class _SparseSystem(System):
     r"""(A C A^T + R)^{-1} for a sparse A, without forming C, for any number of observations.
 
-    With x = U a + S v + d e (a, e white; v of sparse precision) the values are A U a + B z + noise,
-    where the latent z has a sparse precision P. One factorization of its posterior precision
-    P + B^T M^{-1} B, with the variance M of the noise, and a capacitance matrix of the number of
-    EOFs serve every right-hand side (Woodbury). Where no two observations share a node, d e is
-    noise that is independent from one to the other: z = v, B = A S, M = A d^2 A^T + R. Else it is a
-    part of the latent: z = (v, e), B = (A S, A d), M = R.
+    The signal is x = U a + S v + d e, with a and e white and v of sparse precision. The values are
+    A U a + B z + noise, with a latent z of sparse precision P and a noise of variance M. One
+    factorization of the latent's posterior precision P + B^T M^{-1} B, and a capacitance matrix of
+    the size of the rank, serve every right-hand side (Woodbury). Where no two observations share a
+    node, the nugget d e joins the noise: z = v, B = A S, M = A d^2 A^T + R. Elsewhere it joins the
+    latent: z = (v, e), B = (A S, A d), M = R.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class _SparseSystem(System):
         self._prior, self._index = prior, np.flatnonzero(observed)
         self._matrix = sp.csr_array(matrix[self._index])
         self._noise_var = noise_var[self._index]
-        before, self._latent = prior._precision, self._matrix @ prior._spread
+        before, self._latent = prior._precision, self._matrix @ prior._basis
         if np.bincount(self._matrix.indices, minlength=1).max() <= 1:
             self._noise_var = self._noise_var + self._matrix.power(2) @ prior._nugget_var
         else:
@@ -70,15 +70,15 @@ class _SparseSystem(System):
         return loads, latent, (seen - fitted) / self._noise_var[:, None]
 
     def solve(self, data: np.ndarray) -> np.ndarray:
-        """Return A^T (A C A^T + R)^{-1} data, (nodes, m)."""
+        """Return A^T (A C A^T + R)^{-1} data, (size, m)."""
         return self._matrix.T @ self._fit(data)[2]
 
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
-        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some nodes."""
+        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some values."""
         loads, latent, weights = self._fit(data)
         each = slice(None) if nodes is None else nodes
         nugget = self._prior._nugget_var[each, None] * (self._matrix.T @ weights)[each]
-        local = self._prior._spread @ latent[: self._prior._spread.shape[1]]
+        local = self._prior._basis @ latent[: self._prior._basis.shape[1]]
         return self._prior._loadings[each] @ loads + local[each] + nugget
 
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
@@ -96,17 +96,16 @@ class _SparseSystem(System):
 class HybridPrior(GaussianPrior):
     r"""A zero-mean Gaussian prior with the hybrid covariance of EOFs and a Matern residual.
 
-    C = L L^T + S C_local S + diag(d^2): loadings L (`rank` leading EOFs, shrunk), a Matern
-    field (or a sum of some) scaled at each node by S so that the variance that the EOFs leave is
-    local rather than white, and a small nugget d. A hybrid covariance in the sense of Hamill &
-    Snyder (2000,
-    https://doi.org/10.1175/1520-0493(2000)128<2905:AHEKFV>2.0.CO;2).
+    C = L L^T + S C_local S + diag(d^2). The loadings L are the `rank` leading EOFs, shrunk. A
+    Matern field, or a sum of some, is scaled at each node by S, so that the variance that the EOFs
+    leave is local rather than white. The nugget d is small. Hamill & Snyder (2000,
+    https://doi.org/10.1175/1520-0493(2000)128<2905:AHEKFV>2.0.CO;2) call such covariances hybrid.
 
     Args:
         matern: The Matern field of the residual, on the domain of the signal.
-        loadings: (channel, node, rank), in the units of the signal.
-        local_scale: (channel, node), multiplies the Matern field.
-        nugget_std: (channel, node), positive.
+        loadings: Patterns (channel, node, rank), in the units of the signal.
+        local_scale: Factor (channel, node) of the Matern field.
+        nugget_std: Standard deviation (channel, node) of the nugget, positive.
     """
 
     kind = "hybrid"
@@ -127,9 +126,9 @@ class HybridPrior(GaussianPrior):
         self._nugget_var = nugget_std.double().reshape(-1).numpy() ** 2
         self.matern = matern
         self._precision = sp.block_diag([matern.precision] * self.channels, format="csc")
-        spread = sp.block_diag([matern.spread] * self.channels)
-        self._spread = sp.csr_array(sp.diags_array(self._scale) @ spread)
-        self.draw_dim = self.rank + self._spread.shape[1] + self.size
+        basis = sp.block_diag([matern.basis] * self.channels)
+        self._basis = sp.csr_array(sp.diags_array(self._scale) @ basis)
+        self.draw_dim = self.rank + self._basis.shape[1] + self.size
 
     def __repr__(self) -> str:
         return (
@@ -188,7 +187,7 @@ class HybridPrior(GaussianPrior):
         return block
 
     def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
-        """Return C x for columns (size, m): a few sparse solves a column."""
+        """Return C times columns (size, m): a few sparse solves a column."""
         scaled = (self._scale[:, None] * columns).reshape(self.channels, -1, columns.shape[1])
         local = np.concatenate([self.matern.covariance_apply(part) for part in scaled])
         return (
@@ -198,13 +197,13 @@ class HybridPrior(GaussianPrior):
         )
 
     def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
-        """Return that of the Matern field and the nugget with their mean variances."""
+        """Return the spectrum of the Matern field and the nugget, each of its mean variance."""
         area = float(self.domain.areas.mean())
         local = float((self._scale**2).mean()) * self.matern.spectrum(eigenvalues)
         return local + area * float(self._nugget_var.mean())
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
-        """Map noise (draw_dim, m) to prior draws (nodes, m)."""
+        """Map noise (draw_dim, m) to prior draws (size, m)."""
         first, white, nugget = np.split(noise, [self.rank, self.draw_dim - self.size])
         per_channel = white.reshape(self.channels, -1, noise.shape[1])
         local = np.concatenate([self.matern.sample(block) for block in per_channel])
@@ -222,7 +221,7 @@ class HybridPrior(GaussianPrior):
     def make_linear_system(
         self, operator: LinearMap, observed: np.ndarray, noise_var: np.ndarray
     ) -> System:
-        """Return a sparse direct system where the operator is sparse and more than a few."""
+        """Return a sparse direct system where the operator is sparse and has many observations."""
         matrix = operator.to_matrix(self.channels)
         if matrix is None or observed.sum() <= _FEW:
             return super().make_linear_system(operator, observed, noise_var)

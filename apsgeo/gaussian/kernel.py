@@ -17,20 +17,20 @@ from apsgeo.gaussian.systems import System
 
 __all__ = ["KernelPrior"]
 
-_TINY_NOISE_VAR = 1e-4  # of the complete history, in standardized units, for conditioning
+_TINY_NOISE_VAR = 1e-4  # noise of the complete history, standardized, for conditioning
 _JITTER = 1e-8  # share of the variance, by which the covariance of all nodes is factorized
 
 
 class KernelPrior(GaussianPrior):
     """A zero-mean Gaussian prior of one channel whose covariance depends on positions alone.
 
-    Its posterior is kriging. On a sphere distances are chords, on which every kernel that is valid
-    in space is valid on the sphere (Yadrenko 1983); geodesic distances would not allow smooth
-    kernels. A posterior is solved in the space of its observations; the first draw factorizes the
+    Its posterior is kriging. Distances on a sphere are chords: with them every kernel that is valid
+    in space is valid on the sphere (Yadrenko 1983), where geodesic distances would not allow smooth
+    kernels. A posterior is solved in the space of its observations. The first draw factorizes the
     covariance of all nodes.
 
     Args:
-        domain: Where the signal lives.
+        domain: Domain of the signal.
         kernel: A scikit-learn kernel on the positions of the nodes.
     """
 
@@ -59,7 +59,7 @@ class KernelPrior(GaussianPrior):
         """Fit the kernel's parameters by marginal likelihood on a part of a history.
 
         Args:
-            domain: Where the fields live.
+            domain: Domain of the fields.
             fields: Standardized anomalies (time, 1, node).
             kernel: Kernel where the search starts; `default_kernel()` by default.
             nodes: Number of nodes of the part, drawn in proportion to area.
@@ -97,7 +97,7 @@ class KernelPrior(GaussianPrior):
         return cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
-        """Map noise (draw_dim, m) to prior draws (nodes, m)."""
+        """Map noise (draw_dim, m) to prior draws (size, m)."""
         return self._root @ noise
 
     def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:
@@ -108,8 +108,8 @@ class KernelPrior(GaussianPrior):
 def default_kernel() -> Any:
     """Return the covariance that the search for its parameters starts from.
 
-    Two Matern parts of smoothness 3/2, lengths in Earth radii, and a constant, since the mean of
-    a month is not known (ordinary kriging). See benchmarks/ncep/kriging_choice.py.
+    It has two Matern parts of smoothness 3/2, with lengths in Earth radii, and a constant, since
+    the mean of a month is not known (ordinary kriging). See benchmarks/ncep/kriging_choice.py.
     """
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 

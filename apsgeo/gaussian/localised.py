@@ -27,11 +27,11 @@ __all__ = [
 MOST_VALUES = 20_000
 """Largest number of values (channels times nodes) of a `LocalisedPrior`; it needs their square."""
 
-_ROWS = 1024  # of the covariance, computed at once
+_ROWS = 1024  # rows of the covariance at once
 _TABLE = 8192  # entries of a tabulated correlation function
 _TAPER_ERROR = 1e-2  # mean variance that the taper's factor may leave out, before it is rescaled
 _JITTER = 2e-5  # white share of the Matern correlation: poles coincide, and it is kept in float32
-_DRAWS = 8  # at once
+_DRAWS = 8  # draws at once
 
 Array = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 def gaspari_cohn(ratio: Array) -> Array:
     """Return the taper of Gaspari & Cohn (1999, equation 4.10) at distance / half-support.
 
-    A correlation function in three dimensions, one at zero and zero from two on
+    It is a correlation function in three dimensions, one at zero and zero from two on
     (https://doi.org/10.1002/qj.49712555417).
     """
     z = np.minimum(np.abs(ratio), 2.0)
@@ -56,15 +56,15 @@ def matern_correlation(ratio: Array) -> Array:
 
 
 class LocalisedField:
-    """What localised priors of the same scales share: the taper, and the Matern field.
+    """The taper and the Matern field, which localised priors of the same scales share.
 
     Distances are chords.
 
     Args:
-        domain: Where the signal lives.
+        domain: Domain of the signal.
         taper_km: Half the distance at which the taper reaches zero.
         range_km: Range of the Matern field, at which its correlation is about 0.14.
-        draft: For a few blocks only: the Matern correlation of all nodes is not kept.
+        draft: Do not keep the Matern correlation of all nodes; for a few blocks only.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class LocalisedField:
 
     @cached_property
     def taper(self) -> Array:
-        """A factor F (node, rank): the taper is F F^T, with ones on its diagonal.
+        """Factor F (node, rank) of the taper F F^T, whose diagonal is one.
 
-        A pivoted Cholesky factorization of the Gaspari-Cohn taper, stopped early (Harbrecht,
-        Peters & Schneider 2012, https://doi.org/10.1016/j.apnum.2011.10.001), rows rescaled.
+        A pivoted Cholesky factorization of the Gaspari-Cohn taper is stopped early (Harbrecht,
+        Peters & Schneider 2012, https://doi.org/10.1016/j.apnum.2011.10.001). Rows are rescaled.
         """
         share = (self.domain.areas / self.domain.areas.sum()).numpy()
         left = np.ones(len(share))
@@ -96,9 +96,9 @@ class LocalisedField:
 
     @cached_property
     def _table(self) -> tuple[float, Array]:
-        """Entries a unit of chord length, and the Matern correlation at each entry."""
-        spread = self._positions.max(0) - self._positions.min(0)
-        chord = np.linspace(0.0, np.linalg.norm(spread), _TABLE)
+        """Number of entries per unit of chord length, and the Matern correlation at each."""
+        extent = self._positions.max(0) - self._positions.min(0)
+        chord = np.linspace(0.0, np.linalg.norm(extent), _TABLE)
         return (_TABLE - 1) / chord[-1], matern_correlation(
             chord * self.domain.radius_km / self.range_km
         )
@@ -149,22 +149,22 @@ class DenseSystem(System):
 
     @cached_property
     def _cross(self) -> np.ndarray:
-        """Covariance of all nodes with the observed ones."""
+        """Covariance (size, observed) of all values with the observed ones."""
         return self._prior.covariance(np.arange(self._prior.size), self._index)
 
     def solve(self, data: np.ndarray) -> np.ndarray:
-        """Return A^T (A C A^T + R)^{-1} A data, (nodes, m); zero where nothing is observed."""
+        """Return A^T (A C A^T + R)^{-1} A data, (size, m); zero where nothing is observed."""
         out = np.zeros((self._prior.size, data.shape[1]))
         out[self._index] = self._gram.solve(data[self._index])
         return out
 
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
-        """Return the posterior mean C A^T (A C A^T + R)^{-1} A data at all or some nodes."""
+        """Return the posterior mean C A^T (A C A^T + R)^{-1} A data at all or some values."""
         cross = self._cross if nodes is None else self._prior.covariance(nodes, self._index)
         return cross @ self._gram.solve(data[self._index])
 
     def posterior_variance(self, variance: np.ndarray) -> np.ndarray:
-        """Return the posterior variance (nodes,), block by block."""
+        """Return the posterior variance (size,), block by block."""
         nodes = np.arange(len(variance))
         blocks = np.split(nodes, range(_ROWS, len(nodes), _ROWS))
         cross = (self._prior.covariance(self._index, block) for block in blocks)
@@ -178,21 +178,21 @@ class DenseSystem(System):
 class LocalisedPrior(GaussianPrior):
     r"""A zero-mean Gaussian prior whose EOF covariance is mostly local.
 
-    C = (a + b T) o (L L^T) + S M S + diag(d^2), o elementwise: a share a of the EOF covariance
-    L L^T acts at all distances (teleconnections), a share b only within the taper T, which cuts
-    the chance correlations of a short history and so can be larger (Houtekamer & Mitchell 2001,
-    https://doi.org/10.1175/1520-0493(2001)129<0123:ASEKFF>2.0.CO;2); the variance that is left is
-    a Matern field M scaled by S, and a nugget d. Every posterior is solved in the space of its
-    observations. A draw of the EOF part is the sum over EOFs of their loadings times independent
-    fields of covariance a + b T.
+    C = (a + b T) o (L L^T) + S M S + diag(d^2), with o elementwise. A share a of the EOF covariance
+    L L^T acts at all distances (teleconnections). A share b acts only within the taper T, which
+    cuts the chance correlations of a short history, so that b can be larger (Houtekamer & Mitchell
+    2001, https://doi.org/10.1175/1520-0493(2001)129<0123:ASEKFF>2.0.CO;2). A Matern field M scaled
+    by S, and a nugget d, make up the rest of the variance. Every posterior is solved in the space
+    of its observations. A draw of the EOF part is the sum over EOFs of their loadings times
+    independent fields of covariance a + b T.
 
     Args:
         field: The taper and the Matern field, on the domain of the signal.
         loadings: EOFs (channel, node, rank), in the units of the signal, not shrunk.
-        local_scale: (channel, node).
-        nugget_std: (channel, node), positive.
-        global_weight: a.
-        tapered_weight: b.
+        local_scale: Factor S (channel, node) of the Matern field.
+        nugget_std: Standard deviation d (channel, node) of the nugget, positive.
+        global_weight: Share a of the EOF covariance that acts at all distances.
+        tapered_weight: Share b of it that acts within the taper only.
 
     Raises:
         InputError: If there are more than `MOST_VALUES` values.
@@ -270,7 +270,7 @@ class LocalisedPrior(GaussianPrior):
         return block
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
-        """Map noise (draw_dim, m) to prior draws (nodes, m), in single precision."""
+        """Map noise (draw_dim, m) to prior draws (size, m), in single precision."""
         features = self._weights.shape[1]
         ends = np.cumsum([self.rank * features, self.size])
         amplitudes, local, nugget = np.split(noise.astype(np.float32), ends)
@@ -278,8 +278,8 @@ class LocalisedPrior(GaussianPrior):
         out = np.empty((self.size, noise.shape[1]), dtype=np.float32)
         for start in range(0, noise.shape[1], _DRAWS):
             part = amplitudes[:, start : start + _DRAWS].reshape(self.rank, -1)
-            spread = (loadings @ part).reshape(self.size, features, -1)
-            out[:, start : start + _DRAWS] = (weights[:, None] @ spread)[:, 0]
+            each = (loadings @ part).reshape(self.size, features, -1)
+            out[:, start : start + _DRAWS] = (weights[:, None] @ each)[:, 0]
         by_channel = local.reshape(self.channels, -1, noise.shape[1])
         field = np.concatenate([self.field.matern_root @ white for white in by_channel])
         out += self._scale.astype(np.float32)[:, None] * field

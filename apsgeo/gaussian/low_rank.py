@@ -19,7 +19,7 @@ __all__ = ["LowRankPrior"]
 
 
 class _UniformSystem(System):
-    """(C + v I)^{-1} with the eigenvectors of C, of which the last eigenvalue is the others'."""
+    """(C + v I)^{-1} by the leading eigenvectors of C; all other eigenvalues are equal."""
 
     def __init__(self, vectors: np.ndarray, eigenvalues: np.ndarray, rest: float, var: float):
         self._vectors, self._rest, self._noise_var = vectors, rest + var, var
@@ -32,16 +32,16 @@ class _UniformSystem(System):
         )
 
     def solve(self, data: np.ndarray) -> np.ndarray:
-        """Return (C + v I)^{-1} data, (nodes, m)."""
+        """Return (C + v I)^{-1} data, (size, m)."""
         return self._apply(data, 1.0 / self._total, 1.0 / self._rest)
 
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
-        """Return the posterior mean C (C + v I)^{-1} data at all or some nodes."""
+        """Return the posterior mean C (C + v I)^{-1} data at all or some values."""
         mean = self._apply(data, self._gain, self._kept)
         return mean if nodes is None else mean[nodes]
 
     def posterior_variance(self, variance: np.ndarray) -> np.ndarray:
-        """Return the posterior variance (nodes,), v times the diagonal of C (C + v I)^{-1}."""
+        """Return the posterior variance (size,), v times the diagonal of C (C + v I)^{-1}."""
         gain = self._kept + (self._vectors**2) @ (self._gain - self._kept)
         return self._noise_var * gain
 
@@ -54,7 +54,7 @@ class _UniformSystem(System):
 
 
 class _MaskedSystem(System):
-    """(A C A^T + R)^{-1} where A picks nodes: a Cholesky factor of the size of the rank."""
+    """(A C A^T + R)^{-1} where A picks values, by a Cholesky factor of the size of the rank."""
 
     def __init__(
         self, loadings: np.ndarray, white: np.ndarray, observed: np.ndarray, var: np.ndarray
@@ -75,22 +75,23 @@ class _MaskedSystem(System):
         return loads, (seen - self._seen @ loads) / self._var[:, None]
 
     def solve(self, data: np.ndarray) -> np.ndarray:
-        """Return A^T (A C A^T + R)^{-1} data, (nodes, m)."""
+        """Return A^T (A C A^T + R)^{-1} data, (size, m)."""
         out = np.zeros((len(self._loadings), data.shape[1]))
         out[self._index] = self._fit(data)[1]
         return out
 
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
-        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some nodes."""
+        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some values."""
         loads, weights = self._fit(data)
         mean = self._loadings @ loads
         mean[self._index] += self._white[:, None] * weights
         return mean if nodes is None else mean[nodes]
 
     def posterior_variance(self, variance: np.ndarray) -> np.ndarray:
-        """Return the posterior variance (nodes,): of the amplitudes, and of what is left.
+        """Return the posterior variance (size,).
 
-        Given the amplitudes, an observed value's own noise has a posterior of its own.
+        Given the amplitudes of the patterns, the values are independent. The variance of their
+        conditional mean, 1 - gain times the patterns, is added to their conditional variance.
         """
         root = solve_triangular(self._factor, self._loadings.T, lower=True, check_finite=False)
         amplitudes = (root**2).sum(0)
@@ -110,15 +111,15 @@ class _MaskedSystem(System):
 class LowRankPrior(GaussianPrior):
     r"""A zero-mean Gaussian prior with the covariance C = L L^T + diag(s^2).
 
-    With one s it is that of probabilistic principal components (Tipping & Bishop 1999,
-    https://doi.org/10.1111/1467-9868.00196): its eigenvectors are found once; then the denoiser
-    and the density at any noise level take two products with them. With one s a value it is that
-    of factor analysis. Without patterns, and s of one, it is climatology.
+    With one s for all values this is probabilistic principal components (Tipping & Bishop 1999,
+    https://doi.org/10.1111/1467-9868.00196). Its eigenvectors are found once; the denoiser and the
+    density at any noise level then take two products with them. With an s for each value it is
+    factor analysis. Without patterns, and with s of one, it is climatology.
 
     Args:
-        domain: Where the signal lives.
-        loadings: (channel, node, rank), L, in the units of the signal.
-        white_std: s, positive: a number, or one a value (channel, node).
+        domain: Domain of the signal.
+        loadings: Patterns L (channel, node, rank), in the units of the signal.
+        white_std: Standard deviation s of the noise, positive: one number, or (channel, node).
 
     Raises:
         InputError: If the loadings do not fit the domain, or ``white_std`` is not positive.
@@ -168,7 +169,7 @@ class LowRankPrior(GaussianPrior):
         return self._as_signal((self._loadings**2).sum(1) + self._white)
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
-        """Map noise (draw_dim, m) to prior draws (nodes, m)."""
+        """Map noise (draw_dim, m) to prior draws (size, m)."""
         amplitudes, white = np.split(noise, [self.rank])
         return self._loadings @ amplitudes + np.sqrt(self._white)[:, None] * white
 
@@ -178,15 +179,15 @@ class LowRankPrior(GaussianPrior):
         return self._loadings[rows] @ self._loadings[columns].T + self._white[columns] * same
 
     def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
-        """Return C x for columns (size, m)."""
+        """Return C times columns (size, m)."""
         return self._loadings @ (self._loadings.T @ columns) + self._white[:, None] * columns
 
     def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
-        """Return that of the white noise."""
+        """Return the spectrum of the white noise."""
         return np.full_like(eigenvalues, float(self.domain.areas.mean()) * self._white.mean())
 
     def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:
-        """Return the system of an observed set: by eigenvectors if all is observed alike."""
+        """Return the system of an observed set, by eigenvectors if all values have one noise."""
         if self._uniform and observed.all() and bool((noise_var == noise_var[0]).all()):
             vectors, eigenvalues = self._spectrum
             return _UniformSystem(vectors, eigenvalues, self._white[0], float(noise_var[0]))

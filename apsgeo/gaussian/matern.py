@@ -26,32 +26,30 @@ def _single(values: Array) -> Array:
 
 
 class LocalField(ABC):
-    """A field on a domain that is B z, with z of a sparse precision and B sparse.
+    """A field B z on a domain, with a latent z of sparse precision and a sparse basis B.
 
     Attributes:
-        domain: Where it lives.
-        precision: (latent, latent), of z.
-        spread: (node, latent): B.
-        positions: (latent, d), of z.
-        reach: (face,), by which conductances were multiplied, or None.
+        domain: Domain of the field.
+        precision: Precision (latent, latent) of z.
+        basis: B (node, latent).
+        positions: Positions (latent, d) of z.
+        reach: Factors (face,) that conductances were multiplied by, or None.
     """
 
     domain: Domain
     reach: Array | None
     precision: sp.csc_array
-    spread: sp.csr_array
+    basis: sp.csr_array
     positions: Array
 
     @cached_property
     def pattern(self) -> sp.csc_array:
         """Where the precision of z may differ from zero once nodes are measured one by one."""
-        return sp.csc_array(
-            self.precision.astype(bool) + (self.spread.T @ self.spread).astype(bool)
-        )
+        return sp.csc_array(self.precision.astype(bool) + (self.basis.T @ self.basis).astype(bool))
 
     @cached_property
     def dissection(self) -> Dissection:
-        """Order of elimination for that."""
+        """Order of elimination for a matrix of that pattern."""
         return Dissection(self.pattern, self.positions)
 
     @property
@@ -76,17 +74,17 @@ class MaternField(LocalField):
     r"""A Matern field on a domain, of unit variance up to discretization.
 
     It solves (kappa^2 - Laplacian)^{(nu + 1) / 2} v = white noise, discretized by finite volumes on
-    the cells of `Domain.reduced`: with areas W and stiffness G, K = kappa^2 W + G, its precision is
-    K (W^{-1} K)^nu, which is sparse (Lindgren, Rue & Lindstrom 2011,
+    the cells of `Domain.reduced`. With their areas W and stiffness G, and K = kappa^2 W + G, its
+    precision K (W^{-1} K)^nu is sparse (Lindgren, Rue & Lindstrom 2011,
     https://doi.org/10.1111/j.1467-9868.2011.00777.x).
 
     Args:
-        domain: Where it lives.
-        range_km: sqrt(8 nu) / kappa, the distance at which the correlation is about 0.14.
-        smoothness: nu, a positive integer.
-        reach: (face,), by which the conductance of each face is multiplied, so that the range
-            follows place and direction; see `apsgeo.gaussian.anisotropy.face_reach`.
-        variance: (node,), where it is known; spares its computation.
+        domain: Domain of the field.
+        range_km: Range sqrt(8 nu) / kappa, where the correlation is about 0.14.
+        smoothness: Smoothness nu, a positive integer.
+        reach: Factors (face,) of the faces' conductances, by which the range follows place and
+            direction; see `apsgeo.gaussian.anisotropy.face_reach`.
+        variance: Variance (node,), where it is known, which spares its computation.
     """
 
     def __init__(
@@ -105,7 +103,7 @@ class MaternField(LocalField):
         self.range_km, self.smoothness = float(range_km), smoothness
         self.kappa = np.sqrt(8.0 * smoothness) * domain.radius_km / self.range_km
         cells = domain.reduced
-        self.positions, self.spread = cells.positions, cells.spread
+        self.positions, self.basis = cells.positions, cells.membership
         self._areas = cells.areas[:, None]
         stiffness = cells.stiffness if reach is None else conducting(cells.stiffness, reach)
         operator = sp.csc_array(stiffness + self.kappa**2 * sp.diags_array(cells.areas))
@@ -132,7 +130,7 @@ class MaternField(LocalField):
             half = self._factor.solve(np.sqrt(self._areas) * white)
         else:
             half = self._factor.sample(white)
-        return self._amplitude * (self.spread @ self._again(half, self.smoothness // 2))
+        return self._amplitude * (self.basis @ self._again(half, self.smoothness // 2))
 
     def spectrum(self, eigenvalues: Array) -> Array:
         """Return the variance of coefficients of eigenfunctions, as if the range were one."""
@@ -140,25 +138,25 @@ class MaternField(LocalField):
 
     def covariance_apply(self, columns: Array) -> Array:
         """Return the covariance times columns (node, m): nu + 1 solves a column."""
-        solved = self._again(self._factor.solve(self.spread.T @ columns), self.smoothness)
-        return self._amplitude**2 * (self.spread @ solved)
+        solved = self._again(self._factor.solve(self.basis.T @ columns), self.smoothness)
+        return self._amplitude**2 * (self.basis @ solved)
 
     @property
     def variance(self) -> Array:
         """Exact variance (node,) of the field, computed once, to single precision."""
         if self._variance is None:
             of_cells = Cholesky(self.precision, self.dissection).inverse_diagonal()
-            self._variance = _single(self.spread @ of_cells)
+            self._variance = _single(self.basis @ of_cells)
         return self._variance
 
 
 class MaternSum(LocalField):
-    """The sum of independent Matern fields, of which each has a share of the variance.
+    """The sum of independent Matern fields, each with a share of the variance.
 
     Args:
-        fields: On one domain.
-        shares: Of the variance, as many; they sum to one.
-        variance: (node,), where it is known; spares its computation.
+        fields: Fields on one domain.
+        shares: Share of each field in the variance; they sum to one.
+        variance: Variance (node,), where it is known, which spares its computation.
     """
 
     def __init__(
@@ -171,8 +169,8 @@ class MaternSum(LocalField):
         self.domain, self.reach = fields[0].domain, fields[0].reach
         self._fields, self._shares, self._variance = fields, shares, variance
         self.precision = sp.csc_array(sp.block_diag([f.precision for f in fields], format="csc"))
-        scaled = [np.sqrt(a) * f.spread for f, a in zip(fields, shares, strict=True)]
-        self.spread = sp.csr_array(sp.hstack(scaled))
+        scaled = [np.sqrt(a) * f.basis for f, a in zip(fields, shares, strict=True)]
+        self.basis = sp.csr_array(sp.hstack(scaled))
         self.positions = np.concatenate([field.positions for field in fields])
 
     def __repr__(self) -> str:
@@ -183,12 +181,12 @@ class MaternSum(LocalField):
 
     def sample(self, white: Array) -> Array:
         """Map standard normal noise (latent, m) to fields (node, m)."""
-        ends = np.cumsum([field.spread.shape[1] for field in self._fields])
+        ends = np.cumsum([field.basis.shape[1] for field in self._fields])
         parts = zip(self._fields, self._shares, np.split(white, ends[:-1]), strict=True)
         return np.sum([np.sqrt(share) * field.sample(part) for field, share, part in parts], axis=0)
 
     def _shared(self, parts: list[Array]) -> Array:
-        """Return the sum of what belongs to each field, times its share."""
+        """Return the sum of the fields' parts, each times its share."""
         total = np.zeros_like(parts[0])
         for share, part in zip(self._shares, parts, strict=True):
             total += share * part

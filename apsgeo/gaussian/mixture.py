@@ -18,7 +18,7 @@ from apsgeo.measurement import Measurement, NoiseDraws
 
 __all__ = ["GaussianMixturePosterior", "GaussianMixturePrior"]
 
-_NODES = 1024  # whose posterior variance is computed at once
+_NODES = 1024  # nodes whose posterior variance is computed at once
 
 
 class GaussianMixturePrior:
@@ -37,9 +37,9 @@ class GaussianMixturePrior:
     result of the signal's dtype.
 
     Args:
-        components: Gaussian priors on one domain, whose mean is zero: they give the C_k.
-        weights: (component,), positive; divided by their sum.
-        means: (component, channel, node), the m_k; zero if not given.
+        components: Gaussian priors of mean zero on one domain, which give the C_k.
+        weights: Weights (component,), positive; they are divided by their sum.
+        means: Means m_k (component, channel, node); zero by default.
 
     Raises:
         InputError: If there is no component, they differ in shape, or weights or means do not fit.
@@ -86,12 +86,12 @@ class GaussianMixturePrior:
 
     @property
     def domain(self) -> Domain:
-        """Where the signal lives."""
+        """Domain of the signal."""
         return self.components[0].domain
 
     @property
     def channels(self) -> int:
-        """Channels of the signal."""
+        """Number of channels of the signal."""
         return self.components[0].channels
 
     @property
@@ -174,7 +174,7 @@ class GaussianMixturePosterior(NoiseDraws):
 
     Args:
         prior: The mixture.
-        measurement: What was measured, of one field or a batch.
+        measurement: Measurements of one field or a batch.
 
     Raises:
         InputError: If the measurement is of other fields than the prior's.
@@ -190,15 +190,15 @@ class GaussianMixturePosterior(NoiseDraws):
         ]
 
     def _about(self, mean: Tensor) -> Measurement:
-        """Return the measurement of x - mean."""
-        given = self.measurement
-        if tuple(mean.shape) != given.shape[1:]:
+        """Return the measurement of x - mean instead of x."""
+        measured = self.measurement
+        if tuple(mean.shape) != measured.shape[1:]:
             raise InputError(
-                f"the measurement has (channel, node) = {given.shape[1:]}, the prior "
+                f"the measurement has (channel, node) = {measured.shape[1:]}, the prior "
                 f"{tuple(mean.shape)}; measure on the prior's own domain."
             )
-        seen = given.apply(mean.expand(given.shape))
-        return replace(given, values=given.values - seen)
+        seen = measured.apply(mean.expand(measured.shape))
+        return replace(measured, values=measured.values - seen)
 
     @cached_property
     def _joint(self) -> Tensor:
@@ -239,7 +239,7 @@ class GaussianMixturePosterior(NoiseDraws):
     def variance(self) -> Tensor:
         """Exact marginal posterior variance (batch, channel, node), float64.
 
-        It takes a column of the covariance and a solve a node.
+        Each node takes a column of the covariance and a solve.
         """
         size = self.prior.size
         blocks = np.split(np.arange(size), range(_NODES, size, _NODES))

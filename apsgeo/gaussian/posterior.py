@@ -26,7 +26,7 @@ def each_prior(
     apply: Callable[[Covariance, Tensor], Tensor],
     signal: Tensor,
 ) -> Tensor:
-    """Apply a map of each field's own prior, all fields of a prior at once; differentiable."""
+    """Apply the map of its own prior to each field, all of a prior at once; differentiable."""
     where: dict[int, list[int]] = {}
     for index, prior in enumerate(priors):
         where.setdefault(id(prior), []).append(index)
@@ -43,16 +43,16 @@ class GaussianPosterior(GaussianDraws):
     Draws are made by pathwise conditioning (Matheron's rule; Wilson et al. 2020, arXiv 2002.09309).
 
     Args:
-        priors: The prior of each field of the batch.
-        measurement: What was measured of them.
+        priors: The prior of each field in the batch.
+        measurement: The measurements.
     """
 
     def __init__(self, priors: Sequence[Covariance], measurement: Measurement) -> None:
         shape = (priors[0].channels, priors[0].domain.num_nodes)
         if measurement.shape[1:] != shape:
-            given = measurement.shape[1:]
+            measured = measurement.shape[1:]
             raise InputError(
-                f"the measurement has (channel, node) = {given}, the prior {shape}; "
+                f"the measurement has (channel, node) = {measured}, the prior {shape}; "
                 "measure on the prior's own domain."
             )
         self._priors, self.measurement = priors, measurement
@@ -78,7 +78,7 @@ class GaussianPosterior(GaussianDraws):
     def deviations(self, noise: Tensor) -> Tensor:
         """Map standard normal noise (member, batch, noise_dim) to draws minus the mean.
 
-        Returns (members, batch, channel, node) in float32.
+        They are (member, batch, channel, node), float32.
         """
         members = len(noise)
         like = self._like
@@ -90,7 +90,7 @@ class GaussianPosterior(GaussianDraws):
         return out
 
     def shared_deviations(self, noise: Tensor) -> Tensor:
-        """Map noise (members, noise_dim) to deviations (members, channel, node) of any field.
+        """Map noise (member, noise_dim) to deviations (member, channel, node) of any field.
 
         The fields must share prior, mask and noise.
         """
@@ -100,8 +100,8 @@ class GaussianPosterior(GaussianDraws):
     def std(self) -> Tensor:
         """Return the marginal standard deviation (batch, channel, node).
 
-        From a fixed set of draws, with the prior's draws as control variate, so that it is
-        exact far from observations and does not depend on the caller's seed.
+        It is estimated from a fixed set of draws, so that it depends on no seed. The prior's
+        draws are a control variate, so that it is exact far from observations.
         """
         like = self._like
         out = torch.empty_like(like)
@@ -127,7 +127,7 @@ class GaussianPosterior(GaussianDraws):
         return out
 
     def marginals_at(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the exact mean and variance, each (batch, node), at some flattened nodes."""
+        """Return the exact mean and variance at some flattened nodes, each (batch, node)."""
         values = self.measurement.values
         mean = np.empty((len(values), len(nodes)))
         var = np.empty_like(mean)
@@ -144,13 +144,13 @@ class GaussianPosterior(GaussianDraws):
         """Return the exact variance (batch, k) of inner products with some fields.
 
         Args:
-            functionals: (k, channel * node); work on the last ones is kept.
+            functionals: Fields (k, channel * node); the work on the last ones is kept.
         """
         columns = functionals.detach().cpu().double().numpy().T
         out = torch.empty(len(self._like), len(functionals), dtype=torch.float64)
         for group in self._groups:
-            spread = group.prior.spread_of(functionals)
-            left = spread - group.system.update(group.operator.forward(spread))
+            crossed = group.prior.covariance_with(functionals)
+            left = crossed - group.system.update(group.operator.forward(crossed))
             out[group.index] = torch.from_numpy((columns * left).sum(0))
         return out
 
@@ -162,10 +162,10 @@ class GaussianPosterior(GaussianDraws):
         return self._each(lambda prior, x: prior.precision_apply(x), signal) + weighted
 
     def energy(self, deviations: Tensor) -> Tensor:
-        """Return half of d^T (C^{-1} + A^T R^{-1} A) d, (member, batch); differentiable.
+        """Return d^T (C^{-1} + A^T R^{-1} A) d / 2, (member, batch); differentiable.
 
         Args:
-            deviations: d, (member, batch, channel, node).
+            deviations: Deviations d (member, batch, channel, node).
         """
         shape, fields = deviations.shape[:2], deviations.flatten(0, 1)
         precise = each_prior(
@@ -196,7 +196,7 @@ class GaussianPosterior(GaussianDraws):
         return prior + likelihood - self.log_evidence().to(likelihood)
 
     def _each(self, apply: Callable[[Covariance, Tensor], Tensor], signal: Tensor) -> Tensor:
-        """Apply a map of each field's own prior to (batch, channel, node); differentiable."""
+        """Apply the map of its own prior to each of (batch, channel, node); differentiable."""
         if len(signal) != len(self.measurement.values):
             raise InputError(
                 f"{len(signal)} fields were given to the posterior of "

@@ -17,7 +17,7 @@ _PROBE_SEED = 20240717
 
 
 class GaussianPrior(Covariance):
-    """A zero-mean Gaussian prior of signals (channel, node): a method that is exact.
+    """A zero-mean Gaussian prior of signals (channel, node), a method whose posterior is exact.
 
     Attributes:
         name: Name of the method in tables.
@@ -40,12 +40,12 @@ class GaussianPrior(Covariance):
         return -self.precision_apply(signal, noise_std)
 
     def denoise(self, signal: Tensor, noise_std: float) -> Tensor:
-        """Return E[x | x + noise_std n = signal], differentiable; one solve a field."""
+        """Return E[x | x + noise_std n = signal], one solve a field; differentiable."""
         system = self._level(noise_std)
         return symmetric(signal, lambda s: signal_of(system.update(columns_of(s)), s))
 
     def denoise_std(self, noise_std: float) -> float:
-        """Return the root mean square posterior standard deviation after white noise."""
+        """Return the root mean square of the posterior standard deviation after white noise."""
         if noise_std == 0.0:
             return 0.0
         rng = np.random.default_rng(_PROBE_SEED)
@@ -56,5 +56,5 @@ class GaussianPrior(Covariance):
         return float(np.sqrt(max(var - var**2 * inverse_trace, 0.0)))
 
     def posterior(self, measurement: Measurement) -> GaussianPosterior:
-        """Return the exact posterior of the field behind a measurement."""
+        """Return the exact posterior of the fields behind a measurement."""
         return GaussianPosterior([self] * len(measurement.values), measurement)

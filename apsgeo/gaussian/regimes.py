@@ -18,23 +18,23 @@ Array = NDArray[np.float64]
 
 _STEPS = 200
 _LEAST_WEIGHT = 1e-3
-_LEAST_VARIANCE = 1e-6  # of what no pattern describes, against the mean variance
-_LEAST_SIZE = 1e-10  # of a pattern's variance, against the first
+_LEAST_VARIANCE = 1e-6  # least white variance, as a share of the mean variance
+_LEAST_SIZE = 1e-10  # least variance of a pattern, as a share of the first's
 
 
 class LowRankMixturePrior(GaussianMixturePrior):
     r"""The prior p(x) = sum_k w_k N(x; m_k, L_k L_k^T + s_k^2 I), which can be saved.
 
-    A mixture of probabilistic principal component analysers (Tipping & Bishop 1999,
-    https://doi.org/10.1162/089976699300016728). It takes rank times values in memory, where dense
+    It is a mixture of probabilistic principal component analysers (Tipping & Bishop 1999,
+    https://doi.org/10.1162/089976699300016728). In memory it takes rank times values, where dense
     covariances take the square of the values.
 
     Args:
-        domain: Where the signals live.
-        weights: (component,), positive; divided by their sum.
-        means: (component, channel, node), the m_k.
-        loadings: (component, channel, node, rank), the L_k.
-        white_std: (component,), the s_k, positive.
+        domain: Domain of the signals.
+        weights: Weights (component,), positive; they are divided by their sum.
+        means: Means m_k (component, channel, node).
+        loadings: Patterns L_k (component, channel, node, rank).
+        white_std: Standard deviations s_k (component,), positive.
 
     Raises:
         InputError: If their shapes do not fit, or weights or ``white_std`` are not positive.
@@ -60,7 +60,7 @@ class LowRankMixturePrior(GaussianMixturePrior):
         }
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that it was made of: they make the same prior again, to the bit."""
+        """Return the tensors that the prior was made of, and can be made of again to the bit."""
         return dict(self._given)
 
     @classmethod
@@ -74,16 +74,17 @@ def fit_regimes(
 ) -> LowRankMixturePrior:
     """Fit a mixture whose components are told apart by the leading coefficient of the fields.
 
-    That coefficient's distribution is fitted by a mixture of normals (EM; Dempster et al. 1977);
-    with the probabilities of its components each gets its mean, its covariance on the leading
-    patterns, and one variance of all that they do not describe. What varies less than that within
-    a regime is taken to vary as much. Values that never vary (land) do not count.
+    A mixture of normals is fitted to that coefficient (EM; Dempster et al. 1977). It gives each
+    field a probability of each component. With these as weights a component gets its mean, its
+    covariance on the leading patterns, and one variance of all that they do not describe. A pattern
+    that varies less within a regime is taken to vary as much. Values that never vary (land) do not
+    count.
 
     Args:
-        domain: Where the fields live.
-        fields: (time, channel, node) anomalies; many more of them than patterns.
-        patterns: Leading eigenvectors of the fields' covariance; all, if there are fewer.
-        count: Regimes.
+        domain: Domain of the fields.
+        fields: Anomalies (time, channel, node), many more of them than patterns.
+        patterns: Number of leading eigenvectors of the fields' covariance, at most.
+        count: Number of regimes.
 
     Returns:
         The mixture, with means and loadings in single precision, as they are saved.
@@ -134,8 +135,8 @@ def fit_regimes(
 def _leading(fields: Array, count: int) -> Array:
     """Return the leading eigenvectors (value, pattern) of the covariance of centred fields.
 
-    Of the time-by-time Gram matrix and the value-by-value covariance, which have the same
-    eigenvalues, the smaller is diagonalized.
+    The time-by-time Gram matrix and the value-by-value covariance have the same eigenvalues; the
+    smaller matrix is diagonalized.
     """
     few = len(fields) <= fields.shape[1]
     values, vectors = np.linalg.eigh(fields @ fields.T if few else fields.T @ fields)

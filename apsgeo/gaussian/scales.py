@@ -21,7 +21,6 @@ from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.io import of_kind
 
 __all__ = [
-    "SCALES",
     "HybridScales",
     "LocalisedScales",
     "Scales",
@@ -32,15 +31,14 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-_LEAST_LOCAL = 1e-3  # the least fraction of a node's variance left to the local field
+_LEAST_LOCAL = 1e-3  # least fraction of a node's variance that is left to the local field
 
 
 class Scales(Protocol):
     """The free numbers of a covariance, as a point in an unbounded space.
 
-    `build` makes the prior of anomalies whose marginal variance is `variance` (channel, node),
-    from EOFs (channel, node, rank); `field` is what it needs besides, the same for every fold
-    and season.
+    `field` makes the local part of the covariance, which folds and seasons share. `build` makes a
+    prior of it, of EOFs (channel, node, rank) and of the anomalies' variance (channel, node).
     """
 
     kind: ClassVar[str]
@@ -69,9 +67,9 @@ class Scales(Protocol):
         """Return the local field; a draft serves for a few posteriors.
 
         Args:
-            domain: Where it lives.
-            fields: (time, channel, node), from which it may learn; without them it is stationary.
-            draft: Leave out what is slow, needed once for many posteriors.
+            domain: Domain of the field.
+            fields: Fields (time, channel, node) to learn from; without them it is stationary.
+            draft: Leave out slow preparations that pay for many posteriors only.
         """
         ...
 
@@ -80,7 +78,7 @@ class Scales(Protocol):
         ...
 
     def field_to_tensors(self, field: Any) -> dict[str, Tensor]:
-        """Return what of the local field is slow to compute, to save."""
+        """Return the slow parts of the local field, to save."""
         ...
 
     def field_from_tensors(self, domain: Domain, tensors: dict[str, Tensor]) -> Any:
@@ -94,7 +92,7 @@ class Scales(Protocol):
 
 @dataclass(frozen=True)
 class _Point:
-    """Scales as a point: the logits of the numbers in (0, 1), the logs of the others."""
+    """Scales as a point: logits of the numbers in (0, 1), logs of the others."""
 
     fractions: ClassVar[frozenset[str]]
 
@@ -126,7 +124,7 @@ class _Hybrid(_Point, ABC):
         return self._field(domain, reach, None)
 
     def relearn(self, field: LocalField, fields: Tensor) -> LocalField:
-        """Return that of other fields; the same if it is stationary."""
+        """Return the local field of other fields, the same if it is stationary."""
         return field if field.reach is None else self.field(field.domain, fields)
 
     def field_from_tensors(self, domain: Domain, tensors: dict[str, Tensor]) -> LocalField:
@@ -139,10 +137,10 @@ class _Hybrid(_Point, ABC):
 
     @abstractmethod
     def _field(self, domain: Domain, reach: Array | None, variance: Array | None) -> LocalField:
-        """Return the Matern field of the residual, of known variance (node,) or of its own."""
+        """Return the Matern field of the residual, its variance (node,) known or computed."""
 
     def field_to_tensors(self, field: LocalField) -> dict[str, Tensor]:
-        """Return the variance of the local field, and how far it reaches across faces."""
+        """Return the variance of the local field, and its reach across faces."""
         tensors = {"matern_variance": torch.from_numpy(field.variance).float()}
         if field.reach is not None:
             tensors["matern_reach"] = torch.from_numpy(field.reach).float()
@@ -199,7 +197,7 @@ class TwoRangeScales(_Hybrid):
         short_km: Shorter range of the Matern residual.
         long_km: Longer range.
         nugget: Fraction of each node's variance that is white.
-        inflation: Of the covariance, against that of the history: the climate moves on.
+        inflation: Factor of the history's covariance, since the climate moves on.
         seasonal_share: Share of the EOF covariance that follows the season, in (0, 1).
         adaptivity: Power of `face_reach` by which the ranges follow place and direction, in
             (0, 1).
@@ -308,7 +306,7 @@ def _left(variance: Tensor, loadings: Tensor, weight: float, nugget: float) -> T
     return torch.maximum(left, _LEAST_LOCAL * variance).sqrt()
 
 
-SCALES: list[type[Scales]] = [HybridScales, TwoRangeScales, LocalisedScales]
+_SCALES: list[type[Scales]] = [HybridScales, TwoRangeScales, LocalisedScales]
 
 
 def to_config(scales: Scales) -> dict[str, Any]:
@@ -322,5 +320,5 @@ def from_config(config: dict[str, Any]) -> Scales:
     Raises:
         ModelError: If the configuration's `kind` is not that of a covariance known here.
     """
-    kind = of_kind(SCALES, config, "covariance")
+    kind = of_kind(_SCALES, config, "covariance")
     return kind(**{name: value for name, value in config.items() if name != "kind"})

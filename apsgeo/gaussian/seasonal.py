@@ -21,16 +21,16 @@ from apsgeo.measurement import Measurement
 
 __all__ = ["SeasonalPrior"]
 
-_KEPT_BYTES = 2**30  # of the loadings of seasons' priors that are kept
+_KEPT_BYTES = 2**30  # bytes of loadings of the seasons' priors that are kept
 
 
 class SeasonalPrior:
     """Gaussian priors whose EOF covariance follows the season; see `EOFs.at`.
 
     Args:
-        scales: Free numbers of the covariance, and how a prior is built from them.
-        field: `scales.field(domain)`.
-        eofs: Of the history.
+        scales: Free numbers of the covariance, which build a prior.
+        field: Local field, `scales.field(domain)`.
+        eofs: EOFs of the history.
         variance: Marginal variance (channel, node).
     """
 
@@ -43,7 +43,7 @@ class SeasonalPrior:
         return f"SeasonalPrior(seasons={self.eofs.seasons}, {self.annual!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and send by its state: factorizations cannot be."""
+        """Pickle the state, without factorizations, which cannot be."""
         return type(self).from_state, (*self.to_state(), self.domain)
 
     @property
@@ -58,7 +58,7 @@ class SeasonalPrior:
 
     @property
     def domain(self) -> Domain:
-        """Where the signal lives."""
+        """Domain of the signal."""
         domain: Domain = self.field.domain
         return domain
 
@@ -100,7 +100,7 @@ class SeasonalPrior:
         )
 
     def sample(self, season: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw a field of each season (batch,), (batch, channel, node), float32."""
+        """Draw a field for each season (batch,): (batch, channel, node), float32."""
         out = torch.empty(len(season), *self.variance.shape)
         for value in np.unique(season.numpy()):
             where = season == int(value)

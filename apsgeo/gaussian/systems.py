@@ -15,18 +15,18 @@ from apsgeo.linalg.constants import LOG_2PI
 from apsgeo.operators.laplacian import LaplacianFunction, series_of
 from apsgeo.operators.linear import LinearMap
 
-__all__ = ["TOLERANCE", "DirectSystem", "Gram", "IterativeSystem", "System", "conjugate_gradients"]
+__all__ = ["TOLERANCE", "DirectSystem", "Gram", "IterativeSystem", "System"]
 
 TOLERANCE = 1e-9
 """Residual, relative to the right-hand side, at which conjugate gradients stop."""
 
 _MOST_STEPS = 2000
-_BLOCK = 256  # columns at once
-_SHIFTS = 10.0 ** np.arange(-1.5, 1.6, 0.25)  # of the middle, to choose the best from
+_BLOCK = 256  # columns solved at once
+_SHIFTS = 10.0 ** np.arange(-1.5, 1.6, 0.25)  # factors of the middle eigenvalue, to try
 
 
 class CovarianceMap(Protocol):
-    """What systems in the space of the observations ask of a covariance C."""
+    """A covariance C, as far as systems in the space of the observations need it."""
 
     @property
     def size(self) -> int:
@@ -39,30 +39,31 @@ class CovarianceMap(Protocol):
         ...
 
     def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
-        """Return C x for columns (size, m)."""
+        """Return C times columns (size, m)."""
         ...
 
     def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
-        """Return about the variance beyond the loadings, by eigenvalue of the Laplacian."""
+        """Return about the variance that the loadings leave; see `Covariance.spectrum`."""
         ...
 
 
 class System(ABC):
-    """(A C A^T + R)^{-1} for one operator, observed set and noise; the work is done when made.
+    """(A C A^T + R)^{-1} for one operator, observed set and noise, factorized when it is made.
 
-    Data are values (observations, m); those that are not observed never matter.
+    Data are values (observations, m); those that are not observed never matter. A signal has
+    `size` values, channels times nodes.
     """
 
     @abstractmethod
     def solve(self, data: np.ndarray) -> np.ndarray:
-        """Return A^T (A C A^T + R)^{-1} data, (nodes, m)."""
+        """Return A^T (A C A^T + R)^{-1} data, (size, m)."""
 
     @abstractmethod
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
-        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some nodes."""
+        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some values."""
 
     def posterior_variance(self, variance: np.ndarray) -> np.ndarray:
-        """Return the posterior variance (nodes,) of values of a prior variance (nodes,).
+        """Return the posterior variance (size,), given the prior's variance (size,).
 
         Only systems of priors with `exact_marginals` have it.
         """
@@ -99,7 +100,7 @@ class Gram:
 
 
 class _Observed(System):
-    """What is common to systems in the space of the observed values of an operator."""
+    """A system in the space of the observed values of an operator."""
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class _Observed(System):
         return self._operator.forward(columns)[self._index]
 
     def _among_all(self, columns: np.ndarray) -> np.ndarray:
-        """Put observed values among zeros for those that were not observed."""
+        """Put observed values among zeros, which stand for those that were not observed."""
         full = np.zeros((self._count, columns.shape[1]))
         full[self._index] = columns
         return full
@@ -129,11 +130,11 @@ class _Observed(System):
         """Return (A C A^T + R)^{-1} data, (observed, m)."""
 
     def solve(self, data: np.ndarray) -> np.ndarray:
-        """Return A^T (A C A^T + R)^{-1} data, (nodes, m)."""
+        """Return A^T (A C A^T + R)^{-1} data, (size, m)."""
         return self._back(self._weights(data))
 
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
-        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some nodes."""
+        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some values."""
         mean = self._prior.covariance_apply(self.solve(data))
         return mean if nodes is None else mean[nodes]
 
@@ -164,7 +165,7 @@ class DirectSystem(_Observed):
         return self._gram.solve(data[self._index])
 
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
-        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some nodes."""
+        """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some values."""
         cross = self._cross if nodes is None else self._cross[nodes]
         return cross @ self._weights(data)
 
@@ -176,10 +177,10 @@ class DirectSystem(_Observed):
 class IterativeSystem(_Observed):
     """Conjugate gradients on A C A^T + R, with a preconditioner made of what is known of C and A.
 
-    Every right-hand side is solved until its residual is `TOLERANCE` of itself, all at once. The
-    preconditioner A L L^T A^T + N has the loadings L, and for N the covariance that the rest of the
-    signal and the noise would have if they were the same everywhere: a function of the Laplacian
-    (see `_Stationary`), or else R. There is no factorization, hence no log-evidence.
+    All right-hand sides are solved together, each until its residual is `TOLERANCE` of its norm.
+    The preconditioner is A L L^T A^T + N with the loadings L. N is the covariance that the noise
+    and the rest of the signal would have if they were the same everywhere, a function of the
+    Laplacian (see `_Stationary`), or else R. There is no factorization, hence no log-evidence.
     """
 
     def __init__(
@@ -212,7 +213,7 @@ class IterativeSystem(_Observed):
 
     def _weights(self, data: np.ndarray) -> np.ndarray:
         parts = [
-            conjugate_gradients(self._apply, self._precondition, block)
+            _conjugate_gradients(self._apply, self._precondition, block)
             for block in np.array_split(
                 data[self._index], range(_BLOCK, data.shape[1], _BLOCK), axis=1
             )
@@ -220,10 +221,10 @@ class IterativeSystem(_Observed):
         return np.concatenate(parts, axis=1)
 
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
-        """Refuse.
+        """Refuse: there is no determinant without a factorization.
 
         Raises:
-            InputError: Always; there is no determinant without a factorization.
+            InputError: If it is called at all.
         """
         raise InputError(
             f"the log-evidence of {len(self._index)} values observed through {self._operator!r} "
@@ -243,7 +244,7 @@ class _Stationary:
 
     @classmethod
     def of(cls, prior: CovarianceMap, operator: LinearMap, noise_var: float) -> _Stationary | None:
-        """Return that of an operator's values on its codomain; None where little is known."""
+        """Return the inverse for an operator's values on its codomain, None where it is no use."""
         if operator.codomain is None:
             return None
         noise = noise_var * float(operator.codomain.areas.mean())
@@ -271,18 +272,18 @@ class _Stationary:
         return np.concatenate(solved)
 
 
-def conjugate_gradients(
+def _conjugate_gradients(
     apply: Callable[[np.ndarray], np.ndarray],
     precondition: Callable[[np.ndarray], np.ndarray],
     right: np.ndarray,
 ) -> np.ndarray:
     """Solve symmetric positive definite systems for columns (n, m), each on its own.
 
-    A column that has reached `TOLERANCE` is left as it is, so that it does not depend on the
-    others.
+    A column that has reached `TOLERANCE` is left as it is, so that its solution does not depend on
+    the other columns.
 
     Raises:
-        InputError: If a column has not got there after 2000 steps.
+        InputError: If a column has not reached it after 2000 steps.
     """
     limit = TOLERANCE * np.linalg.norm(right, axis=0)
     out = np.zeros_like(right)

@@ -42,7 +42,7 @@ def made(domain: Domain, view: View) -> Case:
     """Make 120 months of a smooth field on a domain, of mean 5 and standard deviation 2."""
     extent = float(domain.areas.sum()) ** 0.5 * domain.radius_km
     field = MaternField(domain, 0.6 * extent)
-    white = numpy_seeded(0).standard_normal((field.spread.shape[1], 480))
+    white = numpy_seeded(0).standard_normal((field.basis.shape[1], 480))
     unit = field.sample(white).T / np.sqrt(field.variance)
     values = torch.from_numpy(5 + 2 * unit).float()[:, None]
     season = torch.zeros(480, dtype=torch.long)

@@ -178,7 +178,7 @@ def test_stiffness_is_symmetric_semidefinite_with_constants_in_its_kernel(domain
 
 def test_reduced_cells_are_unions_and_keep_the_laplacian(domain: Domain) -> None:
     cells = domain.reduced
-    np.testing.assert_array_equal(cells.spread.sum(axis=1), 1.0)
+    np.testing.assert_array_equal(cells.membership.sum(axis=1), 1.0)
     np.testing.assert_allclose(cells.areas.sum(), float(domain.areas.sum()))
     dense = cells.stiffness.toarray()
     np.testing.assert_allclose(dense, dense.T)

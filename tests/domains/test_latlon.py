@@ -292,7 +292,7 @@ def test_reduced_grid_has_the_eigenvalues_of_the_sphere() -> None:
     """l(l + 1), each 2 l + 1 times, although the cells near the poles are merged."""
     grid = LatLonDomain(np.linspace(90, -90, 73), np.arange(0, 360, 2.5))
     cells = grid.reduced
-    assert cells.spread.shape == (73 * 144, len(cells.areas))
+    assert cells.membership.shape == (73 * 144, len(cells.areas))
     assert len(cells.areas) < 0.95 * grid.num_nodes
     inverse_root = scipy.sparse.diags_array(cells.areas**-0.5)
     scaled = inverse_root @ cells.stiffness @ inverse_root
@@ -310,6 +310,6 @@ def test_reduced_grid_has_no_cells_narrower_than_half_the_spacing() -> None:
 
 def test_reduced_grid_holds_a_pole_as_one_cell() -> None:
     grid = LatLonDomain(np.linspace(90, -90, 19), np.arange(0, 360, 10.0))
-    spread = grid.reduced.spread
-    assert set(spread[:36].indices) == {0}
-    assert len(set(spread[-36:].indices)) == 1
+    membership = grid.reduced.membership
+    assert set(membership[:36].indices) == {0}
+    assert len(set(membership[-36:].indices)) == 1

@@ -38,7 +38,7 @@ def further_in_the_east(domain: Domain) -> np.ndarray:
 
 
 def draws(field: MaternField, records: int) -> torch.Tensor:
-    white = numpy_seeded(0).standard_normal((field.spread.shape[1], records))
+    white = numpy_seeded(0).standard_normal((field.basis.shape[1], records))
     return torch.from_numpy(field.sample(white).T[:, None] / np.sqrt(field.variance))
 
 
@@ -47,13 +47,13 @@ def test_a_field_of_varying_range_has_the_covariance_of_its_precision(
     domain: Domain, smoothness: int
 ) -> None:
     field = MaternField(domain, 6000.0, smoothness, reach=further_in_the_east(domain))
-    spread = field.spread.toarray()
-    expected = spread @ np.linalg.inv(field.precision.toarray()) @ spread.T
+    basis = field.basis.toarray()
+    expected = basis @ np.linalg.inv(field.precision.toarray()) @ basis.T
     every = np.eye(domain.num_nodes)
     np.testing.assert_allclose(field.covariance_apply(every), expected, atol=1e-9)
     # kept in float32
     np.testing.assert_allclose(field.variance, np.diag(expected), rtol=rounding(1))
-    root = field.sample(np.eye(field.spread.shape[1]))
+    root = field.sample(np.eye(field.basis.shape[1]))
     np.testing.assert_allclose(root @ root.T, expected, atol=1e-9)
 
 
@@ -96,7 +96,7 @@ def test_cells_that_never_vary_are_left_as_they_are(domain: Domain) -> None:
     fields = draws(MaternField(domain, 8000.0, 2), 50)
     start, end = faces(domain)
     land = domain.positions[:, 2] > 0.5
-    dry = np.asarray(domain.reduced.spread.T @ land.numpy()).ravel() > 0
+    dry = np.asarray(domain.reduced.membership.T @ land.numpy()).ravel() > 0
     found = face_reach(domain, torch.where(land, 0.0, fields))
     assert np.all(found[dry[start] | dry[end]] == 1.0)
     assert not np.any(found[~dry[start] & ~dry[end]] == 1.0)

@@ -82,8 +82,8 @@ def two_ranges(domain: LatLonDomain) -> MaternSum:
 
 
 def covariance_of(field: LocalField) -> np.ndarray:
-    spread = field.spread.toarray()
-    return spread @ np.linalg.inv(field.precision.toarray()) @ spread.T
+    basis = field.basis.toarray()
+    return basis @ np.linalg.inv(field.precision.toarray()) @ basis.T
 
 
 def dense(prior: Prior) -> np.ndarray:
@@ -138,7 +138,7 @@ def test_matern_draws_and_covariance_are_those_of_the_precision(
 ) -> None:
     field = MaternField(domain, 5000.0, smoothness)
     expected = covariance_of(field)
-    root = field.sample(np.eye(field.spread.shape[1]))
+    root = field.sample(np.eye(field.basis.shape[1]))
     np.testing.assert_allclose(root @ root.T, expected, atol=1e-9)
     every = np.eye(domain.num_nodes)
     np.testing.assert_allclose(field.covariance_apply(every), expected, atol=1e-9)
@@ -163,7 +163,7 @@ def test_a_sum_of_fields_has_the_sum_of_their_covariances(domain: LatLonDomain) 
     np.testing.assert_allclose(total.covariance_apply(every), expected, atol=1e-9)
     # each part's, and the sum, kept in float32
     np.testing.assert_allclose(total.variance, np.diag(expected), rtol=rounding(2))
-    root = total.sample(np.eye(total.spread.shape[1]))
+    root = total.sample(np.eye(total.basis.shape[1]))
     np.testing.assert_allclose(root @ root.T, expected, atol=1e-9)
     eigenvalues = np.array([0.0, 6.0])
     shares = 0.3 * parts[0].spectrum(eigenvalues) + 0.7 * parts[1].spectrum(eigenvalues)
@@ -388,7 +388,7 @@ def test_fitted_prior_has_the_data_variance(
 def test_select_scales_finds_the_range_that_made_the_fields() -> None:
     domain = LatLonDomain(np.linspace(82.5, -82.5, 12), np.arange(0, 360, 15.0))
     truth = MaternField(domain, 5000.0)
-    white = numpy_seeded(0).standard_normal((truth.spread.shape[1], 60))
+    white = numpy_seeded(0).standard_normal((truth.basis.shape[1], 60))
     fields = torch.from_numpy(truth.sample(white).T[:, None] / np.sqrt(truth.variance))
     found = select_scales(
         domain, fields, HybridScales(), folds=2, rank=5, max_evaluations=20, progress=False

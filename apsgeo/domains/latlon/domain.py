@@ -152,7 +152,7 @@ class LatLonDomain(EdgeDomain):
         label = (first[:, None] + np.arange(columns) * count[:, None] // columns).ravel()
         cells = int(count.sum())
         members = np.bincount(label)
-        spread = scipy.sparse.csr_array((np.ones(len(label)), (np.arange(len(label)), label)))
+        membership = scipy.sparse.csr_array((np.ones(len(label)), (np.arange(len(label)), label)))
         mean_lon = np.bincount(label, np.tile(self.lon, rows)) / members
         start, end, _, conductance = self._edges
         zonal = np.diff(self.lon, append=self.lon[0] + 360.0)[start % columns]
@@ -161,9 +161,9 @@ class LatLonDomain(EdgeDomain):
         ratio = np.divide(zonal, apart, out=np.ones_like(zonal), where=along & (apart > 0))
         joined = label[start] != label[end]
         return Reduced(
-            spread,
-            (spread.T @ self.positions.numpy()) / members[:, None],
-            spread.T @ self.areas.numpy(),
+            membership,
+            (membership.T @ self.positions.numpy()) / members[:, None],
+            membership.T @ self.areas.numpy(),
             laplacian_of(
                 (conductance * ratio)[joined], label[start[joined]], label[end[joined]], cells
             ),
