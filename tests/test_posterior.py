@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 import apsgeo
-from apsgeo.diagnostics import ImportanceWeights, importance_weights
+from apsgeo.diagnostics.importance import ImportanceWeights, importance_weights
 from apsgeo.diffusion.samplers import DPMSolver
 from apsgeo.distillation import sources
 from apsgeo.distillation.distill import distill

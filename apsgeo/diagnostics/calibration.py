@@ -19,23 +19,23 @@ from numpy.typing import ArrayLike, NDArray
 from apsgeo.errors import InputError
 from apsgeo.metrics.scores import coverage, weighted_mean
 
-__all__ = ["Uniformity", "rank_histogram", "ranks", "reliability", "tarp_ranks", "uniformity"]
+__all__ = ["rank_histogram", "ranks", "reliability", "tarp_ranks", "uniformity"]
 
 Array = NDArray[np.float64]
 Ranks = NDArray[np.int64]
 
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_EXPECTED = 10  # ranks that a bin of the test should hold at least
+_EXPECTED = 10  # least number of ranks that a bin of the test should hold
 _MOST_BINS = 20
 
 
-class Uniformity(NamedTuple):
+class _Uniformity(NamedTuple):
     """A test of ranks: how many fell into each bin, how many should, and the p-value.
 
     Attributes:
-        counts: (bin,) of ranks.
-        expected: (bin,) if they are uniform.
-        p_value: Probability of counts at least as uneven, if they are uniform.
+        counts: Number (bin,) of ranks.
+        expected: Number (bin,) expected of uniform ranks.
+        p_value: Probability of counts at least as uneven, if ranks are uniform.
     """
 
     counts: Array
@@ -51,11 +51,11 @@ def ranks(members: ArrayLike, truth: ArrayLike) -> Ranks:
     Modrak et al. 2023, arXiv 2211.02383). The ranks of neighbouring nodes are not independent.
 
     Args:
-        members: (K, ...), of a continuous quantity.
-        truth: (...).
+        members: Members (K, ...) of a continuous quantity.
+        truth: Truth (...).
 
     Returns:
-        (...), from 0 to K.
+        Ranks (...), from 0 to K.
 
     Raises:
         InputError: If the shapes do not match.
@@ -67,18 +67,18 @@ def ranks(members: ArrayLike, truth: ArrayLike) -> Ranks:
 def tarp_ranks(members: ArrayLike, truth: ArrayLike, references: ArrayLike | None = None) -> Ranks:
     """Return how many members lie closer to a reference point than the truth does.
 
-    Tests of accuracy with random points (Lemos et al. 2023, arXiv 2302.03026, algorithm 2): the
+    TARP (Lemos et al. 2023, arXiv 2302.03026, algorithm 2) tests accuracy with random points. The
     share of closer members is the credibility of the least ball about the reference that holds the
     truth. It sees all dimensions at once. The reference must not depend on the simulation's truth.
 
     Args:
-        members: (K, simulation, dimension).
-        truth: (simulation, dimension).
-        references: (simulation, dimension); by default the truth of the simulation before, whose
-            distribution is the prior's.
+        members: Members (K, simulation, dimension).
+        truth: Truth (simulation, dimension).
+        references: Points (simulation, dimension); by default the truth of the simulation before,
+            whose distribution is the prior's.
 
     Returns:
-        (simulation,), from 0 to K.
+        Ranks (simulation,), from 0 to K.
 
     Raises:
         InputError: If the shapes do not match.
@@ -95,14 +95,14 @@ def tarp_ranks(members: ArrayLike, truth: ArrayLike, references: ArrayLike | Non
     return ranks(np.linalg.norm(x - points, axis=-1), np.linalg.norm(y - points, axis=-1))
 
 
-def uniformity(found: ArrayLike, members: int, bins: int | None = None) -> Uniformity:
+def uniformity(found: ArrayLike, members: int, bins: int | None = None) -> _Uniformity:
     """Test by Pearson's chi-squared whether ranks of independent simulations are uniform.
 
     Args:
-        found: (simulation,) ranks from 0 to `members`.
-        members: K, of each ensemble.
-        bins: Into which the K + 1 ranks are put; by default as many as hold ten ranks each, at
-            most 20.
+        found: Ranks (simulation,), from 0 to `members`.
+        members: Number K of members of each ensemble.
+        bins: Number of bins that the K + 1 ranks are put into; by default as many as hold ten ranks
+            each, at most 20.
 
     Raises:
         InputError: If ranks are outside the range, or too few for two bins.
@@ -125,19 +125,19 @@ def uniformity(found: ArrayLike, members: int, bins: int | None = None) -> Unifo
     counts = np.bincount(of_rank[values], minlength=count).astype(np.float64)
     share = values.size / (members + 1)
     expected = share * np.bincount(of_rank, minlength=count).astype(np.float64)
-    return Uniformity(counts, expected, float(chisquare(counts, expected).pvalue))
+    return _Uniformity(counts, expected, float(chisquare(counts, expected).pvalue))
 
 
 def rank_histogram(members: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None) -> Array:
     """Return the weighted share of values at which the truth has each rank, (..., K + 1).
 
-    Flat, at 1 / (K + 1), for a calibrated ensemble (Hamill 2001,
+    It is flat, at 1 / (K + 1), for a calibrated ensemble (Hamill 2001,
     doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2). NaN does not count.
 
     Args:
-        members: (K, ..., node).
-        truth: (..., node).
-        weights: Of the nodes, such as areas; equal by default.
+        members: Members (K, ..., node).
+        truth: Truth (..., node).
+        weights: Weights of the nodes, such as areas; equal by default.
     """
     x, y = _ensemble(members, truth)
     found = np.where(np.isnan(y) | np.isnan(x).any(0), np.nan, ranks(x, y))
@@ -153,13 +153,13 @@ def reliability(
 ) -> Array:
     """Return the share of values that central intervals of each level cover, (level, ...).
 
-    Equal to the levels for a calibrated ensemble of any size; see `apsgeo.metrics.coverage`.
+    They equal the levels for a calibrated ensemble of any size; see `apsgeo.metrics.coverage`.
 
     Args:
-        members: (K, ..., node).
-        truth: (..., node).
-        weights: Of the nodes, such as areas; equal by default.
-        levels: In (0, 1).
+        members: Members (K, ..., node).
+        truth: Truth (..., node).
+        weights: Weights of the nodes, such as areas; equal by default.
+        levels: Levels in (0, 1).
     """
     return np.stack([coverage(members, truth, weights, level=level) for level in levels])
 

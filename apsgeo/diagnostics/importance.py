@@ -1,4 +1,4 @@
-"""Importance weights of a flow's members, and what they say of it without any truth.
+"""Importance weights of a flow's members, which judge it without any truth.
 
 With log q(x|y) tractable, w = p(x) p(y|x) / q(x|y) tells how far q is from the posterior: all
 equal if it is exact, dominated by a few where q misses mass.
@@ -22,8 +22,8 @@ __all__ = ["ImportanceWeights", "generalized_pareto", "importance_weights"]
 
 Array = NDArray[np.float64]
 
-_LEAST_TAIL = 5  # weights from which a tail can be fitted
-_PRIOR_SHAPE, _PRIOR_COUNT = 0.5, 10.0  # of the weakly informative prior of k
+_LEAST_TAIL = 5  # least number of weights that a tail is fitted to
+_PRIOR_SHAPE, _PRIOR_COUNT = 0.5, 10.0  # weakly informative prior of k: its mean and weight
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ImportanceWeights:
     """Log importance weights, members first.
 
     Attributes:
-        log_weights: (member, field), log p(x) + log p(y|x) - log q(x|y), to any constant a field.
+        log_weights: log p(x) + log p(y|x) - log q(x|y) (member, field), to a constant a field.
 
     Raises:
         InputError: If there are fewer than two members, or weights are NaN or all zero.
@@ -52,24 +52,24 @@ class ImportanceWeights:
 
     @cached_property
     def normalized(self) -> Array:
-        """Weights that sum to one over the members, (member, field)."""
+        """Weights (member, field) that sum to one over the members."""
         raw = np.exp(self.log_weights - self.log_weights.max(0))
         return raw / raw.sum(0)
 
     @property
     def effective_sample_size(self) -> Array:
-        """1 / sum of w^2, from 1 to the number of members, (field,) (Kong 1992)."""
+        """1 / sum of w^2 (field,), from 1 to the number of members (Kong 1992)."""
         return 1.0 / (self.normalized**2).sum(0)
 
     @property
     def log_evidence(self) -> Array:
-        """Log of the mean weight: an estimate of log p(y) if nothing is left out, (field,)."""
+        """Log of the mean weight (field,), an estimate of log p(y) with no constant left out."""
         top = self.log_weights.max(0)
         return np.log(np.exp(self.log_weights - top).mean(0)) + top
 
     @cached_property
     def pareto_k(self) -> Array:
-        """Shape of the tail of the weights, (field,); NaN with fewer than 25 members.
+        """Shape (field,) of the tail of the weights; NaN with fewer than 25 members.
 
         Estimates from weights are reliable below 0.7; below 0.5 their variance is finite (Vehtari
         et al. 2024, *Pareto smoothed importance sampling*, JMLR 25(72)). The greatest min(S/5,
@@ -80,16 +80,16 @@ class ImportanceWeights:
     def resample(self, fields: Tensor, count: int, seed: int = 0) -> Tensor:
         """Draw members with the probabilities of their weights, with replacement.
 
-        By systematic resampling, which has each member floor(n w) or ceil(n w) times, in random
-        order (Douc et al. 2005).
+        Systematic resampling draws each member floor(n w) or ceil(n w) times, in random order (Douc
+        et al. 2005).
 
         Args:
-            fields: (member, field, ...), those that were weighted.
-            count: Members that are returned.
-            seed: Of the draw.
+            fields: The weighted fields (member, field, ...).
+            count: Number of members to draw.
+            seed: Seed of the draw.
 
         Returns:
-            (count, field, ...).
+            The members (count, field, ...).
 
         Raises:
             InputError: If the fields are not those of the weights.
@@ -124,12 +124,12 @@ def importance_weights(
     """Draw members of q(x|y) and weigh them by the posterior that it stands for.
 
     Args:
-        distribution: What a `Posterior` returns for measurements.
-        log_prior: log p of standardized anomalies (batch, channel, node), (batch,), such as a
-            Gaussian prior's `log_prob`, or ``lambda x: diffusion.estimate_log_prob(x).value``,
-            whose error widens the weights.
-        members: Drawn for each field.
-        seed: Of the draw.
+        distribution: Distribution that a `Posterior` returns for measurements.
+        log_prior: Function that returns log p (batch,) of standardized anomalies (batch, channel,
+            node), such as a Gaussian prior's `log_prob`, or
+            ``lambda x: diffusion.estimate_log_prob(x).value``, whose error widens the weights.
+        members: Number of members drawn for each field.
+        seed: Seed of the draw.
 
     Returns:
         The members (member, batch, channel, node) in the units of the data, and their weights.
@@ -146,11 +146,11 @@ def importance_weights(
 def generalized_pareto(excess: ArrayLike) -> tuple[float, float]:
     """Fit a generalized Pareto distribution to excesses over a threshold; return (k, sigma).
 
-    The density is (1 + k x / sigma)^(-1/k - 1) / sigma. By the nearly Bayesian estimate of Zhang &
-    Stephens (2009, doi:10.1198/tech.2009.08017).
+    The density is (1 + k x / sigma)^(-1/k - 1) / sigma. The estimate is the nearly Bayesian one of
+    Zhang & Stephens (2009, doi:10.1198/tech.2009.08017).
 
     Args:
-        excess: (n,) positive.
+        excess: Excesses (n,), positive.
     """
     x = np.sort(np.asarray(excess, dtype=np.float64))
     size = 30 + int(np.sqrt(len(x)))
@@ -166,7 +166,7 @@ def generalized_pareto(excess: ArrayLike) -> tuple[float, float]:
 
 
 def _tail_shape(log_weights: Array) -> float:
-    """Return the shape k of the tail of one field's weights, drawn to 0.5 as by ten more."""
+    """Return the shape k of the tail of one field's weights, drawn to 0.5 by the prior."""
     size = len(log_weights)
     tail = int(np.ceil(min(0.2 * size, 3.0 * np.sqrt(size))))
     if tail < _LEAST_TAIL:

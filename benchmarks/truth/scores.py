@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from apsgeo.diagnostics import ImportanceWeights, ranks, tarp_ranks, uniformity
+from apsgeo.diagnostics.calibration import ranks, tarp_ranks, uniformity
+from apsgeo.diagnostics.importance import ImportanceWeights
 from apsgeo.metrics.table import Column, Table
 
 

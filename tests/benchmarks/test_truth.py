@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from apsgeo.diagnostics import ranks, tarp_ranks, uniformity
+from apsgeo.diagnostics.calibration import ranks, tarp_ranks, uniformity
 from apsgeo.errors import InputError
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.gaussian.regimes import fit_regimes

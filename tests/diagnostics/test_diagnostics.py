@@ -7,15 +7,14 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from apsgeo.diagnostics import (
-    ImportanceWeights,
-    generalized_pareto,
+from apsgeo.diagnostics.calibration import (
     rank_histogram,
     ranks,
     reliability,
     tarp_ranks,
     uniformity,
 )
+from apsgeo.diagnostics.importance import ImportanceWeights, generalized_pareto
 from apsgeo.errors import InputError
 from tests.cases import numpy_seeded
 
