@@ -1,4 +1,4 @@
-"""What was measured of a field, in which units, and the contract of what samples p(x | y)."""
+"""Measurements of fields, their units, and the contract of every method that samples p(x | y)."""
 
 from apsgeo.measurement.draws import Draws, Method, NoiseDraws, members_noise
 from apsgeo.measurement.family import Family

@@ -1,8 +1,24 @@
-"""The contract of the library: what a method is given, and what it returns.
+"""The contract of the library: what a method takes, and what it returns.
 
-A method samples p(x | y). It is given a `Measurement` (values, mask, noise, operator, season, key)
+A method samples p(x | y). It takes a `Measurement` (values, mask, noise, operator, season, key)
 and returns `Draws`: a mean, members, and a log-density where it knows one. Gaussian priors,
 mixtures, flows, chains, iterative samplers and interpolators are methods.
+
+Examples:
+    Observe two of the six pixels of an image, and draw the others:
+
+    >>> from apsgeo import ImageDomain
+    >>> from apsgeo.gaussian.low_rank import LowRankPrior
+    >>> domain = ImageDomain(2, 3)
+    >>> smooth = LowRankPrior(domain, torch.ones(1, 6, 1), white_std=0.1)
+    >>> y = torch.tensor([[[1.0, torch.nan, torch.nan, torch.nan, torch.nan, 0.8]]])
+    >>> draws = smooth.posterior(Measurement.of(y, noise_std=0.1))
+    >>> draws.mean.shape
+    torch.Size([1, 1, 6])
+    >>> draws.members(32, seed=0).shape
+    torch.Size([32, 1, 1, 6])
+    >>> draws.log_prob(draws.members(32, seed=0)).shape
+    torch.Size([32, 1])
 """
 
 from __future__ import annotations
@@ -54,7 +70,7 @@ class Draws(ABC):
         """
 
     def log_prob(self, signal: Tensor) -> Tensor:
-        """Return log q(x | y), (..., batch), of fields (..., batch, channel, node).
+        """Return log q(x | y) (..., batch) of fields (..., batch, channel, node).
 
         Raises:
             InputError: If the method has no density.
@@ -68,16 +84,16 @@ class Draws(ABC):
     def marginal_std(self) -> Tensor | None:
         """Standard deviation (batch, channel, node) of normal marginals, None if not known.
 
-        Where a method predicts a mean and an error for each node, as kriging does, it is scored by
+        A method that predicts a mean and an error for each node, as kriging does, is scored by
         these and not by a finite number of members.
         """
         return None
 
     def prediction(self, count: int, seed: int) -> Prediction:
-        """Return what is scored, (batch, channel * node): normal marginals if they are known.
+        """Return the prediction to score, (batch, channel * node): normal marginals if known.
 
         Args:
-            count: Number of members otherwise.
+            count: Number of members, if marginals are not known.
             seed: Seed of the members.
         """
         if (std := self.marginal_std) is not None:
@@ -91,7 +107,7 @@ def _flat(values: Tensor) -> NDArray[Any]:
 
 
 class NoiseDraws(Draws):
-    """Draws that are a function of standard normal noise, which may be differentiable."""
+    """Draws that are a function of standard normal noise, often a differentiable one."""
 
     @property
     @abstractmethod
@@ -112,9 +128,9 @@ class NoiseDraws(Draws):
 def members_noise(seed: int, keys: Tensor, count: int, size: int, stream: int = 0) -> Tensor:
     """Return the standard normal noise (member, record, size) of some records, float32.
 
-    That of a record depends on (seed, key) alone and is drawn member after member, so that member
-    k is the same however many are asked for. Methods that need more noise than they can hold take
-    it in several streams, which are independent.
+    The noise of a record depends on (seed, key) alone. It is drawn member after member, so that
+    member k is the same however many are asked for. A method that needs more noise than it can hold
+    draws it in several streams, which are independent.
     """
     each = []
     for key in keys.tolist():

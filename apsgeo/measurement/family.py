@@ -15,8 +15,8 @@ class Family:
     """A family of operators on a domain.
 
     Attributes:
-        operator: The family, or the only one of it.
-        domain: Where fields live.
+        operator: The family, or an operator that is its only member.
+        domain: Domain of the fields.
     """
 
     operator: Operator
@@ -24,10 +24,10 @@ class Family:
     _maps: dict[Operator, LinearMap] = field(default_factory=dict, init=False, repr=False)
 
     def on(self, member: Operator | None = None) -> LinearMap:
-        """Return the map of a member, which tells its `features`; by default of the only one.
+        """Return the map of a member, by default of the only one; it knows the member's `features`.
 
         Raises:
-            InputError: If it is not of the family, or none is given where there are several.
+            InputError: If it is not of the family, or the family has several and none is named.
         """
         if member is None:
             member = self.operator

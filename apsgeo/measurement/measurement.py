@@ -1,4 +1,4 @@
-"""What an instrument returned: values, which there are, how noisy they are, and of what."""
+"""What an instrument returned: values, which of them exist, and how noisy they are."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Measurement:
     """Values y = A x + n where `mask` is true.
 
     Attributes:
-        values: (batch, channel, observation); whatever stands under the mask is replaced by zero.
-        mask: (batch, channel, observation), true where observed.
-        noise_std: (batch, channel, observation) standard deviation of n, positive, in the units
-            of the values; replaced by one where nothing is observed. A number, or one for each
-            observation or each measurement, is broadcast.
-        operator: A. By default the observations are the nodes themselves.
-        scale: (batch, channel, node), if y = A (scale x) + n: x are then standardized anomalies
-            and y in the units of the data.
-        season: (batch,) index of each record's season, or None where it is not known.
-        key: (batch,) int64 that names each record, from which its random draws are seeded; by
-            default its place in the batch.
+        values: y (batch, channel, observation); zero replaces whatever stands under the mask.
+        mask: Mask (batch, channel, observation), true where observed.
+        noise_std: Standard deviation (batch, channel, observation) of n, positive, in the units of
+            the values; one replaces it where nothing is observed. What broadcasts to that shape is
+            taken, such as a number.
+        operator: A; by default the observations are the nodes themselves.
+        scale: Factor (batch, channel, node) of the signal, y = A (scale x) + n, by which x may be
+            standardized anomalies while y is in the units of the data; None for one.
+        season: Index (batch,) of each record's season, or None where it is not known.
+        key: Number (batch,) int64 that names each record and seeds its random draws; by default
+            its place in the batch.
     """
 
     values: Tensor
@@ -78,7 +78,16 @@ class Measurement:
     def of(
         cls, values: Tensor, noise_std: Tensor | float, operator: LinearMap | None = None
     ) -> Measurement:
-        """Make a measurement of values (batch, channel, observation), NaN where missing."""
+        """Make a measurement of values (batch, channel, observation), NaN where missing.
+
+        Examples:
+            >>> y = torch.tensor([[[1.0, torch.nan, 3.0]]])
+            >>> measurement = Measurement.of(y, noise_std=0.5)
+            >>> measurement.mask
+            tensor([[[ True, False,  True]]])
+            >>> measurement.values
+            tensor([[[1., 0., 3.]]])
+        """
         noise = torch.as_tensor(noise_std, dtype=values.dtype, device=values.device)
         return cls(
             values,
@@ -92,7 +101,7 @@ class Measurement:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(batch, channel, node) of the fields behind the measurement."""
+        """Shape (batch, channel, node) of the fields behind the measurement."""
         return len(self.values), self.values.shape[1], self.operator.num_nodes
 
     def to(self, device: torch.device) -> Measurement:
@@ -122,7 +131,7 @@ class Measurement:
         )
 
     def repeat(self, times: int) -> Measurement:
-        """Return the measurements so many times, all of them after each other."""
+        """Return the whole batch of measurements `times` times in a row."""
         return self[torch.arange(len(self)).repeat(times)]
 
     def season_of(self, seasons: int) -> Tensor:
@@ -141,7 +150,7 @@ class Measurement:
 
     @property
     def hidden(self) -> Tensor:
-        """Nodes (batch, channel, node) that were not observed as such; all, if A averages."""
+        """Nodes (batch, channel, node) without an observation of their own; all, if A averages."""
         if self.operator.is_identity:
             return ~self.mask
         return torch.ones(self.shape, dtype=torch.bool, device=self.mask.device)
@@ -161,7 +170,7 @@ class Measurement:
         return projected if self.scale is None else projected / self.scale
 
     def log_likelihood(self, signal: Tensor) -> Tensor:
-        """Return log N(y; A (scale x), R) for signals (batch, channel, node), as (batch,)."""
+        """Return log N(y; A (scale x), R) (batch,) of signals (batch, channel, node)."""
         standardized = (self.values - self.apply(signal)) / self.noise_std
         each = -0.5 * (standardized**2 + math.log(2 * math.pi)) - self.noise_std.log()
         return torch.where(self.mask, each, 0.0).flatten(1).sum(1)

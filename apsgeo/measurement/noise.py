@@ -1,4 +1,4 @@
-"""The standard deviation of a measurement's noise, and when it can be used."""
+"""Check the standard deviation of a measurement's noise."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["check_noise"]
 def check_noise(
     noise_std: float | Tensor, shape: tuple[int, ...], where: Tensor | None = None
 ) -> Tensor:
-    """Return the noise of each observation, after checking that it can be used.
+    """Check the noise of observations, and return it as a tensor of their shape.
 
     Args:
         noise_std: Standard deviation in the units of the data, a number, or one for each
             observation, channel (channel, 1) or measurement (batch, 1, 1).
         shape: Shape that the noise is broadcast to, ([batch,] channel, observation).
-        where: (*shape), or what can be broadcast to it, true where the noise matters; everywhere
+        where: Mask that broadcasts to the shape, true where the noise matters; everywhere
             by default.
 
     Raises:

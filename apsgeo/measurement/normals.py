@@ -1,4 +1,4 @@
-"""Climatological normals: mean and spread by season, between data and standardized anomalies."""
+"""Climatological normals: mean and standard deviation by season, which standardize data."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Normals:
     """Mean and standard deviation of a field by season, in the units of the data.
 
     Attributes:
-        mean: (season, channel, node).
-        std: (season, channel, node), positive.
-        valid: (node,) false where the history never has a value (land of an ocean variable).
+        mean: Mean (season, channel, node).
+        std: Standard deviation (season, channel, node), positive.
+        valid: Mask (node,), false where the history never has a value (land, of an ocean variable).
     """
 
     mean: Tensor
@@ -40,22 +40,22 @@ class Normals:
     ) -> Normals:
         """Fit normals to a history.
 
-        The mean is that of the baseline records; the variance is about that mean over all
-        records, smoothed over neighbouring seasons with weights 1/4, 1/2, 1/4.
+        The mean is taken over the baseline records. The variance about it is taken over all
+        records, and smoothed over neighbouring seasons with the weights 1/4, 1/2, 1/4.
 
         Args:
-            fields: (time, channel, node); nodes that are NaN at every time are not valid.
-            season: (time,) index of each record's season.
-            seasons: number of seasons (12 for months, 1 for none).
-            baseline: (time,) true for the records that define the mean; all by default.
-            least_std: least spread of a node, as a share of the root mean square of all.
+            fields: Fields (time, channel, node); nodes that are NaN at every time are not valid.
+            season: Index (time,) of each record's season.
+            seasons: Number of seasons: 12 for months, 1 for none.
+            baseline: Mask (time,), true for the records that define the mean; all by default.
+            least_std: Least standard deviation of a node, in root mean squares of all.
 
         Raises:
             InputError: If ``least_std`` is not above 0, values are missing at some times only, or a
                 season has fewer than two records in the baseline.
         """
         if not least_std > 0.0:
-            raise InputError(f"least_std={least_std}; give a share of the spread above 0")
+            raise InputError(f"least_std={least_std}; give a share of the deviation above 0")
         missing = ~torch.isfinite(fields)
         if bool((missing.any(0) & ~missing.all(0)).any()):
             raise InputError(
@@ -108,26 +108,26 @@ class Normals:
         return torch.where(self.valid.to(out.device), out, torch.nan)
 
     def measure(self, measurement: Measurement) -> Measurement:
-        """Return what a measurement in the units of the data measures of standardized anomalies.
+        """Return a measurement in the units of the data as one of standardized anomalies.
 
-        Values at the nodes are standardized themselves. Of others the normals' part is taken off,
-        and the spread becomes the measurement's scale; those that weigh nodes which are not valid
-        count as missing.
+        Values of the nodes themselves are standardized. From others the operator applied to the
+        mean is subtracted, y - A mean, and the standard deviation becomes the measurement's
+        `scale`. Observations that weigh a node which is not valid count as missing.
 
         Raises:
             InputError: If the seasons of the records are not known and the normals have several.
         """
-        given, season = measurement, measurement.season_of(self.seasons)
-        mean, std = self.mean.to(given.values)[season], self.std.to(given.values)[season]
-        operator, mask = given.operator, given.mask & self.observable(given.operator)
+        seen, season = measurement, measurement.season_of(self.seasons)
+        mean, std = self.mean.to(seen.values)[season], self.std.to(seen.values)[season]
+        operator, mask = seen.operator, seen.mask & self.observable(seen.operator)
         if operator.is_identity:
-            values, noise_std = self.standardize(given.values, season), given.noise_std / std
-            return replace(given, values=values, mask=mask, noise_std=noise_std, season=season)
-        values = given.values - operator.apply(mean)
-        return replace(given, values=values, mask=mask, scale=std, season=season)
+            values, noise_std = self.standardize(seen.values, season), seen.noise_std / std
+            return replace(seen, values=values, mask=mask, noise_std=noise_std, season=season)
+        values = seen.values - operator.apply(mean)
+        return replace(seen, values=values, mask=mask, scale=std, season=season)
 
     def observable(self, operator: LinearMap) -> Tensor:
-        """Tell which observations (channel, observation) weigh no node that is not valid."""
+        """Tell which observations (channel, observation) weigh valid nodes alone."""
         outside = (~self.valid).to(self.mean).expand(1, *self.mean.shape[1:])
         return operator.apply(outside)[0].abs() <= 1e-6
 
@@ -137,17 +137,18 @@ class Normals:
         return 4 * self.mean.shape[1]
 
     def covariates(self, season: Tensor) -> Tensor:
-        """Return known fields for networks, (batch, 4 channel, node), each of order one.
+        """Return fields (batch, 4 channel, node) that networks know beforehand, each of order one.
 
-        Log of the seasonal spread; the mean's departure from its annual mean; the annual mean;
-        and the size of its annual cycle: they tell season, land, sea and mountains.
+        They are the log of the seasonal standard deviation, the departure of the seasonal mean from
+        the annual mean, the annual mean, and the size of the annual cycle: they tell season, land,
+        sea and mountains.
         """
-        spread = self.std.log()
+        log_std = self.std.log()
         annual, cycle = self.mean.mean(0), self.mean.std(0, correction=0)
         departure = (self.mean - annual) / cycle.mean().clamp(min=1e-6)
         fixed = torch.stack([_centred(annual), _centred(cycle)]).flatten(0, 1)
         known = fixed.expand(len(season), -1, -1)
-        return torch.cat([(spread - spread.mean())[season], departure[season], known], dim=1)
+        return torch.cat([(log_std - log_std.mean())[season], departure[season], known], dim=1)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the attributes by name, for saving."""
