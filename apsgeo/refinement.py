@@ -114,23 +114,25 @@ def adapt(
     """
     generator = torch.Generator().manual_seed(seed)
     draws = _flow_draws(distribution)
-    given = draws.conditioning.detach()
-    free = {name: getattr(given, name).clone().requires_grad_() for name in given.free}
+    conditioning = draws.conditioning.detach()
+    free = {
+        name: getattr(conditioning, name).clone().requires_grad_() for name in conditioning.free
+    }
     optimizer = torch.optim.Adam(free.values(), lr=lr)
     shape = (members, *distribution.batch_shape, distribution.noise_dim)
     with frozen(draws.flow), torch.enable_grad():
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = lr * (1.0 - step / steps)
-            seen = given.replaced(**free)
-            now = distribution.of(draws.given(seen))
-            still = distribution.of(draws.given(seen.detach()))
+            seen = conditioning.replaced(**free)
+            now = distribution.of(draws.with_conditioning(seen))
+            still = distribution.of(draws.with_conditioning(seen.detach()))
             fields = now.from_noise(torch.randn(shape, generator=generator))
             log_q = still.log_prob(fields)
             loss = (log_q - distribution.log_joint(fields, log_prior)).mean(0).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return distribution.of(draws.given(given.replaced(**free).detach()))
+    return distribution.of(draws.with_conditioning(conditioning.replaced(**free).detach()))
 
 
 def _flow_draws(distribution: FieldDistribution) -> FlowDraws:

@@ -47,8 +47,8 @@ __all__ = ["distill"]
 Mode = Literal["score", "reverse", "forward", "mixed"]
 
 _MOST_DENSE = 3000  # values of a dense anchor whose density can be had in every training step
-_LEADING_WEIGHT = 10.0  # of the leading coefficient's likelihood, of one among many dimensions
-_DENSITY_POINTS = 2  # levels or times in one estimate of the prior's log-density in training
+_LEADING_WEIGHT = 10.0  # weight of the leading coefficient's likelihood, one among many
+_DENSITY_POINTS = 2  # levels or times in one estimate of the prior's log-density
 
 
 def distill(
@@ -70,42 +70,41 @@ def distill(
     """Train a conditional flow once to sample the posterior of any measurement of a family.
 
     Args:
-        prior: What fields look like.
-        operator: What measures, or a family of what may: ``OneOf((Mask(), Downsample(2)))``. Any
-            mask is in the family of any other.
-        noise_std: Standard deviation of the noise, a number, one an observation, or one a channel
-            (channel, 1), in the data's units; the observations of masks are the nodes. Of two
-            numbers (least, most), a level between them, log-uniformly, for each simulated
-            measurement; the posterior's default is then their geometric mean.
-        history: Complete fields to simulate measurements of; `prior.history` by default, and
-            draws of the diffusion prior, or of the Gaussian one if there is no other, where there
-            is none.
-        measurements: Real ones whose truth nobody knows, fields with NaN where nothing was
-            observed, like those of `apsgeo.impute`: with objective="reverse", which needs no
-            truth, the flow learns from these instead of simulated ones (the paper's unsupervised
-            case). The history then only says how wide the members should be.
+        prior: Prior of the fields.
+        operator: Operator that measures, or a family of operators, such as
+            ``OneOf((Mask(), Downsample(2)))``. Any mask is in the family of any other.
+        noise_std: Standard deviation of the noise in the data's units: a number, one for each
+            observation (of masks, each node), or one for each channel (channel, 1). From two
+            numbers (least, most) a level is drawn log-uniformly for each simulated measurement;
+            the posterior's default is then their geometric mean.
+        history: Complete fields to simulate measurements of; by default `prior.history`, or where
+            there is none draws of the diffusion prior, or else of the Gaussian one.
+        measurements: Real measurements whose truth nobody knows, fields with NaN where nothing was
+            observed, like those of `apsgeo.impute`. With objective="reverse", which needs no truth,
+            the flow learns from these instead of simulated ones (the paper's unsupervised case).
+            The history then only says how wide the members should be.
         objective: "score" is the CRPS of the members on simulated pairs; "reverse" the paper's
             amortized KL, "forward" maximum likelihood on the pairs, "mixed" the mean of both.
-        spec: Architecture of the flow.
-        score_weight: Weight of the CRPS of the members in the objective, where pairs are used
-            in "forward" and "mixed": likelihood alone spends itself on the finest scales.
-        annealing: Temperature of the posterior at which the reverse divergence starts, in
-            "reverse" and "mixed"; one for none. Above one it keeps a flow from falling into one of
-            several modes; see `apsgeo.distillation.objective.Annealing`.
-        folds: Blocks of the history; measurements of a block meet an anchor fitted without it. One
-            for a history that the prior's anchor was not fitted to, such as draws of the prior:
-            measurements then meet the anchor itself.
-        rounds: Measurements simulated of each field.
+        spec: Architecture of the flow; `FlowSpec()` by default.
+        score_weight: Weight of the CRPS of the members in "forward" and "mixed", where likelihood
+            alone spends itself on the shortest waves.
+        annealing: Temperature at which the reverse divergence of "reverse" and "mixed" starts; one
+            for no annealing. Above one it keeps a flow from falling into one of several modes; see
+            `apsgeo.distillation.objective.Annealing`.
+        folds: Number of blocks of the history; measurements of a block meet an anchor that was
+            fitted without it. One is for a history that the prior's anchor was not fitted to, such
+            as draws of the prior, whose measurements meet the anchor itself.
+        rounds: Number of measurements simulated of each field.
         seed: Seed of masks, noise and weights.
-        training: How the flow is trained, by default in 2000 steps of 12 pairs. A killed training
+        training: Settings of the training, by default 2000 steps of 12 pairs. A killed training
             simulates its pairs again before it goes on from its checkpoint. The posterior comes
             back on the CPU; see `Posterior.to`.
 
     Returns:
-        The posterior with the weights that score best on held-out fields (at most 160, evenly from
-        first to last), the untrained ones among them; with "reverse", which uses no truth, with the
-        last ones. Its spread is multiplied by a number, a function of the observed share, that
-        makes spread and error of the held-out fields agree.
+        The posterior, with the weights that score best on held-out fields (at most 160, evenly from
+        first to last), be it the untrained ones; with "reverse", which uses no truth, the last
+        ones. A factor that depends on the observed share makes the spread of its members agree with
+        their error on the held-out fields.
 
     Raises:
         InputError: If the noise does not fit, the history is not on the prior's grid, the

@@ -1,4 +1,4 @@
-"""Held-out pairs: which weights of a flow are best, and how wide its members should be."""
+"""Held-out pairs, which choose a flow's weights and set the spread of its members."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from apsgeo.flows.flow import Conditioning, Flow
 __all__ = ["calibrate_spread", "held_out_score", "spread_factors"]
 
 _MOST_CORRECTIONS = 4
-_AGREE = 0.01  # of the log of error over spread
+_AGREE = 0.01  # largest |log(error / spread)| that is left as it is
 
 
 def _held_out(
     prior: FieldPrior, flow: Flow, held: PairSet
 ) -> Iterator[tuple[Batch, Conditioning, Tensor, Tensor]]:
-    """Yield each group, its conditioning, the area that is scored, and the units' scale.
+    """Yield each group, its conditioning, the scored area, and the standard deviations.
 
-    Hidden nodes are scored; all of them where everything is observed, with noise.
+    Hidden nodes are scored; where all nodes are observed, with noise, all are scored.
     """
     area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
     for index in range(len(held.groups)):
@@ -39,9 +39,9 @@ def _held_out(
 def held_out_score(prior: FieldPrior, flow: Flow, held: PairSet) -> float:
     """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks."""
     ratios = []
-    for batch, given, hidden, scale in _held_out(prior, flow, held):
+    for batch, conditioning, hidden, scale in _held_out(prior, flow, held):
         weights = hidden * scale
-        fields, _ = flow.push(batch.deviations, given)
+        fields, _ = flow.push(batch.deviations, conditioning)
         score = (weights * fair_crps(fields, batch.truth)).sum()
         base = (weights * fair_crps(batch.start.mean + batch.deviations, batch.truth)).sum()
         ratios.append(float(score / base))
@@ -49,12 +49,12 @@ def held_out_score(prior: FieldPrior, flow: Flow, held: PairSet) -> float:
 
 
 def calibrate_spread(prior: FieldPrior, flow: Flow, held: PairSet) -> None:
-    """Set the flow's spread, so far that of its base, by held-out pairs.
+    """Set the flow's `spread` so that its members' spread matches their error on held-out pairs.
 
-    By least squares of the log of the factor on that of the observed share; a constant where all
-    masks have about the same share. The flow's maps bend, so that its members' spread answers to
-    that of its base by more or less than the same factor: what is left is corrected again, by the
-    answer to the last correction.
+    The log of the factor is fitted to the log of the observed share by least squares, or by a
+    constant where all masks have about the same share. The flow's maps bend, so that its members
+    do not widen by just that factor. The rest is corrected again, scaled by how the members
+    answered the correction before.
     """
     answer, last = 1.0, math.nan
     for _ in range(_MOST_CORRECTIONS):
@@ -72,18 +72,18 @@ def calibrate_spread(prior: FieldPrior, flow: Flow, held: PairSet) -> None:
 
 @torch.no_grad()
 def spread_factors(prior: FieldPrior, flow: Flow, held: PairSet) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logs of observed share and of error over spread, for each way of measuring.
+    """Return log(observed share) and log(error / spread) for each way of measuring.
 
-    Squares are summed over all pairs that were measured so: the mean log of small samples' ratios
-    would be too low.
+    Squares are summed over all pairs that were measured in that way, since the mean log of the
+    ratios of small samples would be too low.
     """
     found = []
-    for batch, given, hidden, scale in _held_out(prior, flow, held):
+    for batch, conditioning, hidden, scale in _held_out(prior, flow, held):
         weights = hidden * scale**2
-        fields, _ = flow.push(batch.deviations, given)
+        fields, _ = flow.push(batch.deviations, conditioning)
         error = (weights * (fields.mean(0) - batch.truth) ** 2).sum()
         spread = (weights * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))
-        found.append((float(given.log_share.mean()), float(error), float(spread)))
+        found.append((float(conditioning.log_share.mean()), float(error), float(spread)))
     table = np.array(found).reshape(-1, held.ways, 3)
     squares = table[..., 1:].sum(0)
     return table[..., 0].mean(0), 0.5 * np.log(squares[:, 0] / squares[:, 1])

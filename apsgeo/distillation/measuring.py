@@ -1,4 +1,4 @@
-"""What training simulates: an operator of a family, a mask, a level of noise."""
+"""Settings of simulated measurements: an operator of a family, a mask, and a noise level."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Noise", "checks", "simulate"]
 
 
 def simulate(family: Family, noise: Noise, generator: torch.Generator) -> Setting:
-    """Draw a member of a family, a mask, and a noise level."""
+    """Draw one setting: a member of a family, a mask, and a noise level."""
     member = family.operator.draw(generator)
     mask = member.simulate(family.domain, generator)
     return Setting(mask, noise.draw(generator), family.on(member))
 
 
 def checks(family: Family, noise: Noise, rounds: int, generator: torch.Generator) -> list[Setting]:
-    """Draw settings of the typical members, at fixed densities and noise, so often each."""
+    """Draw masks for every typical member, density and noise level, `rounds` times each."""
     return [
         Setting(member.at_density(family.domain, density, generator), level, family.on(member))
         for _ in range(rounds)
@@ -35,7 +35,7 @@ def checks(family: Family, noise: Noise, rounds: int, generator: torch.Generator
 
 @dataclass(frozen=True)
 class Noise:
-    """A range of noise levels, whose ends are one where the level is known."""
+    """A range of noise levels; both ends are equal where the level is known."""
 
     least: Tensor
     most: Tensor
@@ -44,7 +44,7 @@ class Noise:
     def of(
         cls, noise_std: float | Tensor | tuple[float, float], family: Family, channels: int
     ) -> Noise:
-        """Check what a user gave."""
+        """Check the user's noise_std, and return its range."""
         ends = noise_std if isinstance(noise_std, tuple) else (noise_std, noise_std)
         tensors = [torch.as_tensor(end, dtype=torch.float32) for end in ends]
         if isinstance(noise_std, tuple) and not (len(ends) == 2 and ends[0] < ends[1]):
@@ -62,7 +62,7 @@ class Noise:
 
     @property
     def levels(self) -> tuple[Tensor, ...]:
-        """Those of held-out measurements: ends and middle, or the one that there is."""
+        """Levels of held-out measurements: the ends and the middle, or the only level."""
         if torch.equal(self.least, self.most):
             return (self.least,)
         return self.least, self.middle, self.most

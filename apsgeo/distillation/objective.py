@@ -1,4 +1,4 @@
-"""What a conditional flow is trained to lower: the amortized KL divergences, and scores."""
+"""Objectives of a flow's training: the amortized KL divergences, and scores."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = [
 ]
 
 LogDensity = Callable[[Tensor, Batch, torch.Generator], Tensor]
-"""Estimate of log p(x), (batch,), of standardized fields (batch, channel, node); differentiable."""
+"""Estimate log p(x) (batch,) of standardized fields (batch, channel, node), differentiably."""
 
 
 class Objective(Protocol):
-    """A loss of a flow on a batch of pairs, in nats (or units of the data) a node."""
+    """A loss of a flow on a batch of pairs, in nats (or units of the data) per node."""
 
     def __call__(
-        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, conditioning: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Return a scalar."""
         ...
@@ -49,47 +49,47 @@ def _nodes(batch: Batch) -> int:
 
 
 def _energy(batch: Batch, deviation: Tensor) -> Tensor:
-    """Return -log of the base's density (batch,) at deviations from its mean, to a constant."""
+    """Return -log q of the base (batch,) at deviations from its mean, up to a constant."""
     return batch.base.posterior(batch.measurement).energy(deviation[None])[0]
 
 
 class ForwardKL:
-    """-log q(x | y) of the true field: maximum likelihood on pairs, mass-covering."""
+    """The loss -log q(x | y) of the true field: maximum likelihood on pairs, mass-covering."""
 
     def __call__(
-        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, conditioning: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Return the loss up to the base's normalizing constant, which has no parameters."""
-        deviation, log_det = flow.pull(batch.truth[None], given)
+        deviation, log_det = flow.pull(batch.truth[None], conditioning)
         return (_energy(batch, deviation[0]) + log_det[0]).mean() / _nodes(batch)
 
 
 class LeadingForwardKL:
-    """-log q of the true field's leading coefficient alone, for a `SpectralFlow`.
+    """The loss -log q of the true field's leading coefficient alone, for a `SpectralFlow`.
 
-    The first factor of the chain rule, which decides how much mass each mode has: of one dimension,
+    This first factor of the chain rule decides how much mass each mode has. It has one dimension,
     where the whole field has as many as nodes. Path gradients cannot decide it, since no path
     crosses from one mode to another.
     """
 
     def __call__(
-        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, conditioning: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Return the loss.
 
         Raises:
             InputError: If the flow has no leading coefficient.
         """
-        spectral = _spectral(flow, given)
+        spectral = _spectral(flow, conditioning)
         assert isinstance(flow, SpectralFlow)
         return -flow.leading_log_prob(batch.truth, spectral).mean() / _nodes(batch)
 
 
-def _spectral(flow: Flow, given: Conditioning) -> SpectralConditioning:
-    """Check that a flow has a leading coefficient, and return what its maps see."""
-    if not (isinstance(flow, SpectralFlow) and isinstance(given, SpectralConditioning)):
+def _spectral(flow: Flow, conditioning: Conditioning) -> SpectralConditioning:
+    """Check that a flow has a leading coefficient, and return its conditioning."""
+    if not (isinstance(flow, SpectralFlow) and isinstance(conditioning, SpectralConditioning)):
         raise InputError(f"{type(flow).__name__} has no leading coefficient; use SpectralSpec.")
-    return given
+    return conditioning
 
 
 class ReverseKL:
@@ -104,23 +104,23 @@ class ReverseKL:
         self.log_density, self.temperature = log_density, 1.0
 
     def _target(self, fields: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Return log p(x) + log p(y | x), (batch,), of fields (batch, channel, node)."""
+        """Return log p(x) + log p(y | x) (batch,) of fields (batch, channel, node)."""
         target = batch.measurement.log_likelihood(fields)
         return (target + self.log_density(fields, batch, generator)) / self.temperature
 
     def __call__(
-        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, conditioning: Conditioning, generator: torch.Generator
     ) -> Tensor:
-        """Return the loss over one member a field."""
+        """Return the loss over one member of each field."""
         which = int(torch.randint(len(batch.deviations), (), generator=generator))
-        fields, log_det = flow.push(batch.deviations[which : which + 1], given)
+        fields, log_det = flow.push(batch.deviations[which : which + 1], conditioning)
         loss = -self._target(fields[0], batch, generator) - log_det[0]
         return loss.mean() / _nodes(batch)
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Within the context the parameters of a module take no part in gradients."""
+    """Keep the parameters of a module out of gradients, within the context."""
     trainable = [each for each in module.parameters() if each.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
@@ -132,41 +132,43 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 class PathReverseKL(ReverseKL):
-    """The same divergence, whose gradient is taken along the members' paths only.
+    """The reverse divergence, with its gradient taken along the members' paths only.
 
-    log q is evaluated with frozen weights, by the inverse, so that the gradient of the loss is zero
-    for every member, not on average only, once q is the posterior ("sticking the landing"; Roeder
-    et al. 2017, arXiv 1703.09194). It costs a second evaluation of the transforms.
+    The inverse evaluates log q with frozen weights. Once q is the posterior, the gradient of the
+    loss is then zero for every member, and not on average only ("sticking the landing"; Roeder et
+    al. 2017, arXiv 1703.09194). It costs a second evaluation of the transforms.
     """
 
     def __call__(
-        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, conditioning: Conditioning, generator: torch.Generator
     ) -> Tensor:
-        """Return the loss over one member a field, up to the base's normalizing constant."""
+        """Return the loss over one member of each field, up to the base's normalizing constant."""
         which = int(torch.randint(len(batch.deviations), (), generator=generator))
-        fields, _ = flow.push(batch.deviations[which : which + 1], given)
+        fields, _ = flow.push(batch.deviations[which : which + 1], conditioning)
         with frozen(flow):
-            deviation, log_det = flow.pull(fields, given.detach())
+            deviation, log_det = flow.pull(fields, conditioning.detach())
         target = self._target(fields[0], batch, generator)
         return (-_energy(batch, deviation[0]) - log_det[0] - target).mean() / _nodes(batch)
 
 
 class FollowingReverseKL(PathReverseKL):
-    """The same for a `SpectralFlow`, with the map of its leading coefficient as it is.
+    """The path divergence of a `SpectralFlow`, with the map of its leading coefficient fixed.
 
-    Where modes are followed unequally well, the reverse divergence is least with their weights
-    times exp(-KL) of each. So only `LeadingForwardKL`, beside it, decides the weights.
+    Where a flow follows modes unequally well, the reverse divergence is least at their true weights
+    times exp(-KL) of each. Therefore `LeadingForwardKL` alone decides the weights.
     """
 
     def __call__(
-        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, conditioning: Conditioning, generator: torch.Generator
     ) -> Tensor:
-        """Return the loss over one member a field.
+        """Return the loss over one member of each field.
 
         Raises:
             InputError: If the flow has no leading coefficient.
         """
-        return super().__call__(flow, batch, _spectral(flow, given).with_leading_held(), generator)
+        return super().__call__(
+            flow, batch, _spectral(flow, conditioning).with_leading_held(), generator
+        )
 
 
 def fair_crps(members: Tensor, truth: Tensor) -> Tensor:
@@ -187,7 +189,7 @@ class CRPS:
     """The continuous ranked probability score over the nodes, in the units of the data.
 
     Args:
-        weights: (season, channel, node): area times the spread that restores the data's units.
+        weights: Weights (season, channel, node): area times the normals' standard deviation.
     """
 
     members = 4
@@ -196,10 +198,10 @@ class CRPS:
         self.weights = weights / weights.mean()
 
     def __call__(
-        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, conditioning: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Return the weighted mean score of the flow's members."""
-        fields, _ = flow.push(batch.deviations[: self.members], given)
+        fields, _ = flow.push(batch.deviations[: self.members], conditioning)
         score = fair_crps(fields, batch.truth)
         return (score * self.weights[batch.season].to(score)).mean()
 
@@ -211,31 +213,31 @@ class WeightedSum:
         self.terms = dict(terms)
 
     def __call__(
-        self, flow: Flow, batch: Batch, given: Conditioning, generator: torch.Generator
+        self, flow: Flow, batch: Batch, conditioning: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Return the sum."""
-        parts = [w * term(flow, batch, given, generator) for term, w in self.terms.items()]
+        parts = [w * term(flow, batch, conditioning, generator) for term, w in self.terms.items()]
         return torch.stack(parts).sum()
 
 
 @dataclass(frozen=True)
 class Annealing:
-    """The temperature of the posterior that a reverse divergence is of, in the course of training.
+    """The temperature of the target of a reverse divergence, in the course of training.
 
-    A flow that starts between modes, or at one of them, falls into what is near. At a high
-    temperature T the posterior to the power 1/T has its modes joined; T falls geometrically to one
+    A flow that starts between modes, or at one of them, falls into the nearest. At a high
+    temperature T, the posterior to the power 1/T has its modes joined. T falls geometrically to one
     over the first half of the steps (Mandt et al. 2016, *Variational tempering*, arXiv 1411.1810).
 
     Attributes:
         first: Temperature at the start; one for no annealing.
-        steps: Of the training.
+        steps: Number of steps of the training.
     """
 
     first: float
     steps: int
 
     def temperature(self, step: int) -> float:
-        """Return that of a step."""
+        """Return the temperature at a step."""
         return max(1.0, self.first ** (1.0 - 2.0 * step / self.steps))
 
     def apply(self, objective: Objective, step: int) -> None:

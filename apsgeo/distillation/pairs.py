@@ -1,4 +1,4 @@
-"""Simulated pairs of field and measurement, with anchors that have not seen the field."""
+"""Simulated pairs of a field and a measurement, with bases that have not seen the field."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Setting:
     """One way of measuring.
 
     Attributes:
-        mask: (observation,), true where observed.
-        noise_std: (observation,), or what can be broadcast with (channel, observation), in the
-            units of the data.
-        operator: What is observed.
+        mask: Mask (observation,), true where observed.
+        noise_std: Standard deviation of the noise, which broadcasts to (channel, observation), in
+            the units of the data.
+        operator: Operator that measures, on the domain.
     """
 
     mask: Tensor
@@ -45,10 +45,10 @@ class Batch:
     """Pairs that share one base distribution and one operator.
 
     Attributes:
-        truth: (batch, channel, node) standardized anomalies, NaN where nobody knows it.
-        start: What was simulated of them, and moments of the base given it.
-        deviations: Draws of the base posterior minus its mean, (member, batch, channel, node).
-        base: What the flow starts from, fitted without these fields.
+        truth: Standardized anomalies (batch, channel, node), NaN where nobody knows them.
+        start: The measurements, and moments of the base given them.
+        deviations: Draws (member, batch, channel, node) of the base, minus its mean.
+        base: Base of the flow, fitted without these fields.
     """
 
     truth: Tensor
@@ -58,12 +58,12 @@ class Batch:
 
     @property
     def season(self) -> Tensor:
-        """The seasons (batch,)."""
+        """Index (batch,) of each record's season."""
         return self.measurement.season_of(1)
 
     @property
     def measurement(self) -> Measurement:
-        """What was simulated of the fields."""
+        """The measurements of the fields."""
         return self.start.measurement
 
     def to(self, device: torch.device) -> Batch:
@@ -108,10 +108,10 @@ class PairSet:
     """A fixed set of simulated pairs, drawn from in batches.
 
     Args:
-        fields: (record, channel, node).
+        fields: Fields (record, channel, node).
         groups: The pairs, in the order of folds and seasons.
-        bases: One a fold.
-        ways: How many groups of a fold and season there are, one after the other.
+        bases: One base for each fold.
+        ways: Number of groups of each fold and season, which follow each other.
     """
 
     def __init__(
@@ -173,10 +173,10 @@ def _measure(
     std: Tensor,
     generator: torch.Generator,
 ) -> Measurement:
-    """Measure standardized anomalies (time, channel, node) of spread (channel, node), with noise.
+    """Measure standardized anomalies (time, channel, node) of one season, with noise.
 
-    Values of nodes are in units of their spread, others in those of the data, as `Normals.measure`
-    has them.
+    With the standard deviation `std` (channel, node), values of nodes come out standardized and
+    other observations in the units of the data, as `Normals.measure` returns them.
     """
     operator, noise_std = setting.operator, setting.noise_std
     if operator.is_identity:
@@ -204,7 +204,7 @@ def _group(
     place: tuple[int, int],
     generator: torch.Generator,
 ) -> _Group:
-    """Solve for the base of measurements of a fold and season (place) that share a setting."""
+    """Solve for the base given measurements of one fold and season (`place`) and setting."""
     fold, season = place
     season_index = torch.full((len(times),), season)
     posterior = base.posterior(replace(measurement, season=season_index))
@@ -240,29 +240,29 @@ def measured_pairs(
 ) -> PairSet:
     """Return real measurements as pairs whose truth, which nobody knows, is NaN.
 
-    Each has a mask of its own, hence a factorization of its own.
+    Each measurement has a mask of its own, hence a factorization of its own.
 
     Args:
-        values: (record, channel, node) in the units of the data, NaN where not observed, float32.
-        season: (record,) index of the season.
-        base: Fitted to other fields.
-        normals: They turn values and noise into standardized units.
-        setting: What all have in common; its mask is not looked at.
-        functionals: Of the flow; see `simulate_pairs`.
-        members: Base deviations kept for each record.
-        seed: Seeds the deviations.
-        progress: Show a progress bar.
+        values: Data (record, channel, node) in their units, NaN where not observed, float32.
+        season: Index (record,) of each record's season.
+        base: Base that was fitted to other fields.
+        normals: Normals that standardize values and noise.
+        setting: Noise and operator of all measurements; its mask is not used.
+        functionals: Functionals of the flow; see `Flow.functionals`.
+        members: Number of base deviations kept for each record.
+        seed: Seed of the deviations.
+        progress: Whether to show a progress bar.
     """
     noise_std = setting.noise_std.expand_as(values)
 
     def run(record: int) -> _Group:
         at = torch.tensor([record])
-        given = normals.measure(
+        measured = normals.measure(
             replace(Measurement.of(values[at], noise_std[at], setting.operator), season=season[at])
         )
         generator = torch.Generator().manual_seed((seed * 1_000_003 + record) % (2**63))
         place = 0, int(season[record])
-        return _group(given, at, setting, base, functionals, members, place, generator)
+        return _group(measured, at, setting, base, functionals, members, place, generator)
 
     with workers() as pool:
         found = pool.map(run, range(len(values)))
@@ -288,16 +288,16 @@ def simulate_pairs(
     Records of one fold and season share a setting, hence one factorization.
 
     Args:
-        fields: (time, channel, node) standardized anomalies, float32.
-        season: (time,) index of the season.
-        fold: (time,) index of the fold.
-        bases: One base a fold, fitted without the fields of that fold.
-        normals: The normals behind `fields`; they turn the noise into standardized units.
-        settings: Taken in turn by the groups.
-        functionals: Of the flow, the variance of which it is to be told; see `Flow.functionals`.
-        members: Base deviations kept for each group.
-        seed: Seeds the noise.
-        progress: Show a progress bar.
+        fields: Standardized anomalies (time, channel, node), float32.
+        season: Index (time,) of each record's season.
+        fold: Index (time,) of each record's fold.
+        bases: One base for each fold, fitted without the fields of that fold.
+        normals: Normals behind `fields`, which standardize the noise.
+        settings: Settings, which the groups take in turn.
+        functionals: Functionals of the flow, whose variance it sees; see `Flow.functionals`.
+        members: Number of base deviations kept for each group.
+        seed: Seed of the noise.
+        progress: Whether to show a progress bar.
     """
     cells = [
         (f, s, times)
@@ -310,15 +310,15 @@ def simulate_pairs(
     bar = tqdm(total=rounds * len(cells), desc="pairs", disable=not progress)
 
     def run(number: int) -> list[_Group]:
-        """Simulate all rounds of one cell, whose anchor is then at hand."""
+        """Simulate all rounds of one fold and season, whose base is then at hand."""
         f, s, times = cells[number]
         groups: list[_Group] = []
         for job in range(number * rounds, (number + 1) * rounds):
             key = (seed * 1_000_003 + job) % (2**63)
             generator, setting = torch.Generator().manual_seed(key), settings[job]
-            given = _measure(fields[times], setting, normals.std[s], generator)
+            measured = _measure(fields[times], setting, normals.std[s], generator)
             groups.append(
-                _group(given, times, setting, bases[f], wanted, members, (f, s), generator)
+                _group(measured, times, setting, bases[f], wanted, members, (f, s), generator)
             )
             bar.update()
         return groups

@@ -1,4 +1,4 @@
-"""Where the pairs of a distillation come from: history, draws of the prior, real measurements."""
+"""Sources of a distillation's pairs: history, draws of the prior, real measurements."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["Fields", "Measuring", "draws_of_prior", "fields_of_prior"]
 
 _VALIDATION_MEMBERS = 16
 _HELD_OUT_GROUPS = 12
-_MOST_HELD_OUT = 160  # records: more would cost as much as the training
+_MOST_HELD_OUT = 160  # records; more would cost as much as the training
 _PRIOR_DRAWS = 480
 
 
 def _bases(prior: FieldPrior, flow: Flow, learned: Fields, folds: int) -> Sequence[Base]:
-    """Return one base a fold: that of the flow, or anchors fitted without the fold."""
+    """Return one base for each fold: the flow's own, or anchors fitted without the fold."""
     if folds == 1 or flow.base is not prior.anchor:
         return [flow.base] * folds
     return prior.cross_fitted(prior.anchor, learned.fields, learned.season, folds)
@@ -42,7 +42,7 @@ class Fields:
     season: Tensor
 
     def evenly(self, most: int) -> Fields:
-        """Return at most so many of them, evenly from first to last."""
+        """Return at most `most` fields, evenly from first to last."""
         if len(self.fields) <= most:
             return self
         picked = torch.linspace(0, len(self.fields) - 1, most).long()
@@ -50,7 +50,7 @@ class Fields:
 
 
 def draws_of_prior(prior: FieldPrior, season: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a field of each season (record,) from the best prior that there is.
+    """Draw a field for each season (record,) from the diffusion prior, or else the Gaussian one.
 
     The diffusion prior does not know the season: its draws are of the whole year.
     """
@@ -66,7 +66,7 @@ def fields_of_prior(
     folds: int,
     generator: torch.Generator,
 ) -> tuple[Fields, Fields]:
-    """Return fields to learn from, and others to stop by."""
+    """Return fields to learn from, and held-out fields that decide when to stop."""
     if history is None:
         season = torch.arange(_PRIOR_DRAWS) % prior.normals.seasons
         drawn = draws_of_prior(prior, season, generator)
@@ -86,15 +86,15 @@ def fields_of_prior(
 
 @dataclass(frozen=True)
 class Measuring:
-    """How measurements are made of fields, and what flow they are for.
+    """The way that measurements are made of fields for a flow.
 
     Attributes:
-        prior: What fields look like.
-        family: What may measure.
-        noise: Of the measurements.
-        flow: Which is to be told the variance of its functionals.
-        generator: Of masks, noise and draws.
-        progress: Show progress bars.
+        prior: Prior of the fields.
+        family: Family of the operators that may measure.
+        noise: Range of the measurements' noise.
+        flow: Flow whose functionals' variance is computed.
+        generator: Generator of masks, noise and draws.
+        progress: Whether to show progress bars.
     """
 
     prior: FieldPrior
@@ -105,7 +105,7 @@ class Measuring:
     progress: bool
 
     def simulated(self, learned: Fields, folds: int, rounds: int) -> PairSet:
-        """Simulate measurements to learn from, so many of each field."""
+        """Simulate measurements to learn from, `rounds` of each field."""
         fields, season = learned.fields, learned.season
         count = rounds * folds * self.prior.normals.seasons
         return simulate_pairs(
@@ -153,9 +153,9 @@ class Measuring:
         )
 
     def held_out(self, later: Fields) -> PairSet:
-        """Simulate measurements, at fixed densities, to stop and to set the spread by.
+        """Simulate measurements at fixed densities, which decide when to stop and set the spread.
 
-        Records are measured in a dozen groups, each by masks of its own: of one season, several.
+        Records are measured in a dozen groups, each by masks of its own, several for one season.
         """
         seasons = self.prior.normals.seasons
         parts = max(1, min(_HELD_OUT_GROUPS // seasons, len(later.fields) // seasons))

@@ -1,1 +1,1 @@
-"""Invertible conditional maps q(x | y), and what they start from."""
+"""Conditional normalizing flows q(x | y), and the bases that they start from."""

@@ -1,4 +1,4 @@
-"""A context by attention: what the observations of a field say together, however few they are."""
+"""A network that reads all observations of a field together, by attention."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 __all__ = ["ObservationEncoder"]
 
-_FAR = -1e4  # in place of minus infinity, where nothing is observed
+_FAR = -1e4  # stands for minus infinity, where nothing is observed
 _HEADS = 4
 
 
@@ -18,10 +18,10 @@ class ObservationEncoder(nn.Module):
     network has to carry sparse values across the grid first.
 
     Args:
-        inputs: Features of an observation.
-        outputs: Features that come back for each observation.
-        width: Of the tokens.
-        layers: Of the transformer.
+        inputs: Number of features of an observation.
+        outputs: Number of features that come back for each observation.
+        width: Width of the tokens.
+        layers: Number of layers of the transformer.
     """
 
     def __init__(self, inputs: int, outputs: int, *, width: int = 64, layers: int = 3) -> None:
@@ -40,11 +40,11 @@ class ObservationEncoder(nn.Module):
         self.leave = nn.Linear(width, outputs)
 
     def forward(self, tokens: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Map tokens (batch, observation, inputs), of which some are `seen`, to features.
+        """Map the tokens (batch, observation, inputs) that are `seen` to features.
 
         Returns:
-            Features (batch, observation, outputs), zero where nothing was seen, and their sum (a
-            tenth of it) and greatest over the observations, (batch, 2 outputs), zero without any.
+            Features (batch, observation, outputs), zero where not seen; and a tenth of their sum
+            and their maximum over the observations (batch, 2 outputs), zero where none is seen.
         """
         features = self.leave(self.layers(self.enter(tokens), src_key_padding_mask=~seen))
         present = seen[..., None]

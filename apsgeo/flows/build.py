@@ -1,4 +1,4 @@
-"""Build a flow from its description, so that it can be saved as JSON and weights."""
+"""Build flows from specs, so that they can be saved as JSON and weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from apsgeo.io import of_kind
 from apsgeo.operators.linear import LinearMap
 
 __all__ = [
-    "SPECS",
     "FlowSpec",
     "Site",
     "Spec",
@@ -45,15 +44,15 @@ _GLOBAL_MAPS: dict[str, type[GlobalMap]] = {
 
 @dataclass(frozen=True)
 class Site:
-    """Where a flow is built, and on what.
+    """Everything that a flow is built from, beside its spec.
 
     Attributes:
-        domain: Where the signals live.
-        channels: Number of their channels.
-        known: What the networks are told beside the measurement, if anything.
-        features: Fixed features of the nodes, (feature, node).
+        domain: Domain of the signals.
+        channels: Number of channels of the signals.
+        known: Fields that the networks see beside the measurement, if any.
+        features: Fixed features (feature, node) of the nodes.
         anchor: The Gaussian prior; needed by the base "anchor".
-        regimes: What `Spec.regimes_in` found in the fields to learn from.
+        regimes: Mixture that `Spec.regimes_in` found in the fields to learn from.
     """
 
     domain: Domain
@@ -76,7 +75,7 @@ class Site:
 
 
 class Spec(ABC):
-    """The architecture of a flow: a frozen dataclass of what JSON can hold."""
+    """The architecture of a flow: a frozen dataclass whose attributes JSON can hold."""
 
     kind: ClassVar[str]
     base: Literal["anchor", "white"] = "anchor"
@@ -86,10 +85,10 @@ class Spec(ABC):
         """Return an untrained flow: the identity on its base."""
 
     def regimes_in(self, domain: Domain, fields: Tensor) -> LowRankMixturePrior | None:
-        """Return the mixture that the flow is to see of fields to learn from; most see none.
+        """Return the mixture, fitted to fields to learn from, that the flow sees; None for most.
 
         Args:
-            domain: Where the fields live.
+            domain: Domain of the fields.
             fields: Standardized anomalies (record, channel, node), of all seasons.
 
         Raises:
@@ -120,24 +119,25 @@ class FlowSpec(Spec):
 
     Attributes:
         base: "anchor", the posterior of the Gaussian anchor, or "white", the paper's N(0, I).
-        width, depth: Of the context U-Net.
-        context: Features that it hands to the transforms.
-        embedding: Features of each node that it learns.
-        local: Local couplings, alternating between the two colours.
-        patterns: Large-scale patterns of the global couplings, of the base "anchor" only.
-        coupling_width: Hidden channels of a local coupling.
-        elementwise: What a coupling does to a number: "affine", or "spline", a monotone
-            rational-quadratic spline and then an affine map, which can split modes.
-        bins: Of a spline.
-        mixing: Mix the channels before every pair of local couplings.
+        width, depth: Width and depth of the context U-Net.
+        context: Number of features that the U-Net hands to the transforms.
+        embedding: Number of features that the U-Net learns for each node.
+        local: Number of local couplings, which alternate between the two colours.
+        patterns: Number of large-scale patterns of the global couplings, of the base "anchor" only.
+        coupling_width: Number of hidden channels of a local coupling.
+        elementwise: Map of a single number: "affine", or "spline", a monotone rational-quadratic
+            spline and then an affine map, which can split modes.
+        bins: Number of bins of a spline.
+        mixing: Whether the channels are mixed before every pair of local couplings.
         global_maps: "coupling", where half of the patterns decide about the others, or
-            "autoregressive", where each follows from all before it: draws cost the same, densities
-            of given fields as many evaluations as there are patterns.
-        scales: At so many scales, from that of neighbouring nodes on, the context sees how rough
-            the base's mean is; for fields that are smooth here and rough there. See `Roughness`.
+            "autoregressive", where each follows from all before it. Draws cost the same; the
+            density of a field then takes as many evaluations as there are patterns.
+        roughness: Number of octaves, from neighbouring nodes on, at which the context sees how
+            rough the base's mean is; for fields that are smooth here and rough there. See
+            `apsgeo.flows.roughness.Roughness`.
 
     Raises:
-        InputError: If there are no such maps, or `scales` is negative.
+        InputError: If there are no such maps, or `roughness` is negative.
     """
 
     base: Literal["anchor", "white"] = "anchor"
@@ -152,20 +152,20 @@ class FlowSpec(Spec):
     bins: int = 8
     mixing: bool = False
     global_maps: Literal["coupling", "autoregressive"] = "coupling"
-    scales: int = 0
+    roughness: int = 0
 
     def __post_init__(self) -> None:
         if self.global_maps not in _GLOBAL_MAPS:
             raise InputError(f"global_maps={self.global_maps!r}; give one of {[*_GLOBAL_MAPS]}.")
-        if self.scales < 0:
-            raise InputError(f"scales={self.scales}; give a number of at least 0.")
+        if self.roughness < 0:
+            raise InputError(f"roughness={self.roughness}; give a number of at least 0.")
 
     kind: ClassVar[str] = "coupling"
 
     def build(self, site: Site) -> ConditionalFlow:
         """Return an untrained flow: the identity on its base."""
         base: Base = site.needed_anchor if self.base == "anchor" else WhiteNoise()
-        roughness = Roughness(site.domain, self.scales) if self.scales else None
+        roughness = Roughness(site.domain, self.roughness) if self.roughness else None
         inputs = ConditionalFlow.inputs(site.channels, site.known, roughness)
         context = SiteContext(
             site.domain,
@@ -204,25 +204,25 @@ class FlowSpec(Spec):
 
 @dataclass(frozen=True)
 class SpectralSpec(Spec):
-    """A flow on the coefficients of the anchor's patterns, for posteriors of several modes.
+    """A flow on the coefficients of the anchor's patterns, for posteriors with several modes.
 
-    See `apsgeo.flows.SpectralFlow`; it starts from the anchor's posterior, and is for measurements
-    of nodes.
+    It starts from the anchor's posterior, and is for measurements of nodes. See
+    `apsgeo.flows.spectral.SpectralFlow`.
 
     Attributes:
-        patterns: The anchor's leading loadings, at most.
-        candidates: Representers among the shifts.
-        width: Of the networks.
-        bins: Of the leading coefficient's spline.
-        regimes: Components of a mixture of Gaussians whose posterior the networks see; 0 for none.
-            It is fitted to the standardized anomalies to learn from, of all seasons together, on as
-            many patterns (`apsgeo.gaussian.regimes.fit_regimes`): twice as many fields as patterns
-            are needed for each. Unlike the anchor it is not cross-fitted: it has seen the fields
-            whose measurements are learned from. Its parameters are few, and held-out fields decide
-            which weights are kept.
+        patterns: Number of the anchor's leading loadings, at most.
+        candidates: Number of representers among the candidate shifts.
+        width: Width of the networks.
+        bins: Number of bins of the leading coefficient's spline.
+        regimes: Number of components of a mixture of Gaussians whose posterior the networks see; 0
+            for no mixture. It is fitted to the anomalies to learn from, all seasons together, on as
+            many patterns (`apsgeo.gaussian.regimes.fit_regimes`), and needs twice as many fields as
+            patterns for each regime. Unlike the anchor it is not cross-fitted: it has seen the
+            fields whose measurements the flow learns from. Its parameters are few, and held-out
+            fields decide which weights are kept.
 
     Raises:
-        InputError: If one regime is asked for, which the anchor is already, or fewer than none.
+        InputError: If one regime is asked for, which the anchor is already, or fewer than 0.
     """
 
     patterns: int = 64
@@ -237,7 +237,7 @@ class SpectralSpec(Spec):
             raise InputError(f"regimes={self.regimes}; give at least two, or 0 for none.")
 
     def regimes_in(self, domain: Domain, fields: Tensor) -> LowRankMixturePrior | None:
-        """Return a mixture fitted to fields to learn from, if it is asked for.
+        """Return a mixture fitted to fields to learn from, if regimes are asked for.
 
         Raises:
             InputError: If there are too few fields, or a regime is left with hardly any.
@@ -250,7 +250,7 @@ class SpectralSpec(Spec):
         """Return an untrained flow: the identity on its base.
 
         Raises:
-            InputError: If the anchor has fewer than two patterns, or the site other regimes.
+            InputError: If the anchor has fewer than two patterns, or the site has other regimes.
         """
         given = 0 if site.regimes is None else len(site.regimes.components)
         if given != self.regimes:
@@ -282,9 +282,9 @@ class SpectralSpec(Spec):
 
 
 _FORMER_BASES = {"gaussian": "anchor", "normal": "white"}
-"""What bases were called in models saved before version 0.2."""
+"""Names of bases in models that were saved before version 0.2."""
 
-SPECS: list[type[Spec]] = [FlowSpec, SpectralSpec]
+_SPECS: list[type[Spec]] = [FlowSpec, SpectralSpec]
 
 
 def spec_from_config(config: dict[str, Any]) -> Spec:
@@ -296,13 +296,15 @@ def spec_from_config(config: dict[str, Any]) -> Spec:
     described = {"kind": FlowSpec.kind} | config
     if "base" in described:
         described["base"] = _FORMER_BASES.get(described["base"], described["base"])
-    return of_kind(SPECS, described, "flow").from_config(described)
+    if "scales" in described:  # the name of roughness before version 0.2
+        described["roughness"] = described.pop("scales")
+    return of_kind(_SPECS, described, "flow").from_config(described)
 
 
 def large_scale_patterns(prior: SeasonalPrior, count: int) -> tuple[Tensor, Tensor]:
-    """Return the leading EOFs as a basis (channel, node, count), and its weights (node,).
+    """Return the leading EOFs as a basis (channel, node, count), and weights (node,).
 
-    The basis is orthonormal under the weights, the nodes' shares of the domain's area.
+    The weights are the nodes' shares of the domain's area; under them the basis is orthonormal.
     """
     weights = prior.domain.areas / prior.domain.areas.sum()
     scaled = prior.eofs.loadings[..., :count].double() * weights.sqrt()[None, :, None]
@@ -311,7 +313,7 @@ def large_scale_patterns(prior: SeasonalPrior, count: int) -> tuple[Tensor, Tens
 
 
 def build_flow(site: Site, spec: Spec) -> Flow:
-    """Return an untrained flow, the identity on its base, which knows its `spec`."""
+    """Return an untrained flow, the identity on its base; it knows its `spec`."""
     flow = spec.build(site)
     flow.spec = spec
     return flow

@@ -1,4 +1,4 @@
-"""The context network: what a flow knows of a measurement, at every node."""
+"""The context network, which tells a flow at every node what was measured."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _EMBEDDING_STD = 0.1
 def site_features(domain: Domain, fields: Tensor) -> Tensor:
     """Describe each site by a history of standardized anomalies (time, channel, node).
 
-    For each channel, log(1 - correlation with the neighbours), whose mean tells how smooth fields
-    are there, and its weighted mean along each axis of the positions, which tells in which
-    direction; each of unit variance over the nodes.
+    The features of each channel are log(1 - correlation with the neighbours), averaged over them,
+    which tells how smooth fields are there, and its weighted mean along each axis of the positions,
+    which tells in which direction. Each feature has unit variance over the nodes.
 
     Returns:
-        (feature, node), float32.
+        The features (feature, node), float32.
     """
     source, target = domain.edge_index
     scaled = fields.double() - fields.double().mean(0)
@@ -43,18 +43,18 @@ def site_features(domain: Domain, fields: Tensor) -> Tensor:
 
 
 class SiteContext(nn.Module):
-    """A U-Net that knows its sites: it also sees fixed and learned features of every node.
+    """A U-Net that also sees fixed and learned features of every node.
 
     Convolutions alone treat all places alike; fields do not (coasts, ice edges, mountains).
 
     Args:
-        domain: Where the signals live.
-        in_channels: Features of the measurement.
-        out_channels: Context features.
-        sites: (feature, node), from `site_features`; zeros where they are loaded later.
-        embedding: Learned features of each node.
-        width: Of the U-Net.
-        depth: Of the U-Net.
+        domain: Domain of the signals.
+        in_channels: Number of features of the measurement.
+        out_channels: Number of features of the context.
+        sites: Features (feature, node) from `site_features`; zeros where they are loaded later.
+        embedding: Number of learned features of each node.
+        width: Width of the U-Net.
+        depth: Depth of the U-Net.
     """
 
     sites: Tensor

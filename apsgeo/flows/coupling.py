@@ -22,13 +22,13 @@ def _parameters_last(raw: Tensor, count: int) -> Tensor:
 
 
 class ElementwiseMap(nn.Module):
-    """A monotone map at every node, given the context: corrects each node's own distribution.
+    """A monotone map at every node, given the context; it corrects each node's own distribution.
 
     Args:
-        domain: Where the signals live.
-        channels: Of the signals.
-        context: Features of the context.
-        elementwise: The family of maps.
+        domain: Domain of the signals.
+        channels: Number of channels of the signals.
+        context: Number of features of the context.
+        elementwise: Family of maps of single numbers.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class LocalCoupling(nn.Module):
     (Dinh et al. 2017, arXiv 1605.08803).
 
     Args:
-        domain: Where the signals live.
-        channels: Of the signals.
-        context: Features of the context.
-        parity: Which colour is kept.
-        width: Hidden channels.
-        elementwise: The family of maps.
+        domain: Domain of the signals.
+        channels: Number of channels of the signals.
+        context: Number of features of the context.
+        parity: Colour that is kept.
+        width: Number of hidden channels.
+        elementwise: Family of maps of single numbers.
     """
 
     keep: Tensor
@@ -111,13 +111,13 @@ class LocalCoupling(nn.Module):
 class ChannelMixing(nn.Module):
     r"""r' = exp(M) r over the channels of every node: the 1x1 convolution of Glow.
 
-    Couplings move a channel by what the colouring keeps; this lets channels exchange. The matrix
-    exponential is always invertible, with inverse exp(-M) and log-determinant tr M a node, and is
-    the identity at M = 0 (Kingma & Dhariwal 2018, arXiv 1807.03039; as an exponential,
+    Couplings move the nodes of one colour; this mixes the channels of each node. The matrix
+    exponential is always invertible, with the inverse exp(-M) and the log-determinant tr M a node,
+    and is the identity at M = 0 (Kingma & Dhariwal 2018, arXiv 1807.03039; as an exponential,
     Hoogeboom et al. 2020, arXiv 2006.01910). It needs no context.
 
     Args:
-        channels: Of the signals.
+        channels: Number of channels of the signals.
     """
 
     def __init__(self, channels: int) -> None:

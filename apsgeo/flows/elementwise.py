@@ -1,7 +1,7 @@
-"""Monotone maps of single numbers, of which couplings are made.
+"""Monotone maps of single numbers, the parts of couplings.
 
-A map has `count` raw parameters for each number. It is the identity where all of them are zero (the
-spline to float rounding), and is computed for numbers and parameters of any shape.
+A map has `count` raw parameters for each number, and is the identity where all of them are zero
+(the spline up to rounding). Numbers and parameters may have any shape.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from apsgeo.errors import InputError
 
 __all__ = ["AFFINE", "Affine", "Elementwise", "Spline", "elementwise"]
 
-_LIMIT = 2.0  # bound of a log scale: no map stretches by more than e^2
+_LIMIT = 2.0  # bound of the log of a slope: no map stretches by more than e^2
 
 
 def _bounded(raw: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class Elementwise(Protocol):
 
     @property
     def count(self) -> int:
-        """Raw parameters of one map."""
+        """Number of raw parameters of one map."""
         ...
 
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,12 +64,12 @@ AFFINE = Affine()
 class Spline:
     """A monotone rational-quadratic spline, then an affine map.
 
-    The spline is piecewise, with as many bins, on [-bound, bound], and the identity outside (Durkan
-    et al. 2019, *Neural spline flows*, arXiv 1906.04032). It can split one mode into several.
+    The spline has its bins on [-bound, bound], and is the identity outside (Durkan et al. 2019,
+    *Neural spline flows*, arXiv 1906.04032). It can split one mode into several.
 
     Attributes:
-        bins: Pieces, at least two.
-        bound: End of the range that it bends, in the units of x.
+        bins: Number of pieces, at least two.
+        bound: End of the range that the spline bends, in the units of x.
 
     Raises:
         InputError: If there are fewer than two bins, or the bound is not above zero.
@@ -87,7 +87,7 @@ class Spline:
 
     @property
     def count(self) -> int:
-        """Widths and heights of the bins, slopes between them, shift and log scale."""
+        """Number of widths and heights of bins, slopes between them, shift and log slope."""
         return 3 * self.bins + 1
 
     def _spline(self, raw: Tensor) -> Any:
@@ -111,7 +111,7 @@ class Spline:
 
 
 def elementwise(name: str, bins: int) -> Elementwise:
-    """Return the family called "affine" or "spline", the latter with so many bins.
+    """Return the family named "affine", or "spline" with so many bins.
 
     Raises:
         InputError: If there is no family of that name.

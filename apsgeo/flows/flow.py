@@ -1,4 +1,4 @@
-"""Conditional normalizing flows q(x | y): what depends on y is evaluated once a field."""
+"""Conditional normalizing flows q(x | y), whose networks are evaluated once a field."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ from apsgeo.gaussian.draws import Base
 from apsgeo.measurement import Measurement, NoiseDraws
 from apsgeo.operators.base import HELD_OUT_DENSITIES
 
-__all__ = ["SHARES", "ConditionalFlow", "Conditioning", "Flow", "FlowDraws", "NodeConditioning"]
+__all__ = ["ConditionalFlow", "Conditioning", "Flow", "FlowDraws"]
 
 _MOMENT_DRAWS = 128
 
-SHARES = min(HELD_OUT_DENSITIES), max(HELD_OUT_DENSITIES)
-"""Least and greatest observed share between which the spread is calibrated."""
+_SHARES = min(HELD_OUT_DENSITIES), max(HELD_OUT_DENSITIES)
+"""Least and greatest observed share, between which the spread is calibrated."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the maps of a flow see of a batch of measurements.
+    """The part of a batch of measurements that the maps of a flow see.
 
     Attributes:
-        mean: (batch, channel, node) of the base distribution.
-        log_share: (batch,) log of the share of values that are observed.
+        mean: Mean (batch, channel, node) of the base.
+        log_share: Log (batch,) of the share of values that are observed.
     """
 
     mean: Tensor
     log_share: Tensor
     free: ClassVar[tuple[str, ...]] = ("mean",)
-    """What can be fitted to a measurement afterwards; see `apsgeo.refinement.adapt`."""
+    """Attributes that can be fitted to a measurement later; see `apsgeo.refinement.adapt`."""
 
     def replaced(self, **values: Tensor) -> Self:
-        """Return it with some attributes replaced."""
+        """Return the conditioning with some attributes replaced."""
         return replace(self, **values)
 
     def detach(self) -> Self:
-        """Return it without gradients."""
+        """Return the conditioning without gradients."""
         return type(self)(*(value.detach() for value in vars(self).values()))
 
 
 def log_share(measurement: Measurement) -> Tensor:
-    """Return the log of the observed share (batch,), taken to the range `SHARES`; float64."""
-    return measurement.mask.flatten(1).double().mean(1).clamp(*SHARES).log()
+    """Return the log of the observed share (batch,), clamped to the range `__SHARES`; float64."""
+    return measurement.mask.flatten(1).double().mean(1).clamp(*_SHARES).log()
 
 
 class Flow(nn.Module, ABC):
-    r"""x = T(c d; y), with d the deviation of a draw of the base from its mean.
+    r"""A flow x = T(c d; y), where d is the deviation of a draw of the base from its mean.
 
-    log c = `spread[0] + spread[1] * log_share`, linear in the log of the observed share, is set
-    after training so that held-out spread matches error; the share is taken to the range `SHARES`.
-    A subclass evaluates all that depends on y alone in `condition`, once a measurement; its maps
+    Training ends by setting log c = `spread[0] + spread[1] * log_share` so that members' spread
+    matches their error on held-out fields, with the observed share clamped to `_SHARES`.
+    A subclass evaluates all that depends on y alone in `condition`, once a measurement. Its maps
     are light, and are evaluated for all members together.
 
     Args:
         base: Method whose Gaussian draws the flow starts from.
-        known: What the networks are told beside the measurement, if anything.
+        known: Fields that the networks see beside the measurement, if any.
     """
 
     spread: Tensor
-    spec: Any = None  # what it was built of; see `apsgeo.flows.build`
+    spec: Any = None  # the spec that it was built from; see `apsgeo.flows.build`
 
     def __init__(self, base: Base, known: Known | None = None) -> None:
         super().__init__()
@@ -79,24 +79,24 @@ class Flow(nn.Module, ABC):
         return f"flow from {self.base.name}"
 
     def posterior(self, measurement: Measurement) -> FlowDraws:
-        """Return q(x | y), the networks evaluated once for each of the measurements."""
+        """Return q(x | y), after one evaluation of the networks for each measurement."""
         return FlowDraws(self, measurement.float())
 
     def covariates(self, measurement: Measurement) -> Tensor | None:
-        """Return the known fields (batch, feature, node) that the networks see, if there are any.
+        """Return the known fields (batch, feature, node) that the networks see, on their device.
 
-        They are on the device of the networks.
+        None if there are none.
         """
         return None if self.known is None else self.known(measurement).to(self.device)
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         return self.spread.device
 
     @property
     def functionals(self) -> Tensor:
-        """Fields (k, channel * node) whose inner products' variance the flow is to be told."""
+        """Fields (k, channel * node) with which the flow sees the variance of inner products."""
         return torch.empty(0, 0)
 
     @abstractmethod
@@ -104,35 +104,35 @@ class Flow(nn.Module, ABC):
         """Evaluate the networks of the measurement, once for each field.
 
         Args:
-            start: The measurements, and moments of the base given them.
+            start: Measurements, and moments of the base given them.
 
         Returns:
             The `Conditioning` that `push` and `pull` take.
         """
 
     @abstractmethod
-    def _push(self, deviation: Tensor, given: Any) -> tuple[Tensor, Tensor]:
+    def _push(self, deviation: Tensor, conditioning: Any) -> tuple[Tensor, Tensor]:
         """Map deviations (member, batch, channel, node) to fields and log |det|."""
 
     @abstractmethod
-    def _pull(self, fields: Tensor, given: Any) -> tuple[Tensor, Tensor]:
-        """Undo `_push`; also its log |det|."""
+    def _pull(self, fields: Tensor, conditioning: Any) -> tuple[Tensor, Tensor]:
+        """Undo `_push`, and return the fields' log |det| of `_push` too."""
 
-    def push(self, deviation: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
+    def push(self, deviation: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
         """Map base deviations (member, batch, channel, node) to fields and log |det|."""
-        log_spread = self._log_spread(given)
-        fields, log_det = self._push(log_spread.exp() * deviation, given)
+        log_spread = self._log_spread(conditioning)
+        fields, log_det = self._push(log_spread.exp() * deviation, conditioning)
         return fields, log_det + self._spread_det(fields, log_spread)
 
-    def pull(self, fields: Tensor, given: Conditioning) -> tuple[Tensor, Tensor]:
-        """Map fields back to base deviations; also log |det| of `push` there."""
-        log_spread = self._log_spread(given)
-        deviation, log_det = self._pull(fields, given)
+    def pull(self, fields: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """Map fields back to base deviations, and return log |det| of `push` there."""
+        log_spread = self._log_spread(conditioning)
+        deviation, log_det = self._pull(fields, conditioning)
         return deviation * (-log_spread).exp(), log_det + self._spread_det(fields, log_spread)
 
-    def _log_spread(self, given: Conditioning) -> Tensor:
+    def _log_spread(self, conditioning: Conditioning) -> Tensor:
         """Return log c (batch, 1, 1)."""
-        return (self.spread[0] + self.spread[1] * given.log_share)[:, None, None]
+        return (self.spread[0] + self.spread[1] * conditioning.log_share)[:, None, None]
 
     @staticmethod
     def _spread_det(fields: Tensor, log_spread: Tensor) -> Tensor:
@@ -140,12 +140,12 @@ class Flow(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class NodeConditioning(Conditioning):
-    """What node by node maps see.
+class _NodeConditioning(Conditioning):
+    """The part of a batch of measurements that node by node maps see.
 
     Attributes:
-        std: (batch, channel, node) of the base distribution.
-        context: (batch, feature, node), made by the context network.
+        std: Standard deviation (batch, channel, node) of the base.
+        context: Context (batch, feature, node), from the context network.
     """
 
     std: Tensor
@@ -154,14 +154,14 @@ class NodeConditioning(Conditioning):
 
 
 class ConditionalFlow(Flow):
-    r"""x = mean + std T(c r; context(y)), with r the base's standardized deviation.
+    r"""A flow x = mean + std T(c r; context(y)), where r is the base's standardized deviation.
 
     Args:
         base: Method whose Gaussian draws the flow starts from.
-        context: Network from `inputs` features to context features.
+        context: Network from `inputs` features to features of the context.
         transforms: Invertible maps in the order of sampling.
         roughness: Roughness of the base's mean that the context network sees; none by default.
-        known: What the networks are told beside the measurement, if anything.
+        known: Fields that the networks see beside the measurement, if any.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class ConditionalFlow(Flow):
         told = 0 if roughness is None else roughness.features
         return (5 + told) * channels + (0 if known is None else known.count)
 
-    def condition(self, start: Start) -> NodeConditioning:
+    def condition(self, start: Start) -> _NodeConditioning:
         """Evaluate the context network once for each measurement; see `Flow.condition`."""
         measurement, mean, std = start.measurement, start.mean, start.std()
         seen = measurement.mask  # back-projected by the adjoint, which leaves values of nodes as is
@@ -200,28 +200,31 @@ class ConditionalFlow(Flow):
         rough = [] if self.roughness is None else [self.roughness(mean, std)]
         features = torch.cat([mean, std, innovation, mask, noise, *known, *rough], dim=1)
         context = self.context(features)
-        return NodeConditioning(mean, log_share(measurement).to(mean), std, context)
+        return _NodeConditioning(mean, log_share(measurement).to(mean), std, context)
 
-    def _push(self, deviation: Tensor, given: NodeConditioning) -> tuple[Tensor, Tensor]:
-        r, total = deviation / given.std, deviation.new_zeros(deviation.shape[:2])
+    def _push(self, deviation: Tensor, conditioning: _NodeConditioning) -> tuple[Tensor, Tensor]:
+        r, total = deviation / conditioning.std, deviation.new_zeros(deviation.shape[:2])
         for transform in self.transforms:
-            r, log_det = transform(r, given.context)
+            r, log_det = transform(r, conditioning.context)
             total = total + log_det
-        return given.mean + given.std * r, total
+        return conditioning.mean + conditioning.std * r, total
 
-    def _pull(self, fields: Tensor, given: NodeConditioning) -> tuple[Tensor, Tensor]:
-        r, total = (fields - given.mean) / given.std, fields.new_zeros(fields.shape[:2])
+    def _pull(self, fields: Tensor, conditioning: _NodeConditioning) -> tuple[Tensor, Tensor]:
+        r, total = (
+            (fields - conditioning.mean) / conditioning.std,
+            fields.new_zeros(fields.shape[:2]),
+        )
         for transform in reversed(self.transforms):
-            r, log_det = transform.inverse(r, given.context)  # type: ignore[operator]
+            r, log_det = transform.inverse(r, conditioning.context)  # type: ignore[operator]
             total = total + log_det
-        return given.std * r, total
+        return conditioning.std * r, total
 
 
 class FlowDraws(NoiseDraws):
     """q(x | y) of a batch of measurements, on standardized anomalies.
 
-    The networks were evaluated once, when this was made; draws and densities cost only the light
-    transforms.
+    The networks are evaluated once, when the draws are made. Members and densities cost only the
+    light transforms.
     """
 
     def __init__(self, flow: Flow, measurement: Measurement) -> None:
@@ -231,8 +234,8 @@ class FlowDraws(NoiseDraws):
         start = Moments.of(self.base, flow.functionals).to(flow.device)
         self.conditioning: Conditioning = flow.condition(start)
 
-    def given(self, conditioning: Conditioning) -> FlowDraws:
-        """Return the distribution of the same measurements with another conditioning."""
+    def with_conditioning(self, conditioning: Conditioning) -> FlowDraws:
+        """Return the draws for the same measurements with another conditioning."""
         other = copy.copy(self)
         other.conditioning = conditioning
         return other
@@ -249,7 +252,7 @@ class FlowDraws(NoiseDraws):
         return fields
 
     def log_prob(self, signal: Tensor) -> Tensor:
-        """Return log q(x | y), (..., batch), of fields (..., batch, channel, node)."""
+        """Return log q(x | y) (..., batch) of fields (..., batch, channel, node)."""
         members = signal.reshape(-1, *signal.shape[-3:]).to(self.conditioning.mean)
         deviations, log_det = self.flow.pull(members, self.conditioning)
         base = self.base.peak_log_prob().to(log_det) - self.base.energy(deviations)

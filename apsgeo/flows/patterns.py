@@ -1,6 +1,7 @@
 """Maps of the coefficients of large-scale patterns, each given others and a context.
 
-With patterns E, orthonormal in the weights w, c = E^T w r; what no pattern describes is untouched.
+The coefficients of r are c = E^T w r, for patterns E that are orthonormal under the weights w. The
+part of r that no pattern describes stays as it is.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from apsgeo.nn.layers import zero
 
 __all__ = ["GlobalAutoregressive", "GlobalCoupling", "GlobalMap"]
 
-_REDUCED = 4  # features of the context whose inner products with the patterns are seen
+_REDUCED = 4  # features that the context is reduced to before its products with the patterns
 
 
 class GlobalMap(nn.Module, ABC):
-    """An invertible map of the coefficients; subclasses say which of them decide about which.
+    """An invertible map of the coefficients; subclasses say which decide about which.
 
     Args:
-        basis: The patterns (channel, node, count).
-        weights: (node,).
-        context: Features of the context.
-        parity: Which coefficients come first.
-        width: Of the networks.
-        elementwise: The family of maps.
+        basis: Patterns (channel, node, count).
+        weights: Weights (node,) under which the patterns are orthonormal.
+        context: Number of features of the context.
+        parity: Whether odd or even coefficients come first.
+        width: Width of the networks.
+        elementwise: Family of maps of single numbers.
     """
 
     basis: Tensor
@@ -53,7 +54,7 @@ class GlobalMap(nn.Module, ABC):
 
     @abstractmethod
     def _network(self, context: int, width: int) -> nn.Module:
-        """Return a network of coefficients and so many numbers of the context, zero at first."""
+        """Return a network of the coefficients and `context` numbers, zero at first."""
 
     @abstractmethod
     def forward(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +80,7 @@ class GlobalMap(nn.Module, ABC):
 
 
 class GlobalCoupling(GlobalMap):
-    """Every other coefficient is moved by an MLP that sees the others (RealNVP).
+    """A map of every other coefficient by an MLP that sees the rest (RealNVP).
 
     Dinh et al. 2017, arXiv 1605.08803.
     """
@@ -119,11 +120,11 @@ class GlobalCoupling(GlobalMap):
 
 
 class GlobalAutoregressive(GlobalMap):
-    """Each coefficient is moved by what a masked MLP says of those before it.
+    """A map of each coefficient by a masked MLP that sees those before it.
 
-    The inverse autoregressive flow of Kingma et al. (2016, arXiv 1606.04934), with the masks of
-    MADE (Germain et al. 2015, arXiv 1502.03509): drawing takes one evaluation, as with couplings,
-    and every coefficient may depend on all before it. Densities of given fields take as many
+    This is the inverse autoregressive flow of Kingma et al. (2016, arXiv 1606.04934), with the
+    masks of MADE (Germain et al. 2015, arXiv 1502.03509). Every coefficient may depend on all
+    before it. A draw takes one evaluation, as with couplings; the density of a field takes as many
     evaluations as there are coefficients.
     """
 

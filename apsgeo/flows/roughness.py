@@ -1,4 +1,4 @@
-"""What the mean of a base distribution tells about how rough the field behind it is."""
+"""Features that tell a network how rough a field is, read off the mean of the base."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from apsgeo.domains.base import Domain
 
 __all__ = ["Roughness"]
 
-_STEEP = 4.0  # details of a quarter of the base's spread are where the squash begins to bend
+_STEEP = 4.0  # the squash begins to bend at details of a quarter of the base's deviation
 _LEAST = 1e-4  # least mean square of a detail, in units of the base's variance
 
 
 class Roughness(nn.Module):
-    """Details of a field at several scales, in units of a spread, and the logs of their sizes.
+    """Details of a field by octave, in units of a standard deviation, and the logs of their sizes.
 
-    A Gaussian prior takes one roughness for granted at each place; fields are smooth here and rough
-    there, by orders of magnitude, and the mean that it finds shows where. A network that sees only
-    the mean has to find in it differences of a hundredth of its range. These are the differences
-    between a field and itself, smoothed by means over neighbours: once, then 4 times, 16 times, and
-    so on, which doubles the reach each time (a Laplacian pyramid that is not decimated; Burt &
-    Adelson 1983, https://doi.org/10.1109/TCOM.1983.1095851).
+    A Gaussian prior has one roughness at each place. The roughness of real fields varies by orders
+    of magnitude, and the posterior mean shows where, in differences of a hundredth of its range,
+    which a network hardly finds by itself. These features are such differences. The field is
+    smoothed by means over neighbours: once, then 4 times, 16 times and so on, so that the reach
+    doubles, and each smoothed field is subtracted from the one before (a Laplacian pyramid that is
+    not decimated; Burt & Adelson 1983, https://doi.org/10.1109/TCOM.1983.1095851).
 
     Args:
-        domain: Where the fields live.
-        scales: How many.
+        domain: Domain of the fields.
+        octaves: Number of octaves.
     """
 
     starts: Tensor
     columns: Tensor
     values: Tensor
 
-    def __init__(self, domain: Domain, scales: int) -> None:
+    def __init__(self, domain: Domain, octaves: int) -> None:
         super().__init__()
         nodes = domain.num_nodes
         source, target = domain.edge_index.numpy()
@@ -47,12 +47,12 @@ class Roughness(nn.Module):
         self.register_buffer("starts", torch.from_numpy(smooth.indptr), persistent=False)
         self.register_buffer("columns", torch.from_numpy(smooth.indices), persistent=False)
         self.register_buffer("values", torch.from_numpy(smooth.data), persistent=False)
-        self.scales = scales
+        self.octaves = octaves
 
     @property
     def features(self) -> int:
         """Number of features for each channel."""
-        return 2 * self.scales
+        return 2 * self.octaves
 
     def _smoothing(self, like: Tensor) -> Tensor:
         """Return the sparse matrix (node, node) of one smoothing, of the dtype of fields."""
@@ -66,13 +66,13 @@ class Roughness(nn.Module):
                 check_invariants=False,
             )
 
-    def forward(self, field: Tensor, spread: Tensor) -> Tensor:
-        """Map fields and their spread, each (batch, channel, node), to (batch, feature, node)."""
+    def forward(self, field: Tensor, std: Tensor) -> Tensor:
+        """Map fields and their std, each (batch, channel, node), to (batch, feature, node)."""
         found, shape = [], field.shape
-        rows, unit = (x.flatten(0, 1).T.contiguous() for x in (field, spread))
+        rows, unit = (x.flatten(0, 1).T.contiguous() for x in (field, std))
         once = self._smoothing(field)
-        for scale in range(self.scales):
-            times = 4**scale  # which doubles the reach
+        for octave in range(self.octaves):
+            times = 4**octave  # which doubles the reach
             smooth = _repeated(once, rows, times)
             detail = (rows - smooth) / unit
             size = _repeated(once, detail**2, times)

@@ -1,7 +1,8 @@
-"""A flow on the coefficients of the prior's patterns, for posteriors of several modes.
+"""A flow on the coefficients of the prior's patterns, for posteriors with several modes.
 
-The leading coefficients go first, through splines that can split a mode; all others, and what no
-pattern describes, follow by affine maps given them: within a regime a field is about Gaussian.
+The leading coefficient goes first, through a spline that can split a mode. The others, and the part
+that no pattern describes, follow by affine maps that depend on it: within a regime a field is about
+Gaussian.
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ from apsgeo.gaussian.seasonal import SeasonalPrior
 
 __all__ = ["SpectralConditioning", "SpectralFlow"]
 
-_TOKEN_PATTERNS = 64  # that tell an observation's place
+_TOKEN_PATTERNS = 64  # patterns that tell an observation's place
 _POOLED = 32
 _STEPS = 8  # soft steps by which networks tell the leading coefficient's regimes
 _REPRESENTER = 0.3
-_LEAST_SIZE = 1e-6  # of a pattern, against the first
-_KNOWN_PATTERNS = 8  # on which known fields are projected
+_LEAST_SIZE = 1e-6  # least size of a pattern, as a share of the first's
+_KNOWN_PATTERNS = 8  # patterns that known fields are projected on
 _LEAST_VARIANCE = 1e-6
 _LEAST_LOG_WEIGHT = -15.0
 
 
 @dataclass(frozen=True)
 class SpectralConditioning(Conditioning):
-    """What the maps of patterns see.
+    """The part of a batch of measurements that the maps of patterns see.
 
     Attributes:
-        leading_std: Of the leading coefficient under the base, (batch,).
-        spline: Raw parameters of the leading coefficient's spline, (batch, parameter).
-        shifts: Candidate shifts of the coefficients, (batch, candidate, pattern).
-        summary: Of the measurement, (batch, feature).
+        leading_std: Standard deviation (batch,) of the leading coefficient under the base.
+        spline: Raw parameters (batch, parameter) of the leading coefficient's spline.
+        shifts: Candidate shifts (batch, candidate, pattern) of the coefficients.
+        summary: Summary (batch, feature) of the measurement.
     """
 
     leading_std: Tensor
@@ -52,7 +53,7 @@ class SpectralConditioning(Conditioning):
     free: ClassVar[tuple[str, ...]] = ("mean", "spline", "shifts", "summary")
 
     def with_leading_held(self) -> SpectralConditioning:
-        """Return it with no gradient to the map of the leading coefficient."""
+        """Return the conditioning without gradients to the map of the leading coefficient."""
         return self.replaced(spline=self.spline.detach())
 
 
@@ -68,27 +69,27 @@ def _mlp(inputs: int, width: int, *last: nn.Module) -> nn.Sequential:
 
 
 class SpectralFlow(Flow):
-    r"""x = mean + T(deviation; y), with T on the coefficients a = W (deviation) of patterns.
+    r"""A flow x = mean + T(deviation; y), with T on the coefficients a = W (deviation) of patterns.
 
-    W whitens the prior's leading patterns. In the order of sampling: the leading coefficient is
-    mapped by a spline s(.; y); every other one by shift + exp(scale) a, and what is left of the
-    field by exp(scale), where shifts and scales depend on the new leading coefficient and y.
-    Shifts are sums of candidates that are computed once a field, weighted by gates a member: the
-    base's mean, and representers sum_i f_i(y) C(., x_i) at the observed nodes x_i, the form that
-    the difference of any two interpolations by such a prior has.
+    W whitens the prior's leading patterns. In the order of sampling, a spline s(.; y) maps the
+    leading coefficient; shift + slope a maps every other one; and the rest of the field is
+    multiplied by a slope. Shifts and slopes depend on the new leading coefficient and on y. A shift
+    is a sum of candidates, which are computed once a field, weighted by gates for each member. The
+    candidates are the base's mean, and representers sum_i f_i(y) C(., x_i) at the observed nodes
+    x_i, the form that the difference of any two interpolations by such a prior has.
 
     It starts as the identity on its base, the exact posterior of a Gaussian prior. Everything that
     depends on y is evaluated once a field, in `condition`.
 
     Args:
-        prior: Behind the base; its leading loadings, of no season, are the patterns.
-        patterns: How many; all loadings, if there are fewer.
-        regimes: A mixture fitted to what fields look like, of which the networks see the posterior:
-            the weights, and the components' means, which join the candidates.
-        candidates: Representers among the candidates.
-        width: Of the networks.
-        bins: Of the spline.
-        known: What the networks are told beside the measurement, if anything.
+        prior: Prior whose posterior is the base; its leading annual loadings are the patterns.
+        patterns: Number of patterns, at most that of the loadings.
+        regimes: Mixture fitted to fields. The networks see its posterior: the weights, and the
+            components' means, which join the candidates.
+        candidates: Number of representers among the candidate shifts.
+        width: Width of the networks.
+        bins: Number of bins of the spline.
+        known: Fields that the networks see beside the measurement, if any.
 
     Raises:
         InputError: If there are fewer than two patterns.
@@ -161,11 +162,11 @@ class SpectralFlow(Flow):
         return [(fields @ basis.T / basis.shape[1]).flatten(1)]
 
     def _tokens(self, start: Start) -> tuple[Tensor, Tensor, Tensor]:
-        """Return tokens (batch, observation, feature), which are seen, and their places."""
-        given = start.measurement
-        if not given.operator.is_identity:
+        """Return tokens (batch, observation, feature), which of them are seen, and their places."""
+        measured = start.measurement
+        if not measured.operator.is_identity:
             raise InputError("a spectral flow is for measurements of nodes, such as Mask().")
-        mask = given.mask.flatten(1)
+        mask = measured.mask.flatten(1)
         most = max(1, int(mask.sum(1).max()))
         where = mask.to(torch.float32).topk(most, dim=1).indices
         seen = mask.gather(1, where)
@@ -173,7 +174,7 @@ class SpectralFlow(Flow):
         def at(field: Tensor) -> Tensor:
             return field.flatten(1).gather(1, where) * seen
 
-        values, mean, noise = at(given.values), at(start.mean), at(given.noise_std)
+        values, mean, noise = at(measured.values), at(start.mean), at(measured.noise_std)
         innovation = values - mean
         weight = innovation / torch.where(seen, noise, 1.0)
         numbers = [values, 3.0 * innovation, weight, mean, torch.tanh(2.0 * weight), noise]
@@ -184,24 +185,24 @@ class SpectralFlow(Flow):
         """Evaluate the networks of the measurement, once for each field.
 
         Args:
-            start: The measurements, and moments of the base given them.
-            leading_only: Leave out what `leading_log_prob` does not need: the summary is empty.
+            start: Measurements, and moments of the base given them.
+            leading_only: Leave out all that `leading_log_prob` does not need; the summary is empty.
 
         Raises:
             InputError: If the measurement is not of nodes.
         """
         tokens, seen, where = self._tokens(start)
-        given, mean = start.measurement, start.mean
-        share = log_share(given).to(mean)
+        measured, mean = start.measurement, start.mean
+        share = log_share(measured).to(mean)
         variance = start.functional_variance(self.whiten)
         variance = variance.clamp(min=_LEAST_VARIANCE).to(mean)
         coefficients = mean.flatten(1) @ self.whiten.T
-        count = given.mask.flatten(1).sum(1, keepdim=True).to(mean)
+        count = measured.mask.flatten(1).sum(1, keepdim=True).to(mean)
         known = [coefficients, variance.log(), count.clamp(min=1.0).log(), count / 40.0]
-        known += self._known(self.covariates(given))
+        known += self._known(self.covariates(measured))
         means = [coefficients[:, None]]
         if self.regimes is not None:
-            found = self.regimes.posterior(given)
+            found = self.regimes.posterior(measured)
             known.append(found.log_weights.clamp(min=_LEAST_LOG_WEIGHT).to(mean))
             components = found.component_means.transpose(0, 1).to(mean)
             means.insert(0, components.flatten(2) @ self.whiten.T - coefficients[:, None])
@@ -219,31 +220,33 @@ class SpectralFlow(Flow):
         summary = self.summarize(torch.cat([pooled, *known], 1))
         return SpectralConditioning(mean, share, std, spline, shifts, summary)
 
-    def leading_log_prob(self, fields: Tensor, given: SpectralConditioning) -> Tensor:
-        """Return log q of the leading coefficient alone, (batch,), of fields of their shape.
+    def leading_log_prob(self, fields: Tensor, conditioning: SpectralConditioning) -> Tensor:
+        """Return log q (batch,) of the leading coefficient alone of fields (batch, channel, node).
 
-        The first factor of the chain rule: it decides how much mass each regime has.
+        This first factor of the chain rule decides how much mass each regime has.
         """
-        target = (fields - given.mean).flatten(1) @ self.whiten[0] / given.leading_std
-        start, log_slope = self.maps.inverse(target, given.spline)
-        log_spread = self._log_spread(given)[:, 0, 0]
+        target = (fields - conditioning.mean).flatten(1) @ self.whiten[0] / conditioning.leading_std
+        start, log_slope = self.maps.inverse(target, conditioning.spline)
+        log_spread = self._log_spread(conditioning)[:, 0, 0]
         normal = start * (-log_spread).exp()
         log_normal = -0.5 * (normal**2 + math.log(2.0 * math.pi))
-        return log_normal - log_spread - log_slope - given.leading_std.log()
+        return log_normal - log_spread - log_slope - conditioning.leading_std.log()
 
-    def _following(self, leading: Tensor, given: SpectralConditioning) -> tuple[Tensor, Tensor]:
-        """Return raw maps (member, batch, pattern - 1, 2), and the log scale of what is left."""
+    def _following(
+        self, leading: Tensor, conditioning: SpectralConditioning
+    ) -> tuple[Tensor, Tensor]:
+        """Return raw maps (member, batch, pattern - 1, 2), and the log factor of the rest."""
         steps = torch.linspace(-1.5, 1.5, _STEPS, device=leading.device)
         soft = torch.tanh(3.0 * (leading[..., None] - steps))
         absolute = leading[..., None]
-        summary = given.summary.expand(*leading.shape, -1)
+        summary = conditioning.summary.expand(*leading.shape, -1)
         out = self.follow(torch.cat([summary, absolute, soft], -1))
         each, left = out[..., :-1].unflatten(-1, (self.candidates + 2, -1)), out[..., -1]
-        gated = (each[..., 2:, :] * given.shifts[..., 1:]).sum(-2)
+        gated = (each[..., 2:, :] * conditioning.shifts[..., 1:]).sum(-2)
         return torch.stack([each[..., 0, :] + gated, each[..., 1, :]], -1), left
 
     def _parts(self, deviation: Tensor) -> tuple[Tensor, Tensor]:
-        """Split deviations into coefficients, and what is left of the flattened field."""
+        """Split deviations into coefficients and the rest of the flattened field."""
         flat = deviation.flatten(-2)
         coefficients = flat @ self.whiten.T
         return coefficients, flat - coefficients @ self.colour
@@ -253,29 +256,29 @@ class SpectralFlow(Flow):
         size, patterns = self.whiten.shape[1], len(self.whiten)
         return first + others.sum(-1) + (size - patterns) * left
 
-    def _push(self, deviation: Tensor, given: SpectralConditioning) -> tuple[Tensor, Tensor]:
+    def _push(self, deviation: Tensor, conditioning: SpectralConditioning) -> tuple[Tensor, Tensor]:
         coefficients, left = self._parts(deviation)
-        start = coefficients[..., 0] / given.leading_std
-        mapped, first = self.maps.forward(start, given.spline)
-        leading = given.leading_std * mapped
-        raw, log_left = self._following(self._absolute(leading, given), given)
+        start = coefficients[..., 0] / conditioning.leading_std
+        mapped, first = self.maps.forward(start, conditioning.spline)
+        leading = conditioning.leading_std * mapped
+        raw, log_left = self._following(self._absolute(leading, conditioning), conditioning)
         others, scales = self._affine.forward(coefficients[..., 1:], raw)
         new = torch.cat([leading[..., None], others], -1)
         flat = new @ self.colour + log_left.exp()[..., None] * left
-        fields = given.mean + flat.unflatten(-1, deviation.shape[-2:])
+        fields = conditioning.mean + flat.unflatten(-1, deviation.shape[-2:])
         return fields, self._log_det(first, scales, log_left)
 
-    def _pull(self, fields: Tensor, given: SpectralConditioning) -> tuple[Tensor, Tensor]:
-        coefficients, left = self._parts(fields - given.mean)
+    def _pull(self, fields: Tensor, conditioning: SpectralConditioning) -> tuple[Tensor, Tensor]:
+        coefficients, left = self._parts(fields - conditioning.mean)
         leading = coefficients[..., 0]
-        raw, log_left = self._following(self._absolute(leading, given), given)
-        start, first = self.maps.inverse(leading / given.leading_std, given.spline)
+        raw, log_left = self._following(self._absolute(leading, conditioning), conditioning)
+        start, first = self.maps.inverse(leading / conditioning.leading_std, conditioning.spline)
         others, scales = self._affine.inverse(coefficients[..., 1:], raw)
-        old = torch.cat([(given.leading_std * start)[..., None], others], -1)
+        old = torch.cat([(conditioning.leading_std * start)[..., None], others], -1)
         flat = old @ self.colour + (-log_left).exp()[..., None] * left
         return flat.unflatten(-1, fields.shape[-2:]), self._log_det(first, scales, log_left)
 
     @staticmethod
-    def _absolute(leading: Tensor, given: SpectralConditioning) -> Tensor:
+    def _absolute(leading: Tensor, conditioning: SpectralConditioning) -> Tensor:
         """Return the leading coefficient of the field itself, not of its deviation."""
-        return leading + given.shifts[:, -1, 0]
+        return leading + conditioning.shifts[:, -1, 0]

@@ -1,4 +1,4 @@
-"""What a flow is told of a batch of measurements, and of the base it starts from."""
+"""The input of a flow's networks: a batch of measurements, and moments of the base given it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Known", "Moments", "Start"]
 
 
 class Start(Protocol):
-    """The measurements, and moments of the base given them."""
+    """A batch of measurements, and moments of the base given them."""
 
     @property
     def measurement(self) -> Measurement:
-        """The batch."""
+        """The batch of measurements."""
         ...
 
     @property
     def mean(self) -> Tensor:
-        """(batch, channel, node)."""
+        """Mean (batch, channel, node)."""
         ...
 
     def std(self) -> Tensor:
@@ -37,13 +37,13 @@ class Start(Protocol):
 
 @dataclass(frozen=True)
 class Moments:
-    """The moments that one flow wants of its base, computed beforehand: a `Start`.
+    """A `Start` whose moments were computed beforehand, for one flow.
 
     Attributes:
-        measurement: The batch.
-        mean: (batch, channel, node).
-        deviation: Marginal standard deviation, likewise.
-        variance: Variance of the flow's functionals, (batch, k).
+        measurement: The batch of measurements.
+        mean: Mean (batch, channel, node).
+        deviation: Marginal standard deviation (batch, channel, node).
+        variance: Variance (batch, k) of the flow's functionals.
     """
 
     measurement: Measurement
@@ -53,9 +53,9 @@ class Moments:
 
     @classmethod
     def of(cls, start: Start, functionals: Tensor) -> Moments:
-        """Compute the moments with a flow's functionals (k, channel * node), of which k may be 0.
+        """Compute the moments for a flow with functionals (k, channel * node), where k may be 0.
 
-        The standard deviation takes draws, and the variance some columns of the covariance.
+        The standard deviation costs draws of the base, the variance columns of its covariance.
         """
         variance = start.mean.new_empty(len(start.mean), 0)
         if len(functionals):
@@ -78,10 +78,10 @@ class Moments:
 
 @dataclass(frozen=True)
 class Known:
-    """What the networks of a flow are told beside the measurement: fields of order one.
+    """The fields, of order one, that the networks of a flow see beside the measurement.
 
-    The covariates of the normals, and the features by which the operators of a family are told
-    apart (`LinearMap.features`), each a constant field a channel.
+    They are the covariates of the normals, and constant fields of the features by which a network
+    tells the operators of a family apart (`LinearMap.features`).
 
     Attributes:
         normals: Normals of the variable.

@@ -56,9 +56,9 @@ class FixedPairs(MixtureProblem):
         draw = super().draw
         groups = [draw(_SHARING, generator) for _ in range(-(-count // _SHARING))]
         self.truth = torch.cat([pairs.truth for pairs in groups])[:count]
-        given = [pairs.measurement for pairs in groups]
-        self.values = torch.cat([each.values for each in given])[:count]
-        self.mask = torch.cat([each.mask for each in given])[:count]
+        measured = [pairs.measurement for pairs in groups]
+        self.values = torch.cat([each.values for each in measured])[:count]
+        self.mask = torch.cat([each.mask for each in measured])[:count]
 
     def draw(
         self,
@@ -73,8 +73,8 @@ class FixedPairs(MixtureProblem):
             len(self.truth) // together, (batch // together,), generator=generator
         )
         picked = (together * starts[:, None] + torch.arange(together)).flatten()
-        given = Measurement(self.values[picked], self.mask[picked], torch.tensor(NOISE_STD))
-        return Pairs(self.truth[picked], given)
+        measured = Measurement(self.values[picked], self.mask[picked], torch.tensor(NOISE_STD))
+        return Pairs(self.truth[picked], measured)
 
 
 TABLE = Table(
@@ -112,19 +112,19 @@ def amortized(
 
 
 def optimized(
-    problem: MixtureProblem, flow: SpectralFlow, given: Measurement, *, steps: int, seed: int
+    problem: MixtureProblem, flow: SpectralFlow, measured: Measurement, *, steps: int, seed: int
 ) -> SpectralFlow:
     """Return a copy of a flow optimized for one measurement by the reverse divergence."""
     flow = copy.deepcopy(flow)
-    posterior = problem.anchor.posterior(given)
-    size = math.prod(given.shape)
+    posterior = problem.anchor.posterior(measured)
+    size = math.prod(measured.shape)
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         loss = path_divergence(
             flow,
             posterior,
             flow.condition(posterior),
-            lambda fields: _log_joint(problem, given, fields[:, 0])[:, None],
+            lambda fields: _log_joint(problem, measured, fields[:, 0])[:, None],
             members=16,
             generator=generator,
         )
@@ -136,19 +136,19 @@ def optimized(
     return flow
 
 
-def _log_joint(problem: MixtureProblem, given: Measurement, fields: Tensor) -> Tensor:
+def _log_joint(problem: MixtureProblem, measured: Measurement, fields: Tensor) -> Tensor:
     """Return log p(x) + log p(y | x) of one measurement and many fields (member, channel, node)."""
     shape = fields.shape
-    each = [value.expand(shape) for value in (given.values, given.mask, given.noise_std)]
+    each = [value.expand(shape) for value in (measured.values, measured.mask, measured.noise_std)]
     return problem.log_target(fields, Measurement(*each))
 
 
-def kl_of(problem: MixtureProblem, flow: SpectralFlow, given: Measurement, seed: int) -> float:
+def kl_of(problem: MixtureProblem, flow: SpectralFlow, measured: Measurement, seed: int) -> float:
     """Return KL(q || p) of one measurement, from 256 members."""
-    evidence = problem.mixture.posterior(given).log_evidence()
-    draws = flow.posterior(given)
+    evidence = problem.mixture.posterior(measured).log_evidence()
+    draws = flow.posterior(measured)
     fields = draws.members(256, seed)
-    log_p = _log_joint(problem, given, fields[:, 0]) - evidence
+    log_p = _log_joint(problem, measured, fields[:, 0]) - evidence
     with torch.no_grad():
         return float((draws.log_prob(fields)[:, 0] - log_p).double().mean())
 
@@ -172,9 +172,9 @@ def gaps(
     ]
 
     def best_of_each(flow: SpectralFlow) -> Tensor:
-        each = [optimized(problem, flow, given, steps=steps, seed=seed) for given in unseen]
+        each = [optimized(problem, flow, measured, steps=steps, seed=seed) for measured in unseen]
         pairs = zip(each, unseen, strict=True)
-        return torch.tensor([kl_of(problem, one, given, seed) for one, given in pairs])
+        return torch.tensor([kl_of(problem, one, measured, seed) for one, measured in pairs])
 
     torch.manual_seed(seed)
     start = time.process_time()
@@ -183,7 +183,7 @@ def gaps(
     rows: list[Row] = []
     for count in counts:
         flow, train_seconds = amortized(count, recipe, seed, setting)
-        kl = torch.tensor([kl_of(problem, flow, given, seed) for given in unseen])
+        kl = torch.tensor([kl_of(problem, flow, measured, seed) for measured in unseen])
         tuned = best_of_each(flow)
         for index, density in enumerate(DENSITIES):
             part = slice(index * fields, (index + 1) * fields)

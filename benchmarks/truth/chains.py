@@ -67,13 +67,13 @@ class Chains:
     acceptance: float
 
 
-def whitened(anchor: GaussianPrior, given: Measurement) -> tuple[Tensor, Tensor]:
+def whitened(anchor: GaussianPrior, measured: Measurement) -> tuple[Tensor, Tensor]:
     """Return mean (batch, value) and a root (batch, value, value) of the anchor's posterior."""
-    posterior = anchor.posterior(given)
-    size = math.prod(given.shape[1:])
-    basis = torch.eye(size).reshape(size, 1, *given.shape[1:]).expand(-1, *given.shape)
+    posterior = anchor.posterior(measured)
+    size = math.prod(measured.shape[1:])
+    basis = torch.eye(size).reshape(size, 1, *measured.shape[1:]).expand(-1, *measured.shape)
     precision = torch.stack([posterior.precision_apply(x) for x in basis])
-    matrix = precision.reshape(size, len(given), size).transpose(0, 1).double()
+    matrix = precision.reshape(size, len(measured), size).transpose(0, 1).double()
     # P = R R^T, so that R^-T has the covariance for its square
     root = torch.linalg.cholesky((matrix + matrix.mT) / 2.0)
     identity = torch.eye(size, dtype=root.dtype)
@@ -82,18 +82,18 @@ def whitened(anchor: GaussianPrior, given: Measurement) -> tuple[Tensor, Tensor]
     )
 
 
-def hmc(plan: HMC, given: Measurement, members: int, generator: torch.Generator) -> Chains:
+def hmc(plan: HMC, measured: Measurement, members: int, generator: torch.Generator) -> Chains:
     """Run a chain for each member of each measurement, with the exact log-density.
 
     Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) in the coordinates that make the anchor's
     posterior white, from draws of it.
     """
-    mean, root = whitened(plan.anchor, given)
-    every = given.repeat(members)
+    mean, root = whitened(plan.anchor, measured)
+    every = measured.repeat(members)
 
     def fields(place: Tensor) -> Tensor:
         moved = mean + torch.einsum("bij,mbj->mbi", root, place)
-        return moved.reshape(members, *given.shape)
+        return moved.reshape(members, *measured.shape)
 
     def energy(place: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

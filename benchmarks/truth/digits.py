@@ -39,7 +39,7 @@ NOISE_STD = 0.5  # in standard deviations of a node
 DENSITIES = (0.05, 0.2)  # of the measurements, in turn
 _LEARNED = (0.04, 0.25)
 _CASE = "digits-on-bunny"
-_SPEC = FlowSpec(width=24, depth=3, local=4, coupling_width=12, elementwise="spline", scales=3)
+_SPEC = FlowSpec(width=24, depth=3, local=4, coupling_width=12, elementwise="spline", roughness=3)
 _PART = 32  # draws of the prior at once
 _SHOWN = 4  # measurements in the figure
 
@@ -81,7 +81,7 @@ def trained_prior(folder: Path) -> FieldPrior:
 
 
 @dataclass(frozen=True)
-class Given:
+class Observed:
     """Measured fields: standardized anomalies (field, 1, node), NaN in `seen` where hidden."""
 
     truth: Tensor
@@ -111,14 +111,14 @@ class DigitsProblem:
         """Return standardized anomalies (..., field, 1, node) in the units of the data."""
         return self.prior.normals.restore(fields, torch.zeros(fields.shape[-3], dtype=torch.long))
 
-    def observe(self, truth: Tensor) -> Given:
+    def observe(self, truth: Tensor) -> Observed:
         """Measure fields, at each of the densities in turn."""
         masks = [
             Mask.at_density(self.prior.domain, DENSITIES[i % len(DENSITIES)], self._generator)
             for i in range(len(truth))
         ]
         noisy = truth + NOISE_STD * self.process.white(truth)
-        return Given(truth, torch.where(torch.stack(masks)[:, None], noisy, torch.nan))
+        return Observed(truth, torch.where(torch.stack(masks)[:, None], noisy, torch.nan))
 
     def distill(self, learned: Tensor, objective: Objective, steps: int, seed: int) -> Posterior:
         """Train a flow on draws of the prior (draw, 1, node), the last tenth held out."""
@@ -137,10 +137,10 @@ class DigitsProblem:
             seed=seed,
         )
 
-    def members(self, posterior: Posterior, given: Given, members: int, seed: int) -> Tensor:
+    def members(self, posterior: Posterior, observed: Observed, members: int, seed: int) -> Tensor:
         """Draw members (member, field, 1, node) of a flow, standardized."""
-        found = posterior(self.restore(given.seen)).members(members, seed)
-        season = torch.zeros(len(given.seen), dtype=torch.long)
+        found = posterior(self.restore(observed.seen)).members(members, seed)
+        season = torch.zeros(len(observed.seen), dtype=torch.long)
         return self.prior.normals.standardize(found, season)
 
 
@@ -179,7 +179,7 @@ def digits_rows(
     )
     learned, scored, others = drawn.split(sizes)
     problem = DigitsProblem(prior, budget, torch.Generator().manual_seed(seed + 1))
-    given, more = problem.observe(scored), problem.observe(others)
+    observed, more = problem.observe(scored), problem.observe(others)
 
     def chained(run: int) -> tuple[Tensor, float]:
         again = DigitsProblem(prior, budget, torch.Generator().manual_seed(seed + 2 + run))
@@ -187,7 +187,7 @@ def digits_rows(
             cache / f"chains-{run}-{key}.safetensors",
             # each run begins at draws of its own
             lambda: chains(
-                again.process, given.measurement, learned[run::2], budget.members, budget.plan
+                again.process, observed.measurement, learned[run::2], budget.members, budget.plan
             ),
         )
 
@@ -198,18 +198,18 @@ def digits_rows(
     def add(name: str, found: Tensor, **more: float) -> None:
         pair = [x.flatten(2).double() for x in (found, reference)]
         crps, energy = excess_scores(*pair)
-        at = crps_at_truth(pair[0], given.truth.flatten(1).double(), pair[1])
+        at = crps_at_truth(pair[0], observed.truth.flatten(1).double(), pair[1])
         scores = {"crps": crps, "energy": energy, "crps_at_truth": at}
         rows.append({"problem": "digits on a mesh", "method": name, **scores, **more})
         print(rows[-1], flush=True)
 
     found, seconds = chained(1)
-    add("chains, again", found, sample_ms=64e3 * seconds / (len(found) * len(given.truth)))
+    add("chains, again", found, sample_ms=64e3 * seconds / (len(found) * len(observed.truth)))
     for name, objective, steps in _methods(budget.steps):
         start = time.process_time()
         posterior = problem.distill(learned, objective, steps, seed)
         trained = time.process_time() - start
-        found = problem.members(posterior, given, budget.members, seed)
+        found = problem.members(posterior, observed, budget.members, seed)
         start = time.process_time()
         ranked = problem.members(posterior, more, budget.members, seed + 1)
         spent = 64e3 * (time.process_time() - start) / (len(more.seen) * budget.members)
@@ -217,7 +217,7 @@ def digits_rows(
         more_of = calibration(drawn.mean(2), true.mean(1), drawn, true)
         add(name, found, train_seconds=trained, sample_ms=spent, **more_of)
         shown[name] = found
-    return rows, _panels(problem, given, shown)
+    return rows, _panels(problem, observed, shown)
 
 
 def _parts(count: int) -> list[int]:
@@ -232,9 +232,11 @@ def _methods(steps: int) -> tuple[tuple[str, Objective, int], ...]:
     )
 
 
-def _panels(problem: DigitsProblem, given: Given, shown: dict[str, Tensor]) -> list[DigitsPanel]:
+def _panels(
+    problem: DigitsProblem, observed: Observed, shown: dict[str, Tensor]
+) -> list[DigitsPanel]:
     """Return what the figure shows of the first measurements, in the units of the data."""
-    truth, seen = problem.restore(given.truth), problem.restore(given.seen)
+    truth, seen = problem.restore(observed.truth), problem.restore(observed.seen)
     members = {name: problem.restore(fields) for name, fields in shown.items()}
     return [
         DigitsPanel(

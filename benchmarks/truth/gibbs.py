@@ -162,12 +162,14 @@ class Process:
         return fields.gather(0, kept[..., None, None].expand(-1, -1, *fields.shape[2:]))
 
 
-def chains(process: Process, given: Measurement, start: Tensor, members: int, plan: Plan) -> Tensor:
+def chains(
+    process: Process, measured: Measurement, start: Tensor, members: int, plan: Plan
+) -> Tensor:
     """Return the ends (member, batch, channel, node) of chains, one a member of each measurement.
 
     Args:
         process: The diffusion of the prior, of standardized anomalies.
-        given: Values of nodes, all with one noise.
+        measured: Values of nodes, all with one noise.
         start: Draws of the prior (draw, channel, node), among which the chains of each measurement
             find theirs by the likelihood at the first noise.
         members: Chains of a measurement.
@@ -176,26 +178,28 @@ def chains(process: Process, given: Measurement, start: Tensor, members: int, pl
     Raises:
         InputError: If the observations are other than nodes, or their noises differ.
     """
-    noises = given.noise_std[given.mask].unique()
-    if not given.operator.is_identity or given.scale is not None or len(noises) > 1:
+    noises = measured.noise_std[measured.mask].unique()
+    if not measured.operator.is_identity or measured.scale is not None or len(noises) > 1:
         raise InputError(
-            f"the chains need values of nodes with one noise, not {given.operator!r} and "
+            f"the chains need values of nodes with one noise, not {measured.operator!r} and "
             f"{len(noises)} noises."
         )
     noise_std = float(noises)
-    values, hidden = (x.repeat(members, 1, 1) for x in (given.values, ~given.mask))
+    values, hidden = (x.repeat(members, 1, 1) for x in (measured.values, ~measured.mask))
 
     def misfit(fields: Tensor) -> Tensor:
         """Return |A x - y|^2 (member, batch) of fields (member, batch, channel, node)."""
-        return torch.where(given.mask, fields - given.values, 0.0).double().square().sum((2, 3))
+        return (
+            torch.where(measured.mask, fields - measured.values, 0.0).double().square().sum((2, 3))
+        )
 
     def sweep(fields: Tensor, noise_std: float, moves: int, lowest: float | None = None) -> Tensor:
         fields = fields.flatten(0, 1)
         state = torch.where(hidden, fields + noise_std * process.white(fields), values)
         state = process.walk(state, hidden, noise_std, moves)
-        return process.reverse(state, noise_std, lowest).reshape(members, *given.shape)
+        return process.reverse(state, noise_std, lowest).reshape(members, *measured.shape)
 
-    fields, precision = start[:, None].expand(-1, *given.shape), 0.0
+    fields, precision = start[:, None].expand(-1, *measured.shape), 0.0
     for level in _levels(plan.first, noise_std, plan.falling):
         log_weight = 0.5 * (precision - level**-2) * misfit(fields)
         precision = level**-2

@@ -58,11 +58,11 @@ class LogNormalProblem:
         seen[~seen.any(-1)[:, 0], :, 0] = True
         return torch.where(seen, truth, torch.nan)
 
-    def exact(self, given: Tensor, members: int, seed: int) -> Tensor:
+    def exact(self, observed: Tensor, members: int, seed: int) -> Tensor:
         """Draw the exact posterior (member, field, 1, node)."""
-        posterior = self.logarithm.posterior(Measurement.of(given.log(), NOISE_STD))
+        posterior = self.logarithm.posterior(Measurement.of(observed.log(), NOISE_STD))
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(members, len(given), posterior.noise_dim, generator=generator)
+        noise = torch.randn(members, len(observed), posterior.noise_dim, generator=generator)
         return (posterior.mean + posterior.deviations(noise)).exp()
 
     def labelled(self, fields: Tensor) -> xr.DataArray:
@@ -116,8 +116,8 @@ def _trained(
     )
     seconds = time.process_time() - start
 
-    def draws(given: Tensor, members: int, seed: int) -> Tensor:
-        y = given.log() if method.of_logarithm else given
+    def draws(observed: Tensor, members: int, seed: int) -> Tensor:
+        y = observed.log() if method.of_logarithm else observed
         found = posterior(y).members(members, seed)
         return found.exp() if method.of_logarithm else found
 
@@ -132,18 +132,18 @@ def lognormal_rows(
     generator = torch.Generator().manual_seed(seed)
     learned = problem.labelled(problem.sample(history, generator))
     truth = problem.sample(fields, generator)
-    given = problem.observe(truth, generator)
-    reference = problem.exact(given, members, seed + 1).double()
+    observed = problem.observe(truth, generator)
+    reference = problem.exact(observed, members, seed + 1).double()
     made: list[tuple[str, Draws, float]] = [("exact posterior", problem.exact, 0.0)]
     made += [(m.name, *_trained(problem, learned, m, seed)) for m in _methods(steps)]
     rows: list[Row] = []
     for name, draws, seconds in made:
         start = time.perf_counter()
-        found = draws(given, members, seed + 2).double()
+        found = draws(observed, members, seed + 2).double()
         spent = 1e3 * (time.perf_counter() - start) / fields * 64 / members
         crps, energy = excess_scores(found.flatten(2), reference.flatten(2))
-        hidden = int(given.isnan().sum((0, 1)).argmax())  # the node that is most often hidden
-        unseen = given[:, 0, hidden].isnan()
+        hidden = int(observed.isnan().sum((0, 1)).argmax())  # the node that is most often hidden
+        unseen = observed[:, 0, hidden].isnan()
         true = truth.double()
         at = found[:, unseen, 0, hidden], true[unseen, 0, hidden]
         rows.append(

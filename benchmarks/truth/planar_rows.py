@@ -110,8 +110,8 @@ def planar_flow(density: Planar, plan: Plan) -> ConditionalFlow:
 def planar_chains(density: Planar) -> HMC:
     """Return long chains for each measurement, with the exact density."""
 
-    def log_target(points: Tensor, given: Measurement) -> Tensor:
-        return density.log_prob(points[:, 0]) + given.log_likelihood(points)
+    def log_target(points: Tensor, measured: Measurement) -> Tensor:
+        return density.log_prob(points[:, 0]) + measured.log_likelihood(points)
 
     return HMC(density.anchor, log_target)
 
@@ -156,8 +156,8 @@ def train(
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         anneal.apply(loss, step)
         truth = density.sample(_BATCH, generator)
-        given = density.measure(truth, generator)
-        base = flow.base.posterior(given)
+        measured = density.measure(truth, generator)
+        base = flow.base.posterior(measured)
         noise = torch.randn(1, _BATCH, base.noise_dim, generator=generator)
         moments = Moments.of(base, flow.functionals)
         batch = Batch(truth, moments, base.deviations(noise), flow.base)
@@ -174,9 +174,9 @@ def score(
     """Return the scores of a method on measurements that it has not seen."""
     generator = torch.Generator().manual_seed(seed)
     truth = density.sample(fields, generator)
-    given = density.measure(truth, generator)
-    exact = Quadrature(density, given.values[:, 0, 0])
-    draws = method.posterior(given)
+    measured = density.measure(truth, generator)
+    exact = Quadrature(density, measured.values[:, 0, 0])
+    draws = method.posterior(measured)
     drawn = draws.members(members, seed)
     points = drawn[:, :, 0]
     crps, energy = excess_scores(points.double(), exact.sample(members, generator))

@@ -56,16 +56,19 @@ def base_log_prob(posterior: GaussianPosterior, deviation: Tensor) -> Tensor:
 
 
 def _forward(
-    flow: SpectralFlow, pairs: Pairs, posterior: GaussianPosterior, given: SpectralConditioning
+    flow: SpectralFlow,
+    pairs: Pairs,
+    posterior: GaussianPosterior,
+    conditioning: SpectralConditioning,
 ) -> Tensor:
-    deviation, log_det = flow.pull(pairs.truth[None], given)
+    deviation, log_det = flow.pull(pairs.truth[None], conditioning)
     return (posterior.energy(deviation) + log_det)[0].mean()
 
 
 def path_divergence(
     flow: SpectralFlow,
     posterior: GaussianPosterior,
-    given: SpectralConditioning,
+    conditioning: SpectralConditioning,
     log_target: Callable[[Tensor], Tensor],
     *,
     members: int = 1,
@@ -76,15 +79,15 @@ def path_divergence(
     Args:
         flow: Which q is of.
         posterior: Of the base, given the measurements.
-        given: What the flow's maps see of them.
+        conditioning: What the flow's maps see of them.
         log_target: log p(x) + log p(y | x), of fields (member, batch, channel, node).
         members: Of each field.
         generator: Of the members.
     """
-    noise = torch.randn(members, len(given.mean), posterior.noise_dim, generator=generator)
-    fields, _ = flow.push(posterior.deviations(noise), given)
+    noise = torch.randn(members, len(conditioning.mean), posterior.noise_dim, generator=generator)
+    fields, _ = flow.push(posterior.deviations(noise), conditioning)
     with frozen(flow):
-        deviation, log_det = flow.pull(fields, given.detach())
+        deviation, log_det = flow.pull(fields, conditioning.detach())
     return (base_log_prob(posterior, deviation) - log_det - log_target(fields)).mean()
 
 
@@ -95,14 +98,14 @@ def train_spectral(problem: MixtureProblem, flow: SpectralFlow, recipe: Recipe, 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         pairs = problem.draw(recipe.batch, generator, sharing=_SHARING)
         posterior = problem.anchor.posterior(pairs.measurement)
-        given = flow.condition(posterior)
+        conditioning = flow.condition(posterior)
         early = step < recipe.forward_share * recipe.steps
         if recipe.mode == "forward" or (recipe.mode == "mixed" and early):
-            loss = _forward(flow, pairs, posterior, given)
+            loss = _forward(flow, pairs, posterior, conditioning)
         else:
             # With modes that are followed unequally well, the reverse divergence would favour the
             # better one, by the exponential of the difference: only draws of it decide the weights.
-            held = given if recipe.mode == "reverse" else given.with_leading_held()
+            held = conditioning if recipe.mode == "reverse" else conditioning.with_leading_held()
             loss = path_divergence(
                 flow,
                 posterior,
@@ -112,8 +115,10 @@ def train_spectral(problem: MixtureProblem, flow: SpectralFlow, recipe: Recipe, 
             )
         if recipe.mode != "reverse":
             more = problem.draw(recipe.leading_batch, generator, sharing=_SHARING)
-            given = flow.condition(problem.anchor.posterior(more.measurement), leading_only=True)
-            leading = flow.leading_log_prob(more.truth, given).mean()
+            conditioning = flow.condition(
+                problem.anchor.posterior(more.measurement), leading_only=True
+            )
+            leading = flow.leading_log_prob(more.truth, conditioning).mean()
             loss = loss - recipe.leading_weight * leading
         return loss / size
 
@@ -135,9 +140,9 @@ def train_paper(problem: MixtureProblem, recipe: Recipe, seed: int) -> tuple[Flo
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         measurement = problem.draw(recipe.batch, generator).measurement
-        given = flow.condition(flow.base.posterior(measurement))
+        conditioning = flow.condition(flow.base.posterior(measurement))
         noise = torch.randn(1, *measurement.shape, generator=generator)
-        fields, log_det = flow.push(noise, given)
+        fields, log_det = flow.push(noise, conditioning)
         return -(problem.log_target(fields[0], measurement) + log_det[0]).mean() / domain.num_nodes
 
     return flow, _fit(flow, step_fn, recipe, seed)

@@ -73,23 +73,23 @@ def test_a_flow_sees_the_roughness_and_is_saved_with_it(tmp_path: Path) -> None:
     y = torch.from_numpy(noise[:2].reshape(2, 1, -1)).clone()
     y[..., ::2] = torch.nan
     seen = []
-    for scales in (0, 2):
+    for octaves in (0, 2):
         posterior = apsgeo.distill(
             prior,
             apsgeo.Mask(0.3, 0.5),
             0.1,
-            spec=apsgeo.FlowSpec(width=8, depth=1, context=4, patterns=0, scales=scales),
+            spec=apsgeo.FlowSpec(width=8, depth=1, context=4, patterns=0, roughness=octaves),
             training=apsgeo.Training(steps=5, progress=False),
             rounds=1,
         )
         drawn = posterior(y).members(3, 0)
-        loaded = Posterior.load(posterior.save(tmp_path / str(scales)))
+        loaded = Posterior.load(posterior.save(tmp_path / str(octaves)))
         torch.testing.assert_close(loaded(y).members(3, 0), drawn)
         stem = [v for k, v in posterior.flow.state_dict().items() if "stem" in k and v.ndim > 1]
         seen.append(stem[0].shape[1])
     assert seen[1] == seen[0] + 4
 
 
-def test_a_negative_number_of_scales_is_refused() -> None:
-    with pytest.raises(InputError, match="scales=-1"):
-        apsgeo.FlowSpec(scales=-1)
+def test_a_negative_number_of_octaves_is_refused() -> None:
+    with pytest.raises(InputError, match="roughness=-1"):
+        apsgeo.FlowSpec(roughness=-1)
