@@ -28,7 +28,7 @@ from apsgeo.xarray import impute, write_ensemble
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["demonstrate", "run_demo"]
+__all__ = ["run_demo"]
 
 ANCHORED, PAPER = "ncep-air", "ncep-air-paper"
 _EXTRAS = {"sklearn": "bench", "matplotlib": "plot"}
@@ -69,12 +69,12 @@ def run_demo(
         )
     anchored, paper = (_shipped(name) for name in (ANCHORED, PAPER))
     protocol = NcepProtocol(datasets.load("ncep-air").load(), seed=seed)
-    return demonstrate(
+    return _demonstrate(
         protocol, anchored, paper, output, every=every, members=members, density=density
     )
 
 
-def demonstrate(
+def _demonstrate(
     protocol: NcepProtocol,
     anchored: Posterior,
     paper: Posterior,

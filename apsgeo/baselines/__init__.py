@@ -1,4 +1,4 @@
-"""What trained posteriors are compared with.
+"""Methods that trained posteriors are compared with.
 
 A baseline is a `Method` that is made of a `FieldPrior`. To add one, write its file, and name what
 makes it in `METHODS`: the shared tests, the NCEP table and `Posterior.of` then take it.
@@ -27,7 +27,7 @@ METHODS: dict[str, Callable[[FieldPrior], Method]] = {
     "localised Gaussian": localised,
     "DPS": DPS.of,
 }
-"""What makes each method of a prior, by its name in tables."""
+"""Functions that make each method of a prior, by its name in tables."""
 
 ITERATIVE = frozenset({"DPS"})
-"""Those that need a diffusion prior."""
+"""Names of methods that need a diffusion prior."""

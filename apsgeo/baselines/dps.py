@@ -22,11 +22,12 @@ _MEAN_MEMBERS = 32
 class DPS:
     r"""Ancestral sampling guided by the misfit's gradient (Chung et al. 2023, arXiv 2209.14687).
 
-    After each ancestral step x_t moves by -strength * grad ||y - A D(x_t)||, the norm of each field
-    on its own, observations weighted by their relative precision. The size of the noise plays no
-    part. It is not the posterior of its prior: of Gaussian priors with a noise of 0.3 its mean is
-    off by 0.3 to 0.8 posterior standard deviations (root mean square) and its variance is 0.5 to
-    0.9 of the exact one, where 5 to 30 % are observed; where all is, it has next to no spread.
+    After each ancestral step x_t moves by -strength * grad ||y - A D(x_t)||. The norm is that of
+    each field on its own, with observations weighted by their relative precision; the size of the
+    noise plays no part. Its members are not draws of the posterior. With Gaussian priors, a noise
+    of 0.3 and 5 to 30 % of the nodes observed, its mean is off by 0.3 to 0.8 posterior standard
+    deviations (root mean square) and its variance is 0.5 to 0.9 of the exact one; with all nodes
+    observed, its members have next to no spread.
 
     Attributes:
         prior: Denoiser of standardized anomalies.
@@ -44,7 +45,7 @@ class DPS:
         """Return the method of a prior.
 
         Raises:
-            InputError: If it has no diffusion prior.
+            InputError: If the prior has no diffusion prior.
         """
         if prior.diffusion is None:
             raise InputError("DPS needs a diffusion prior; fit one with steps above 0.")

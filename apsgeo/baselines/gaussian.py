@@ -30,13 +30,13 @@ __all__ = [
     "localised",
 ]
 
-_LEAST_VARIANCE = 1e-3  # of a value's, left to what the EOFs do not explain
+_LEAST_VARIANCE = 1e-3  # least share of a value's variance that the EOFs leave
 
 Array = NDArray[np.float64]
 
 
 def climatology(prior: FieldPrior) -> LowRankPrior:
-    """Return the prior of independent values, each of which is all that is known of itself.
+    """Return the prior of independent values: hidden ones stay at their climatology.
 
     Its covariance is I in standardized anomalies, a low-rank one of rank 0.
     """
@@ -59,7 +59,7 @@ def eof_prior(domain: Domain, loadings: Tensor) -> LowRankPrior:
     doi:10.1029/97JC01734).
 
     Args:
-        domain: Where the fields live.
+        domain: Domain of the fields.
         loadings: EOFs (channel, node, rank), each times the standard deviation of its amplitude.
     """
     left = (1.0 - loadings.double().square().sum(-1)).clamp(min=_LEAST_VARIANCE)
@@ -75,21 +75,21 @@ def choose_rank(
     ranks: Sequence[int],
     progress: bool = True,
 ) -> LowRankPrior:
-    """Fit EOFs, their number chosen by the least CRPS on held-out records.
+    """Fit EOFs, and choose their number by the least CRPS on held-out records.
 
     The mean CRPS of each case is taken relative to that of the first rank, so that cases of few
     and of many observations weigh alike.
 
     Args:
-        domain: Where the fields live.
+        domain: Domain of the fields.
         anomalies: Standardized anomalies (time, channel, node) to fit to.
-        cases: Measurements of standardized anomalies; what they measured; the spread that restores
-            the data's units; and the weight of each value, (T, channel * node) each.
-        ranks: Candidates.
+        cases: Measurements of standardized anomalies; and, (time, channel * node) each, the true
+            anomalies, the standard deviations that restore the data's units, and the weights.
+        ranks: Candidate numbers of EOFs.
         progress: Whether to show a bar.
 
     Raises:
-        InputError: If a candidate is more than the history has.
+        InputError: If a candidate is above the number of EOFs that the history has.
     """
     fitted = empirical_orthogonal_functions(domain, anomalies, max(ranks)).loadings
     if max(ranks) > fitted.shape[-1]:
@@ -100,9 +100,9 @@ def choose_rank(
     def score(rank: int) -> Array:
         cut = eof_prior(domain, fitted[..., :rank])
         each = []
-        for measurement, truth, spread, weights in cases:
+        for measurement, truth, std, weights in cases:
             found = cut.posterior(measurement).prediction(0, 0)
-            each.append(weighted_mean(spread * found.crps(truth), weights).mean())
+            each.append(weighted_mean(std * found.crps(truth), weights).mean())
         return np.array(each)
 
     table = np.array([score(r) for r in tqdm(ranks, desc="EOF rank", disable=not progress)])
@@ -127,5 +127,5 @@ def hybrid(prior: FieldPrior) -> SeasonalPrior:
 
 
 def localised(prior: FieldPrior) -> SeasonalPrior:
-    """Return the Gaussian prior that flows start from: localised where the size allows."""
+    """Return the Gaussian prior that flows start from, localised where the size allows."""
     return prior.anchor

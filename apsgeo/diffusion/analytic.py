@@ -13,10 +13,10 @@ from apsgeo.diffusion.schedule import Schedule
 from apsgeo.domains.base import Domain
 from apsgeo.gaussian.prior import GaussianPrior
 
-__all__ = ["AnalyticDiffusion", "AnalyticPrior"]
+__all__ = ["AnalyticDiffusion"]
 
 
-class AnalyticPrior(Protocol):
+class _AnalyticPrior(Protocol):
     """A prior whose exact denoiser is known: `GaussianPrior` or `GaussianMixturePrior`."""
 
     @property
@@ -45,7 +45,7 @@ class AnalyticDiffusion(DiffusionDensity):
 
     def __init__(
         self,
-        prior: AnalyticPrior,
+        prior: _AnalyticPrior,
         schedule: Schedule | None = None,
         anchor: GaussianPrior | None = None,
         *,

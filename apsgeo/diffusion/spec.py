@@ -16,9 +16,9 @@ from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.io import of_kind
 from apsgeo.nn.unet import SIZES
 
-__all__ = ["DENOISERS", "DenoiserSpec", "from_state"]
+__all__ = ["DenoiserSpec", "from_state"]
 
-DENOISERS: list[type[DiffusionPrior]] = [DiffusionPrior, FunctionSpacePrior]
+_DENOISERS: list[type[DiffusionPrior]] = [DiffusionPrior, FunctionSpacePrior]
 """The diffusion priors that are known, by the `kind` of their network."""
 
 
@@ -34,7 +34,7 @@ def from_state(
         ModelError: If the kind is not known, an anchor is missing or not wanted, or tensors do not
             fit.
     """
-    kind = of_kind(DENOISERS, {"kind": "unet"} | config, "diffusion prior")
+    kind = of_kind(_DENOISERS, {"kind": "unet"} | config, "diffusion prior")
     return kind.from_state(config, tensors, domain, anchor)
 
 
@@ -47,7 +47,7 @@ class DenoiserSpec:
             parameters.
         schedule: The noise schedule.
         levels: Number of levels of noise, each of which caches a factorization of the anchor.
-        network: Kind of network, that of one of `DENOISERS`: "unet", or "function-space",
+        network: Kind of network, that of one of `_DENOISERS`: "unet", or "function-space",
             which can be evaluated at other resolutions (`FunctionSpacePrior.on`).
 
     Raises:
@@ -62,7 +62,7 @@ class DenoiserSpec:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise InputError(f"size={self.size!r}; give one of {', '.join(SIZES)}")
-        if self.network not in (known := [each.kind for each in DENOISERS]):
+        if self.network not in (known := [each.kind for each in _DENOISERS]):
             raise InputError(f"network={self.network!r}; give one of {', '.join(known)}")
 
     def build(
@@ -76,7 +76,7 @@ class DenoiserSpec:
             anchor: The Gaussian prior to correct, or None.
             static: Known fields (field, node) of order one, which the network sees.
         """
-        denoiser = of_kind(DENOISERS, {"kind": self.network}, "denoiser")
+        denoiser = of_kind(_DENOISERS, {"kind": self.network}, "denoiser")
         inputs, outputs = denoiser.network_channels(channels, anchor)
         network = denoiser.network_class.sized(
             domain, inputs, outputs, self.size, cond_dim=COND_DIM, static=static
