@@ -1,1 +1,1 @@
-"""Labelled data in and out: what xarray knows, and tensors do not."""
+"""Labelled data in and out: all that xarray knows of an array, and tensors do not."""

@@ -15,7 +15,7 @@ _VARIABLE, _LAG = "variable", "lag"
 def as_array(dataset: xr.DataArray | xr.Dataset) -> xr.DataArray:
     """Return the variables of a data set as channels along ``variable``; an array as it is.
 
-    The name is theirs, joined by commas, and so is the attribute ``units`` if these differ.
+    Name and, if they differ, the attribute ``units`` are those of the variables, joined by commas.
 
     Raises:
         InputError: If the variables do not all have the same dims.
@@ -37,7 +37,7 @@ def as_array(dataset: xr.DataArray | xr.Dataset) -> xr.DataArray:
 
 
 def as_variables(array: xr.DataArray, like: xr.Dataset) -> xr.Dataset:
-    """Undo `as_array`: names and attributes are those of ``like``, others are kept."""
+    """Undo `as_array`, with the names of ``like`` and its attributes beside those of the array."""
     dataset = array.to_dataset(_VARIABLE)
     for name, variable in like.data_vars.items():
         added = {key: value for key, value in array.attrs.items() if key != "units"}
@@ -49,12 +49,12 @@ def as_variables(array: xr.DataArray, like: xr.Dataset) -> xr.Dataset:
 def windows(array: xr.DataArray, size: int) -> xr.DataArray:
     """Return each time with its neighbours as channels along ``lag``, lazily with dask.
 
-    Of the first and the last times, which lack a neighbour, there is no window. A prior that is
-    fitted to windows knows how fields change: fill ``windows(obs, size)`` with a posterior of it,
-    and take ``.sel(lag=0)``.
+    The first and the last times lack a neighbour and have no window. A prior that is fitted to
+    windows knows how fields change: fill ``windows(obs, size)`` with a posterior of it, and take
+    ``.sel(lag=0)``.
 
     Args:
-        array: (time, ...), with times that are equally far apart.
+        array: Array (time, ...), with times that are equally far apart.
         size: Number of times in a window, odd.
 
     Raises:

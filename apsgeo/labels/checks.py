@@ -1,4 +1,4 @@
-"""What `apsgeo.impute` demands of its arguments, each with an error that says what to do."""
+"""Checks of the arguments of `apsgeo.impute`, each with an error that says what to do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def integer(value: Any, name: str, *, least: int) -> int:
     """Return an argument as an int.
 
     Raises:
-        InputError: If it is not a whole number, or below ``least``.
+        InputError: If the argument is not a whole number, or is below ``least``.
     """
     try:
         number = operator.index(value)
@@ -44,7 +44,7 @@ def check_floating(obs: xr.DataArray) -> None:
     """Check that the dtype can hold NaN.
 
     Raises:
-        InputError: If it cannot.
+        InputError: If the dtype cannot.
     """
     if obs.dtype.kind != "f":
         raise InputError(
@@ -60,12 +60,12 @@ def check_units(
 
     Args:
         obs: The data.
-        units: What is wanted, or None.
-        given: What messages call the data.
-        wanted: What messages call that which they are checked against.
+        units: Units that are wanted, or None if unknown.
+        given: Name of the data in messages.
+        wanted: Name in messages of what the data are for.
 
     Raises:
-        UnitsError: If they differ; it tells the conversion, if it is a common one.
+        UnitsError: If the units differ; the message tells the conversion, if it is a common one.
     """
     own = obs.attrs.get("units")
     if own is None or units is None or _unit(own) == _unit(units):

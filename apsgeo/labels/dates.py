@@ -19,12 +19,12 @@ _MONTHS = 12
 
 @dataclass(frozen=True, eq=False)
 class Dates:
-    """What tells records apart: the dates or numbers of a coordinate, or else their places.
+    """The dates or numbers that tell records apart, or else their places.
 
     Attributes:
-        values: (record,) datetime64, cftime of any calendar, or numbers.
+        values: Values (record,): datetime64, cftime of any calendar, or numbers.
         coordinate: Name of the coordinate, or None where the values are places.
-        given: What messages call the records.
+        given: Name of the records in messages.
     """
 
     values: NDArray[Any]
@@ -33,12 +33,12 @@ class Dates:
 
     @classmethod
     def of(cls, array: xr.DataArray, dims: tuple[str, ...], given: str) -> Dates:
-        """Read the coordinate "time", or the one that the records' dim has.
+        """Read the coordinate "time", or else that of the records' dim.
 
         Args:
             array: The records.
-            dims: The dim along which they lie, none of a single record.
-            given: What messages call them.
+            dims: The dim that records lie along, as a tuple, which is empty for a single record.
+            given: Name of the records in messages.
         """
         for name in ("time", *dims):
             if name in array.coords and array[name].dims == dims:
@@ -50,7 +50,7 @@ class Dates:
 
     @classmethod
     def counted(cls, count: int, given: str) -> Dates:
-        """Return the places of so many records, which have no dates."""
+        """Return dates for records that have none: their places."""
         return cls(np.arange(count), None, given)
 
     def __len__(self) -> int:
@@ -61,12 +61,12 @@ class Dates:
 
     @property
     def known(self) -> bool:
-        """Whether these are dates."""
+        """Whether the values are dates."""
         return self.values.dtype.kind in "MO"
 
     @property
     def calendar(self) -> str | None:
-        """The calendar of the dates, "standard" for that of datetime64; None of other values."""
+        """The calendar of the dates, "standard" for datetime64; None for values without dates."""
         if self.values.dtype.kind != "O":
             return "standard" if self.known else None
         name = str(self.values[0].calendar)
@@ -74,7 +74,7 @@ class Dates:
 
     @cached_property
     def ticks(self) -> NDArray[Any]:
-        """Numbers (record,) that are ordered as the values: of dates, microseconds since 1970."""
+        """Numbers (record,) in the order of the values; for dates, microseconds since 1970."""
         kind = self.values.dtype.kind
         if kind in "Mm":
             return self.values.astype(f"{kind}8[us]").astype(np.int64)
@@ -100,13 +100,13 @@ class Dates:
 
     @property
     def names(self) -> list[str]:
-        """What messages call each record."""
+        """Name of each record in messages."""
         if self.coordinate is None:
             return [f"record {place}" for place in self.values]
         return [str(value).removesuffix("T00:00:00.000000000") for value in self.values]
 
     def season(self, seasons: int) -> NDArray[np.int64]:
-        """Return the index (record,) of each record's season: month - 1, or 0 if there is one.
+        """Return the index (record,) of each record's season: month - 1, or 0 if there is only one.
 
         Raises:
             InputError: If there are several seasons and no dates.
@@ -130,7 +130,7 @@ class Dates:
         return _MONTHS if counts.min() >= 2 else 1
 
     def check_order(self) -> None:
-        """Check that values are there, and ascend or descend.
+        """Check that no value is missing, and that values ascend or descend.
 
         Raises:
             GridError: If a value is missing or repeated, or they do neither.
@@ -146,7 +146,7 @@ class Dates:
         """Check that no value is repeated.
 
         Raises:
-            GridError: If one is.
+            GridError: If a value is.
         """
         _, first, counts = np.unique(self.ticks, return_index=True, return_counts=True)
         if len(counts) < len(self):
@@ -156,10 +156,10 @@ class Dates:
             )
 
     def check_history(self) -> None:
-        """Check that these are dates, in ascending order.
+        """Check that the values are dates, in ascending order.
 
         Raises:
-            InputError: If they are no dates.
+            InputError: If the values are not dates.
             GridError: If they do not ascend.
         """
         if not self.known:
@@ -173,15 +173,15 @@ class Dates:
             raise GridError(f"the times of {self.given} must ascend; use .sortby('time').")
 
     def within(self, first: str, last: str) -> NDArray[np.bool_]:
-        """Tell which records (record,) are between two dates, or in years or months of dates.
+        """Tell which records (record,) lie between two dates, each of which may be a year or month.
 
         Raises:
-            InputError: If records have no dates, or these cannot be read.
+            InputError: If records have no dates, or an end cannot be read.
         """
         return self._between(first, last, f"baseline={(first, last)!r}")
 
     def since(self, start: str | int | None) -> NDArray[np.bool_]:
-        """Tell which records (record,) are not before a date, or a number; none of None.
+        """Tell which records (record,) are not before a date or a number; none are if it is None.
 
         Raises:
             InputError: If a date is given and records have none, or it cannot be read.
@@ -191,14 +191,14 @@ class Dates:
         return np.arange(len(self)) >= (len(self) if start is None else start)
 
     def last_tenth(self) -> str | int | None:
-        """Return where the last tenth begins: its date, or its number; None of fewer than ten."""
+        """Return the first date, or number, of the last tenth; None for fewer than ten records."""
         first = len(self) - len(self) // 10
         if first == len(self):
             return None
         return str(self.values[first]) if self.known else first
 
     def places_of(self, others: Dates) -> NDArray[np.int64]:
-        """Return the place (other,) at which each of other dates is here, -1 where it is not."""
+        """Return the place (other,) of each other date among these, -1 where it is not there."""
         if self.calendar != others.calendar:
             return np.full(len(others), -1)
         order = np.argsort(self.ticks)

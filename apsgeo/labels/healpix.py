@@ -36,14 +36,14 @@ def from_healpix_map(maps: ArrayLike, nest: bool = False) -> tuple[HEALPixDomain
     """Return the domain and the signal of full-sky maps, as healpy holds them.
 
     Args:
-        maps: values `(npix,)`, or `(C, npix)`; healpy's UNSEEN and masked pixels become NaN.
-        nest: whether they are in nested order; healpy's own default is rings.
+        maps: Values `(npix,)`, or `(C, npix)`; healpy's UNSEEN and masked pixels become NaN.
+        nest: Whether pixels are in nested order; healpy's own default is rings.
 
     Returns:
-        The domain of the full sky, and the signal `(C, npix)` in the precision given.
+        The domain of the full sky, and the signal `(C, npix)` in the precision of the maps.
 
     Raises:
-        GridError: the number of pixels is that of no map.
+        GridError: If no map has that number of pixels.
     """
     import healpy
 
@@ -69,11 +69,11 @@ def to_healpix_map(domain: HEALPixDomain, signal: Tensor) -> NDArray[np.floating
     """Return the full-sky maps `(..., npix)`, in the domain's order, with UNSEEN where NaN is.
 
     Args:
-        domain: where the signal lives; pixels that it lacks are UNSEEN.
-        signal: values `(..., N)`.
+        domain: Domain of the signal; pixels that it lacks are UNSEEN.
+        signal: Values `(..., N)`.
 
     Raises:
-        InputError: the signal has not one value for each pixel of the domain.
+        InputError: If the signal has not one value for each pixel of the domain.
     """
     import healpy
 
@@ -94,15 +94,15 @@ def read_healpix(
     """Read maps from a FITS file, in the order and with the pixels that it has.
 
     Args:
-        path: the file, written by healpy or in the same layout. If it lists its pixels (explicit
+        path: The file, written by healpy or in the same layout. If it lists its pixels (explicit
             indexing), these make the domain.
-        fields: which columns, all by default.
+        fields: Columns to read, all by default.
 
     Returns:
         The domain, and the signal `(C, N)` with NaN for UNSEEN.
 
     Raises:
-        InputError: the file is missing, or holds no HEALPix map.
+        InputError: If the file is missing, or holds no HEALPix map.
     """
     import healpy
     from astropy.io import fits
@@ -131,7 +131,7 @@ def grid_mapping_of(array: xr.DataArray) -> str | None:
 
 
 def _marks(array: xr.DataArray) -> tuple[str | None, dict[str, Any]]:
-    """Return the coordinate of cell ids, if there is one, and what attributes say of the grid."""
+    """Return the coordinate of cell ids, if there is one, and the attributes about the grid."""
     coordinate, marks = None, {}
     for name, variable in array.coords.items():
         attributes = variable.attrs
@@ -157,12 +157,12 @@ def is_healpix(array: xr.DataArray) -> bool:
 def healpix_dim(array: xr.DataArray) -> str:
     """Return the name of the dimension that runs over HEALPix cells.
 
-    It is that of the coordinate `cell_ids` (or with `grid_name="healpix"`, as xdggs has it, or
-    with `standard_name="healpix_index"`, as CF has it), else one named `cell`, `cells`, `pixel` or
+    It is the dimension of the coordinate `cell_ids`, or of one with `grid_name="healpix"` (xdggs)
+    or `standard_name="healpix_index"` (CF); else it is the one named `cell`, `cells`, `pixel` or
     `hpx`.
 
     Raises:
-        GridError: there is none.
+        GridError: If there is none.
     """
     coordinate, _ = _marks(array)
     if coordinate is not None:
@@ -179,14 +179,14 @@ def healpix_dim(array: xr.DataArray) -> str:
 def healpix_domain_of(array: xr.DataArray) -> HEALPixDomain:
     """Return the domain of an array of HEALPix cells.
 
-    Scheme and resolution are those that the attributes of the coordinate of cell ids say, or
-    those of the grid mapping: `indexing_scheme` and `level` or their synonyms (xdggs),
-    `indexing_scheme` and `refinement_level` (CF), `healpix_order` and `healpix_nside`. Without
-    cell ids the array is the full sky.
+    The coordinate of cell ids, or the grid mapping, has attributes that say scheme and resolution:
+    `indexing_scheme` and `level` or their synonyms (xdggs), `indexing_scheme` and
+    `refinement_level` (CF), or `healpix_order` and `healpix_nside`. Without cell ids the array is
+    the full sky.
 
     Raises:
-        GridError: the scheme is not said, or is neither nested nor ring; the resolution is not
-            said, and the array is not of the full sky; cell ids do not fit it.
+        GridError: If the scheme is not said, or is neither nested nor ring; the resolution is not
+            said, and the array is not of the full sky; or cell ids do not fit it.
     """
     dim = healpix_dim(array)
     coordinate, marks = _marks(array)
@@ -236,11 +236,11 @@ def label_healpix(
     """Label values `(..., N)` with cell ids, and with the metadata that xdggs and CF ask for.
 
     Args:
-        domain: the cells.
-        values: what is labelled; its last axis runs over the cells.
-        dims: names of all axes, that of the cells last.
-        coords: further coordinates.
-        options: further arguments of `xarray.DataArray`, such as `name` and `attrs`.
+        domain: Domain of the cells.
+        values: Values to label; their last axis runs over the cells.
+        dims: Names of all axes, that of the cells last.
+        coords: Further coordinates.
+        options: Further arguments of `xarray.DataArray`, such as `name` and `attrs`.
     """
     labels = {**(coords or {}), **healpix_coords(domain, dims[-1])}
     array = xr.DataArray(values, labels, dims, **options)

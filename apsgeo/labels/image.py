@@ -17,14 +17,14 @@ def from_image(image: Tensor | NDArray[np.generic]) -> tuple[ImageDomain, Tensor
     Integers become float32 without being scaled. A masked array's masked pixels become NaN.
 
     Args:
-        image: a tensor `(H, W)`, `(C, H, W)` or `(B, C, H, W)`, as torch has it; or an array `(H,
+        image: Tensor `(H, W)`, `(C, H, W)` or `(B, C, H, W)`, as torch has it; or array `(H,
             W)`, `(H, W, C)` or `(B, H, W, C)`, as numpy and image files have it.
 
     Returns:
         The domain and the signal `(C, N)`, with C = 1 if there is no channel axis, or `(B, C, N)`.
 
     Raises:
-        InputError: the image has another number of axes, or complex or no numbers.
+        InputError: If the image has another number of axes, or complex or no numbers.
     """
     is_tensor = isinstance(image, Tensor)
     if not 2 <= image.ndim <= 4:
@@ -55,7 +55,7 @@ def to_image(domain: ImageDomain, signal: Tensor) -> Tensor:
     """Return the pixels `(..., H, W)` of a signal `(..., N)`.
 
     Raises:
-        InputError: the signal has not one value for each pixel.
+        InputError: If the signal has not one value for each pixel.
     """
     if not signal.ndim or signal.shape[-1] != domain.num_nodes:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What an array on a domain is labelled with, and arrays that go from one domain to another."""
+"""The labels of arrays on a domain, and arrays that move from one domain to another."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _DEGREES = {
     "lat": {"standard_name": "latitude", "units": "degrees_north"},
     "lon": {"standard_name": "longitude", "units": "degrees_east"},
 }
-_ROUND = 0.01  # share by which distances from a sphere's centre may differ: mountains, flattening
+_ROUND = 0.01  # by so much may distances from a sphere's centre differ: mountains, flattening
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """What an array on a domain is labelled with.
+    """The labels of an array on a domain.
 
     Attributes:
-        layout: Its dims.
-        coords: Along these dims, and the grid mapping.
-        grid_mapping: The coordinate that describes the grid, if one does.
+        layout: Layout of the dims.
+        coords: Coordinates along these dims, and the grid mapping.
+        grid_mapping: Name of the coordinate that describes the grid, if one does.
     """
 
     layout: Layout
@@ -42,7 +42,7 @@ class Labels:
     grid_mapping: str | None = None
 
     def along(self, dims: tuple[str, ...]) -> Labels:
-        """Return the labels with other names of the dims, if there are as many."""
+        """Return the labels with other names of the dims, if there are as many names as dims."""
         if len(dims) != len(self.layout.dims):
             return self
         names = dict(zip(self.layout.dims, dims, strict=True))
@@ -57,10 +57,10 @@ class Labels:
 
 @singledispatch
 def labels_of(target: Any) -> Labels:
-    """Return the labels of an array on a domain, or those that arrays on a domain get.
+    """Return the labels of an array on a domain, or the default labels of a domain.
 
     Raises:
-        InputError: If the target is neither.
+        InputError: If the target is neither an array nor a domain.
         GridError: If the array's labels do not say a domain.
     """
     raise InputError(
@@ -118,7 +118,7 @@ def _(target: Domain) -> Labels:
 
 
 def without_grid_mapping(array: xr.DataArray) -> xr.DataArray:
-    """Drop what says which grid the array was on, beside its dims."""
+    """Drop the labels, beside the dims, that say which grid the array was on."""
     mapping = grid_mapping_of(array)
     gone = [
         name
@@ -130,15 +130,15 @@ def without_grid_mapping(array: xr.DataArray) -> xr.DataArray:
 
 
 def moved(array: xr.DataArray, source: Layout, domain: Domain) -> tuple[xr.DataArray, Layout]:
-    """Return an array with all labels of another, but on another domain, and its layout.
+    """Return an array with the labels of another, but on another domain, and its layout.
 
-    Values are some of the first, and mean nothing. Dims keep their names where there are as many,
-    and nothing changes if it is the same domain.
+    Its values mean nothing. Dims keep their names where there are as many. Nothing changes if it is
+    the same domain.
 
     Args:
-        array: (..., *source.cells).
-        source: Of the array.
-        domain: Where its like should be.
+        array: Array (..., *source.cells) whose labels are taken.
+        source: Layout of the array.
+        domain: Domain of the array to make.
     """
     if source.domain == domain:
         return array, source

@@ -37,7 +37,7 @@ def has_horizontal_dims(array: xr.DataArray) -> bool:
 def horizontal_dims(array: xr.DataArray) -> tuple[str, str]:
     """Return the names of the latitude and longitude dimensions.
 
-    They are known by name or by the CF attribute `standard_name`.
+    Their names, or the CF attribute `standard_name`, tell them.
 
     Raises:
         GridError: If there is not exactly one of each, with coordinates.
@@ -55,7 +55,7 @@ def horizontal_dims(array: xr.DataArray) -> tuple[str, str]:
 
 
 def coordinate_of(array: xr.DataArray, standard: str) -> xr.DataArray | None:
-    """Return the one coordinate of "latitude" or "longitude" along some dim, in degrees.
+    """Return the only coordinate of "latitude" or "longitude" along some dim, in degrees.
 
     None if there is none, or several.
     """
@@ -83,17 +83,17 @@ def latlon_domain_of(array: xr.DataArray) -> LatLonDomain:
 def flip_against(
     own: LatLonDomain, domain: LatLonDomain, lon: str, *, given: str, wanted: str
 ) -> bool:
-    """Tell whether the rows of a grid run against those of another, which is else the same.
+    """Tell whether the rows of a grid run against those of another that has the same points.
 
     Args:
         own: The grid of some data.
         domain: The grid that is wanted.
-        lon: The data's dimension of longitude, for messages.
-        given: What messages call the data.
-        wanted: What messages call that which they are for.
+        lon: Name of the data's dimension of longitude, for messages.
+        given: Name of the data in messages.
+        wanted: Name in messages of what the data are for.
 
     Raises:
-        GridError: If it is another grid.
+        GridError: If the points differ.
     """
     same_lon = _same(own.lon, domain.lon)
     if same_lon and _same(own.lat, domain.lat):
@@ -105,11 +105,11 @@ def flip_against(
     )
 
 
-def _advice(given: LatLonDomain, wanted: LatLonDomain, lon: str) -> str:
-    same_lon = _same(given.lon, wanted.lon)
-    if same_lon or not _same(np.sort(given.lon % 360), np.sort(wanted.lon % 360)):
+def _advice(own: LatLonDomain, domain: LatLonDomain, lon: str) -> str:
+    same_lon = _same(own.lon, domain.lon)
+    if same_lon or not _same(np.sort(own.lon % 360), np.sort(domain.lon % 360)):
         return "interpolate one to the other's grid, or fit a model on this grid"
-    low = np.floor(wanted.lon[0])
+    low = np.floor(domain.lon[0])
     return (
         "the longitudes are the same, counted from elsewhere: use "
         f"obs.assign_coords({lon}=(obs[{lon!r}] - ({low:g})) % 360 + ({low:g})).sortby({lon!r})"

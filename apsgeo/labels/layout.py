@@ -1,4 +1,4 @@
-"""Which dims of a labelled array run over the nodes of a domain, and in which order."""
+"""The dims of a labelled array that run over the nodes of a domain, and their order."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _ROWS = ("y", "row", "rows", "height", "h")
 _COLUMNS = ("x", "col", "cols", "column", "columns", "width", "w")
 _CHANNELS = ("channel", "channels", "band", "rgb", "variable", "lag")
 _RECORDS = "time"
-_NEAREST = 6  # stations that each is joined to
+_NEAREST = 6  # other stations that each station is joined to
 
 Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Say which dims of a labelled array run over the nodes of a domain, and in which order.
+    """The dims of a labelled array that run over the nodes of a domain, and their order.
 
-    A place is an element of these dims, counted with the last dim fastest.
+    A place is the number of an element along these dims, counted with the last dim fastest.
 
     Attributes:
         domain: The domain.
-        dims: The dims, in the order in which they are flattened.
-        shape: Their sizes.
-        order: The place `(N,)` of each node; None where node i is in place i.
-        channel: The dim of channels, or None of a field that has one value a node: one of the name
-            channel, band, rgb, variable or lag.
+        dims: Names of the dims, in the order in which they are flattened.
+        shape: Sizes of the dims.
+        order: Place `(N,)` of each node; None where node i is in place i.
+        channel: Name of the dim of channels (channel, band, rgb, variable or lag), or None for a
+            field with one value at each node.
     """
 
     domain: Domain
@@ -65,10 +65,10 @@ class Layout:
         return self.dims if self.channel is None else (self.channel, *self.dims)
 
     def ordered(self, array: xr.DataArray) -> xr.DataArray:
-        """Return the array with its records first, if it has any, and `cells` last.
+        """Return the array with the dim of records, if it has one, first and `cells` last.
 
         Raises:
-            GridError: If it has more than one other dim.
+            GridError: If the array has more than one other dim.
         """
         records = [str(dim) for dim in array.dims if dim not in self.cells]
         if len(records) > 1:
@@ -102,7 +102,7 @@ class Layout:
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """What each node `(N,)` counts in a score: cos(latitude) on a grid, elsewhere its area."""
+        """Weight `(N,)` of each node in a score: cos(latitude) on a grid, elsewhere its area."""
         return _weights(self.domain)
 
 
@@ -119,16 +119,17 @@ def layout_of(
     cells (xdggs, CF), pixels with the dims y and x or the like, or stations with coordinates of
     latitude and longitude along one dim, each joined to its six nearest.
 
-    With a domain, the array must be on it. Latitude may run the other way, HEALPix cells may be in
-    another order or numbered by the other scheme, and so may the nodes of any other domain on the
-    sphere, if the array has their latitudes and longitudes. Without these, nodes are along the
-    dim of their number, or the last dims whose sizes multiply to it, in the domain's order.
+    With a domain, the array must be on it. Latitude may run the other way, and HEALPix cells may be
+    in another order or numbered by the other scheme. The nodes of any other domain on the sphere
+    may be in another order, if the array has their latitudes and longitudes. Without these, nodes
+    run in the domain's order along the dim that has as many elements, or along the last dims whose
+    sizes multiply to that number.
 
     Args:
         array: The data. Its dimension 'time' is never one of nodes.
-        domain: Where it should live, if known.
-        given: What messages call the array.
-        wanted: What messages call that which it is for.
+        domain: Domain of the array, if known.
+        given: Name of the array in messages.
+        wanted: Name in messages of what the array is for.
 
     Raises:
         GridError: If the labels do not say the domain, or say another.
@@ -151,7 +152,7 @@ def domain_of(array: xr.DataArray) -> Domain:
     """Return the domain that an array's labels say it is on; see `layout_of`.
 
     Raises:
-        GridError: If they say none.
+        GridError: If the labels say none.
     """
     return layout_of(array).domain
 
@@ -240,7 +241,7 @@ def _by_size(
 ) -> Layout:
     """Find the dims of as many places as there are nodes.
 
-    They are those of latitudes and longitudes, or else one dim, or the last `most` or fewer.
+    The dims of latitudes and longitudes are tried first, then one dim, then the last `most`.
     """
     dims, count = _node_dims(array), domain.num_nodes
     alone = [(dim,) for dim in dims if array.sizes[dim] == count]
@@ -269,9 +270,9 @@ def _placed_dims(array: xr.DataArray) -> tuple[str, ...]:
 def _by_place(
     domain: Domain, array: xr.DataArray, dims: tuple[str, ...], given: str, wanted: str
 ) -> Index | None:
-    """Return the place of each node by latitude and longitude, or None where nothing is to do.
+    """Return the place of each node by latitude and longitude.
 
-    That is so if the domain is not on the unit sphere, or the array has no such coordinates.
+    None if the domain is not on the unit sphere, or the array has no such coordinates.
     """
     lat, lon = (coordinate_of(array, standard) for standard in ("latitude", "longitude"))
     nodes = domain.positions.numpy()

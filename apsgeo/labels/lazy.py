@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampler", "draw"]
 
-_BLOCK_BYTES = 2**24  # of members in one block; drawing them takes some ten times as much
-_MEMBER = -1  # the number of the members' axis, beside those of the data
-_SHOWN = 3  # of a long list, in a message
+_BLOCK_BYTES = 2**24  # bytes of members in a block; drawing them takes some ten times as much
+_MEMBER = -1  # number of the members' axis, beside those of the data
+_SHOWN = 3  # entries of a long list that a message shows
 _RECORD = np.dtype([("key", "i8"), ("season", "i8"), ("name", "U40")])
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws the members of a block of records.
+    """Draw the members of a block of records.
 
     Attributes:
-        posterior: Returns the posterior of observations; see `apsgeo.posterior.Posterior`.
+        posterior: Model, which returns the posterior of observations.
         members: Size of the ensemble.
         seed: Seed of the members.
-        noise_std: A number or ([channel,] observation) in the order of the operator; None for the
-            posterior's own.
-        operator: Which of the posterior's family measured.
-        measured: Which dims of the records are the observations.
-        fields: Which dims of the members are the model's nodes.
+        noise_std: Standard deviation of the noise: a number or ([channel,] observation) in the
+            order of the operator; None for the posterior's own.
+        operator: Operator of the posterior's family that measured.
+        measured: Layout of the records, over the observations.
+        fields: Layout of the members, over the model's nodes.
         channels: Number of channels in a record.
-        dtype: That of the members.
+        dtype: Dtype of the members.
     """
 
     posterior: Callable[..., Draws]
@@ -86,11 +86,11 @@ def draw(
     Values are checked now, or with dask when they are computed.
 
     Args:
-        sampler: What draws.
-        records: What was observed.
-        valid: (*records.layout.cells), where the model has values that are observed.
+        sampler: Sampler of the members.
+        records: Observed records.
+        valid: Mask (*records.layout.cells), true where the model has values to observe.
         seasons: Number of seasons that the model knows.
-        gaps: Whether there must be a gap among the records.
+        gaps: Whether the records must have a gap.
     """
     table = _table(records.dates, seasons)
     field_bytes = sampler.members * math.prod(sampler.shape) * sampler.dtype.itemsize
@@ -101,7 +101,7 @@ def draw(
 
 
 def _table(dates: Dates, seasons: int) -> NDArray[np.void]:
-    """Return what a block must know of each record (record,)."""
+    """Return the key, season and name of each record (record,), for the blocks."""
     table = np.zeros(len(dates), dtype=_RECORD)
     table["key"], table["season"], table["name"] = dates.key, dates.season(seasons), dates.names
     return table
@@ -138,7 +138,7 @@ def _over_records(
 ) -> dask.array.Array:
     """Call ``func`` on the blocks of data (record, ...) and the same records of the table.
 
-    It returns an array alike, or with ``new`` = (member, ...) sizes one (member, record, ...).
+    It returns an array like the data, or with ``new`` = (member, ...) one (member, record, ...).
     """
     import dask.array as da
 
@@ -169,10 +169,10 @@ def _check_values(
     """Check the values of some records.
 
     Args:
-        values: (record, ...), NaN where not observed.
-        valid: (...), false where the model has no values.
-        names: (record,), for messages.
-        whole: whether these are all records of a mask, so that there must be a gap among them.
+        values: Values (record, ...), NaN where not observed.
+        valid: Mask (...), false where the model has no values.
+        names: Names (record,) of the records, for messages.
+        whole: Whether these are all records, and a mask measured, so that there must be a gap.
 
     Raises:
         InputError: If a value is infinite, or all is observed although ``whole``.

@@ -20,29 +20,29 @@ Index = NDArray[np.int64]
 
 
 class TidyMesh(NamedTuple):
-    """A mesh, and what became of the vertices that it was made from."""
+    """A mesh, and the vertices of a file that its nodes were."""
 
     domain: MeshDomain
     """The mesh."""
     vertex: Index
-    """For each node the vertex `(N,)` that it was: values at vertices are `values[..., vertex]`."""
+    """Vertex `(N,)` that each node was; `values[..., vertex]` brings values to the nodes."""
     dim: str | None = None
     """The dimension of a data set that runs over the vertices."""
 
 
 def tidy_mesh(vertices: ArrayLike, faces: ArrayLike, radius_km: float = 1.0) -> TidyMesh:
-    """Make a mesh of what files hold: merge vertices at the same place, drop what has no area.
+    """Make a mesh of the vertices and faces of a file, with doubles and empty faces removed.
 
-    Faces of two equal corners or without area go, and so do vertices in no face. Of vertices at
-    the same place, up to rounding, the first stays. The order is kept.
+    Of vertices at the same place, up to rounding, the first stays. Faces with two equal corners or
+    without area are dropped, and so are vertices in no face. The order is kept.
 
     Args:
-        vertices: coordinates `(V, d)`.
-        faces: vertices of the triangles `(F, 3)`.
-        radius_km: kilometres per unit of the coordinates.
+        vertices: Coordinates `(V, d)`.
+        faces: Vertices `(F, 3)` of the triangles.
+        radius_km: Kilometres per unit of the coordinates.
 
     Raises:
-        GridError: nothing is left, or as for `MeshDomain`.
+        GridError: If nothing is left, or `MeshDomain` refuses the rest.
     """
     points, corners = np.asarray(vertices, dtype=np.float64), np.asarray(faces)
     if points.ndim != 2 or corners.ndim != 2 or corners.shape[1] != 3 or not corners.size:
@@ -67,7 +67,7 @@ def tidy_mesh(vertices: ArrayLike, faces: ArrayLike, radius_km: float = 1.0) -> 
 
 
 def _merged(points: NDArray[np.float64]) -> Index:
-    """Return for each point `(V,)` the first at the same place."""
+    """Return for each point the number `(V,)` of the first point at the same place."""
     # longitudes 0 and 360 are the same place but for rounding
     rounded = np.round(points / max(np.ptp(points), 1e-300), 12)
     _, first, which = np.unique(rounded, axis=0, return_index=True, return_inverse=True)
@@ -78,8 +78,8 @@ def read_mesh(path: str | PathLike[str]) -> TidyMesh:
     """Read a triangle mesh from UGRID netCDF, or from a PLY, OBJ, STL or OFF file by trimesh.
 
     Raises:
-        InputError: trimesh is not installed; the file is missing or holds no triangles.
-        GridError: the netCDF file does not follow UGRID: see `from_ugrid`.
+        InputError: If trimesh is not installed, or the file is missing or holds no triangles.
+        GridError: If the netCDF file does not follow UGRID; see `from_ugrid`.
     """
     if Path(path).suffix.lower() in (".nc", ".nc4"):
         return _read_ugrid(Path(path))
@@ -121,7 +121,7 @@ def from_ugrid(dataset: xr.Dataset) -> TidyMesh:
         The mesh; variables at its nodes are ``variable.isel({mesh.dim: mesh.vertex})``.
 
     Raises:
-        GridError: there is not one mesh of faces, or it lacks coordinates or connectivity.
+        GridError: If there is not one mesh of faces, or it lacks coordinates or connectivity.
     """
     axes, faces = _read_topology(dataset)
     points, radius = _points(axes)
@@ -132,13 +132,13 @@ def from_ugrid(dataset: xr.Dataset) -> TidyMesh:
 def from_ugrid_faces(dataset: xr.Dataset) -> GraphDomain:
     r"""Return the faces of a UGRID mesh as nodes, for values that are on faces.
 
-    All faces are nodes, in their order, at their centres and with their areas. Two that share a
-    side are joined, with the conductance of two-point fluxes: the length of the side over the
-    distance of the centres (Eymard, Gallouët & Herbin 2000, *Finite volume methods*, section 9),
-    which is consistent where side and line cross at a right angle.
+    All faces are nodes, in their order, at their centres and with their areas. Two faces that share
+    a side are joined. Their conductance is that of two-point fluxes, the length of the side over
+    the distance of the centres (Eymard, Gallouët & Herbin 2000, *Finite volume methods*, section
+    9), which is consistent where the side and the line between the centres are at a right angle.
 
     Raises:
-        GridError: as for `from_ugrid`; a face has no area.
+        GridError: If `from_ugrid` refuses the mesh, or a face has no area.
     """
     axes, faces = _read_topology(dataset)
     points, radius = _points(axes)
@@ -221,8 +221,8 @@ def _points(axes: list[xr.DataArray]) -> tuple[NDArray[np.float64], float]:
         xyz = np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)
         return np.stack(xyz, 1), EARTH_RADIUS_KM
     points = np.stack([np.asarray(axis.values, dtype=np.float64) for axis in axes], 1)
-    given = {str(axis.attrs.get("units", "")).lower() for axis in axes}
-    return points, 1e-3 if given <= {"m", "meter", "meters", "metre", "metres"} else 1.0
+    named = {str(axis.attrs.get("units", "")).lower() for axis in axes}
+    return points, 1e-3 if named <= {"m", "meter", "meters", "metre", "metres"} else 1.0
 
 
 def _corners(dataset: xr.Dataset, topology: dict[str, Any]) -> Index:
@@ -240,7 +240,7 @@ def _corners(dataset: xr.Dataset, topology: dict[str, Any]) -> Index:
 
 
 def _triangles(faces: Index) -> tuple[Index, Index]:
-    """Split faces `(F, most)` from their first corner on; return triangles, and whose they are."""
+    """Split faces `(F, most)` from their first corner on; return triangles and their faces."""
     parts, whose = [np.zeros((0, 3), dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     for last in range(2, faces.shape[1]):
         there = np.flatnonzero(faces[:, last] >= 0)

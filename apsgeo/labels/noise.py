@@ -1,4 +1,4 @@
-"""Labelled noise of observations, on the way to the tensor that a model takes."""
+"""Labelled noise of observations, as the tensor that a model takes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from apsgeo.measurement.noise import check_noise
 
 __all__ = ["node_noise"]
 
-_SAME = 1e-4  # between coordinates, in degrees
+_SAME = 1e-4  # degrees by which equal coordinates may differ
 
 
 def node_noise(
@@ -26,14 +26,14 @@ def node_noise(
     """Return the noise as a tensor, a number () or (channel, observation), float32.
 
     Args:
-        noise_std: None (returned as it is), a number, or one a cell of the records, by their dims
-            or flat, or one a channel, by its dim.
-        records: What was observed.
-        observable: (channel, observation); elsewhere noise does not matter.
+        noise_std: None (returned as it is), a number, one for each cell of the records, by their
+            dims or flat, or one for each channel, by its dim.
+        records: Observed records.
+        observable: Mask (channel, observation); elsewhere noise does not matter.
 
     Raises:
-        InputError: If the shape is another, or a number is not finite and above zero.
-        GridError: If it is labelled with other coordinates than the records.
+        InputError: If the shape does not fit, or a number is not finite and above zero.
+        GridError: If its labels have other coordinates than the records.
     """
     if noise_std is None:
         return None

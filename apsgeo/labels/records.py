@@ -1,4 +1,4 @@
-"""What users hand in, read once: fields with their dates, channels, nodes, units and labels."""
+"""Records: the fields that users hand in, their labels read once, at the door."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["Records", "static_fields"]
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Labelled fields on a domain, of which is known what each dim is.
+    """Labelled fields on a domain, with each dim known: records, channels or nodes.
 
     Attributes:
-        array: ([record,] *layout.cells), in memory or lazy with dask.
-        layout: Which dims run over the nodes of the domain, and which over channels.
-        dates: What tells the records apart.
-        dataset: The data set whose variables are the channels, or None if an array was given.
-        given: What messages call the fields.
+        array: Array ([record,] *layout.cells), in memory or lazy with dask.
+        layout: Layout of the dims that run over nodes and channels.
+        dates: Dates, numbers or places that tell the records apart.
+        dataset: Data set whose variables are the channels, or None if the fields are an array.
+        given: Name of the fields in messages.
     """
 
     array: xr.DataArray
@@ -52,11 +52,11 @@ class Records:
         """Read the labels of fields.
 
         Args:
-            fields: An array with the dims of a domain, in any order, with or without one of
-                records and one of channels; or a data set whose variables are the channels.
-            domain: Where they live, if labels do not say it; see `apsgeo.labels.layout.layout_of`.
-            given: What messages call the fields.
-            wanted: What messages call that which they are for.
+            fields: Array with the dims of a domain, in any order, with or without one of
+                records and one of channels; or data set whose variables are the channels.
+            domain: Domain of the fields, if labels do not say it; see `layout_of`.
+            given: Name of the fields in messages.
+            wanted: Name in messages of what the fields are for.
 
         Raises:
             GridError: If labels do not say the domain, or say another, or there are other dims.
@@ -83,13 +83,13 @@ class Records:
 
     @property
     def dim(self) -> str | None:
-        """The dim of records, None of a single one without."""
+        """Name of the dim of records, None if there is none."""
         single = self.array.ndim == len(self.layout.cells)
         return None if single else str(self.array.dims[0])
 
     @property
     def channels(self) -> int:
-        """Number of channels, one where there is no dim of them."""
+        """Number of channels; one if there is no dim of channels."""
         return 1 if self.layout.channel is None else self.array.sizes[self.layout.channel]
 
     @property
@@ -109,7 +109,7 @@ class Records:
 
     @property
     def values(self) -> Tensor:
-        """Values (record, channel, node) as they are, float64."""
+        """Values (record, channel, node) in the units of the data, float64."""
         return torch.from_numpy(np.asarray(self._nodes, dtype=np.float64))
 
     @cached_property
@@ -128,10 +128,10 @@ class Records:
         """Check that variables, channels and units are those of a model.
 
         Args:
-            wanted: What messages call the model.
-            name: Name of its variables, of which a data set must have the same.
-            units: Its units, None if unknown.
-            channels: Its number of channels.
+            wanted: Name of the model in messages.
+            name: Name of the model's variables, which a data set must have too.
+            units: Units of the model, None if unknown.
+            channels: Number of channels of the model.
 
         Raises:
             InputError: If the variables of a data set are others, or in another order.
@@ -151,10 +151,10 @@ class Records:
         check_units(self.array, units, given=self.given, wanted=wanted)
 
     def as_history(self) -> Records:
-        """Return the records as those of a history: with dates along time, counted along others.
+        """Return the records of a history: with dates along time, counted along any other dim.
 
         Raises:
-            InputError: If there is no dim of records, or it is time and has no dates.
+            InputError: If there is no dim of records, or the dim is time and has no dates.
             GridError: If times do not ascend.
         """
         if self.dim is None:
@@ -168,10 +168,10 @@ class Records:
         return self
 
     def split(self, held_out_from: str | int | None) -> tuple[Records, Records]:
-        """Return the records before a date, or of lower numbers, and the others.
+        """Return the records before a date or number, and the others.
 
-        Windows of times (`apsgeo.windows`) are left out of the former where they reach into the
-        latter. The values are laid out once, for both.
+        Windows of times (`apsgeo.windows`) before the date that reach beyond it are left out. The
+        values are laid out once, for both parts.
 
         Raises:
             InputError: If a date is given and records have none.
@@ -186,14 +186,14 @@ class Records:
 def static_fields(
     static: xr.DataArray | xr.Dataset | None, valid: Tensor, domain: Domain
 ) -> Tensor:
-    """Return what is known of each node (field, node), of mean 0 and variance 1, float32.
+    """Return the static fields (field, node), each of mean 0 and variance 1, float32.
 
-    The first field is where data are valid, if that is not everywhere; the others are those of
+    The first field tells where data are valid, if that is not everywhere. The others are those of
     ``static``, zero where it is NaN.
 
     Raises:
         GridError: If ``static`` is not on the domain, or has records.
-        InputError: If a field of it is the same everywhere.
+        InputError: If one of its fields is the same everywhere.
     """
     fields = [] if bool(valid.all()) else [valid.double()[None]]
     if static is not None:

@@ -1,4 +1,4 @@
-"""Regridding of labelled arrays: the same sparse matrices, with labels in and out."""
+"""Regridding of labelled arrays, by the matrices of `apsgeo.domains.regrid`."""
 
 from __future__ import annotations
 
