@@ -1,4 +1,4 @@
-"""Analytic priors as denoisers: what samplers and estimates of densities are tested on."""
+"""Denoisers of analytic priors, to test samplers and estimates of densities on."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class _AnalyticPrior(Protocol):
 
     @property
     def domain(self) -> Domain:
-        """Where the signal lives."""
+        """Domain of the signal."""
 
     @property
     def channels(self) -> int:
-        """Channels of the signal."""
+        """Number of channels of the signal."""
 
     def denoise(self, signal: Tensor, noise_std: float) -> Tensor:
         """Return E[x | x + noise_std n = signal], differentiable."""
@@ -38,8 +38,8 @@ class AnalyticDiffusion(DiffusionDensity):
 
     Args:
         prior: Prior whose exact denoiser is known.
-        schedule: The noise schedule; `VPSchedule()` if not given.
-        anchor: Replaces the anchor of a `DiffusionPrior` in the log-densities; None is N(0, I).
+        schedule: Noise schedule; `VPSchedule()` by default.
+        anchor: Anchor of the log-densities, as that of a `DiffusionPrior`; None is N(0, I).
         levels: Number of levels of the grid of the anchored estimate.
     """
 

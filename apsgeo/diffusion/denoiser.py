@@ -15,7 +15,7 @@ from apsgeo.gaussian.prior import GaussianPrior
 
 __all__ = ["AnchoredDenoiser"]
 
-_ROUNDING = 1e-6  # of a time
+_ROUNDING = 1e-6  # rounding error of a time
 
 
 class AnchoredDenoiser(nn.Module, ABC):
@@ -25,24 +25,24 @@ class AnchoredDenoiser(nn.Module, ABC):
 
         predict(x_t, t) = D_G(x_t / alpha; sigma / alpha) + correction
 
-    where D_G is the anchor's exact posterior mean; c_out(t) is the anchor's rms posterior standard
-    deviation. Without an anchor D_G is the denoiser of N(0, I), and c_out^2 = 1 / (1 + gamma). A
-    subclass gives the correction.
+    where D_G is the anchor's exact posterior mean. The rms of the anchor's posterior standard
+    deviation is c_out(t). Without an anchor D_G is the denoiser of N(0, I), and
+    c_out^2 = 1 / (1 + gamma). A subclass gives the correction.
 
-    The anchor is evaluated on a fixed grid of levels only, equally spaced in log gamma between
-    ``schedule.T`` and ``schedule.eps``, so that its factorizations are reused; between two levels
-    D_G is the linear interpolation, in log gamma, of the denoisers of both. Per eigenvalue of the
-    covariance it is within spacing^2 / 83 of the exact D_G.
+    The anchor is evaluated only on a fixed grid of levels, equally spaced in log gamma between
+    ``schedule.T`` and ``schedule.eps``, so that its factorizations are reused. Between two levels
+    D_G is interpolated linearly in log gamma. For each eigenvalue of the covariance the
+    interpolated D_G is within spacing^2 / 83 of the exact one.
 
     Signals are (batch, channel, node) in standardized anomalies (no unit, variance about one).
 
     Args:
         domain: Domain that the signal lives on.
         channels: Number of channels of the signal.
-        schedule: The noise schedule; `VPSchedule()` if not given.
+        schedule: Noise schedule; `VPSchedule()` by default.
         anchor: The Gaussian prior to correct, or None.
         levels: Number of levels of the grid, at least 2.
-        residual_std: c_out at the levels (levels,), if already known.
+        residual_std: Standard deviation c_out (levels,) at the levels, if already known.
     """
 
     residual_std: Tensor
@@ -147,7 +147,7 @@ class AnchoredDenoiser(nn.Module, ABC):
         return (self.denoise(signal, noise_std) - signal) / noise_std**2
 
     def calibrated(self, fields: Tensor) -> Tensor:
-        """Return what samples (batch, channel, node) become at last: here, what they are."""
+        """Return finished samples (batch, channel, node), which subclasses may correct."""
         return fields
 
     def anchor_mean(
@@ -172,7 +172,7 @@ class AnchoredDenoiser(nn.Module, ABC):
 
     @abstractmethod
     def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
-        """Return what is added to the anchor's ``mean``, (batch, channel, node)."""
+        """Return the correction (batch, channel, node) of the anchor's ``mean``."""
 
     def alpha_sigma(self, log_snr: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma (batch, 1, 1) at log-SNRs (batch,), as ``like``."""

@@ -1,4 +1,4 @@
-"""Draws, and three estimates of the log-density, of what a denoiser stands for."""
+"""Draws of the prior that a denoiser stands for, and three estimates of its log-density."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class DiffusionDensity(AnchoredDenoiser):
         Args:
             x0: Signals (batch, channel, node).
             generator: CPU generator of times and noise.
-            samples: Independent passes; the standard error comes from their spread.
-            points: Times in a pass.
+            samples: Number of independent passes; the standard error comes from their variance.
+            points: Number of times in a pass.
             times: "importance" draws them uniform in log gamma (for VP, density beta / sigma^2),
                 "uniform" in t, with the weights that either needs.
             differentiate_network: False leaves out the network's Jacobian in the gradient with
@@ -127,9 +127,9 @@ class DiffusionDensity(AnchoredDenoiser):
         Args:
             x0: Signals (batch, channel, node).
             generator: CPU generator of levels and noise.
-            samples: Independent passes; the standard error comes from their spread.
-            points: Levels in a pass, drawn systematically with a random offset where the anchor is
-                uncertain (an unbiased estimate of the rule); None takes all of them.
+            samples: Number of independent passes; the standard error comes from their variance.
+            points: Number of levels in a pass, drawn systematically with a random offset where the
+                anchor is uncertain (an unbiased estimate of the rule); None takes all levels.
             differentiate_network: See `elbo`.
 
         Returns:
@@ -157,7 +157,7 @@ class DiffusionDensity(AnchoredDenoiser):
         points: int | None = None,
         differentiate_network: bool = True,
     ) -> Estimate:
-        """Estimate log p(x0) - log p_G(x0) alone; arguments are those of `anchored_log_prob`."""
+        """Estimate log p(x0) - log p_G(x0); the arguments are those of `anchored_log_prob`."""
         self._check(x0)
         points = self.levels if points is None else points
         if not 1 <= points <= self.levels:
@@ -178,10 +178,10 @@ class DiffusionDensity(AnchoredDenoiser):
     ) -> Iterator[tuple[int, float]]:
         """Yield levels and the weights of their errors: all of them, or ``points`` drawn of them.
 
-        With the share r of its input that the anchor keeps, a level's chance is a tenth of an even
-        one plus a part proportional to sqrt(r (1 - r)). For one eigenvalue r (1 - r) is
-        dr / d log gamma, large where it passes from noise to signal and nothing is to be gained
-        elsewhere.
+        The anchor keeps the share r of its input at a level. A level's probability is a tenth of a
+        uniform one plus a part proportional to sqrt(r (1 - r)). For one eigenvalue r (1 - r) is
+        dr / d log gamma, which is large where the eigenvalue passes from noise to signal; nothing
+        is to be gained elsewhere.
         """
         weights = 0.5 * self.quadrature * torch.exp(self.log_snr)
         chances = torch.full_like(weights, 1.0 / self.levels)
@@ -220,7 +220,7 @@ class DiffusionDensity(AnchoredDenoiser):
             x0: Signals (batch, channel, node).
             method: "anchored" for `anchored_log_prob`, "elbo" for `elbo`, a lower bound, and "ode"
                 for `ode_log_prob`.
-            options: Those of the method.
+            options: Options of the method.
 
         Returns:
             The estimate and its standard error, in nats, each (batch,), float64.

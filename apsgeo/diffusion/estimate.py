@@ -21,5 +21,5 @@ class Estimate(NamedTuple):
     def of(cls, passes: Tensor) -> Self:
         """Return the mean over independent passes (pass, batch), with its standard error."""
         one = passes.detach()
-        spread = one.std(0) if len(one) > 1 else torch.full_like(one[0], math.nan)
-        return cls(passes.mean(0), spread / math.sqrt(len(one)))
+        std = one.std(0) if len(one) > 1 else torch.full_like(one[0], math.nan)
+        return cls(passes.mean(0), std / math.sqrt(len(one)))

@@ -29,8 +29,8 @@ _SURELY = 3.0
 # Samples whose power is compared with that of the data: more where they are small.
 _LEAST_SAMPLES, _SAMPLED_VALUES = 128, 250_000
 _SAMPLER_STEPS = 30
-_BLOCKS = 8  # of neighbouring held-out records, which may be alike
-_CHUNK = 32  # fields at once
+_BLOCKS = 8  # blocks of neighbouring held-out records, which may be alike
+_CHUNK = 32  # fields denoised at once
 
 
 class _Case(NamedTuple):
@@ -42,7 +42,7 @@ class _Case(NamedTuple):
     log_snr: Tensor
 
     def errors(self, prior: DiffusionPrior) -> tuple[Tensor, Tensor]:
-        """Return x0 - D_G and D - D_G, (records, channel, node)."""
+        """Return x0 - D_G and D - D_G, each (record, channel, node)."""
         return self.x0 - self.mean, prior.correction(self.x_t, self.mean, self.log_snr)
 
 
@@ -72,16 +72,16 @@ def train_diffusion(
 
     Args:
         prior: Diffusion prior whose network is trained, on the device of ``fields``.
-        fields: (record, channel, node), standardized anomalies.
-        validation: (record, channel, node), fields that neither anchor nor training has seen.
-        training: By default 2000 steps of 16 fields; its device is not used.
+        fields: Standardized anomalies (record, channel, node).
+        validation: Fields (record, channel, node) that neither anchor nor training has seen.
+        training: Settings, by default 2000 steps of 16 fields; the device is not used.
         seed: Seed of records, levels and noise; weights are reproducible on one machine.
-        crossfit: (anchor, records) pairs: each anchor was fitted without those records (int64
-            indices into ``fields``) and stands in for the prior's own on them. An anchor that has
+        crossfit: Pairs (anchor, records). Each anchor was fitted without those records (int64
+            indices into ``fields``) and replaces the prior's own anchor on them. An anchor that has
             seen a field denoises it too well for a network to learn from (docs/method.md).
         augment: Symmetries of the domain that the fields have, such as
-            ``prior.domain.symmetries.only("left-right")``: each step learns from fields that a
-            random one of them moved.
+            ``prior.domain.symmetries.only("left-right")``; a random one moves the fields of each
+            step.
         precision: Precision of the network in training; by default "bfloat16" (mixed precision:
             weights and losses stay in single precision) on CUDA, elsewhere "float32".
 
@@ -164,7 +164,7 @@ def _level_of(step: int, levels: int, seed: int) -> int:
 
 
 def _held_out(prior: DiffusionPrior, validation: Tensor, seed: int) -> list[_Case]:
-    """Make the held-out case of each level: other records at each, evenly from first to last."""
+    """Make the held-out case of each level, with other records at each, evenly spaced."""
     generator = torch.Generator().manual_seed(seed + 1)
     wanted = math.ceil(_VALUES_A_LEVEL / validation[0].numel())
     count = min(wanted, len(validation))
@@ -184,9 +184,9 @@ def _relative_mse(error: Tensor, change: Tensor) -> float:
 
 
 def _shrink(prior: DiffusionPrior, cases: list[_Case]) -> list[dict[str, float]]:
-    """Set the shrinkage of every level; return the curve over the levels.
+    """Set the shrinkage of every level, and return the curve over the levels.
 
-    By least squares, and to zero where it is not sure that the network helps.
+    It is found by least squares, and is zero where it is not sure that the network helps.
     """
     curve = []
     factors = torch.ones_like(prior.shrinkage)
@@ -217,7 +217,7 @@ def _shrink(prior: DiffusionPrior, cases: list[_Case]) -> list[dict[str, float]]
 
 
 def _calibrate(prior: DiffusionPrior, fields: Tensor, seed: int) -> None:
-    """Fit the gains of samples."""
+    """Fit the gains that samples are multiplied by."""
     gain = prior.with_gain()
     if gain is None:
         return
@@ -235,8 +235,8 @@ def _calibrate(prior: DiffusionPrior, fields: Tensor, seed: int) -> None:
 def _is_surely_better(error: Tensor, change: Tensor) -> bool:
     """Tell whether a change lessens the error by `_SURELY` standard errors.
 
-    They are over blocks of neighbouring records: months, or places, that follow each other are not
-    independent.
+    The standard errors are those over blocks of neighbouring records, since months or places that
+    follow each other are not independent.
     """
     gain = (error.pow(2) - (error - change).pow(2)).flatten(1).mean(1)
     blocks = torch.stack([block.mean() for block in gain.tensor_split(min(_BLOCKS, len(gain)))])

@@ -21,8 +21,8 @@ class FunctionSpacePrior(DiffusionPrior):
     r"""A diffusion prior that was trained at one resolution and is evaluated at others (`on`).
 
     Its network (`apsgeo.nn.FunctionSpaceNet`) gives smooth functions of the place. Without an
-    anchor these are the smooth part m of the signal and, for each node, the logarithm h of the
-    variance of what m does not tell. With x = x_t / alpha and gamma = alpha^2 / sigma^2,
+    anchor these are the smooth part m of the signal and, at each node, the logarithm h of the
+    variance of the signal about m. With x = x_t / alpha and gamma = alpha^2 / sigma^2,
 
         predict(x_t, t) = m + g (x - m),    g = 1 / (1 + exp(-h) / gamma),
 
@@ -34,13 +34,13 @@ class FunctionSpacePrior(DiffusionPrior):
     **Noise.** A level of noise is its standard deviation s = sigma / alpha at each node, at every
     resolution. It is white: its mean over a part of the domain with M nodes has variance s^2 / M.
     On N nodes it hides a smooth field as much as noise of s sqrt(n / N) does on n nodes. Therefore
-    the network, trained on n = ``trained_nodes``, is told that level (gamma N / n, within the
-    range of levels), and sees its inputs scaled accordingly; g, which is about the single node,
-    has gamma itself. Cells of unequal areas must be so in the same proportions at both resolutions.
+    a network that was trained on n = ``trained_nodes`` sees the level gamma N / n, within the range
+    of levels, and inputs that are scaled accordingly; g, which is about a single node, takes gamma
+    itself. The areas of cells must be in the same proportions at both resolutions.
 
     Args:
-        domain, channels, network, schedule, anchor, levels, residual_std: As for `DiffusionPrior`;
-            the network gives 2 channels without an anchor.
+        domain, channels, network, schedule, anchor, levels, residual_std: Arguments of
+            `DiffusionPrior`; without an anchor the network gives twice the channels.
         trained_nodes: Number of nodes that the network was trained on; the domain's by default.
     """
 
@@ -66,12 +66,12 @@ class FunctionSpacePrior(DiffusionPrior):
         return (channels, 2 * channels) if anchor is None else (2 * channels, channels)
 
     def equivalent_log_snr(self, log_snr: Tensor) -> Tensor:
-        """Return log gamma (batch,) where the network was trained, as informative as the given."""
+        """Return the log gamma (batch,) of `trained_nodes` that is as informative as `log_snr`."""
         shift = math.log(self.domain.num_nodes / self.trained_nodes)
         return (log_snr + shift).clamp(float(self.log_snr[0]), float(self.log_snr[-1]))
 
     def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
-        """Return what is added to the anchor's ``mean``, (batch, channel, node)."""
+        """Return the correction (batch, channel, node) of the anchor's ``mean``."""
         parameter = next(self.network.parameters())
         level = self.equivalent_log_snr(log_snr)
         clean = x_t / self.alpha_sigma(log_snr, x_t)[0]
@@ -92,7 +92,7 @@ class FunctionSpacePrior(DiffusionPrior):
         return shrinkage.to(x_t)[:, None, None] * change
 
     def with_gain(self) -> None:
-        """Return None: what is fitted in bands of one resolution does not serve another."""
+        """Return None: gains in bands of one resolution do not serve another."""
         return None
 
     def on(
@@ -100,17 +100,17 @@ class FunctionSpacePrior(DiffusionPrior):
     ) -> FunctionSpacePrior:
         """Return the trained prior on another resolution of its domain.
 
-        It knows no more than where it was trained: structure that is finer than the nodes there,
-        or than the eigenfunctions, is left to an anchor, or without one is taken for white.
+        A finer resolution teaches it nothing. Structure that is finer than the nodes it was trained
+        on, or than the eigenfunctions, is left to the anchor; without one it is taken for white.
 
         Args:
             domain: Another resolution; see `apsgeo.nn.FunctionSpaceNet.on`.
-            anchor: If the prior has an anchor, that of the same fields on the new domain.
-            static: The known fields (F, N) there, if the network was given some.
+            anchor: Anchor on the new domain, fitted to the same fields, if the prior has an anchor.
+            static: Static fields (field, node) there, if the network has some.
 
         Raises:
-            InputError: If the domain is no other resolution of the prior's, or an anchor or known
-                fields are missing or not wanted.
+            InputError: If the domain is not another resolution of the prior's, or an anchor or
+                static fields are missing or not wanted.
         """
         if (anchor is None) != (self.anchor is None):
             raise InputError(

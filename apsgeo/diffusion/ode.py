@@ -17,7 +17,7 @@ from apsgeo.linalg.constants import LOG_2PI
 
 __all__ = ["ode_log_prob"]
 
-_VALUES = 2**23  # denoised at once
+_VALUES = 2**23  # values denoised at once
 
 
 def ode_log_prob(
@@ -36,25 +36,25 @@ def ode_log_prob(
 
         d log p / du = -(d - tr dD/ds)
 
-    (eq. 39). It is followed from s = x0 at ``schedule.eps``, by an explicit Runge-Kutta method of
-    order 8 (DOP853; Hairer, Norsett & Wanner 1993) with adaptive steps that the batch shares, to
-    ``schedule.T``, where x_T is N(0, (alpha^2 + sigma^2) I). From p_eps, the density of x0 plus
-    noise of variance v = (sigma / alpha)^2, to p leads the heat equation, d p / dv =
-    Laplacian(p) / 2, by one step of Euler's method: its error is of the order of
+    (eq. 39). An explicit Runge-Kutta method of order 8 (DOP853; Hairer, Norsett & Wanner 1993),
+    with adaptive steps that the batch shares, follows it from s = x0 at ``schedule.eps`` to
+    ``schedule.T``, where x_T is N(0, (alpha^2 + sigma^2) I). The result is p_eps, the density of x0
+    plus noise of variance v = (sigma / alpha)^2. One step of Euler's method for the heat equation,
+    d p / dv = Laplacian(p) / 2, leads from p_eps to p; its error is of the order of
     (v / eigenvalue)^2 / 4 for each eigenvalue of the covariance.
 
     The trace is exact, or Hutchinson's estimate on fixed random signs (Grathwohl et al. 2019,
-    arXiv 1810.01367). Its standard error comes from the spread over the signs, for the path that
-    is common to them. A Gaussian anchor of covariance C is a control variate for it: of its
-    denoiser D_G the integral of d - tr dD_G/ds is known, log det(C + v I) / 2 between the ends, and
-    the signs are left with the difference of D and D_G.
+    arXiv 1810.01367). All signs share the path; the standard error comes from the variance over
+    them. A Gaussian anchor of covariance C is a control variate: for its denoiser D_G the integral
+    of d - tr dD_G/ds is log det(C + v I) / 2 between the ends, so that the signs only estimate the
+    difference of D and D_G.
 
     Args:
         denoiser: Denoiser of any prior; what it predicts is differentiated.
         x0: Signals (batch, channel, node).
         probes: Number of random signs, at least 2; None for the exact trace, at the cost of as
             many denoised fields as a field has values.
-        anchor: For Hutchinson's estimate, a Gaussian prior near the denoiser's; it is factorized
+        anchor: Gaussian prior near the denoiser's, for Hutchinson's estimate; it is factorized
             at every time of the integration.
         generator: CPU generator of the signs.
         tolerance: Relative and absolute tolerance of the integration.
@@ -64,7 +64,7 @@ def ode_log_prob(
         standard error of the exact trace is zero; the tolerance is not part of it.
 
     Raises:
-        InputError: ``probes`` is below 2 or ``tolerance`` not positive.
+        InputError: If ``probes`` is below 2 or ``tolerance`` is not positive.
     """
     from scipy.integrate import solve_ivp
 

@@ -11,15 +11,15 @@ from apsgeo.domains.base import Domain
 
 __all__ = ["BandGain", "band_edges"]
 
-_FIRST_BAND = 25  # eigenfunctions, so that chance does not rule it
-_GROWTH = 1.8  # of the number of eigenfunctions from band to band
-_MOST = 1024  # eigenfunctions in closed form; half as many where they must be computed
+_FIRST_BAND = 25  # eigenfunctions of the first band: with fewer, chance would rule it
+_GROWTH = 1.8  # growth of the number of eigenfunctions from band to band
+_MOST = 1024  # most eigenfunctions in closed form; half as many if they must be computed
 
 
 def band_edges(eigenfunctions: int) -> list[int]:
-    """Return where bands of so many eigenfunctions end: of 25, and each next of 1.8 times that.
+    """Return where the bands of so many eigenfunctions end: the first has 25, each next 1.8 times.
 
-    The last takes what is left, and there is none if there are fewer than 25.
+    The last band takes the rest. With fewer than 25 eigenfunctions there is no band.
     """
     edges, size = [0], float(_FIRST_BAND)
     while edges[-1] + round(size) <= eigenfunctions:
@@ -31,10 +31,10 @@ def band_edges(eigenfunctions: int) -> list[int]:
 
 
 class BandGain(nn.Module):
-    r"""Multiplies fields by a gain in each band of the Laplacian's eigenfunctions.
+    r"""Multiply fields by a gain in each band of the Laplacian's eigenfunctions.
 
-    x + sum_b (g_b - 1) P_b x, with P_b the projection on band b: what is finer than the bands is
-    left alone. Gains are one until they are fitted.
+    The result is x + sum_b (g_b - 1) P_b x, with P_b the projection on band b; structure finer than
+    the bands is left alone. Gains are one until they are fitted.
 
     Args:
         domain: Domain that the fields live on.
@@ -76,7 +76,7 @@ class BandGain(nn.Module):
         """Set the gains that give samples the power of the data, (record, channel, node) each.
 
         A ratio that chance explains is left alone: its logarithm l, of standard error e, is
-        multiplied by 1 - e^2 / l^2 or by zero, the positive-part estimate of James & Stein.
+        multiplied by 1 - e^2 / l^2 or by zero, whichever is greater (James & Stein).
         """
         powers = [self.power(each).double() for each in (data, samples)]
         ratio = (powers[0].mean(0) / powers[1].mean(0)).log()

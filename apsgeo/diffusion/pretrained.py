@@ -23,20 +23,20 @@ from apsgeo.errors import InputError, ModelError
 
 __all__ = ["FunctionSchedule", "PretrainedDiffusion", "from_azula", "from_diffusers"]
 
-_BISECTIONS = 60  # of a range of times, down to float64's rounding
+_BISECTIONS = 60  # bisections of a range of times, down to float64's rounding
 _CLEAN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "epsilon": lambda x_t, out, alpha, sigma: (x_t - sigma * out) / alpha,
     "sample": lambda x_t, out, alpha, sigma: out,
     "v_prediction": lambda x_t, out, alpha, sigma: alpha * x_t - sigma * out,
 }
-"""E[x | x_t] from what a network predicts, where alpha^2 + sigma^2 = 1."""
+"""E[x | x_t] by the kind of a network's prediction, where alpha^2 + sigma^2 = 1."""
 
 
 class FunctionSchedule(Schedule):
     """A schedule that is known as a function of time alone.
 
     Args:
-        alpha_sigma_at: Maps float64 times to alpha and sigma, differentiable.
+        alpha_sigma_at: Differentiable map of float64 times to alpha and sigma.
         eps: First time.
         T: Last time.
 
@@ -95,10 +95,10 @@ class FunctionSchedule(Schedule):
         return self._alpha_sigma_at(self.time_of_snr(torch.exp(log_snr)))
 
     def to_config(self) -> dict[str, Any]:
-        """Refuse: a function is not saved.
+        """Refuse: a function cannot be saved.
 
         Raises:
-            ModelError: Always.
+            ModelError: If it is called at all.
         """
         raise ModelError(
             "a prior that others trained is not saved here; open it where it came from"
@@ -115,8 +115,8 @@ class PretrainedDiffusion(DiffusionDensity):
         domain: Domain of the signal; nodes of an image become (batch, channel, row, column).
         channels: Number of channels of the signal.
         network: Network behind ``clean``: its parameters move with the prior from device to device.
-        clean: Maps x_t and times (batch,), float64, to E[x | x_t], each (batch, channel, *shape).
-        schedule: The noise schedule of the network.
+        clean: Map of x_t and times (batch,), float64, to E[x | x_t], (batch, channel, *shape).
+        schedule: Noise schedule of the network.
         levels: Number of levels of the grid of the anchored estimate.
     """
 
@@ -152,7 +152,7 @@ def from_azula(
     """Adapt an `azula.denoise.Denoiser`, whose times are from 0 to 1.
 
     Args:
-        denoiser: Has a schedule, and takes x_t (batch, channel, row, column) of an image, or
+        denoiser: Denoiser with a schedule, which takes x_t (batch, channel, row, column), or
             (batch, channel, node), and times (batch,).
         domain: Domain that its signals live on.
         channels: Number of channels of its signals.
@@ -180,7 +180,7 @@ def from_diffusers(
         folder: Folder of a pipeline, such as DDPM's: ``unet/`` with config.json and
             diffusion_pytorch_model.safetensors, and ``scheduler/`` with scheduler_config.json.
             Nothing is fetched, and pickled weights are refused.
-        domain: The image, if the network's configuration does not say its size.
+        domain: Domain of the image, if the network's configuration does not say its size.
         levels: Number of levels of the grid of the anchored estimate.
 
     Returns:
@@ -203,8 +203,8 @@ def from_diffusers(
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
     network = UNet2DModel.from_pretrained(path / "unet", **options)
     # Only the numbers are taken of the scheduler, which any other of diffusers shares.
-    given = json.loads((path / "scheduler/scheduler_config.json").read_text(encoding="utf-8"))
-    steps = DDPMScheduler.from_config(given)
+    settings = json.loads((path / "scheduler/scheduler_config.json").read_text(encoding="utf-8"))
+    steps = DDPMScheduler.from_config(settings)
     predicted, size = steps.config.prediction_type, network.config.sample_size
     if predicted not in _CLEAN or network.config.class_embed_type or network.class_embedding:
         raise ModelError(

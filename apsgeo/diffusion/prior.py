@@ -48,12 +48,12 @@ class DiffusionPrior(DiffusionDensity):
     Args:
         domain: Domain that the signal lives on.
         channels: Number of channels of the signal.
-        network: Maps (batch, 2 channels with an anchor, else channels; node) and a condition
-            (batch, 64) to (batch, channels, node); a `UNet` of default size if not given.
-        schedule: The noise schedule; `VPSchedule()` if not given.
+        network: Map of (batch, 2 channels with an anchor, else channels; node) and a condition
+            (batch, 64) to (batch, channels, node); a `UNet` of default size by default.
+        schedule: Noise schedule; `VPSchedule()` by default.
         anchor: The Gaussian prior to correct, or None for the plain form.
         levels: Number of levels of the grid, at least 2.
-        residual_std: c_out at the levels (levels,), if already known.
+        residual_std: Standard deviation c_out (levels,) at the levels, if already known.
     """
 
     kind: ClassVar[str] = "unet"
@@ -90,7 +90,7 @@ class DiffusionPrior(DiffusionDensity):
         return channels if anchor is None else 2 * channels, channels
 
     def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
-        """Return what the network adds to the anchor's ``mean``, (batch, channel, node)."""
+        """Return the correction (batch, channel, node) of the anchor's ``mean``."""
         parameter = next(self.network.parameters())
         alpha, sigma = self.alpha_sigma(log_snr, x_t)
         if self.anchor is None:
@@ -107,7 +107,7 @@ class DiffusionPrior(DiffusionDensity):
         return fields if self.gain is None else self.gain(fields)
 
     def with_gain(self) -> BandGain | None:
-        """Give the prior a gain, of one so far, and return it.
+        """Give the prior a gain, of one at first, and return it.
 
         None if the domain has too few nodes for a band, or the prior is to serve other domains.
         """
@@ -168,5 +168,5 @@ class DiffusionPrior(DiffusionDensity):
 
     @staticmethod
     def _more_of(config: dict[str, Any]) -> dict[str, Any]:
-        """Return further arguments of a subclass from what its `to_state` has added."""
+        """Return further arguments of a subclass, from the entries that its `to_state` adds."""
         return {}

@@ -26,7 +26,7 @@ __all__ = ["DDIM", "Ancestral", "DPMSolver", "Heun", "Path", "Sampler", "Time"]
 
 @dataclass(frozen=True)
 class Time:
-    """A time, with what the process is there; x_t = alpha (x + v n)."""
+    """A time of the process x_t = alpha (x + v n), with alpha and v there."""
 
     t: float
     alpha: float
@@ -35,10 +35,10 @@ class Time:
 
 @dataclass(frozen=True)
 class Sampler(ABC):
-    """Draws fields of the prior that a denoiser stands for.
+    """Draw fields of the prior that a denoiser stands for.
 
     Attributes:
-        steps: Number of steps; a step is one evaluation of the denoiser unless it is said.
+        steps: Number of steps, each one evaluation of the denoiser unless its class says otherwise.
     """
 
     steps: int = 50
@@ -59,12 +59,12 @@ class Sampler(ABC):
         """Draw fields (count, channel, node), standardized anomalies, without gradients.
 
         Args:
-            denoiser: A `DiffusionPrior`, an `AnalyticDiffusion`, or alike.
+            denoiser: A `DiffusionPrior`, an `AnalyticDiffusion`, or the like.
             count: Number of fields.
             at_once: Largest number of fields that are denoised together; all by default. Fewer
                 need less memory, and are other draws.
             generator: CPU generator of all noise, the initial state's first.
-            like: Tensor of the dtype and device that are wanted; float32 on the CPU by default.
+            like: Tensor of the dtype and device to draw in; float32 on the CPU by default.
         """
         like = torch.empty(0) if like is None else like
         at_once = max(1, count) if at_once is None else at_once
@@ -87,11 +87,11 @@ class Sampler(ABC):
 
     @torch.no_grad()
     def walk(self, denoiser: AnchoredDenoiser, noise: Callable[[], Tensor]) -> Tensor:
-        """Draw fields without gradients, with white noise (count, channel, node) of one's own.
+        """Draw fields without gradients, from the caller's white noise (count, channel, node).
 
         Args:
-            denoiser: A `DiffusionPrior`, an `AnalyticDiffusion`, or alike.
-            noise: Called for that of the initial state, and then by each step that needs some.
+            denoiser: A `DiffusionPrior`, an `AnalyticDiffusion`, or the like.
+            noise: Function called once for the initial state, and then by each step that needs it.
         """
         times = self._times(denoiser)
         path = Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
@@ -113,7 +113,7 @@ class Sampler(ABC):
 
 
 class Path:
-    """A batch of states s = x_t / alpha on their way, and what a step may ask for."""
+    """A batch of states s = x_t / alpha on their way, with the denoiser and noise for steps."""
 
     def __init__(self, denoiser: AnchoredDenoiser, s: Tensor, noise: Callable[[], Tensor]) -> None:
         self._denoiser, self.s, self.noise = denoiser, s, noise
@@ -136,7 +136,7 @@ class Ancestral(Sampler):
 class DDIM(Sampler):
     """Euler's method in v for the probability-flow ODE: DDIM (Song et al. 2021, arXiv 2010.02502).
 
-    Of first order.
+    It is of first order.
     """
 
     def _step(self, path: Path, now: Time, then: Time) -> Tensor:
@@ -147,7 +147,7 @@ class DDIM(Sampler):
 class Heun(Sampler):
     """Heun's method in v (Karras et al. 2022, arXiv 2206.00364, algorithm 1, without churn).
 
-    Of second order, with two evaluations a step.
+    It is of second order, with two evaluations a step.
     """
 
     def _step(self, path: Path, now: Time, then: Time) -> Tensor:
@@ -160,7 +160,7 @@ class Heun(Sampler):
 class DPMSolver(Sampler):
     """DPM-Solver++(2M): a multistep method in log v (Lu et al. 2022, arXiv 2211.01095, eq. 15).
 
-    Of second order: D is extrapolated linearly from the step before, the first step is DDIM's.
+    It is of second order: D is extrapolated linearly over steps. The first step is DDIM's.
     """
 
     def _step(self, path: Path, now: Time, then: Time) -> Tensor:

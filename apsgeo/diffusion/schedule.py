@@ -57,7 +57,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def alpha_sigma(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha and sigma where the log of the signal-to-noise ratio is given."""
+        """Return alpha and sigma at a log of the signal-to-noise ratio."""
 
     def alpha(self, t: float | Tensor) -> Tensor:
         """Return the share of the signal in x_t."""
@@ -97,7 +97,7 @@ class VPSchedule(Schedule):
         eps: First time that is used; below it the score is not evaluated.
 
     Raises:
-        InputError: Unless 0 < beta_min <= beta_max and 0 < eps < T.
+        InputError: If not 0 < beta_min <= beta_max, or not 0 < eps < T.
     """
 
     kind: ClassVar[str] = "vp"
@@ -151,7 +151,7 @@ class _Exploding(Schedule):
         sigma_max: Standard deviation of the noise at the last time, where it drowns the data.
 
     Raises:
-        InputError: Unless 0 < sigma_min < sigma_max.
+        InputError: If not 0 < sigma_min < sigma_max.
     """
 
     sigma_min: float
@@ -179,7 +179,7 @@ class VESchedule(_Exploding):
         sigma_max: Standard deviation of the noise at time 1, where it drowns the data.
 
     Raises:
-        InputError: Unless 0 < sigma_min < sigma_max.
+        InputError: If not 0 < sigma_min < sigma_max.
     """
 
     kind: ClassVar[str] = "ve"
@@ -217,7 +217,7 @@ class EDMSchedule(_Exploding):
         sigma_max: Standard deviation of the noise at the last time, where it drowns the data.
 
     Raises:
-        InputError: Unless 0 < sigma_min < sigma_max.
+        InputError: If not 0 < sigma_min < sigma_max.
     """
 
     kind: ClassVar[str] = "edm"

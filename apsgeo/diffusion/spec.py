@@ -1,4 +1,4 @@
-"""Which diffusion prior to build, and which one a saved state is of."""
+"""Build diffusion priors from specs, and rebuild them from saved states."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from apsgeo.nn.unet import SIZES
 __all__ = ["DenoiserSpec", "from_state"]
 
 _DENOISERS: list[type[DiffusionPrior]] = [DiffusionPrior, FunctionSpacePrior]
-"""The diffusion priors that are known, by the `kind` of their network."""
+"""Classes of diffusion priors, known by their `kind`, that of their network."""
 
 
 def from_state(
@@ -45,7 +45,7 @@ class DenoiserSpec:
     Attributes:
         size: Size of the network, a name in `apsgeo.nn.SIZES`: about 0.3, 1, 3, 10 or 30 million
             parameters.
-        schedule: The noise schedule.
+        schedule: Noise schedule.
         levels: Number of levels of noise, each of which caches a factorization of the anchor.
         network: Kind of network, that of one of `_DENOISERS`: "unet", or "function-space",
             which can be evaluated at other resolutions (`FunctionSpacePrior.on`).
@@ -74,7 +74,7 @@ class DenoiserSpec:
             domain: Domain that the signal lives on.
             channels: Number of channels of the signal.
             anchor: The Gaussian prior to correct, or None.
-            static: Known fields (field, node) of order one, which the network sees.
+            static: Static fields (field, node) of order one, which the network sees.
         """
         denoiser = of_kind(_DENOISERS, {"kind": self.network}, "denoiser")
         inputs, outputs = denoiser.network_channels(channels, anchor)
