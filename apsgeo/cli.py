@@ -88,7 +88,7 @@ def fit(
         Path | None,
         typer.Option(
             metavar="MESH",
-            help="Where fields (time, node) live: UGRID netCDF, or PLY, OBJ, STL, OFF.",
+            help="Mesh of fields (time, node): UGRID netCDF, or PLY, OBJ, STL, OFF.",
             show_default=False,
         ),
     ] = None,
@@ -97,10 +97,10 @@ def fit(
         Skip, typer.Option(help="The denoiser's skip connection; none is the paper's form.")
     ] = "gaussian",
     size: Annotated[
-        Size, typer.Option(help="Of the denoiser: 0.3, 1, 3, 10 or 30 million parameters.")
+        Size, typer.Option(help="Size of the denoiser: 0.3, 1, 3, 10 or 30 million parameters.")
     ] = "tiny",
     network: Annotated[
-        Network, typer.Option(help="Of the denoiser; function-space serves other resolutions.")
+        Network, typer.Option(help="Kind of denoiser; function-space serves other resolutions.")
     ] = "unet",
     steps: Annotated[
         int, typer.Option(min=0, help="Training steps of the diffusion prior.")
@@ -163,7 +163,7 @@ def distill(
     noise_std: Annotated[
         float,
         typer.Option(
-            help="Of the observations' noise, in the units of the data.", show_default=False
+            help="Standard deviation of the noise, in the units of the data.", show_default=False
         ),
     ],
     history: Annotated[
@@ -236,7 +236,7 @@ def impute(
     noise_std: Annotated[
         float | None,
         typer.Option(
-            help="Of the observations' noise, in their units; by default the posterior's.",
+            help="Standard deviation of the noise, in the data's units; else the posterior's.",
             show_default=False,
         ),
     ] = None,
@@ -275,7 +275,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="POSTERIOR",
-            help="Whose domain the fields are on, if their labels do not say it.",
+            help="Model whose domain the fields are on, if their labels do not say it.",
             show_default=False,
         ),
     ] = None,

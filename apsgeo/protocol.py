@@ -1,10 +1,10 @@
-"""Protocol NCEP: how a gap-filling method is tried on a monthly field, the same for every method.
+"""Protocol NCEP: the same trial of every gap-filling method on a monthly field.
 
-Anomalies are taken to the monthly climatology of 1961-2000. Months before 2005 are for fitting,
-2005-2009 for choosing, 2010 on for testing. A cell is observed with probability proportional to
-cos(latitude); observations carry noise of 0.25 K. Masks and noise follow from (seed, month,
-density) alone, so every method sees the same. Scores are over unobserved cells, weighted by
-cos(latitude), by month, then averaged.
+Anomalies are departures from the monthly climatology of 1961-2000. Months before 2005 are for
+fitting, 2005-2009 for choosing, 2010 on for testing. A cell is observed with probability
+proportional to cos(latitude); observations carry noise of 0.25 K. Masks and noise follow from
+(seed, month, density) alone, so that every method sees the same. Scores are averaged over
+unobserved cells, weighted by cos(latitude), and then over months.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BASELINE_YEARS = (1961, 2000)
 VALIDATION_FROM = 2005
 TEST_FROM = 2010
 NOISE_STD = 0.25
-"""Noise of the observations in K."""
+"""Standard deviation of the observations' noise, in K."""
 DENSITIES = (0.01, 0.05, 0.30)
 """Observed fractions of the area."""
 EOF_RANKS = (100, 200, 300, 400, 500, 600)
@@ -56,12 +56,12 @@ class NcepProtocol:
     """The protocol on one complete monthly field.
 
     Args:
-        field: (time, lat, lon) without gaps, months from before 1961 to after 2010.
-        seed: of masks and noise.
-        noise_std: of the observations, in the unit of the field.
+        field: Field (time, lat, lon) without gaps, months from before 1961 to after 2010.
+        seed: Seed of masks and noise.
+        noise_std: Standard deviation of the noise, in the units of the field.
 
     Raises:
-        InputError: if dimensions are others, or values are missing.
+        InputError: If dimensions are others, or values are missing.
     """
 
     def __init__(self, field: xr.DataArray, *, seed: int = 0, noise_std: float = NOISE_STD) -> None:
@@ -184,15 +184,15 @@ class NcepProtocol:
     def eof_interpolation(
         self, ranks: Sequence[int] = EOF_RANKS, progress: bool = True
     ) -> LowRankPrior:
-        """Fit EOFs, their number chosen on every sixth validation month at all densities."""
+        """Fit EOFs, and choose their number on every sixth validation month at all densities."""
         months = self.validation[::6]
         truth, season = self._standardized(months)
         cases = []
         for density in DENSITIES:
             seen = self.observe(months, density)
-            spread = self.normals.std[season, 0].double().numpy()
+            std = self.normals.std[season, 0].double().numpy()
             weights = self.score_weights(seen)
-            cases.append((self.normals.measure(seen), truth[:, 0].numpy(), spread, weights))
+            cases.append((self.normals.measure(seen), truth[:, 0].numpy(), std, weights))
         return choose_rank(self.domain, self._standardized(self.fit)[0], cases, ranks, progress)
 
     def prior(

@@ -1,7 +1,7 @@
 """More than one evaluation, for fields whose importance weights say that one is not enough.
 
-Off unless it is called: `apsgeo.diagnostics.importance_weights` flags the fields, and these act on
-the distribution of theirs, ``posterior(y[flagged])``. Both need the prior's log-density.
+`apsgeo.diagnostics.importance.importance_weights` flags the fields. These functions act on their
+distribution, ``posterior(y[flagged])``, when they are called, and need the prior's log-density.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from apsgeo.posterior import FieldDistribution
 __all__ = ["Chains", "adapt", "metropolis"]
 
 LogPrior = Callable[[Tensor], Tensor]
-"""log p (batch,) of standardized anomalies (batch, channel, node)."""
+"""Function that returns log p (batch,) of standardized anomalies (batch, channel, node)."""
 
 
 @dataclass(frozen=True)
 class Chains:
-    """Where Markov chains ended.
+    """The ends of Markov chains.
 
     Attributes:
-        fields: (member, batch, channel, node) in the units of the data, one chain a member.
-        acceptance: Share of accepted proposals of each field, (batch,).
+        fields: Fields (member, batch, channel, node) in the units of the data, one chain a member.
+        acceptance: Share (batch,) of accepted proposals of each field.
     """
 
     fields: Tensor
@@ -47,17 +47,18 @@ def metropolis(
 ) -> Chains:
     r"""Run independence Metropolis chains whose proposals are draws of q(x|y).
 
-    A proposal x' replaces x with probability min(1, w(x') / w(x)), w = p(x) p(y|x) / q(x|y), which
-    leaves p(x|y) as it is (Tierney 1994, https://doi.org/10.1214/aos/1176325750). After n steps the
-    distance from it in total variation is at most (1 - 1 / sup w)^n, with w of mean one.
+    A proposal x' replaces x with probability min(1, w(x') / w(x)), w = p(x) p(y|x) / q(x|y), and
+    leaves p(x|y) invariant (Tierney 1994, https://doi.org/10.1214/aos/1176325750). After n steps
+    the distance from it in total variation is at most (1 - 1 / sup w)^n, with w of mean one.
 
     Args:
-        distribution: What a `Posterior` returns for measurements.
-        log_prior: log p of standardized anomalies, (batch,), such as a Gaussian prior's `log_prob`
-            or ``lambda x: diffusion.estimate_log_prob(x).value``; chains are as good as that.
-        members: Chains for each field; all start from draws of q.
-        steps: Proposals to each chain.
-        seed: Of the draws.
+        distribution: Distribution that a `Posterior` returns for measurements.
+        log_prior: Function that returns log p (batch,) of standardized anomalies, such as a
+            Gaussian prior's `log_prob` or ``lambda x: diffusion.estimate_log_prob(x).value``;
+            chains are as good as that.
+        members: Number of chains for each field; all start from draws of q.
+        steps: Number of proposals to each chain.
+        seed: Seed of the draws.
 
     Raises:
         InputError: If there is no member or step, or some nodes are not valid (land), where there
@@ -95,18 +96,19 @@ def adapt(
     members: int = 4,
     seed: int = 0,
 ) -> FieldDistribution:
-    """Fit what the maps see of each measurement to it, by the reverse divergence.
+    """Fit the conditioning of each measurement to it, by the reverse divergence.
 
-    The weights stay. For each field on its own, its mean and its context (see `Conditioning.free`)
-    take steps of Adam down the path gradient of KL(q || p); see `PathReverseKL`.
+    The weights do not change. For each field on its own, the mean and the context (see
+    `Conditioning.free`) take steps of Adam down the path gradient of KL(q || p); see
+    `apsgeo.distillation.objective.PathReverseKL`.
 
     Args:
-        distribution: What a `Posterior` returns for measurements; it is left as it is.
-        log_prior: log p, differentiable.
-        steps: Of Adam.
-        lr: Rate at first, in standardized units; it falls to zero linearly.
-        members: Draws a field and step.
-        seed: Of the draws.
+        distribution: Distribution that a `Posterior` returns for measurements; it does not change.
+        log_prior: Differentiable function that returns log p (batch,) of standardized anomalies.
+        steps: Number of steps of Adam.
+        lr: Learning rate at first, in standardized units; it falls to zero linearly.
+        members: Number of draws of each field in a step.
+        seed: Seed of the draws.
 
     Raises:
         InputError: If some nodes are not valid (land), where there is no density, or the

@@ -46,19 +46,19 @@ def impute(
     noise_std: float | ArrayLike | xr.DataArray | None = None,
     operator: Operator | None = None,
 ) -> Fields:
-    """Draw the complete fields behind observed ones; one network evaluation a field.
+    """Draw the complete fields behind observed ones, by one network evaluation for each.
 
-    With a model of masks it fills gaps; of `Downsample`, it brings coarse fields to the model's
-    grid; of `GaussianBlur` or `Identity`, it sharpens or denoises fields that may be complete.
+    A model of masks fills gaps. One of `Downsample` brings coarse fields to the model's grid. One
+    of `GaussianBlur` or `Identity` sharpens or denoises fields, which may be complete.
 
     Nothing is sampled before values are asked for, and then block by block in time. Member k of
     a record depends on ``seed``, the record's time (its index, if it has no time coordinate) and
     k alone: not on the other records, their chunks, or how many members are asked for.
 
-    Name, attributes, coordinates and encoding are those of ``obs``, but for what a larger array
-    cannot keep: its layout in a file, and the packing to integers, whose range members may leave.
-    Where ``obs`` is on a coarser domain, dims keep their names, and their coordinates are those of
-    the model's domain, in its order.
+    Name, attributes, coordinates and encoding are those of ``obs``, without its layout in a file,
+    which a larger array cannot keep, and without packing to integers, whose range members may
+    leave. Where ``obs`` is on a coarser domain, dims keep their names, and their coordinates are
+    those of the model's domain, in its order.
 
     Args:
         obs: Observed fields on the model's domain, or on the coarser one that its operator
@@ -70,11 +70,11 @@ def impute(
             by block as they are computed.
         posterior: The model, from `apsgeo.load` or `apsgeo.distill`.
         members: Size of the ensemble.
-        seed: Not negative.
+        seed: Seed of the members, not negative.
         noise_std: Standard deviation of the observations' noise in the units of ``obs``: a number,
-            or one a cell, by its dims or flat, as ``obs`` has them, or one a channel, by its dim;
+            one for each cell, by the dims of ``obs`` or flat, or one for each channel, by its dim;
             by default the posterior's.
-        operator: Which of the family measured, where the model is for several: for one of
+        operator: Operator that measured, where the model is for several; for a model of
             ``OneOf((Mask(), Downsample(2)))``, for instance, ``Downsample(2)``.
 
     Returns:
@@ -130,7 +130,7 @@ def impute(
 def _observed(
     obs: xr.DataArray | xr.Dataset, posterior: Posterior, operator: Operator, linear: LinearMap
 ) -> Records:
-    """Read what was observed, and check that the model can be asked about it."""
+    """Read the observed fields, and check that the model fits them."""
     from apsgeo.labels.records import Records
 
     if linear.codomain is None:
@@ -160,10 +160,10 @@ def write_ensemble(
     The same ensemble gives the same bytes. There is a progress bar if it takes long.
 
     Args:
-        ensemble: (member, ...), from `impute`.
-        path: The file to make.
-        overwrite: Replace a file that is already there.
-        attrs: Of the file as a whole, such as ``title``.
+        ensemble: Members (member, ...), from `impute`.
+        path: Path of the file to make.
+        overwrite: Whether a file that is already there is replaced.
+        attrs: Attributes of the file as a whole, such as ``title``.
 
     Raises:
         OutputExistsError: If something is at ``path`` and ``overwrite`` is false.
@@ -178,9 +178,9 @@ def write_ensemble(
     dataset.attrs |= attrs or {}
     for coordinate in dataset.coords.values():
         if coordinate.attrs.get("bounds", "") not in {"", *dataset.variables}:
-            del coordinate.attrs["bounds"]  # CF demands what it names, which is not here
+            del coordinate.attrs["bounds"]  # it names a variable that the file would lack
     encoding = {**ensemble.encoding, "chunksizes": _field_shape(ensemble)}
-    encoding.pop("coordinates", None)  # xarray finds them anew, and takes neither here
+    encoding.pop("coordinates", None)  # xarray finds them anew, and refuses them here
     if (mapping := encoding.pop("grid_mapping", None)) in dataset.coords:
         dataset[_name(ensemble)].attrs["grid_mapping"] = mapping
     if not any(encoding.get(name) for name in _COMPRESSIONS):
@@ -190,7 +190,7 @@ def write_ensemble(
 
 
 def _field_shape(ensemble: xr.DataArray) -> tuple[int, ...]:
-    """Return the shape with one member and one record, which is what is drawn in blocks."""
+    """Return the shape of one member of one record; blocks hold some of these."""
     chunks = ensemble.chunks or ((),) * ensemble.ndim
     return tuple(
         1 if dim in ("member", "time") or len(blocks) > 1 else ensemble.sizes[dim]
@@ -208,14 +208,14 @@ def _name(ensemble: xr.DataArray) -> str:
 
 @xr.register_dataarray_accessor("aps")
 class ApsAccessor:
-    """What apsgeo does with a DataArray, as ``array.aps``."""
+    """The functions of apsgeo for a DataArray, as ``array.aps``."""
 
     def __init__(self, obs: xr.DataArray) -> None:
         self._obs = obs
 
     @property
     def domain(self) -> Domain:
-        """The domain that the labels say: see `apsgeo.domain_of`."""
+        """The domain that the array's labels say; see `apsgeo.domain_of`."""
         from apsgeo.labels.layout import domain_of
 
         return domain_of(self._obs)
@@ -225,7 +225,7 @@ class ApsAccessor:
         target: Domain | xr.DataArray,
         method: Literal["bilinear", "conservative"] = "bilinear",
     ) -> xr.DataArray:
-        """Bring it to another domain: see `apsgeo.regrid`."""
+        """Bring the array to another domain; see `apsgeo.regrid`."""
         from apsgeo.labels.regridding import regrid
 
         return regrid(self._obs, target, method)
@@ -238,7 +238,7 @@ class ApsAccessor:
         noise_std: float | ArrayLike | xr.DataArray | None = None,
         operator: Operator | None = None,
     ) -> xr.DataArray:
-        """Draw the complete fields behind it: see `apsgeo.impute`."""
+        """Draw the complete fields behind the array; see `apsgeo.impute`."""
         return impute(self._obs, posterior, members, seed, noise_std, operator)
 
 
@@ -255,7 +255,7 @@ def _check_types(obs: Any, posterior: Any) -> None:
 def _labelled(
     members: dask.array.Array, like: xr.DataArray, noise: Tensor, seed: int
 ) -> xr.DataArray:
-    """Give (member, ...) the labels of its like without members, and say how it was made."""
+    """Give members (member, ...) the labels of `like`, and say how they were made."""
     least, most = float(noise.min()), float(noise.max())
     member = xr.Variable(
         "member",

@@ -31,7 +31,7 @@ class ImportanceWeights:
     """Log importance weights, members first.
 
     Attributes:
-        log_weights: log p(x) + log p(y|x) - log q(x|y) (member, field), to a constant a field.
+        log_weights: Logs (member, field) of p(x) p(y|x) / q(x|y), up to a constant for each field.
 
     Raises:
         InputError: If there are fewer than two members, or weights are NaN or all zero.

@@ -27,7 +27,7 @@ class GlobalMap(nn.Module, ABC):
         basis: Patterns (channel, node, count).
         weights: Weights (node,) under which the patterns are orthonormal.
         context: Number of features of the context.
-        parity: Whether odd or even coefficients come first.
+        parity: True to begin with the even (coupling) or lowest (autoregressive) coefficients.
         width: Width of the networks.
         elementwise: Family of maps of single numbers.
     """

@@ -34,7 +34,7 @@ class Covariance(ABC):
         domain: Domain of the signal.
         channels: Number of channels of the signal.
         draw_dim: Length of the standard normal vector behind one prior draw.
-        loadings: (channel, node, rank) leading patterns of the covariance.
+        loadings: Leading patterns (channel, node, rank) of the covariance.
     """
 
     kind: ClassVar[str]

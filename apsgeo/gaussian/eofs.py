@@ -21,9 +21,9 @@ class EOFs:
     """The patterns of a history, and how much of each there was at each time.
 
     Attributes:
-        loadings: (channel, node, rank), each pattern times its standard deviation.
-        components: (time, rank) principal components of unit variance.
-        season: (time,) index of the season of each record.
+        loadings: Patterns (channel, node, rank), each times its standard deviation.
+        components: Principal components (time, rank) of unit variance.
+        season: Index (time,) of each record's season.
         seasons: Number of seasons.
     """
 

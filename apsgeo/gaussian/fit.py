@@ -55,7 +55,7 @@ def fit_gaussian(
         fields: The anomalies.
         scales: `HybridScales` or `LocalisedScales`.
         rank: Number of EOFs.
-        season: (time,) index of each record's season.
+        season: Index (time,) of each record's season.
         seasons: Number of seasons.
 
     Raises:

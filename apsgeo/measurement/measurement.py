@@ -20,7 +20,7 @@ class Measurement:
     """Values y = A x + n where `mask` is true.
 
     Attributes:
-        values: y (batch, channel, observation); zero replaces whatever stands under the mask.
+        values: Values y (batch, channel, observation); zero replaces whatever is under the mask.
         mask: Mask (batch, channel, observation), true where observed.
         noise_std: Standard deviation (batch, channel, observation) of n, positive, in the units of
             the values; one replaces it where nothing is observed. What broadcasts to that shape is

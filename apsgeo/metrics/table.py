@@ -25,11 +25,11 @@ class Column:
     """One column of a table.
 
     Attributes:
-        heading: What stands above it.
+        heading: Heading of the column.
         key: Name of its values in the rows.
-        form: How a value is written: a format, or a function that returns its text.
+        form: Format of a value, or function that returns its text.
         error: Name of the standard errors that are put after the values, if any.
-        best_among: If given, the least value among the rows that share this label is bold.
+        best_among: Label; the least value among the rows that share it is bold. None for no bold.
     """
 
     heading: str
@@ -59,7 +59,7 @@ class Table:
     """Columns, by which rows are written.
 
     Args:
-        columns: From left to right. Those that no row has a value for are left out.
+        columns: Columns from left to right; those without any value are left out.
     """
 
     def __init__(self, *columns: Column) -> None:

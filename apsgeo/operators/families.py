@@ -23,7 +23,7 @@ class _Family(Operator):
         """Refuse: a family is not one map.
 
         Raises:
-            InputError: Always; the message tells what to do.
+            InputError: If it is called at all; the message tells what to do.
         """
         raise InputError(
             f"{self!r} is a family of operators; say which of them measured, such as "

@@ -32,7 +32,7 @@ def save_checkpoint(
 
     Args:
         path: The folder, of JSON and safetensors.
-        options: What identifies the run: `load_checkpoint` refuses the folder to other options.
+        options: Options that identify the run; `load_checkpoint` refuses the folder to others.
         tensors: All that the next step depends on.
 
     Raises:

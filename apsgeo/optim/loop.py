@@ -120,7 +120,7 @@ def fit_loop(
     validates for all, and writes.
 
     Args:
-        module: What is trained, in place, where it is; returned in evaluation mode.
+        module: Module to train, in place, on its device; it comes back in evaluation mode.
         step_fn: ``(step, generator) -> scalar loss``. All randomness must come from the generator
             (a CPU one, seeded once by ``seed``): then the same call gives the same weights.
         training: Steps, learning rate, averaging, validations, checkpoint, log and progress bar.
@@ -129,7 +129,7 @@ def fit_loop(
             with the averaged weights in the module. It must draw the same noise at each call.
         seed: Seed of the generator that ``step_fn`` is given.
         description: Label of the progress bar.
-        identity: What tells the run from others of the same training, such as a digest of its
+        identity: Marks that tell the run from others of the same training, such as a digest of its
             data, fit for JSON: a checkpoint of another is refused.
 
     Returns:

@@ -28,7 +28,7 @@ class Training:
         validate_every: Number of steps between validations; None for a tenth of all steps.
         patience: Number of validations without a better score after which training stops early;
             None for never. The best weights are kept in any case.
-        device: Where networks are trained: "auto", "cpu" or "cuda", there in mixed precision where
+        device: Device that trains networks: "auto", "cpu" or "cuda", there in mixed precision where
             that serves. They come back on the CPU.
         progress: Whether to show progress bars.
         checkpoint: Folder that keeps the state of the training: called again alike after it was
