@@ -1,7 +1,7 @@
 """Run a benchmark: python -m benchmarks SUITE [options]; SUITE --help says what it does.
 
-A suite is a module with `OPTIONS` (see `benchmarks.options`) and `run(options, made)`, where `made`
-is what its page says at the end: the command, the seed, the commit and the machine.
+A suite is a module with `OPTIONS` (see `benchmarks.options`) and `run(options, made)`. The text
+`made`, which ends its page, has the command, the seed, the commit and the machine.
 """
 
 from __future__ import annotations

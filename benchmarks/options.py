@@ -1,4 +1,4 @@
-"""The options of the command line: those that all suites share, and how a suite names its own."""
+"""The options of the command line: those that all suites share, and a suite's own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Option:
     """One option: its default, or its type if it has none; a tuple takes several values.
 
     Attributes:
-        default: The value if the option is not given.
-        help: What it is, after the option's name.
-        choices: The values that are possible, if not all are.
+        default: Value of the option if the command line lacks it.
+        help: Text behind the option's name in --help.
+        choices: Values that are possible, if not all are.
     """
 
     default: Any
@@ -50,8 +50,8 @@ def add_options(parser: argparse.ArgumentParser, own: Mapping[str, Any]) -> None
 
     Args:
         parser: The parser that learns them.
-        own: By name an `Option`, or another default of a shared one. Of ``parts``, the default is
-            all that can be chosen.
+        own: An `Option` by its name, or another default of a shared one. The default of ``parts``
+            is all that can be chosen.
     """
     for name, given in {**SHARED, **own}.items():
         option = given

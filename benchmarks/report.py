@@ -1,4 +1,4 @@
-"""What every benchmark writes: its rows, its page, and the command that makes both again."""
+"""Files of every benchmark: its rows, its page, and the command that makes both again."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from apsgeo.metrics.table import Row, write_rows
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-"""Where tables are kept."""
+"""Folder of the tables."""
 FIGURES = ROOT / "docs" / "figures"
-"""Where figures are kept."""
+"""Folder of the figures."""
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "xarray", "healpy")
 
@@ -33,10 +33,10 @@ def command(arguments: Sequence[str]) -> str:
 
 
 def provenance(arguments: Sequence[str], seed: int) -> str:
-    """Return what is needed to make a table again, as a Markdown list; to be called at the start.
+    """Return, as a Markdown list, all that makes a table again; called before the work starts.
 
     Args:
-        arguments: Those of the command line, the suite's name among them.
+        arguments: Arguments of the command line, the suite's name among them.
         seed: Seed of all random draws.
     """
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)

@@ -17,11 +17,11 @@ class Task:
     """A way of measuring fields.
 
     Attributes:
-        name: Its name in the table.
-        operator: What is observed.
-        noise_std: Standard deviation of the noise, in a unit that the benchmark gives.
+        name: Name in the table.
+        operator: Operator that measures.
+        noise_std: Standard deviation of the noise, in a unit that the benchmark chooses.
         density: Observed fraction of the area, of masks.
-        hidden_only: Whether scores are over the nodes that were not observed, or over all.
+        hidden_only: True to score the nodes that were not observed, false to score all.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Task:
         unit: float = 1.0,
         **record: Tensor,
     ) -> Measurement:
-        """Return a measurement of fields (record, 1, node), with what else each `record` has."""
+        """Return a measurement of fields (record, 1, node), with the season and key in `record`."""
         linear = self.operator.on(domain)
         values = linear.apply(truth)
         masks = [self.operator.at_density(domain, self.density, generator) for _ in truth]

@@ -24,7 +24,7 @@ View = Callable[[Domain], Index]
 
 _ROWS = 180
 _DEPTHS = 128
-_REACH = 0.72  # of a node's longest edge: half the diagonal of a square cell, and a little
+_REACH = 0.72  # longest edges of a node: half the diagonal of a square cell, and a little more
 
 
 def picture(domain: Domain) -> Index:

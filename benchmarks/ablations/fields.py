@@ -49,7 +49,7 @@ class NoisyProblem(MixtureProblem):
 
 
 def _measured(truth: Tensor, mask: Tensor, factor: float, generator: torch.Generator) -> Pairs:
-    """Measure fields where the mask says, with noise of so many times the usual."""
+    """Measure fields where the mask is true, with `factor` times the usual noise."""
     std = factor * NOISE_STD
     noise = std * torch.randn(truth.shape, generator=generator)
     return Pairs(truth, Measurement(truth + noise, mask, torch.tensor(std)))
@@ -76,7 +76,7 @@ def size_rows(
 
 
 def unlike(problem: MixtureProblem, fields: int, seed: int) -> dict[str, Pairs]:
-    """Return measurements like those that were learned from, of other noise, and of other masks."""
+    """Return measurements as in training, with other noise, and with other masks."""
     generator = torch.Generator().manual_seed(seed)
     points = problem.draw(fields, generator, density=_DENSITY)
     found = {
@@ -99,7 +99,7 @@ def unlike(problem: MixtureProblem, fields: int, seed: int) -> dict[str, Pairs]:
 def unlike_rows(
     recipe: Recipe, *, fields: int, seed: int, setting: tuple[int, int] = (8, 12)
 ) -> list[Row]:
-    """Try flows that learned from one noise, and from a range of it, on all kinds."""
+    """Score flows that learned from one noise, and from a range of it, on all kinds."""
     problem, noisy = MixtureProblem(*setting), NoisyProblem(*setting)
     entries = [Entry("Gaussian anchor, untrained", problem.anchor)]
     for name, source in (("learned from noise × 1", problem), ("from noise × 1/4 to × 4", noisy)):

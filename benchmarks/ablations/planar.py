@@ -28,7 +28,7 @@ _MEMBERS = 63
 _SPLINE = Spline(8, 4.0)
 _REFERENCE = Plan("", "anchor", _SPLINE, "mixed")
 _ANNEALING = 20.0  # temperature at the start
-_ELBO_POINTS = 2  # in one estimate in training, as `apsgeo.distill` has it
+_ELBO_POINTS = 2  # times in one estimate in training, as in `apsgeo.distill`
 _PRIOR_FIELDS = 4096
 _PRIOR_STEPS = (50, 200, 800)
 
@@ -122,8 +122,8 @@ def estimator_rows(**budget: int) -> list[Row]:
 def prior_rows(**budget: int) -> list[Row]:
     """Train diffusion priors for longer and longer, and a flow by the bound of each.
 
-    The row's method names the prior's own errors, from held-out points: the truth's log p less the
-    log p of the model by the probability flow, and that less the bound.
+    The name of a row's method has the prior's own errors on held-out points: the true log p less
+    the model's log p by the probability flow, and the latter less the bound.
     """
     rows = []
     for kind in (Ring, EightGaussians):

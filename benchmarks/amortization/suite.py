@@ -84,7 +84,7 @@ TABLE = Table(
     Column("amortized", "amortized", ".2f"),
     Column("optimized from the start", "from_start", ".2f"),
     Column("optimized from the amortized", "from_amortized", ".2f"),
-    # mean of amortized less the better of the two, and its standard error
+    # mean of the amortized flow less the better of the two, and its standard error
     Column("gap, nats a value", "gap", ".5f", error="error"),
     Column("training, s", "train_seconds", ".0f"),
     Column("each, s", "optimize_seconds", ".1f"),

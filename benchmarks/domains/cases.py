@@ -26,17 +26,17 @@ class Case:
     """Fields of one channel on their domain, some to fit a prior to, some to try it on.
 
     Attributes:
-        domain: where they live.
-        units: of all values.
-        noise_std: of an ordinary observation, in ``units``.
-        train: (time or sample, 1, node).
-        train_season: (time,) index of the season of each, below ``seasons``.
-        test: (time or sample, 1, node), later months or other samples.
-        test_season: likewise.
-        test_key: (time,) int64, naming each record of the test.
-        seasons: twelve for months; one where there are none.
-        view: how the domain is drawn.
-        anomalies: whether fields are drawn without their normal.
+        domain: Domain of the fields.
+        units: Units of all values.
+        noise_std: Standard deviation of an ordinary observation's noise, in ``units``.
+        train: Fields (time or sample, 1, node) to learn from.
+        train_season: Index (time,) of the season of each, below ``seasons``.
+        test: Fields (time or sample, 1, node) of later months or other samples.
+        test_season: Index (time,) of the season of each.
+        test_key: Number (time,) int64 that names each record of the test.
+        seasons: Number of seasons: twelve for months, one where there are none.
+        view: View that draws the domain.
+        anomalies: Whether fields are drawn without their normal.
     """
 
     domain: Domain
@@ -53,7 +53,7 @@ class Case:
 
 
 def opened(name: str) -> tuple[xr.DataArray, Domain, View]:
-    """Return a data set's field, the domain it lives on, and how that is drawn."""
+    """Return a data set's field, its domain, and the view that draws it."""
     if name in MESHES:
         dataset = datasets.load_dataset(name)
         variable, view = MESHES[name]
@@ -65,7 +65,7 @@ def opened(name: str) -> tuple[xr.DataArray, Domain, View]:
 
 
 def halves(images: xr.DataArray, most: int) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return the first samples for training, and those that the data set has for testing."""
+    """Return the first samples for training, and the data set's own samples for testing."""
     train, test = (np.flatnonzero(images["split"] == part) for part in ("train", "test"))
     return images.isel(sample=train[:most]), images.isel(sample=test)
 

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 _GROUND = (0.9, 0.9, 0.9)  # nodes that were not observed
-_WIDTH = 1.7  # of a panel, in inches
-_GAP = 0.12  # between tasks, in panels
+_WIDTH = 1.7  # width of a panel, in inches
+_GAP = 0.12  # gap between tasks, in panels
 _TALLEST = 0.8  # height over width of a panel
 
 
 @dataclass(frozen=True)
 class Panels:
-    """What is drawn of one record and task, in the units of the data.
+    """The fields that are drawn of one record and task, in the units of the data.
 
     Attributes:
-        truth, mean, spread: (node,).
-        measured: (observation,), NaN where not observed.
-        measured_on: the domain whose nodes the observations are.
+        truth, mean, spread: True field, ensemble mean and spread (node,).
+        measured: Values (observation,), NaN where not observed.
+        measured_on: Domain whose nodes the observations are.
     """
 
     truth: Array
@@ -44,7 +44,7 @@ class Panels:
 
 
 def draw(rows: Mapping[str, tuple[Case, Sequence[Panels]]], tasks: Sequence[str]) -> Figure:
-    """Draw for each data set the truth, and for each task measured, mean and spread.
+    """Draw for each data set the truth, and for each task the measured values, mean and spread.
 
     Returns:
         A figure that belongs to no window; keep it with `apsgeo.plotting.save_figure`.
@@ -80,7 +80,7 @@ def draw(rows: Mapping[str, tuple[Case, Sequence[Panels]]], tasks: Sequence[str]
 def _draw_row(
     figure: Figure, axes: Array, view: NDArray[np.int64], case: Case, panels: Sequence[Panels]
 ) -> None:
-    """Draw one data set with one scale for fields and one for spreads."""
+    """Draw one data set with one colour scale for fields and one for spreads."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 

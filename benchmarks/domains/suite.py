@@ -38,7 +38,7 @@ OPTIONS = {
     "rank": Option(150, "the most EOFs"),
     "evaluations": Option(16, "in the choice of scales"),
 }
-TARGETS = 64  # nodes by whose score scales are chosen: a third of the time of the usual 200
+TARGETS = 64  # nodes whose score chooses scales, in a third of the time of the usual 200
 
 
 TASKS = (  # noise is in units of an ordinary observation's
@@ -50,7 +50,7 @@ TASKS = (  # noise is in units of an ordinary observation's
 
 @dataclass(frozen=True)
 class Fitted:
-    """A prior of standardized anomalies, and what made them so."""
+    """A prior of standardized anomalies, and the normals that standardize them."""
 
     normals: Normals
     prior: SeasonalPrior
@@ -76,11 +76,11 @@ def fit(case: Case, *, rank: int, evaluations: int, seed: int, progress: bool = 
     """Fit normals and a hybrid Gaussian prior to the fields for training.
 
     Args:
-        case: whose ``train`` is used, and nothing else.
-        rank: the most EOFs.
-        evaluations: of the score that the scales are chosen by.
-        seed: of the measurements that are simulated for it.
-        progress: whether to show a bar.
+        case: Data, of which ``train`` alone is used.
+        rank: Most EOFs.
+        evaluations: Number of evaluations of the score that chooses the scales.
+        seed: Seed of the measurements that are simulated for it.
+        progress: Whether to show a bar.
     """
     begun = time.perf_counter()
     season, seasons = case.train_season, case.seasons
@@ -109,16 +109,16 @@ def evaluate(
     """Measure test fields, draw members of their posterior, and score all at once.
 
     Args:
-        case: the data.
-        fitted: the prior.
-        task: how they are measured.
-        index: (record,) which test fields.
-        members: of the ensembles.
-        seed: of masks, noise and members.
+        case: Data.
+        fitted: Prior and normals.
+        task: Way of measuring the fields.
+        index: Numbers (record,) of the test fields.
+        members: Number of members of the ensembles.
+        seed: Seed of masks, noise and members.
 
     Returns:
-        The scores, the CRPS of the normals alone at the same nodes, and what is drawn of the
-        middle record.
+        The scores, the CRPS of the normals alone at the same nodes, and the panels of the middle
+        record.
     """
     generator = torch.Generator().manual_seed(seed)
     truth, season = case.test[index].double(), case.test_season[index]

@@ -32,20 +32,20 @@ class ImageCase:
     """Images to learn from, others to be tried on, and the tasks.
 
     Attributes:
-        name: In the table.
-        train, test: (sample, y, x).
-        tasks: That are tried.
-        data_range: Of PSNR and SSIM, in the units of the data.
-        background: Tells where the truth (image, y, x) is so smooth that noise shows.
-        colours: Map of the figure.
-        shading: Of a shaded relief, the factor of heights over pixels; zero for plain colours.
+        name: Name in the table.
+        train, test: Images (sample, y, x).
+        tasks: Tasks that are tried.
+        data_range: Range of PSNR and SSIM, in the units of the data.
+        background: Function that tells where the truth (image, y, x) is so smooth that noise shows.
+        colours: Colour map of the figure.
+        shading: Factor of heights over pixels for a shaded relief; zero for plain colours.
         rank: Number of EOFs.
-        large: Whether the anchor is the hybrid prior itself: a dense one costs too much.
-        flow: Architecture.
-        steps, batch, lr, rounds: See `apsgeo.distill`.
-        held_out: Training images that only decide when to stop.
-        members: Of the ensembles.
-        most_images: For testing.
+        large: Whether a dense anchor costs too much, so that the hybrid prior is the anchor.
+        flow: Architecture of the flow.
+        steps, batch, lr, rounds: Settings of `apsgeo.distill`.
+        held_out: Number of training images that only decide when to stop.
+        members: Number of members of the ensembles.
+        most_images: Most images for testing.
     """
 
     name: str
@@ -123,7 +123,7 @@ def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
 
 
 def _tiles(elevation: xr.DataArray, size: int, step: int) -> xr.DataArray:
-    """Cut squares (sample, y, x) of `size` cells, every `step` of them."""
+    """Cut squares (sample, y, x) of `size` cells a side, `step` cells apart."""
     cut = tiles(elevation.values, size, step).astype(np.float32) / 1000.0
     return xr.DataArray(cut, dims=("sample", "y", "x"), name="elevation", attrs={"units": "km"})
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-_WIDTH = 0.95  # of a panel, in inches
+_WIDTH = 0.95  # width of a panel, in inches
 
 
 Panels = Mapping[str, Array]
@@ -23,7 +23,7 @@ Panels = Mapping[str, Array]
 
 
 def draw(tasks: Mapping[str, Panels], case: ImageCase) -> Figure:
-    """Draw for each task some images, a row each: truth, measured, members and mean."""
+    """Draw for each task some images, a row each: truth, measured values, members and mean."""
     from matplotlib.figure import Figure
 
     first = next(iter(tasks.values()))

@@ -38,7 +38,7 @@ TABLE = Table(
     Column("training, s", "train_seconds", ".0f"),  # of the processor
     Column("members, ms", "sample_ms", ".0f"),  # all of one image
 )
-"""What one method reached on one task; scores are over all pixels."""
+"""The scores of one method on one task, over all pixels."""
 
 
 def _similarity(images: Array, truth: Array, data_range: float) -> tuple[float, float]:
@@ -71,7 +71,7 @@ def score(
     truth: Array,
     **spent: float,
 ) -> Row:
-    """Score members (member, image, y, x) against the truth (image, y, x); add what was spent."""
+    """Score members (member, image, y, x) against the truth (image, y, x); add the times spent."""
     flat = truth.reshape(len(truth), -1)
     tally = Tally()
     ensemble = EnsemblePrediction(members.reshape(*members.shape[:2], -1))

@@ -5,8 +5,8 @@ python -m benchmarks images --parts fashion    one data set
 
 For each data set a prior is fitted to its training images, and for each task a flow is distilled
 from it, by maximum likelihood and CRPS on simulated measurements of the training images. It is
-compared with the flow's own base, the exact posterior of the Gaussian prior. Priors and what was
-found of each task are kept in build/images, from where a run that was stopped goes on; remove it
+compared with the flow's own base, the exact posterior of the Gaussian prior. Priors and the results
+of each task are kept in build/images, so that a run that was stopped goes on; remove that folder
 after changes of the code.
 """
 
@@ -65,7 +65,7 @@ Array = NDArray[np.float64]
 def measure(
     prior: FieldPrior, case: ImageCase, task: Task, count: int, seed: int
 ) -> tuple[Tensor, Measurement]:
-    """Return the first test images (image, 1, node), and what is measured of them."""
+    """Return the first test images (image, 1, node), and a measurement of them."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.from_numpy(case.test.values[:count].reshape(count, 1, -1))
     return truth, task.measure(prior.domain, truth, generator)
@@ -78,7 +78,7 @@ def _square(fields: Tensor, case: ImageCase) -> Array:
 def run_task(
     case: ImageCase, prior: FieldPrior, task: Task, *, images: int, steps: int, seed: int
 ) -> tuple[list[Row], Panels]:
-    """Distill, draw and score; also return what the figure shows."""
+    """Distill, draw and score; return rows, and the panels of the figure."""
     start = time.process_time()
     posterior = apsgeo.distill(
         prior,
@@ -118,11 +118,11 @@ def run_task(
 
 
 def kept(path: Path, make: Callable[[], tuple[list[Row], Panels]]) -> tuple[list[Row], Panels]:
-    """Return what an earlier run kept at a path, or what `make` finds, and keep that.
+    """Return the results that an earlier run kept at a path, or make and keep them.
 
     Args:
-        path: Without a suffix: rows are beside it as JSON, pictures as npz.
-        make: Does the work.
+        path: Path without a suffix; rows are kept there as JSON, pictures as npz.
+        make: Function that does the work.
     """
     rows_path, pictures_path = path.with_suffix(".json"), path.with_suffix(".npz")
     if not rows_path.exists():

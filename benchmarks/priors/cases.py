@@ -26,7 +26,7 @@ SHAPES = ((1, 0.0), (2, 0.7), (5, 0.7), (2, 3.0), (5, 3.0))
 
 _RANK = 60
 _WHITE_VAR = 0.02
-# Of each component: the wave number at which its spectrum falls, the power, and the variance.
+# For each component: the wave number at which its spectrum falls, the power, and the variance.
 _SPECTRA = ((2.0, 3.0, 1.0), (5.0, 4.0, 0.5), (1.0, 3.0, 0.8), (3.0, 2.5, 1.2), (4.0, 6.0, 0.3))
 _WEIGHTS = (0.35, 0.25, 0.2, 0.12, 0.08)
 

@@ -5,8 +5,8 @@ python -m benchmarks priors    writes benchmarks/results/priors.md, priors.csv a
 
 The priors are Gaussians and mixtures of random fields on images, HEALPix and a latitude-longitude
 grid, whose log-density is known (benchmarks/priors/cases.py). The estimates run on their exact
-denoisers. What is reported is the error of the mean over a few fields, with its standard error, so
-that a bias shows.
+denoisers. The table has the error of the mean over a few fields, with its standard error, so that a
+bias shows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.report import save
 
 # So wide that its ends do not matter beside the standard errors.
 SCHEDULE = VPSchedule(beta_max=30.0, eps=1e-4)
-EVALUATIONS = 9  # of the denoiser, in a pass of (a) and of (b)
+EVALUATIONS = 9  # evaluations of the denoiser in a pass of (a) and of (b)
 PASSES = {2: 150, 64: 120, 768: 50, 10512: 32}
 FIELDS = 8
 PROBES = 16
@@ -75,9 +75,10 @@ def _about(case: Case) -> dict[str, float]:
 def measure(case: Case, generator: torch.Generator, share: float) -> list[Row]:
     """Run all methods on one prior, in nats.
 
-    Of a row, ``log_density`` is the truth, averaged over the fields; ``anchor_gap`` the truth less
-    that of the moment-matched Gaussian, likewise; ``bias`` the error of the average; ``pass_std``
-    is of one pass, or one probe, for one field, and ``seconds`` of all passes for a field.
+    In a row, ``log_density`` is the truth, averaged over the fields; ``anchor_gap`` is that average
+    less the one of the moment-matched Gaussian; ``bias`` is the error of the average; ``pass_std``
+    is the standard deviation of one pass, or one probe, for one field; and ``seconds`` is the time
+    of all passes for a field.
     """
     x = case.prior.sample(FIELDS, generator).double()
     truth = case.prior.log_prob(x)
@@ -155,7 +156,7 @@ def run(options: argparse.Namespace, made: str) -> None:
     gradients: list[Row] = []
     for dims in options.parts:
         for index, (components, mean_rms) in enumerate(SHAPES):
-            # Of its own for each prior, so that their errors are independent.
+            # Each prior has a generator of its own, so that their errors are independent.
             seed = 1000 * options.seed + len(SHAPES) * list(DOMAINS).index(dims) + index
             generator = torch.Generator().manual_seed(seed)
             case = make_case(dims, components, mean_rms, generator)

@@ -2,10 +2,10 @@
 
 python -m benchmarks scaling    writes benchmarks/results/scaling.* and docs/figures/scaling.png
 
-The prior is hybrid: 50 smooth patterns and a Matern residual, and the truth is drawn from it. The
-cost of a field is the time for the exact posterior's mean and ensemble, given the prior: the
-factorization for its own mask is part of it. What is made once, with the prior, is in a column of
-its own. Each row is measured in a process of its own, so that the peak of its memory is known.
+The prior is hybrid, 50 smooth patterns and a Matern residual, and the truth is drawn from it. The
+cost of a field is the time for the exact posterior's mean and ensemble, with the factorization for
+its own mask, once the prior is made. The cost of making the prior has a column of its own. Each row
+is measured in a process of its own, so that the peak of its memory is known.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RANGE_KM = 2250.0
 PATTERN_KM = 8000.0
 DENSITY = 0.1
 NOISE_STD = 0.2
-BAR = 1.2  # the slope that is promised
+BAR = 1.2  # slope that is promised
 
 
 OPTIONS = {
@@ -89,7 +89,7 @@ def measure(
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Return the time that something takes."""
+    """Return the seconds that some work takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -183,7 +183,7 @@ def report(rows: list[Row], options: argparse.Namespace, made: str) -> str:
 
 def run(options: argparse.Namespace, made: str) -> None:
     """Run the benchmark and write its results."""
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the processes that measure
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for the processes that measure
     fresh = multiprocessing.get_context("spawn")
     rows = []
     with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:

@@ -18,14 +18,14 @@ from benchmarks.domains.cases import halves, opened
 from benchmarks.views import View, picture
 
 TRAIN_IMAGES = 12000
-LEAST_STD = 0.3  # of a pixel, relative: borders of images hardly vary
+LEAST_STD = 0.3  # least relative deviation of a pixel: borders of images hardly vary
 # Fine enough for the grey levels.
 FINE = VPSchedule(eps=1e-4)
-SECTORS = 10  # of longitude, for patches of terrain
+SECTORS = 10  # sectors of longitude, for patches of terrain
 TEST_SECTORS = (2, 5, 8)
-HELD_OUT_SECTOR = 1  # of sea, plains and mountains
+HELD_OUT_SECTOR = 1  # it has sea, plains and mountains
 SIDE = 32
-HIGHEST = 60.0  # latitude of patches
+HIGHEST = 60.0  # highest latitude of patches
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class TrainedCase:
     """Fields of one variable, some to fit a prior to, and others to try it on.
 
     Attributes:
-        domain: where they live.
-        train: (record, ...), in the order of time or place; `fit_prior` holds the last out.
-        test: (record, ...), later months, other images or other places.
-        eof_weight: where the search for the Gaussian prior's scales begins.
-        options: of `apsgeo.fit_prior`, but for scales and seed.
-        view: how the domain is drawn.
-        anomalies: whether fields are drawn without their normal, in diverging colours.
+        domain: Domain of the fields.
+        train: Fields (record, ...) in the order of time or place; `fit_prior` holds the last out.
+        test: Fields (record, ...) of later months, other images or other places.
+        eof_weight: First value in the search for the Gaussian prior's scales.
+        options: Options of `apsgeo.fit_prior` but scales and seed.
+        view: View that draws the domain.
+        anomalies: Whether fields are drawn without their normal, in diverging colours.
     """
 
     domain: Domain
@@ -55,7 +55,7 @@ def dequantized(images: xr.DataArray, levels: int = 256, seed: int = 0) -> xr.Da
     """Spread images of ``levels`` grey levels from 0 to 1 over the bins of the levels.
 
     Each value becomes uniform in its bin (Theis et al. 2016, *A note on the evaluation of
-    generative models*, arXiv 1511.01844, section 3.1): of discrete values there is no density.
+    generative models*, arXiv 1511.01844, section 3.1), since discrete values have no density.
     """
     noise = np.random.default_rng(seed).random(images.shape, dtype=np.float32)
     return images.copy(data=(np.float32(levels - 1) * images.values + noise) / np.float32(levels))
@@ -65,9 +65,9 @@ def patches(relief: xr.DataArray, sectors: tuple[int, ...], stride: int) -> xr.D
     """Cut square patches (patch, row, col) that lie within sectors of longitude.
 
     Args:
-        relief: (lat, lon) of the whole Earth, with longitudes from 0.
-        sectors: numbers of sectors, in whose order the patches come.
-        stride: of neighbouring patches, in cells.
+        relief: Relief (lat, lon) of the whole Earth, with longitudes from 0.
+        sectors: Numbers of the sectors, in whose order the patches come.
+        stride: Distance of neighbouring patches, in cells.
     """
     low = relief.sel(lat=slice(HIGHEST, -HIGHEST)).values
     width = low.shape[1] // SECTORS

@@ -16,12 +16,12 @@ from benchmarks.views import bare, seen
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WIDTH = 1.25  # of a panel, in inches
+_WIDTH = 1.25  # width of a panel, in inches
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Real fields of the test, and samples, each (record, node), in the units of the data."""
+    """Real test fields and samples, each (record, node), in the units of the data."""
 
     real: NDArray[np.float32]
     samples: NDArray[np.float32]

@@ -16,7 +16,7 @@ from apsgeo.optim.training import Training
 from apsgeo.prior import fit_prior
 from benchmarks.trained_priors.cases import TrainedCase
 
-FOLDS = 4  # of which the last is held out for the scales
+FOLDS = 4  # the last is held out for the scales
 MOST_HELD_OUT = 200  # records
 
 
@@ -28,11 +28,11 @@ def likeliest_scales(
     Log-densities are compared, so that the Gaussian gets the scales that are best at them.
 
     Args:
-        prior: whose domain it is.
-        fields: (record, 1, node) standardized anomalies, of which the last quarter is held out.
-        start: where the Nelder-Mead search begins.
-        rank: number of EOFs.
-        evaluations: of the likelihood.
+        prior: Prior with the domain of the fields.
+        fields: Standardized anomalies (record, 1, node), of which the last quarter is held out.
+        start: Scales where the Nelder-Mead search begins.
+        rank: Number of EOFs.
+        evaluations: Number of evaluations of the likelihood.
     """
     held = contiguous_folds(len(fields), FOLDS) == FOLDS - 1
     learned, some = fields[~held], fields[held]
@@ -59,11 +59,11 @@ def train(
     """Fit a prior to the training fields and save it; a killed run goes on from where it was.
 
     Args:
-        case: whose test fields are not touched.
-        folder: of the prior; its checkpoint and its log stand beside it.
-        share: of the case's training steps.
-        evaluations: of the likelihood by which scales are chosen.
-        seed: of weights and noise.
+        case: Data, without the test fields.
+        folder: Folder of the prior; its checkpoint and its log stand beside it.
+        share: Share of the case's training steps.
+        evaluations: Number of evaluations of the likelihood that chooses the scales.
+        seed: Seed of weights and noise.
     """
     steps = max(1, round(share * case.options["steps"]))
     options = {name: value for name, value in case.options.items() if name != "steps"}

@@ -17,12 +17,12 @@ from benchmarks.trained_priors.cases import CASES
 from benchmarks.trained_priors.figure import Shown, draw_fields, draw_spectra
 from benchmarks.trained_priors.scores import Score
 
-BAR = 0.1  # of the power of samples, relative to the data's
+BAR = 0.1  # largest relative error of the power of samples
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was kept of one data set."""
+    """The scores that were kept of one data set."""
 
     about: Mapping[str, Any]
     scores: Sequence[Score]
@@ -146,7 +146,7 @@ MEMORIZATION = _table(
 
 
 def verdict(found: Mapping[str, Found]) -> str:
-    """Return one line a bar: which data sets meet it, and which do not."""
+    """Return for each bar a line that names the data sets that meet it and the others."""
     checks = {
         "denoising error at no level above the Gaussian's": lambda each: (
             max(row.value for row in each.of("denoising", "ratio")) <= 1.0

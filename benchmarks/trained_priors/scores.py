@@ -1,4 +1,4 @@
-"""What is measured of a trained prior on fields that it has never seen, and of its samples."""
+"""Scores of a trained prior on fields that it has never seen, and of its samples."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ CHUNK = 16  # fields at once
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is spent on the scores of one data set.
+    """The effort that is spent on the scores of one data set.
 
     Attributes:
-        denoised: test fields whose denoising is scored at every level of noise.
-        fields: test fields whose log-density is estimated by (a) and (b).
-        passes: of (a) and (b) for each.
-        flow_fields: the first of them whose log-density is found by (c).
-        probes: of Hutchinson's trace in (c).
-        tolerance: of the integration in (c).
-        samples: unconditional samples.
-        steps: of the sampler.
-        eigenfunctions: the most that power is compared on; never above a quarter of the nodes, so
-            that waves are at least four nodes long.
+        denoised: Number of test fields whose denoising is scored at every level of noise.
+        fields: Number of test fields whose log-density is estimated by (a) and (b).
+        passes: Number of passes of (a) and (b) for each.
+        flow_fields: Number of these, from the first on, whose log-density (c) finds.
+        probes: Number of probes of Hutchinson's trace in (c).
+        tolerance: Tolerance of the integration in (c).
+        samples: Number of unconditional samples.
+        steps: Number of steps of the sampler.
+        eigenfunctions: Most eigenfunctions that power is compared on; never above a quarter of the
+            nodes, so that waves are at least four nodes long.
     """
 
     denoised: int = 256
@@ -57,10 +57,10 @@ class Score:
 
     Attributes:
         table: "denoising", "density", "spectrum" or "memorization".
-        key: the level of noise, the band, or nothing.
-        name: of what was measured.
-        value: of it.
-        standard_error: of the value, NaN if it has none.
+        key: Level of noise, band, or nothing.
+        name: Name of the measured quantity.
+        value: Value of the quantity.
+        standard_error: Standard error of the value, NaN if it has none.
     """
 
     table: str
@@ -73,8 +73,8 @@ class Score:
 def denoising(prior: DiffusionPrior, fields: Tensor, generator: torch.Generator) -> list[Score]:
     """Compare the denoising of fields (record, 1, node) with the anchor's, on the same noise.
 
-    "ratio" is mse(network) / mse(Gaussian), its standard error that of the paired difference over
-    records, and the key the level's noise_std = sigma / alpha.
+    "ratio" is mse(network) / mse(Gaussian), with the standard error of the paired difference over
+    records; the key is the level's noise_std = sigma / alpha.
     """
     rows = []
     for level, log_snr in enumerate(prior.log_snr):
@@ -90,7 +90,7 @@ def denoising(prior: DiffusionPrior, fields: Tensor, generator: torch.Generator)
         gaussian, network = torch.cat(errors, 1).numpy()
         base = gaussian.mean()
         ratio = network.mean() / base
-        # of the ratio of two means, to first order
+        # standard error of the ratio of two means, to first order
         spread = _standard_error(network - ratio * gaussian) / base
         key = f"{prior.noise_std[level]:.4g}"
         rows += [
@@ -171,10 +171,10 @@ def spectra(
     """Compare the power of sets of fields with that of the training fields, by band.
 
     Args:
-        domain: where they live.
-        sets: by name, (record, 1, node), "train" among them.
-        eigenfunctions: how many of the smoothest.
-        block: consecutive records of data that count as one in its sampling error.
+        domain: Domain of the fields.
+        sets: Fields (record, 1, node) by name, "train" among them.
+        eigenfunctions: Number of eigenfunctions, the smoothest ones.
+        block: Number of consecutive records that count as one in the data's sampling error.
     """
     most = min(eigenfunctions, domain.num_nodes // 4)
     values, _ = domain.eigenbasis(most)
@@ -240,7 +240,7 @@ def _ratio(first: Array, second: Array) -> tuple[float, float]:
 
 
 def _standard_error(values: Array) -> float:
-    """Return that of the mean of values, infinite of a single one."""
+    """Return the standard error of the mean of values, infinite for a single one."""
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
 
 

@@ -4,10 +4,10 @@ python -m benchmarks trained-priors            trains, scores, writes tables and
 python -m benchmarks trained-priors --stage train --parts ncep-air
                                                trains one prior, or goes on with it
 
-The stages are train, score, and report, which writes what was scored.
-A prior is trained in about ten minutes on one core, and kept with its scores in build/, from where
-a run that was stopped goes on. The report is benchmarks/results/trained_priors.md (and .csv), the
-figures are docs/figures/trained_priors.png and docs/figures/trained_priors_spectra.png.
+The stages are train, score, and report, which writes all scores. A prior is trained in about ten
+minutes on one core, and kept with its scores in build/, so that a run that was stopped goes on. The
+report is benchmarks/results/trained_priors.md (and .csv), the figures are
+docs/figures/trained_priors.png and docs/figures/trained_priors_spectra.png.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ SHOWN = 8  # fields, and samples, in the figure
 MONTHS = 12  # in a block of the sampling error of data
 
 
-def spread(fields: Tensor, count: int) -> Tensor:
-    """Return so many fields, or all, evenly from first to last."""
+def evenly(fields: Tensor, count: int) -> Tensor:
+    """Return `count` fields, or all, evenly from first to last."""
     return fields[torch.linspace(0, len(fields) - 1, min(count, len(fields))).long()]
 
 
@@ -69,16 +69,16 @@ def score(
     generator = torch.Generator().manual_seed(seed)
     learned = prior.encode(prior.split(case.train)[0])
     test = prior.encode(case.test)
-    rows = denoising(diffusion, spread(test, budget.denoised), generator)
+    rows = denoising(diffusion, evenly(test, budget.denoised), generator)
     samples, gaussian = draw(diffusion, budget.samples, budget.steps, generator)
     sets = {"train": learned, "test": test, "samples": samples, "gaussian": gaussian}
     block = MONTHS if prior.normals.seasons > 1 else 1
     rows += spectra(case.domain, sets, budget.eigenfunctions, block)
-    rows += memorization(case.domain, samples, spread(test, budget.samples), learned)
+    rows += memorization(case.domain, samples, evenly(test, budget.samples), learned)
     # in a random order, so that the first few are like the rest
     order = torch.randperm(len(test), generator=generator)
     rows += densities(diffusion, test[order], budget, generator)
-    shown = [spread(test, SHOWN), samples[:SHOWN]]
+    shown = [evenly(test, SHOWN), samples[:SHOWN]]
     season = torch.linspace(0, len(test) - 1, SHOWN).long()
     season = prior.season_of(case.test)[season]
     normals = prior.normals

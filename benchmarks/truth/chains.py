@@ -15,7 +15,7 @@ from apsgeo.measurement import Draws, Measurement
 __all__ = ["HMC", "Chains", "hmc", "whitened"]
 
 LogTarget = Callable[[Tensor, Measurement], Tensor]
-"""log p(x) + log p(y | x), (batch,), of fields (batch, channel, node) and as many measurements."""
+"""Function that returns log p(x) + log p(y | x) (batch,) of fields and measurements."""
 
 _TARGET_ACCEPTANCE = 0.8
 
@@ -25,11 +25,11 @@ class HMC:
     """Long chains for each measurement, as a method; they know no density.
 
     Attributes:
-        anchor: Gaussian prior from whose posterior chains start.
+        anchor: Gaussian prior; chains start from draws of its posterior.
         log_target: Exact log-density.
-        steps: Proposals, the first half of which also tune the step size.
-        leapfrogs: Evaluations of the gradient in a proposal, at most; their number is random.
-        step_size: Step size at first, in standard deviations of the anchor's posterior.
+        steps: Number of proposals, the first half of which also tune the step size.
+        leapfrogs: Most evaluations of the gradient in a proposal; their number is random.
+        step_size: First step size, in standard deviations of the anchor's posterior.
     """
 
     anchor: GaussianPrior
@@ -45,7 +45,7 @@ class HMC:
 
 
 class _ChainDraws(Draws):
-    """The ends of chains; the step size is tuned on all of the batch, of which members depend."""
+    """The ends of chains; they depend on the whole batch, which tunes the step size."""
 
     def __init__(self, plan: HMC, measurement: Measurement) -> None:
         self._plan, self.measurement = plan, measurement
@@ -61,7 +61,7 @@ class _ChainDraws(Draws):
 
 @dataclass(frozen=True)
 class Chains:
-    """Where chains ended: fields (member, batch, channel, node), and the acceptance at the end."""
+    """The ends of chains, fields (member, batch, channel, node), and the last acceptance."""
 
     fields: Tensor
     acceptance: float
@@ -85,8 +85,8 @@ def whitened(anchor: GaussianPrior, measured: Measurement) -> tuple[Tensor, Tens
 def hmc(plan: HMC, measured: Measurement, members: int, generator: torch.Generator) -> Chains:
     """Run a chain for each member of each measurement, with the exact log-density.
 
-    Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) in the coordinates that make the anchor's
-    posterior white, from draws of it.
+    Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) starts from draws of the anchor's
+    posterior, and runs in the coordinates that make it white.
     """
     mean, root = whitened(plan.anchor, measured)
     every = measured.repeat(members)

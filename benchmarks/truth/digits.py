@@ -3,7 +3,7 @@
 The true fields are draws of the trained prior itself (`digits-on-bunny` of
 benchmarks/trained_priors/cases.py) that have settled at the noise of the measurement, so that its
 posterior is what a method should sample, however good the prior is. Some percent of the nodes are
-measured, with a noise in proportion to a node's spread. The reference is the sampler of
+measured, with a noise in proportion to a node's standard deviation. The reference is the sampler of
 benchmarks/truth/gibbs.py, which is run twice.
 """
 
@@ -35,8 +35,8 @@ from benchmarks.truth.figures import DigitsPanel
 from benchmarks.truth.gibbs import Plan, Process, chains
 from benchmarks.truth.scores import calibration, crps_at_truth, excess_scores
 
-NOISE_STD = 0.5  # in standard deviations of a node
-DENSITIES = (0.05, 0.2)  # of the measurements, in turn
+NOISE_STD = 0.5  # noise in standard deviations of a node
+DENSITIES = (0.05, 0.2)  # densities that the measurements have in turn
 _LEARNED = (0.04, 0.25)
 _CASE = "digits-on-bunny"
 _SPEC = FlowSpec(width=24, depth=3, local=4, coupling_width=12, elementwise="spline", roughness=3)
@@ -48,14 +48,14 @@ Objective = Literal["score", "forward"]
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is computed.
+    """The effort that is spent.
 
     Attributes:
-        draws: Of the prior, which flows learn from and chains begin at.
-        measurements, members: On which methods are scored, and of each.
-        simulations: Further measurements, on which flows alone are tested for calibration.
-        steps, rounds: Of the training of flows: steps, and masks.
-        plan: Of chains.
+        draws: Number of draws of the prior, which flows learn from and chains begin at.
+        measurements, members: Number of measurements to score on, and of members for each.
+        simulations: Number of further measurements, for the calibration of flows alone.
+        steps, rounds: Number of steps and of masks in the training of flows.
+        plan: Plan of the chains.
     """
 
     draws: int = 400
@@ -70,7 +70,7 @@ class Budget:
 def trained_prior(folder: Path) -> FieldPrior:
     """Load the prior, or train it; a run that was stopped goes on.
 
-    What is done to its samples at last is left out, so that its law is that of its denoiser.
+    The gain of its samples is left out, so that its law is that of its denoiser.
     """
     if not folder.exists():
         train(CASES[_CASE](), folder, share=1.0, evaluations=20, seed=0)
@@ -89,7 +89,7 @@ class Observed:
 
     @property
     def measurement(self) -> Measurement:
-        """What chains take."""
+        """The measurement that chains take."""
         return Measurement.of(self.seen, NOISE_STD)
 
 
@@ -97,9 +97,9 @@ class DigitsProblem:
     """A prior as the law of the truth, and its draws.
 
     Args:
-        prior: With a diffusion.
-        budget: How many draws.
-        generator: Of all noise.
+        prior: Prior with a diffusion.
+        budget: Budget of the draws.
+        generator: Generator of all noise.
     """
 
     def __init__(self, prior: FieldPrior, budget: Budget, generator: torch.Generator) -> None:
@@ -145,7 +145,7 @@ class DigitsProblem:
 
 
 def kept(path: Path, make: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """Return what is made, and the seconds of the processor; from a file if it was made before."""
+    """Return a tensor and the seconds that it took, from a file if it was made before."""
     if not path.exists():
         start = time.process_time()
         made = {"fields": make(), "seconds": torch.tensor(time.process_time() - start)}
@@ -162,13 +162,13 @@ def digits_rows(
     """Score flows, and a second run of the chains, against a first one.
 
     Args:
-        prior: Of `trained_prior`.
-        budget: How much is computed.
-        cache: Folder of draws and chains, from where a run that was stopped goes on.
-        seed: Of all noise and weights.
+        prior: Prior from `trained_prior`.
+        budget: Budget of the computation.
+        cache: Folder of draws and chains, with which a run that was stopped goes on.
+        seed: Seed of all noise and weights.
 
     Returns:
-        The rows, and what the figure shows.
+        The rows, and the panels of the figure.
     """
     key = hashlib.sha256(repr((budget, seed)).encode()).hexdigest()[:8]
     problem = DigitsProblem(prior, budget, torch.Generator().manual_seed(seed))
@@ -235,7 +235,7 @@ def _methods(steps: int) -> tuple[tuple[str, Objective, int], ...]:
 def _panels(
     problem: DigitsProblem, observed: Observed, shown: dict[str, Tensor]
 ) -> list[DigitsPanel]:
-    """Return what the figure shows of the first measurements, in the units of the data."""
+    """Return the panels of the first measurements, in the units of the data."""
     truth, seen = problem.restore(observed.truth), problem.restore(observed.seen)
     members = {name: problem.restore(fields) for name, fields in shown.items()}
     return [

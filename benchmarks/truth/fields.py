@@ -21,7 +21,7 @@ _REGIME_DRAWS = 6000
 
 @dataclass(frozen=True)
 class Entry:
-    """A method of the table: its name, the seconds of its training, and its most members."""
+    """A method of the table, its name, the seconds of its training, and its most members."""
 
     name: str
     method: Method
@@ -30,7 +30,7 @@ class Entry:
 
 
 def mixture_entries(problem: MixtureProblem, recipe: Recipe, seed: int) -> list[Entry]:
-    """Return all methods, trained; what is learned is learned from draws of the prior."""
+    """Return all methods, trained on draws of the prior."""
     generator = torch.Generator().manual_seed(seed)
     start = time.process_time()
     fields = problem.mixture.sample(_REGIME_DRAWS, generator)
@@ -85,7 +85,7 @@ def score_pairs(
     members: int,
     seed: int,
 ) -> Row:
-    """Score a method on given measurements of unseen fields."""
+    """Score a method on measurements of unseen fields."""
     members = min(members, entry.most_members)
     exact = problem.mixture.posterior(pairs.measurement)
     reference = exact.members(members, seed + 1).flatten(2)
@@ -112,7 +112,7 @@ def score_pairs(
 def mixture_rows(
     problem: MixtureProblem, recipe: Recipe, *, fields: int, members: int, seed: int
 ) -> list[Row]:
-    """Train all methods and score them at all densities, on measurements that none has seen."""
+    """Train all methods, and score them at all densities on measurements that none has seen."""
     entries = mixture_entries(problem, recipe, seed)
     rows = []
     for density in DENSITIES:

@@ -18,8 +18,8 @@ from benchmarks.views import along_z, bare, seen
 
 Array = NDArray[Any]
 
-_MEMBERS = 3  # of each method
-_WIDTH = 1.0  # of a picture, in inches
+_MEMBERS = 3  # members of each method
+_WIDTH = 1.0  # width of a picture, in inches
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def draw_plane(panels: list[PlanePanel], path: Path) -> None:
 
 @dataclass(frozen=True)
 class DigitsPanel:
-    """One measurement: truth and what was seen (node,), and members (member, node) of methods."""
+    """One measurement: truth and observed values (node,), and members (member, node) of methods."""
 
     title: str
     truth: Array

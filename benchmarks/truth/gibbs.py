@@ -34,22 +34,22 @@ from apsgeo.measurement import Measurement
 
 __all__ = ["Plan", "Process", "chains"]
 
-_PART_VALUES = 60_000  # values denoised at once: what a cache holds
-_SHIFT = 0.1  # of a finite difference, in standard deviations of the noise
+_PART_VALUES = 60_000  # values denoised at once: as many as a cache holds
+_SHIFT = 0.1  # step of a finite difference, in standard deviations of the noise
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long chains are, and how fine.
+    """The length of chains, and the steps of their diffusions.
 
     Attributes:
-        ratio: Of the noises of neighbouring steps of a reverse diffusion, at most.
+        ratio: Largest ratio of the noises of neighbouring steps of a reverse diffusion.
         highest, lowest: Noise at which a draw of the prior begins, and at which a reverse
             diffusion ends, in standard deviations of the data.
         rest, rest_moves: Noise at which a draw of the prior settles, and its Langevin steps there.
         first: Noise of the measurement at the start.
-        falling: Ratio of its neighbouring values, at most.
-        moves: Langevin steps at each of these.
+        falling: Largest ratio of its neighbouring values.
+        moves: Number of Langevin steps at each of these.
         depth: Ratio of the noises between which the reverse diffusion runs there.
         sweeps, sweep_moves: Sweeps at the true noise, and Langevin steps in each.
         step: Length of a Langevin step in v^2, below 2.
@@ -79,9 +79,9 @@ class Process:
     """The diffusion s = x + v n of a denoiser, from any noise v: states are (field, channel, node).
 
     Args:
-        denoiser: What E[x | s] is; what it does to finished samples (`calibrated`) is left out.
-        plan: Of which `ratio`, `highest`, `lowest` and `step` are used.
-        generator: Of all noise.
+        denoiser: Denoiser E[x | s]; its correction of finished samples (`calibrated`) is left out.
+        plan: Plan, of which `ratio`, `highest`, `lowest` and `step` are used.
+        generator: Generator of all noise.
     """
 
     def __init__(self, denoiser: AnchoredDenoiser, plan: Plan, generator: torch.Generator) -> None:
@@ -100,8 +100,9 @@ class Process:
     def prior(self, count: int) -> Tensor:
         """Draw fields of the prior.
 
-        On the way they settle: a trained denoiser is not that of one density at all noises, and
-        what comes down from higher noises is not yet at home where chains will move.
+        On the way the draws settle, by Langevin steps at one noise. A trained denoiser is not that
+        of one density at all noises, so that draws from higher noises do not yet have the law by
+        which chains will move.
         """
         denoiser, plan = self._denoiser, self._plan
         white = torch.zeros(count, denoiser.channels, denoiser.domain.num_nodes)
@@ -127,14 +128,16 @@ class Process:
         """
         for now, then in pairwise(_levels(noise_std, lowest, self._plan.ratio)):
             clean = self.denoise(state, now)
-            once = self._spread(state, clean, self.white(state), now)
-            drawn = clean + now * (2.0 * once - self._spread(state, clean, once, now))
+            once = self._times_jacobian(state, clean, self.white(state), now)
+            drawn = clean + now * (2.0 * once - self._times_jacobian(state, clean, once, now))
             kept = (then / now) ** 2
             state = kept * state + (1.0 - kept) * drawn
             state = state + then * math.sqrt(1.0 - kept) * self.white(state)
         return state
 
-    def _spread(self, state: Tensor, clean: Tensor, direction: Tensor, noise_std: float) -> Tensor:
+    def _times_jacobian(
+        self, state: Tensor, clean: Tensor, direction: Tensor, noise_std: float
+    ) -> Tensor:
         """Return the Jacobian of the denoiser times a direction."""
         shift = _SHIFT * noise_std
         return (self.denoise(state + shift * direction, noise_std) - clean) / shift
@@ -154,7 +157,7 @@ class Process:
         return state
 
     def choose(self, fields: Tensor, log_weight: Tensor, members: int) -> Tensor:
-        """Draw so many of fields (draw, batch, ...) by weights (draw, batch), systematically."""
+        """Draw members of fields (draw, batch, ...) by weights (draw, batch), systematically."""
         ends = log_weight.T.softmax(1).cumsum(1).contiguous()
         offset = torch.rand(len(ends), 1, generator=self._generator, dtype=ends.dtype)
         places = (torch.arange(members, dtype=ends.dtype) + offset) / members
@@ -172,8 +175,8 @@ def chains(
         measured: Values of nodes, all with one noise.
         start: Draws of the prior (draw, channel, node), among which the chains of each measurement
             find theirs by the likelihood at the first noise.
-        members: Chains of a measurement.
-        plan: How long they are.
+        members: Number of chains of a measurement.
+        plan: Length of the chains.
 
     Raises:
         InputError: If the observations are other than nodes, or their noises differ.

@@ -1,4 +1,4 @@
-"""A log-normal field that is observed without noise: its posterior is that of a Gaussian, known.
+"""A log-normal field that is observed without noise: its posterior is that of a Gaussian.
 
 The logarithm is a Gaussian field on an image, with a Matern covariance of smoothness 3/2 and the
 standard deviation 0.7; 3 to 30 % of the pixels are seen exactly. Methods learn from fields alone.
@@ -26,14 +26,14 @@ from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from benchmarks.truth.scores import calibration, excess_scores
 
-NOISE_STD = 1e-3  # of what has none: covariances of observations must be invertible
+NOISE_STD = 1e-3  # stands for none: covariances of observations must be invertible
 DENSITIES = (0.03, 0.3)
 TESTED = 0.1
-_SPREAD, _RANGE = 0.7, 3.0  # pixels
-_NUGGET = 0.01  # of the variance
+_STD, _RANGE = 0.7, 3.0  # of the logarithm; in pixels
+_NUGGET = 0.01  # share of the variance
 
 Draws = Callable[[Tensor, int, int], Tensor]
-"""Return members (member, field, 1, node) of observed fields, NaN where not observed, by a seed."""
+"""Function that returns members (member, field, 1, node) of observed fields, by a seed."""
 
 
 class LogNormalProblem:
@@ -46,7 +46,7 @@ class LogNormalProblem:
         smooth = (1.0 + scaled) * torch.exp(-scaled)
         nodes = self.domain.num_nodes
         correlation = (1.0 - _NUGGET) * smooth + _NUGGET * torch.eye(nodes).double()
-        self.logarithm = DensePrior(self.domain, _SPREAD**2 * correlation)
+        self.logarithm = DensePrior(self.domain, _STD**2 * correlation)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw fields (count, 1, node)."""
@@ -74,7 +74,7 @@ class LogNormalProblem:
 
 @dataclass(frozen=True)
 class _Method:
-    """How a posterior is made: of the logarithm or not, by which flow, in how many steps."""
+    """A way to make a posterior: of the logarithm or not, by which flow, in how many steps."""
 
     name: str
     spec: FlowSpec
@@ -96,7 +96,7 @@ def _methods(steps: int) -> tuple[_Method, ...]:
 def _trained(
     problem: LogNormalProblem, history: xr.DataArray, method: _Method, seed: int
 ) -> tuple[Draws, float]:
-    """Return how a method draws, and the seconds of the processor of its training."""
+    """Return the function that draws members, and the seconds of its training."""
     start = time.process_time()
     learned = history
     if method.of_logarithm:

@@ -29,7 +29,7 @@ _DEGREE, _NUGGET = 12, 0.02
 
 @dataclass(frozen=True)
 class Pairs:
-    """Fields (batch, channel, node) and what was measured of them."""
+    """Fields (batch, channel, node), and a measurement of them."""
 
     truth: Tensor
     measurement: Measurement
@@ -69,7 +69,7 @@ class MixtureProblem:
     ) -> Pairs:
         """Draw fields and measurements; `sharing` fields in a row have one mask.
 
-        The density is log-uniform over the range of training if none is given. At least one node
+        Without a density, it is log-uniform over the range of training. At least one node
         is observed.
         """
         if density is None:

@@ -19,7 +19,7 @@ from apsgeo.measurement import Measurement
 
 NOISE_STD = 0.4
 EXTENT = 4.5  # half the side of the square that holds all mass
-POINTS = 300  # of the grid, along a side
+POINTS = 300  # points of the grid along a side
 _MOMENT_DRAWS = 100_000
 
 
@@ -116,7 +116,7 @@ class Quadrature:
 
     Args:
         density: The prior.
-        values: (batch,) what was measured.
+        values: Measured values (batch,).
     """
 
     def __init__(self, density: Planar, values: Tensor) -> None:
@@ -129,7 +129,7 @@ class Quadrature:
         self.log_density = joint - self.log_evidence[:, None, None]
 
     def _log_likelihood(self, first: Tensor) -> Tensor:
-        """Return log N(y; x1) of x1 (...), (batch, ...)."""
+        """Return log N(y; x1) (batch, ...) of first coordinates x1 (...)."""
         values = self.values.reshape(-1, *[1] * first.ndim)
         return _log_normal(values - first, NOISE_STD)
 

@@ -52,7 +52,7 @@ _SHOWN_MEMBERS = 1000
 
 @dataclass(frozen=True)
 class Plan:
-    """How a flow of points is built and trained."""
+    """The architecture and the training of a flow of points."""
 
     name: str
     base: str
@@ -144,7 +144,7 @@ def train(
 ) -> tuple[ConditionalFlow, float]:
     """Return a trained flow and the processor's seconds that it took.
 
-    The reverse divergence takes the exact log-density, or the one given.
+    The reverse divergence takes the exact log-density by default.
     """
     torch.manual_seed(seed)
     flow = planar_flow(density, plan)
@@ -198,7 +198,7 @@ def _methods(density: Planar, steps: int, seed: int) -> Iterator[tuple[str, Meth
 def planar_rows(
     steps: int, *, fields: int, members: int, seed: int
 ) -> tuple[list[Row], list[PlanePanel]]:
-    """Train and score all methods on all densities; also return what a figure shows of them."""
+    """Train and score all methods on all densities; return rows, and panels of a figure."""
     rows: list[Row] = []
     panels = []
     for kind in DENSITIES:

@@ -1,4 +1,4 @@
-"""How far a sampler is from a posterior that is known: in nats, scores, weights of modes, ranks."""
+"""Distances of a sampler from a known posterior: in nats, scores, weights of modes, ranks."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ TABLE = Table(
     Column("method", "method"),
     *(Column(heading, key, _short) for key, heading in _NUMBERS.items()),
 )
-"""What one method reached on one problem; a row has the numbers that apply."""
+"""The scores of one method on one problem; a row has those that apply."""
 
 
 def mean_difference(members: Tensor) -> Tensor:
-    """Return E|X - X'|, without bias, of members (member, ...), elementwise."""
+    """Estimate E|X - X'| of members (member, ...) without bias, elementwise."""
     count = len(members)
     rank = torch.arange(1.0 - count, count, 2.0, dtype=members.dtype)
     ordered = members.sort(0).values
@@ -61,8 +61,9 @@ def _cross_difference(first: Tensor, second: Tensor) -> Tensor:
 def excess_scores(members: Tensor, exact: Tensor) -> tuple[float, float]:
     """Return the expected CRPS and energy score of members relative to the exact posterior's.
 
-    Both are (member, batch, node), of one size. Over truths drawn from the posterior p, q's score
-    is E|X - Y| - E|X - X'| / 2 and p's is E|Y - Y'| / 2, so that the ratio is one if q = p.
+    Both ensembles are (member, batch, node), of one size. Over truths drawn from the posterior p,
+    the score of q is E|X - Y| - E|X - X'| / 2 and that of p is E|Y - Y'| / 2, so that the ratio is
+    one if q = p.
     """
     own, other = mean_difference(members).mean(), mean_difference(exact).mean()
     crps = (_cross_difference(members, exact).mean() - own / 2) / (other / 2)
@@ -76,7 +77,7 @@ def excess_scores(members: Tensor, exact: Tensor) -> tuple[float, float]:
 
 
 def crps_at_truth(members: Tensor, truth: Tensor, exact: Tensor) -> float:
-    """Return the CRPS of members at truths (batch, node), relative to the exact one's expectation.
+    """Return the CRPS of members at truths (batch, node), relative to that expected of the exact.
 
     It is one on average over truths that are draws of the posterior, if the members are too.
     """
@@ -85,11 +86,11 @@ def crps_at_truth(members: Tensor, truth: Tensor, exact: Tensor) -> float:
 
 
 def mode_errors(weights: Tensor, exact: Tensor) -> tuple[float, float]:
-    """Return the mean absolute error, and how often a mode that has weight has no member.
+    """Return the mean absolute error of modes' weights, and how often a mode has no member.
 
     Args:
-        weights: (batch, mode), the members' shares.
-        exact: (batch, mode); modes above 0.1 count.
+        weights: Shares (batch, mode) of the members in the modes.
+        exact: Exact weights (batch, mode); modes above 0.1 count.
     """
     error = (weights - exact).abs().mean()
     collapsed = ((exact > 0.1) & (weights < 1e-3)).any(1).sum()
@@ -100,10 +101,10 @@ def calibration(values: Tensor, true: Tensor, members: Tensor, truth: Tensor) ->
     """Return p-values of the ranks of true numbers, and of truths as points.
 
     Args:
-        values: (member, case), numbers.
-        true: (case,), the same of the truths.
-        members: (member, case, dimension).
-        truth: (case, dimension).
+        values: Numbers (member, case) of the members.
+        true: Numbers (case,) of the truths.
+        members: Members (member, case, dimension).
+        truth: Truths (case, dimension).
     """
     count = len(members)
     return {

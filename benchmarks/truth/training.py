@@ -27,18 +27,18 @@ _SHARING = 4  # fields with one mask, hence one factorization
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a spectral flow is trained.
+    """The training of a spectral flow.
 
     Attributes:
         mode: "forward" is -log q of the truth, plus the leading coefficient's alone; "reverse" the
             KL divergence of the members, by path gradients; "mixed" is forward for the first part,
             then reverse plus the leading coefficient's forward part.
-        steps: Of the optimizer.
+        steps: Number of steps of the optimizer.
         lr: Peak learning rate.
-        batch: Fields in a step.
-        leading_batch: More fields, for the leading coefficient alone.
-        leading_weight: Of -log q of the leading coefficient.
-        forward_share: Of the steps of "mixed" that are forward.
+        batch: Number of fields in a step.
+        leading_batch: Number of further fields in a step, for the leading coefficient alone.
+        leading_weight: Weight of -log q of the leading coefficient.
+        forward_share: Share of the steps of "mixed" that are forward.
     """
 
     mode: Mode = "mixed"
@@ -77,12 +77,12 @@ def path_divergence(
     """Return KL(q || p) up to a constant, whose gradient is along the members' paths only.
 
     Args:
-        flow: Which q is of.
-        posterior: Of the base, given the measurements.
-        conditioning: What the flow's maps see of them.
-        log_target: log p(x) + log p(y | x), of fields (member, batch, channel, node).
-        members: Of each field.
-        generator: Of the members.
+        flow: Flow of density q.
+        posterior: Posterior of the base, given the measurements.
+        conditioning: Conditioning of the flow on them.
+        log_target: Function that returns log p(x) + log p(y | x) of fields (member, batch, ...).
+        members: Number of members of each field.
+        generator: Generator of the members.
     """
     noise = torch.randn(members, len(conditioning.mean), posterior.noise_dim, generator=generator)
     fields, _ = flow.push(posterior.deviations(noise), conditioning)
