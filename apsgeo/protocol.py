@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from apsgeo.baselines import ITERATIVE, METHODS
+from apsgeo.baselines import METHODS, SAMPLERS
 from apsgeo.baselines.gaussian import choose_rank
 from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains import LatLonDomain
@@ -273,7 +273,7 @@ def compared_methods(
     made = {
         name: make(prior)
         for name, make in METHODS.items()
-        if diffusion is not None or name not in ITERATIVE
+        if diffusion is not None or name not in SAMPLERS
     }
     made["EOF interpolation"] = protocol.eof_interpolation(progress=progress)
     noise = protocol.noise_std

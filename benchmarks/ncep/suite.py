@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from apsgeo import datasets
-from apsgeo.baselines import ITERATIVE
+from apsgeo.baselines import SAMPLERS
 from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.field_prior import FieldPrior
 from apsgeo.metrics.scoreboard import Scoreboard, Scores
@@ -78,7 +78,7 @@ def score(options: argparse.Namespace, made: str) -> Scoreboard:
     if any(options.methods):
         methods = {name: methods[name] for name in options.methods}
     months = dict.fromkeys(methods, protocol.test[:: options.every])
-    months |= dict.fromkeys(ITERATIVE, protocol.test[:: options.iterative_every])
+    months |= dict.fromkeys(SAMPLERS, protocol.test[:: options.iterative_every])
     board = Scoreboard()
     for density in options.densities:
         for name, method in methods.items():
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, made: str) -> None:
     about = (
         f"{board.rows[0]['records']} test months from 2010 on, noise {NOISE_STD} K, scores over "
         "unobserved cells weighted by cos(latitude). The protocol is described in "
-        f"`apsgeo/protocol.py`. Iterative samplers ({', '.join(ITERATIVE)}) take minutes a field, "
+        f"`apsgeo/protocol.py`. Iterative samplers ({', '.join(SAMPLERS)}) take minutes a field, "
         f"and have every {options.iterative_every}th month only; their prior was trained for "
         f"{_PRIOR_STEPS} steps."
     )
