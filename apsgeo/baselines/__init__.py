@@ -7,6 +7,7 @@ makes it in `METHODS`, or in `SAMPLERS` if it iterates: the shared tests, the NC
 
 from collections.abc import Callable
 
+from apsgeo.baselines.dps import DPS
 from apsgeo.baselines.gaussian import (
     climatology,
     eof_interpolation,
@@ -19,7 +20,9 @@ from apsgeo.measurement import Method
 
 __all__ = ["METHODS", "SAMPLERS"]
 
-SAMPLERS: dict[str, Callable[[FieldPrior], Method]] = {}
+SAMPLERS: dict[str, Callable[[FieldPrior], Method]] = {
+    "DPS": DPS.of,
+}
 """Iterative samplers of the diffusion prior, by their names in tables."""
 
 METHODS: dict[str, Callable[[FieldPrior], Method]] = {
