@@ -32,16 +32,12 @@ from apsgeo.gaussian.scales import HybridScales
 from apsgeo.nn import SIZES, FunctionSpaceNet
 from apsgeo.optim.training import Training
 from apsgeo.prior import FieldPrior, fit_prior
-from tests.cases import numpy_seeded, seed_weights, seeded
+from tests.cases import noise, numpy_seeded, seed_weights, seeded
 
 NSIDES = {nside: HEALPixDomain(nside) for nside in (4, 8, 16, 32)}
 DEGREES = torch.tensor([l for l in range(5) for _ in range(2 * l + 1)], dtype=torch.float64)
 POWER = (1 + DEGREES) ** -2.0 / ((1 + DEGREES) ** -2.0).sum()
 """The variances of the harmonics of a smooth field, whose own is one on average."""
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def unit_functions(domain: Domain, k: int = len(POWER)) -> Tensor:
