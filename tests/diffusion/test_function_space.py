@@ -370,7 +370,8 @@ def test_what_was_learned_serves_finer_grids(trained: FunctionSpacePrior, noise_
     untrained = noise_std**2 / (1.0 + noise_std**2)
     errors = [error_of(trained.on(NSIDES[nside]), noise_std, 60) for nside in (4, 8, 16)]
     assert errors[0] < 0.8 * untrained
-    assert max(errors[1:]) < errors[0]
+    chance = 5 * (2 / (60 * 36)) ** 0.5  # of mean squares over 60 fields of 36 modes
+    assert max(errors[1:]) < (1 + chance) * errors[0]
     if noise_std == 3.0:
         assert errors[1] < least_error(NSIDES[4], noise_std), "the best that nside 4 allows"
 
