@@ -150,7 +150,7 @@ def moments(
 
 
 def check_draws(draws: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> None:
-    """Compare draws (draw, size) with exact moments, of thousands of entries each to six standard errors."""
+    """Compare draws (draw, size) with exact moments, thousands of them, to six standard errors."""
     centre = draws - mean
     var = np.diag(covariance)
     assert (np.abs(centre.mean(0)) < 6 * np.sqrt(var / len(draws))).all()
