@@ -37,34 +37,34 @@ format: venv  ## format the code and mend what the linter can
 	$(BIN)/ruff format
 
 train-demo: venv  ## train the model that is shipped for the demo
-	$(BIN)/python -m benchmarks.ncep.train_demo
+	$(BIN)/python -m benchmarks train-demo
 
 bench: venv  ## score all methods under protocol NCEP; writes the table in benchmarks/
-	$(BIN)/python -m benchmarks.ncep.suite
+	$(BIN)/python -m benchmarks ncep
 
 bench-domains: venv  ## impute, denoise, super-resolve on every domain; writes a table and docs/figures/domains.png
-	$(BIN)/python -m benchmarks.domains.suite
+	$(BIN)/python -m benchmarks domains
 
 bench-scaling: venv  ## measure the cost of a field by number of nodes; writes the table and figure
-	$(BIN)/python -m benchmarks.scaling.suite
+	$(BIN)/python -m benchmarks scaling
 
 bench-truth: venv  ## score flows where the posterior is known exactly; writes the table and figure
-	$(BIN)/python -m benchmarks.truth.suite
+	$(BIN)/python -m benchmarks truth
 
 bench-amortization: venv  ## compare one flow for all measurements with one optimized for each
-	$(BIN)/python -m benchmarks.amortization.suite
+	$(BIN)/python -m benchmarks amortization
 
 bench-ablations: venv  ## measure what each part is worth where the posterior is known
-	$(BIN)/python -m benchmarks.ablations.suite
+	$(BIN)/python -m benchmarks ablations
 
 bench-images: venv  ## denoise, fill, sharpen and refine images; writes the table and figures
-	$(BIN)/python -m benchmarks.images.suite
+	$(BIN)/python -m benchmarks images
 
 bench-priors: venv  ## compare log-densities of priors with the truth; writes the tables and figure
-	$(BIN)/python -m benchmarks.priors.suite
+	$(BIN)/python -m benchmarks priors
 
 bench-trained-priors: venv  ## train priors on five data sets and score them; writes the tables and figures
-	$(BIN)/python -m benchmarks.trained_priors.suite
+	$(BIN)/python -m benchmarks trained-priors
 
 docs: venv  ## build the documentation into build/docs; a warning is an error
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'

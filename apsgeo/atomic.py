@@ -25,7 +25,7 @@ def atomic_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
 
     Args:
         path: The file to make. Its parent is made if need be.
-        overwrite: Replace a file that is already there.
+        overwrite: Whether a file that is already there is replaced.
 
     Raises:
         OutputExistsError: If something is at ``path`` and ``overwrite`` is false, or it is a
@@ -52,8 +52,8 @@ def atomic_folder(
 
     Args:
         path: The folder to make. Its parent is made if need be.
-        replaceable: Says of a folder that is already there whether it may be replaced; None
-            replaces nothing.
+        replaceable: Function that says of a folder that is already there whether it may be
+            replaced; None replaces nothing.
 
     Raises:
         OutputExistsError: If something is at ``path`` that may not be replaced.
@@ -131,12 +131,19 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_csv(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
-    """Write records as CSV, atomically, in place of an earlier file; columns as in the first."""
+def write_csv(
+    path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], overwrite: bool = True
+) -> None:
+    """Write records as CSV, atomically; a column a key, in the order in which keys appear.
+
+    Raises:
+        OutputExistsError: If ``path`` exists and ``overwrite`` is false.
+    """
+    keys = list(dict.fromkeys(key for record in records for key in record))
     with (
-        atomic_file(path, overwrite=True) as temporary,
+        atomic_file(path, overwrite) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, keys, lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,49 +36,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 Seed = Annotated[int, typer.Option(help="Of all random draws; the same seed, the same result.")]
 
 
-class Skip(StrEnum):
-    """The skip connection of the denoiser."""
-
-    gaussian = "gaussian"
-    none = "none"
-
-
-class Size(StrEnum):
-    """The size of the denoiser's network: 0.3, 1, 3, 10 or 30 million parameters."""
-
-    tiny = "tiny"
-    small = "small"
-    medium = "medium"
-    large = "large"
-    huge = "huge"
-
-
-class Network(StrEnum):
-    """The kind of the denoiser's network."""
-
-    unet = "unet"
-    function_space = "function-space"
-
-
-class Objective(StrEnum):
-    """What a flow is trained on."""
-
-    mixed = "mixed"
-    score = "score"
-    reverse = "reverse"
-    forward = "forward"
-
-
-class Base(StrEnum):
-    """What a flow starts from."""
-
-    anchor = "anchor"
-    white = "white"
-
+Skip = Literal["gaussian", "none"]
+Size = Literal["tiny", "small", "medium", "large", "huge"]
+Network = Literal["unet", "function-space"]
+Objective = Literal["mixed", "score", "reverse", "forward"]
+Base = Literal["anchor", "white"]
 
 _ARCHITECTURE: dict[Base, dict[str, Any]] = {
-    Base.anchor: {},
-    Base.white: {"local": 8, "patterns": 0},  # the paper's: affine couplings only
+    "anchor": {},
+    "white": {"local": 8, "patterns": 0},  # the paper's: affine couplings only
 }
 
 
@@ -127,16 +92,16 @@ def fit(
             show_default=False,
         ),
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, help="Number of EOFs.")] = 200,
+    rank: Annotated[int, typer.Option(min=1, help="Number of EOFs.")] = 400,
     skip: Annotated[
         Skip, typer.Option(help="The denoiser's skip connection; none is the paper's form.")
-    ] = Skip.gaussian,
+    ] = "gaussian",
     size: Annotated[
         Size, typer.Option(help="Of the denoiser: 0.3, 1, 3, 10 or 30 million parameters.")
-    ] = Size.tiny,
+    ] = "tiny",
     network: Annotated[
         Network, typer.Option(help="Of the denoiser; function-space serves other resolutions.")
-    ] = Network.unet,
+    ] = "unet",
     steps: Annotated[
         int, typer.Option(min=0, help="Training steps of the diffusion prior.")
     ] = 1500,
@@ -181,8 +146,8 @@ def fit(
             baseline=baseline,
             held_out_from=held_out_from,
             rank=rank,
-            skip=skip.value,
-            spec=DenoiserSpec(size=size.value, network=network.value),
+            skip=skip,
+            spec=DenoiserSpec(size=size, network=network),
             seed=seed,
             training=Training(steps=steps, patience=patience, checkpoint=checkpoint, log=log),
         )
@@ -222,10 +187,10 @@ def distill(
         tuple[float, float],
         typer.Option(metavar="LEAST MOST", help="Observed fractions of the area to train for."),
     ] = (0.005, 0.5),
-    objective: Annotated[Objective, typer.Option(help="reverse is the paper's.")] = Objective.score,
+    objective: Annotated[Objective, typer.Option(help="reverse is the paper's.")] = "score",
     base: Annotated[
         Base, typer.Option(help="What the flow starts from; white is the paper's.")
-    ] = Base.anchor,
+    ] = "anchor",
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 2000,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -244,8 +209,8 @@ def distill(
         noise_std,
         history=None if history is None else read_field(history, variable),
         measurements=None if measurements is None else read_field(measurements, variable),
-        objective=objective.value,
-        spec=FlowSpec(base=base.value, **_ARCHITECTURE[base]),
+        objective=objective,
+        spec=FlowSpec(base=base, **_ARCHITECTURE[base]),
         seed=seed,
         training=Training(steps=steps),
     )

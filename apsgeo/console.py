@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from apsgeo.errors import ApsgeoError, NothingObservedWarning
 
 if TYPE_CHECKING:
-    from apsgeo.metrics import Scores
+    from apsgeo.metrics.scoreboard import Scores
 
 __all__ = ["Commands", "print_scores"]
 

@@ -19,7 +19,7 @@ from apsgeo import datasets, models
 from apsgeo.errors import InputError, ModelError
 from apsgeo.io import read_field
 from apsgeo.labels.checks import integer
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.plotting import ensemble_maps, save_figure
 from apsgeo.posterior import Posterior
 from apsgeo.protocol import NcepProtocol, compared_methods
@@ -171,15 +171,14 @@ def _compare(
 
 def _table(board: Scoreboard) -> Table:
     """Return the table for the screen, the least CRPS in bold."""
-    first, *numbers = (i for i, name in enumerate(board.headings) if name != "observed")
+    name, *numbers = (column for column in board.table.columns if column.key != "density")
     table = Table(title="Over the cells that were hidden", box=box.SIMPLE_HEAD)
-    table.add_column(board.headings[first])
-    for i in numbers:
-        heading = textwrap.fill(board.headings[i], 8, break_long_words=False)
+    table.add_column(name.heading)
+    for column in numbers:
+        heading = textwrap.fill(column.heading, 8, break_long_words=False)
         table.add_column(heading, justify="right", no_wrap=True)
-    best = min(row.scores.crps for row in board)
-    for row in board:
-        cells = board.cells(row)
-        style = "bold" if row.scores.crps == best else None
-        table.add_row(cells[first], *(cells[i] for i in numbers), style=style)
+    best = min(row["crps"] for row in board.rows)
+    for row in board.rows:
+        style = "bold" if row["crps"] == best else None
+        table.add_row(name.cell(row), *(column.cell(row) for column in numbers), style=style)
     return table

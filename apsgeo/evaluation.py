@@ -1,6 +1,15 @@
-"""Score an ensemble of fields against the truth, record by record."""
+"""Score labelled ensembles: by name along any dims, or in one row over what was not observed.
+
+The scores are those of `apsgeo.metrics`. Those by name take an ensemble with a member dimension
+and a truth without, broadcast by name, and average over ``dim`` with ``weights``; missing cells do
+not count. Dask arrays stay lazy.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -9,31 +18,43 @@ from tqdm import tqdm
 
 from apsgeo.domains import Domain
 from apsgeo.errors import InputError
+from apsgeo.labels.channels import as_array
 from apsgeo.labels.checks import check_units
-from apsgeo.labels.layout import Layout, layout_of
-from apsgeo.metrics import EnsemblePrediction, Scores
-from apsgeo.metrics.scoreboard import Tally
+from apsgeo.labels.layout import layout_of
+from apsgeo.labels.records import Records
+from apsgeo.metrics import scores
+from apsgeo.metrics.predictions import EnsemblePrediction
+from apsgeo.metrics.scoreboard import Scores, Tally
 
-__all__ = ["score_ensemble"]
+__all__ = [
+    "area_weights",
+    "coverage",
+    "crps",
+    "energy_score",
+    "rmse",
+    "score_ensemble",
+    "spread_skill",
+]
+
+Dims = Hashable | Iterable[Hashable] | None
 
 _BATCH = 4  # records in memory at once
 
 
 def score_ensemble(
-    ensemble: xr.DataArray,
-    truth: xr.DataArray,
-    observed: xr.DataArray | None = None,
+    ensemble: xr.DataArray | xr.Dataset,
+    truth: xr.DataArray | xr.Dataset,
+    observed: xr.DataArray | xr.Dataset | None = None,
     domain: Domain | None = None,
     *,
     progress: bool = True,
 ) -> Scores:
-    """Score an ensemble over the cells that were not observed, weighted by area.
-
-    The weights are cos(latitude) on a latitude-longitude grid.
+    """Score an ensemble over the cells that were not observed, weighted by `area_weights`.
 
     Args:
         ensemble: (member, time, lat, lon), or with the dims of another domain, or without time, in
-            any order, two members or more. Channels along a dim channel, band or rgb are pooled.
+            any order, two members or more. Channels along a dim channel, band or rgb, or variables
+            of a data set, are pooled.
         truth: Fields on the same domain; latitude may run the other way, and there may be more
             times than the ensemble has. What is NaN does not count.
         observed: What the ensemble was drawn from, NaN where not observed; all cells count by
@@ -49,71 +70,202 @@ def score_ensemble(
         GridError: If the domains differ, or the labels do not say the domain and it is not given.
         UnitsError: If the units differ.
     """
+    ensemble = as_array(ensemble)
     if "member" not in ensemble.dims:
         raise InputError(f"the ensemble has dims {ensemble.dims}, and 'member' is not among them")
-    units = ensemble.attrs.get("units")
-    check_units(truth, units, given="the truth", wanted="the ensemble")
-    first = ensemble.isel(member=0, drop=True)
-    layout = layout_of(first, domain, given="the ensemble")
-    like = _records(first, layout)
-    ensemble = ensemble if ensemble.ndim > like.ndim else ensemble.expand_dims(like.dims[0])
-    ensemble = ensemble.transpose("member", *like.dims)
-    truth, of_truth = _aligned(truth, like, layout.domain, "the truth")
-    seen = None
-    if observed is not None:
-        seen = _aligned(observed, like, layout.domain, "what was observed")
-    tally, nodes = Tally(), layout.domain.num_nodes
+    first = Records.of(ensemble.isel(member=0, drop=True), domain, given="the ensemble")
+    truths = _aligned(truth, first, "the truth")
+    check_units(truths.array, first.units, given="the truth", wanted="the ensemble")
+    seen = None if observed is None else _aligned(observed, first, "what was observed")
+    drawn = ensemble.transpose("member", *first.array.dims)
+    drawn = drawn if first.dim else drawn.expand_dims("time", 1)
+    weights, tally = np.tile(first.layout.weights, first.channels), Tally()
     with tqdm(
-        total=len(like), desc="scoring", unit="field", delay=2.0, disable=not progress
+        total=len(first), desc="scoring", unit="field", delay=2.0, disable=not progress
     ) as bar:
-        for start in range(0, len(like), _BATCH):
+        for start in range(0, len(first), _BATCH):
             part = slice(start, start + _BATCH)
-            expected = _values(of_truth, truth[part])
-            members = _values(layout, ensemble[:, part])
+            expected = _cells(truths[part])
+            members = first.layout.channel_nodes(drawn[:, part].values)
+            members = members.reshape(len(members), *expected.shape).astype(np.float64)
             counts = np.isfinite(expected) & np.isfinite(members).all(axis=0)
             if seen is not None:
-                counts &= np.isnan(_values(seen[1], seen[0][part]))
-            weights = np.where(counts, np.tile(layout.weights, counts.shape[1] // nodes), 0.0)
-            scored = (weights > 0).any(axis=1)  # what was observed everywhere has no score
+                counts &= np.isnan(_cells(seen[part]))
+            weight = np.where(counts, weights, 0.0)
+            scored = (weight > 0).any(axis=1)  # what was observed everywhere has no score
             if scored.any():
                 prediction = EnsemblePrediction(members[:, scored])
-                tally.add(prediction, expected[scored], weights[scored], 0.0)
+                tally.add(prediction, expected[scored], weight[scored], 0.0)
             bar.update(len(expected))
     return tally.scores()
 
 
-def _records(field: xr.DataArray, layout: Layout) -> xr.DataArray:
-    """Return a field as (time, *layout.cells), with one record if it has no time."""
-    field = layout.ordered(field)
-    return field if field.ndim > len(layout.cells) else field.expand_dims("time")
+def _cells(records: Records) -> NDArray[np.float64]:
+    """Return values (record, channel * node)."""
+    return records.values.flatten(1).numpy()
 
 
-def _values(layout: Layout, field: xr.DataArray) -> NDArray[np.float64]:
-    """Return (..., channel * node)."""
-    nodes = layout.channel_nodes(field.values).astype(np.float64)
-    return nodes.reshape(*nodes.shape[:-2], -1)
-
-
-def _aligned(
-    field: xr.DataArray, like: xr.DataArray, domain: Domain, name: str
-) -> tuple[xr.DataArray, Layout]:
-    """Return the records of a field in the order of ``like``, and where its nodes are."""
-    layout = layout_of(field, domain, given=name, wanted="the ensemble")
-    field = _records(field, layout)
-    if any("time" not in array.coords or array["time"].ndim != 1 for array in (field, like)):
-        if len(field) != len(like):
-            raise InputError(
-                f"{name} has {len(field)} records and the ensemble {len(like)}, and they have no "
-                "times to go by; give the same records"
-            )
-        return field, layout
-    own, wanted = field["time"].to_index(), like["time"].to_index()
-    if not own.is_unique:
-        raise InputError(f"{name} has repeated times; keep one of each: .drop_duplicates('time')")
-    position = own.get_indexer(wanted)
-    if (absent := position < 0).any():
+def _aligned(fields: xr.DataArray | xr.Dataset, like: Records, given: str) -> Records:
+    """Return the records of fields in the order of ``like``."""
+    records = Records.of(fields, like.layout.domain, given=given, wanted="the ensemble")
+    if records.channels != like.channels:
         raise InputError(
-            f"{name} has no record for {absent.sum()} of the ensemble's {len(wanted)} times, such "
-            f"as {wanted[absent][0]}; give one that covers them"
+            f"{given} has {records.channels} channels and the ensemble {like.channels}; give the "
+            "same ones"
         )
-    return field[position], layout
+    if {records.dates.coordinate, like.dates.coordinate} != {"time"}:
+        if len(records) != len(like):
+            raise InputError(
+                f"{given} has {len(records)} records and the ensemble {len(like)}, and they have "
+                "no times to go by; give the same records"
+            )
+        return records
+    records.dates.check_unique()
+    place = records.dates.places_of(like.dates)
+    if (absent := place < 0).any():
+        raise InputError(
+            f"{given} has no record for {absent.sum()} of the ensemble's {len(like)} times, such "
+            f"as {like.dates.values[absent][0]}; give one that covers them"
+        )
+    return records[place]
+
+
+def area_weights(field: xr.DataArray, domain: Domain | None = None) -> xr.DataArray:
+    """Return what each cell of a field counts in a score: cos(latitude) on a grid, else its area.
+
+    Args:
+        field: Fields on a domain, with other dims or without.
+        domain: Where they live, if labels do not say it.
+
+    Raises:
+        GridError: If labels do not say the domain, or another.
+    """
+    layout = layout_of(field, domain)
+    coords = {dim: field[dim] for dim in layout.dims if dim in field.coords}
+    return xr.DataArray(layout.places(layout.weights), coords, layout.dims, "weights")
+
+
+def crps(
+    ensemble: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    dim: Dims = None,
+    weights: xr.DataArray | None = None,
+    member_dim: Hashable = "member",
+    keep_attrs: bool = True,
+) -> xr.DataArray:
+    """Average the fair CRPS over ``dim`` (all of the truth's dimensions by default)."""
+
+    def kernel(members: Any, truth: Any, weights: Any) -> NDArray[np.float64]:
+        return scores.weighted_mean(scores.crps_ensemble(members, truth), weights)
+
+    return _apply(kernel, ensemble, truth, dim, weights, member_dim, keep_attrs)
+
+
+def rmse(
+    ensemble: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    dim: Dims = None,
+    weights: xr.DataArray | None = None,
+    member_dim: Hashable = "member",
+    keep_attrs: bool = True,
+) -> xr.DataArray:
+    """Compute the root mean squared error of the ensemble mean over ``dim``."""
+
+    def kernel(members: Any, truth: Any, weights: Any) -> NDArray[np.float64]:
+        return scores.rmse(members.mean(0), truth, weights)
+
+    return _apply(kernel, ensemble, truth, dim, weights, member_dim, keep_attrs)
+
+
+def spread_skill(
+    ensemble: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    dim: Dims = None,
+    weights: xr.DataArray | None = None,
+    member_dim: Hashable = "member",
+) -> xr.DataArray:
+    """Compute `apsgeo.metrics.spread_skill` over ``dim``; without unit, 1 is calibrated."""
+    return _apply(scores.spread_skill, ensemble, truth, dim, weights, member_dim, False)
+
+
+def coverage(
+    ensemble: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    level: float = 0.9,
+    dim: Dims = None,
+    weights: xr.DataArray | None = None,
+    member_dim: Hashable = "member",
+) -> xr.DataArray:
+    """Compute the share of ``dim`` whose truth lies in the central interval of ``level``."""
+    kernel = partial(scores.coverage, level=level)
+    return _apply(kernel, ensemble, truth, dim, weights, member_dim, False)
+
+
+def energy_score(
+    ensemble: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    dim: Dims = None,
+    weights: xr.DataArray | None = None,
+    member_dim: Hashable = "member",
+    keep_attrs: bool = True,
+) -> xr.DataArray:
+    """Compute the fair energy score with ``dim`` as the components of one vector."""
+    return _apply(scores.energy_score, ensemble, truth, dim, weights, member_dim, keep_attrs)
+
+
+def _apply(
+    kernel: Callable[..., NDArray[np.float64]],
+    ensemble: xr.DataArray,
+    truth: xr.DataArray,
+    dim: Dims,
+    weights: xr.DataArray | None,
+    member_dim: Hashable,
+    keep_attrs: bool,
+) -> xr.DataArray:
+    """Call ``kernel(members (K, ..., N), truth (..., N), weights (..., N))``; N stacks ``dim``."""
+    if member_dim not in ensemble.dims or member_dim in truth.dims:
+        raise InputError(
+            f"ensemble has dimensions {ensemble.dims} and truth {truth.dims}: {member_dim!r} must "
+            "be one of the ensemble's and none of the truth's; name it with member_dim=..."
+        )
+    if dim is None:
+        core = list(truth.dims)
+    else:
+        core = [dim] if isinstance(dim, str) or not isinstance(dim, Iterable) else list(dim)
+    absent = [d for d in core if d not in truth.dims or d not in ensemble.dims]
+    if absent or not core:
+        raise InputError(
+            f"dim={dim!r} given, but ensemble has {ensemble.dims} and truth {truth.dims}: "
+            "average over dimensions of both"
+        )
+    weights = xr.ones_like(truth, dtype=np.float64) if weights is None else weights
+    weights = weights.broadcast_like(truth).transpose(*truth.dims)
+
+    def flat(members: Any, truth: Any, weights: Any) -> NDArray[np.float64]:
+        count = len(core)
+        stacked = [a.reshape(*a.shape[: a.ndim - count], -1) for a in (truth, weights)]
+        members = members.reshape(*members.shape[: members.ndim - count], -1)
+        # apply_ufunc puts the member axis just before the averaged ones.
+        members = np.moveaxis(members, -2, 0)
+        loops = np.broadcast_shapes(*(a.shape[:-1] for a in (members[0], *stacked)))
+        truth, weights = (np.broadcast_to(a, (*loops, a.shape[-1])) for a in stacked)
+        members = np.broadcast_to(members, (len(members), *truth.shape))
+        return kernel(members, truth, weights)
+
+    score = xr.apply_ufunc(
+        flat,
+        ensemble,
+        truth,
+        weights,
+        input_core_dims=[[member_dim, *core], core, core],
+        join="exact",
+        dask="parallelized",
+        dask_gufunc_kwargs={"allow_rechunk": True},
+        output_dtypes=[np.float64],
+    )
+    return score.assign_attrs(truth.attrs if keep_attrs else {})

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import xarray as xr
 from torch import Tensor
 
@@ -15,16 +14,16 @@ from apsgeo import domains
 from apsgeo.diffusion import spec
 from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains.base import Domain
-from apsgeo.errors import GridError, InputError
+from apsgeo.errors import InputError
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.io import load_model, part, save_folder
-from apsgeo.labels.channels import as_array, check_variables
-from apsgeo.labels.layout import Layout, layout_of
-from apsgeo.labels.records import fields_of, record_dim, season_index, split_records
+from apsgeo.labels.records import Records
 from apsgeo.measurement import Normals
 
 __all__ = ["FieldPrior"]
+
+Labelled = xr.DataArray | xr.Dataset | Records
 
 
 @dataclass
@@ -43,7 +42,7 @@ class FieldPrior:
         held_out_from: Date from which on the history was held out, or number of the first such
             record where there are no dates, or None.
         provenance: How it was fitted.
-        history: The fields that it was fitted to, if they are at hand; not saved.
+        history: Records that it was fitted to, and those held out, if they are at hand; not saved.
     """
 
     domain: Domain
@@ -55,7 +54,7 @@ class FieldPrior:
     name: str | None = None
     held_out_from: str | int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
-    history: xr.DataArray | None = None
+    history: Records | None = None
 
     def __repr__(self) -> str:
         return (
@@ -81,69 +80,56 @@ class FieldPrior:
         del columns["level"]
         return xr.Dataset(columns).set_coords(["noise_std", "log_snr"])
 
-    def season_of(self, history: xr.DataArray | xr.Dataset) -> Tensor:
-        """Return the season index (record,) of each record."""
-        history = self._array(history)
-        records = record_dim(history, self._layout(history))
-        return season_index(history, records, self.normals.seasons)
+    def records(self, fields: Labelled, given: str = "the history") -> Records:
+        """Read the labels of fields, and check that they are of the prior's kind.
 
-    def values_of(self, history: xr.DataArray | xr.Dataset) -> Tensor:
-        """Return the values (record, channel, node) as they are, float64.
+        Args:
+            fields: ([record,] ...) on the prior's domain; `Records` are returned as they are.
+            given: What messages call the fields.
 
         Raises:
-            GridError: If the history is not on the prior's domain.
+            GridError: If they are not on the prior's domain, or have other channels.
+            InputError: If they have other variables.
+            UnitsError: If both units are known and differ.
         """
-        history = self._array(history)
-        return fields_of(history, self._layout(history))
+        if isinstance(fields, Records):
+            return fields
+        records = Records.of(fields, self.domain, given=given, wanted="the prior")
+        records.check("the prior", self.name, self.units, self.normals.channels)
+        return records
 
-    def encode(self, history: xr.DataArray | xr.Dataset) -> Tensor:
+    def season_of(self, fields: Labelled) -> Tensor:
+        """Return the season index (record,) of each record; see `records` for errors."""
+        return self.records(fields).season(self.normals.seasons)
+
+    def encode(self, fields: Labelled) -> Tensor:
         """Return standardized anomalies (record, channel, node), float32.
 
-        Raises:
-            GridError: If the history is not on the prior's domain.
+        They are zero where the prior has no values (land). See `records` for errors.
         """
-        standardized = self.normals.standardize(self.values_of(history), self.season_of(history))
-        return torch.where(self.normals.valid, standardized, 0.0).float()
+        records = self.records(fields)
+        return self.normals.encode(records.values, self.season_of(records))
 
-    def split(self, history: xr.DataArray | xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
-        """Return the records to learn from and those held out, arrays with channels."""
-        history = self._array(history)
-        records = record_dim(history, self._layout(history))
-        return split_records(history, records, self.held_out_from)
-
-    def _array(self, history: xr.DataArray | xr.Dataset) -> xr.DataArray:
-        array = as_array(history)
-        if isinstance(history, xr.Dataset):
-            check_variables(array, self.name, given="the history", wanted="the prior")
-        return array
-
-    def _layout(self, history: xr.DataArray) -> Layout:
-        layout = layout_of(history, self.domain, given="the history", wanted="the prior")
-        count = 1 if layout.channel is None else history.sizes[layout.channel]
-        if count != self.normals.mean.shape[1]:
-            raise GridError(
-                f"the history has {count} channels, and the prior {self.normals.mean.shape[1]}; "
-                "give the same variables or colours"
-            )
-        return layout
-
-    def refit(self, like: SeasonalPrior, fields: Tensor, season: Tensor) -> SeasonalPrior:
-        """Fit a prior of the same scales to other fields, such as all but one fold."""
-        return fit_gaussian(
-            like.scales.relearn(like.field, fields),
-            fields,
-            like.scales,
-            rank=like.eofs.rank,
-            season=season,
-            seasons=self.normals.seasons,
-        )
+    def split(self, history: Labelled) -> tuple[Records, Records]:
+        """Return the records to learn from and those held out; see `records` for errors."""
+        return self.records(history).as_history().split(self.held_out_from)
 
     def cross_fitted(
         self, like: SeasonalPrior, fields: Tensor, season: Tensor, folds: int
     ) -> list[SeasonalPrior]:
         """Return one prior of the same scales a contiguous fold, fitted without that fold."""
         fold = contiguous_folds(len(fields), folds)
-        return [self.refit(like, fields[fold != f], season[fold != f]) for f in range(folds)]
+        return [
+            fit_gaussian(
+                like.scales.relearn(like.field, fields[fold != f]),
+                fields[fold != f],
+                like.scales,
+                rank=like.eofs.rank,
+                season=season[fold != f],
+                seasons=self.normals.seasons,
+            )
+            for f in range(folds)
+        ]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save as a folder of JSON and safetensors; the history is not saved."""

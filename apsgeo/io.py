@@ -8,9 +8,9 @@ a folder that holds any other file is refused.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import dask
 import safetensors.torch
@@ -22,9 +22,9 @@ from apsgeo.atomic import atomic_file, atomic_folder
 from apsgeo.errors import InputError, ModelError
 
 __all__ = [
-    "SCHEMA_VERSION",
     "load_folder",
     "load_model",
+    "of_kind",
     "part",
     "read_field",
     "read_kind",
@@ -32,7 +32,13 @@ __all__ = [
     "write_netcdf",
 ]
 
+
+class _HasKind(Protocol):
+    kind: ClassVar[str]
+
+
 T = TypeVar("T")
+K = TypeVar("K", bound=_HasKind)
 
 SCHEMA_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -50,11 +56,11 @@ def save_folder(
 
     Args:
         path: The folder to make. Its parent is made if need be.
-        kind: What is saved, such as ``"posterior"``; `load_folder` checks it.
-        config: Anything JSON can hold: finite numbers, strings, lists, mappings with string keys.
-        tensors: The weights by name, any dtype and shape, on any device.
-        overwrite: Replace a model folder that is already there. Anything else there is never
-            replaced.
+        kind: Kind of what is saved, such as ``"posterior"``; `load_folder` checks it.
+        config: Configuration that JSON can hold: finite numbers, strings, lists, mappings with
+            string keys.
+        tensors: Weights by name, of any dtype and shape, on any device.
+        overwrite: Whether a model folder that is already there is replaced. Anything else never is.
 
     Returns:
         The folder.
@@ -89,7 +95,7 @@ def load_folder(
 
     Args:
         path: The model folder.
-        kind: What it must hold; None takes any kind.
+        kind: Kind of model that it must hold; None takes any kind.
 
     Returns:
         As they were saved; the tensors are on the CPU.
@@ -144,6 +150,21 @@ def load_model(
         ) from error
 
 
+def of_kind(classes: Iterable[type[K]], config: Mapping[str, Any], what: str) -> type[K]:
+    """Return that of the classes whose `kind` a configuration has.
+
+    Raises:
+        ModelError: If none has it; `what` is the name of such things.
+    """
+    known = {each.kind: each for each in classes}
+    if config.get("kind") not in known:
+        raise ModelError(
+            f"the {what}'s kind is {config.get('kind')!r}, but this version of apsgeo knows: "
+            f"{', '.join(known)}. Use the version of apsgeo that saved the model."
+        )
+    return known[config["kind"]]
+
+
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names start with a prefix, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -170,10 +191,11 @@ def write_netcdf(
     order of their indices.
 
     Args:
-        data: What to write; a DataArray needs a name.
+        data: Array or data set to write; an array needs a name.
         path: The file to make. Its parent is made if need be.
-        overwrite: Replace a file that is already there.
-        encoding: By variable, as in `xarray.Dataset.to_netcdf`; other variables keep their own.
+        overwrite: Whether a file that is already there is replaced.
+        encoding: Encoding by variable, as in `xarray.Dataset.to_netcdf`; other variables keep
+            theirs.
 
     Returns:
         The file.
@@ -205,9 +227,9 @@ def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.
     """Open one variable of a netCDF file; values are read when they are used.
 
     Args:
-        path: The file.
-        variable: Its name; may be left out where the file holds only one field (a numeric variable
-            of two dimensions or more that is not the bounds of a coordinate).
+        path: The netCDF file.
+        variable: Name of the variable. It may be left out if the file holds only one field (a
+            numeric variable of two dimensions or more that is not the bounds of a coordinate).
 
     Raises:
         InputError: If the file is missing or not netCDF, has no such variable, or has several

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-__all__ = ["coastlines", "ensemble_maps", "save_figure"]
+__all__ = ["ensemble_maps", "save_figure"]
 
 Array = NDArray[np.float64]
 
@@ -43,19 +43,19 @@ def ensemble_maps(
     """Draw each month as a row: truth, what was observed, ensemble mean, spread, two members.
 
     Args:
-        truth: (time, lat, lon), a few months.
-        observed: (time, lat, lon), NaN where nothing was observed.
-        ensemble: (member, time, lat, lon), two members or more.
-        climatology: (time, lat, lon), subtracted from all but the spread, so that anomalies are
-            shown; by default the fields themselves are.
-        title: above the whole figure.
+        truth: True fields (time, lat, lon) of a few months.
+        observed: Observations (time, lat, lon), NaN where nothing was observed.
+        ensemble: Members (member, time, lat, lon), two or more.
+        climatology: Climatology (time, lat, lon), which is subtracted from all but the spread, so
+            that anomalies are shown; by default the fields themselves are.
+        title: Title above the whole figure.
 
     Returns:
         A figure that belongs to no window; keep it with `save_figure`.
 
     Raises:
-        InputError: if the arrays do not belong together, or the ensemble has one member.
-        ImportError: without matplotlib.
+        InputError: If the arrays do not belong together, or the ensemble has one member.
+        ImportError: If matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -87,9 +87,10 @@ def ensemble_maps(
         axes[0, j].set_title(name, fontsize=11)
     for t in range(rows):
         axes[t, 0].set_ylabel(truth["time"].dt.strftime("%B %Y").values[t], fontsize=12)
-    _colorbar(figure, axes[:, :3], signal, _signal_label(truth, climatology is not None), 36)
+    label = _signal_label(truth, climatology is not None)
+    _colorbar(figure, axes[:, :3], signal, label, 36)
     _colorbar(figure, axes[:, 3:4], spread, f"spread [{_difference_unit(truth)}]", 14)
-    _colorbar(figure, axes[:, 4:], signal, _signal_label(truth, climatology is not None), 26)
+    _colorbar(figure, axes[:, 4:], signal, label, 26)
     if title:
         figure.suptitle(title, fontsize=14)
     return figure
@@ -99,7 +100,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], overwrite: bool = 
     """Write a figure as PNG.
 
     Raises:
-        OutputExistsError: if ``path`` exists and ``overwrite`` is false.
+        OutputExistsError: If ``path`` exists and ``overwrite`` is false.
     """
     with atomic_file(path, overwrite) as temporary:
         figure.savefig(temporary, format="png")

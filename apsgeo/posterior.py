@@ -283,15 +283,6 @@ class Posterior:
                 f"(channel, {axis}) = {expected}."
             )
         noise = self.noise_std if noise_std is None else torch.as_tensor(noise_std)
-        try:
-            noise = noise.broadcast_to(y.shape)
-        except RuntimeError as error:
-            raise InputError(
-                f"noise_std has shape {tuple(noise.shape)}; give a number or one a {axis} "
-                f"({expected[-1]}), in {self.units or 'the units of the data'}."
-            ) from error
-        if not bool((torch.isfinite(noise) & (noise > 0)).all()):
-            raise InputError("noise_std must be finite and above zero.")
         values = y.float()
         given = Measurement(
             values,

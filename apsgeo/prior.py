@@ -23,18 +23,7 @@ from apsgeo.gaussian.scales import (
     Scales,
     to_config,
 )
-from apsgeo.labels.channels import as_array
-from apsgeo.labels.layout import layout_of
-from apsgeo.labels.records import (
-    count_seasons,
-    fields_of,
-    last_tenth,
-    record_dim,
-    records_within,
-    season_index,
-    split_records,
-    static_fields,
-)
+from apsgeo.labels.records import Records, static_fields
 from apsgeo.measurement import Normals
 from apsgeo.optim.training import Training, seeded
 
@@ -102,63 +91,62 @@ def fit_prior(
             where they are needed; if the checkpoint is of another run, or symmetries move land.
         GridError: If its labels do not say the domain, or do not fit the one given.
     """
-    history, spec = as_array(history), DenoiserSpec() if spec is None else spec
     training = training.filled(steps=1500, batch=16)
-    layout = layout_of(history, domain, given="the history")
-    domain = layout.domain
-    records = record_dim(history, layout)
-    history = layout.ordered(history)
+    spec = DenoiserSpec() if spec is None else spec
+    records = Records.of(history, domain, given="the history").as_history()
+    domain = records.layout.domain
     if held_out_from is None:
-        held_out_from = last_tenth(history, records)
-    learned, _ = split_records(history, records, held_out_from)
-    seasons = count_seasons(learned)
-    season = season_index(learned, records, seasons)
-    within = None if baseline is None else records_within(learned, baseline)
-    normals = Normals.fit(fields_of(learned, layout), season, seasons, within, least_std=least_std)
-    prior = FieldPrior(
-        domain=domain,
-        normals=normals,
-        gaussian=None,  # type: ignore[arg-type]  # set below: `encode` needs the normals only
-        anchor=None,  # type: ignore[arg-type]
-        units=history.attrs.get("units"),
-        name=None if history.name is None else str(history.name),
-        held_out_from=held_out_from,
-        history=history,
-    )
+        held_out_from = records.dates.last_tenth()
+    learned, held = records.split(held_out_from)
+    seasons = learned.dates.count_seasons()
+    season = learned.season(seasons)
+    within = None if baseline is None else torch.from_numpy(learned.dates.within(*baseline))
+    normals = Normals.fit(learned.values, season, seasons, within, least_std=least_std)
     known = static_fields(static, normals.valid, domain)
     _check_land(augment, normals.valid)
-    fields = prior.encode(learned)
+    fields = normals.encode(learned.values, season)
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
     search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": training.progress} | fit
     if scales is None:
         scales = select_scales(domain, fields, HybridScales.start(domain), **search)
-    prior.gaussian = fit_gaussian(scales.field(domain, fields), fields, scales, **fit)
-    prior.anchor = prior.gaussian
+    gaussian = anchor = fit_gaussian(scales.field(domain, fields), fields, scales, **fit)
     localised = anchor_scales is None or isinstance(anchor_scales, LocalisedScales)
     if localised and fields[0].numel() <= MOST_VALUES:
         if anchor_scales is None:
             anchor_scales = select_scales(domain, fields, LocalisedScales.start(domain), **search)
         field = anchor_scales.field(domain, fields)
-        prior.anchor = fit_gaussian(field, fields, anchor_scales, **fit)
-    prior.provenance = {
-        "learned_from": [str(learned[records].values[at]) for at in (0, -1)],
-        "records": len(fields),
-        "scales": to_config(prior.gaussian.scales),
-        "anchor_scales": to_config(prior.anchor.scales),
-        "baseline": baseline,
-        "least_std": least_std,
-        "seed": seed,
-        "steps": training.steps,
-        "augment": list(augment or ()),
-        "patience": training.patience,
-        "skip": skip,
-        "denoiser": spec.to_config(),
-    }
+        anchor = fit_gaussian(field, fields, anchor_scales, **fit)
+    prior = FieldPrior(
+        domain=domain,
+        normals=normals,
+        gaussian=gaussian,
+        anchor=anchor,
+        units=records.units,
+        name=records.name,
+        held_out_from=held_out_from,
+        history=records,
+        provenance={
+            "learned_from": [str(learned.dates.values[at]) for at in (0, -1)],
+            "records": len(fields),
+            "scales": to_config(gaussian.scales),
+            "anchor_scales": to_config(anchor.scales),
+            "baseline": baseline,
+            "least_std": least_std,
+            "seed": seed,
+            "steps": training.steps,
+            "augment": list(augment or ()),
+            "patience": training.patience,
+            "skip": skip,
+            "denoiser": spec.to_config(),
+        },
+    )
     if training.steps:
-        anchor = prior.gaussian.annual if skip == "gaussian" else None
+        skipped = gaussian.annual if skip == "gaussian" else None
         with seeded(seed):
-            prior.diffusion = spec.build(domain, fields.shape[1], anchor, known)
-        _fit_diffusion(prior, fields, season, folds, training, seed=seed, augment=augment)
+            prior.diffusion = spec.build(domain, fields.shape[1], skipped, known)
+        validation = prior.encode(held) if len(held) else fields
+        options = {"seed": seed, "augment": augment}
+        _fit_diffusion(prior, fields, season, validation, folds, training, **options)
     return prior
 
 
@@ -179,20 +167,18 @@ def _fit_diffusion(
     prior: FieldPrior,
     fields: Tensor,
     season: Tensor,
+    validation: Tensor,
     folds: int,
     training: Training,
     **options: Any,
 ) -> None:
     """Train the diffusion prior in place, cross-fitted where it has an anchor."""
-    assert prior.history is not None
     assert prior.diffusion is not None
-    held = prior.encode(prior.split(prior.history)[1])
     crossfit = None
     if prior.diffusion.anchor is not None:
         fold = contiguous_folds(len(fields), folds)
         anchors = prior.cross_fitted(prior.gaussian, fields, season, folds)
         crossfit = [(a.annual, (fold == f).nonzero()[:, 0]) for f, a in enumerate(anchors)]
-    validation = held if len(held) else fields
     place = choose_device(training.device)
     with on_device(place, prior.diffusion):
         log = train_diffusion(

@@ -30,9 +30,9 @@ from apsgeo.gaussian.fit import fit_gaussian, select_scales
 from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import Scales, from_config
 from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.labels.records import Records
 from apsgeo.measurement import Measurement, Method, Normals
-from apsgeo.metrics import Scores
-from apsgeo.metrics.scoreboard import Tally
+from apsgeo.metrics.scoreboard import Scores, Tally
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 
@@ -220,7 +220,7 @@ class NcepProtocol:
             diffusion=diffusion,
             units=self.field.attrs.get("units"),
             name=None if self.field.name is None else str(self.field.name),
-            history=self.field.isel(time=self.fit),
+            history=Records.of(self.field.isel(time=self.fit), self.domain),
         )
 
     def select_scales(self, start: S) -> S:

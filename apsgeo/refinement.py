@@ -53,8 +53,8 @@ def metropolis(
 
     Args:
         distribution: What a `Posterior` returns for measurements.
-        log_prior: log p, such as a diffusion prior's `anchored_log_prob`; with an estimate, the
-            chains are as good as that.
+        log_prior: log p of standardized anomalies, (batch,), such as a Gaussian prior's `log_prob`
+            or ``lambda x: diffusion.estimate_log_prob(x).value``; chains are as good as that.
         members: Chains for each field; all start from draws of q.
         steps: Proposals to each chain.
         seed: Of the draws.

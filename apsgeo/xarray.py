@@ -6,29 +6,23 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 import apsgeo
-from apsgeo.errors import GridError, InputError
-from apsgeo.labels.channels import as_array, as_variables, check_variables
-from apsgeo.labels.checks import (
-    check_floating,
-    check_units,
-    integer,
-    node_noise,
-    record_table,
-)
-from apsgeo.labels.lazy import Sampler, draw
+from apsgeo.errors import InputError
+from apsgeo.labels.channels import as_variables
+from apsgeo.labels.checks import check_floating, integer
 
 if TYPE_CHECKING:
     import dask.array
+    from torch import Tensor
 
     from apsgeo.domains import Domain
-    from apsgeo.labels.layout import Layout
+    from apsgeo.labels.records import Records
     from apsgeo.operators import LinearMap, Operator
     from apsgeo.posterior import Posterior
 
@@ -102,43 +96,42 @@ def impute(
         >>> ensemble.quantile([0.05, 0.95], "member").compute()  # doctest: +SKIP
     """
     from apsgeo.labels.labels import moved  # brings in torch
+    from apsgeo.labels.lazy import Sampler, draw
+    from apsgeo.labels.noise import node_noise
     from apsgeo.operators import RandomMask
 
     _check_types(obs, posterior)
-    if isinstance(obs, xr.Dataset):
-        array = as_array(obs)
-        check_variables(array, posterior.variable, given="obs", wanted="the model")
-        return as_variables(impute(array, posterior, members, seed, noise_std, operator), obs)
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
-    check_floating(obs)
-    check_units(obs, posterior.units)
     linear = posterior.family.on(operator)
     operator = posterior.operator if operator is None else operator
-    layout = _layout(obs, posterior, operator, linear)
-    obs = layout.ordered(obs)
-    valid = _valid(layout, obs, posterior, linear)
-    like, fields = moved(obs, layout, posterior.domain)
+    records, normals = _observed(obs, posterior, operator, linear), posterior.normals
+    observable = normals.observable(linear)
+    like, fields = moved(records.array, records.layout, posterior.domain)
     sampler = Sampler(
         posterior=posterior,
         members=members,
         seed=seed,
-        noise_std=node_noise(noise_std, obs, valid, layout),
+        noise_std=node_noise(noise_std, records, observable),
         operator=operator,
-        measured=layout,
+        measured=records.layout,
         fields=fields,
-        channels=posterior.normals.mean.shape[1],
-        dtype=obs.dtype,
+        channels=records.channels,
+        dtype=records.array.dtype,
     )
-    table = record_table(obs, layout.cells, posterior.normals.seasons)
-    drawn = draw(sampler, obs, valid, table, gaps=isinstance(operator, RandomMask))
-    return _labelled(drawn, like, sampler)
+    valid = records.layout.channel_places(observable.numpy())
+    gaps = isinstance(operator, RandomMask)
+    drawn = draw(sampler, records, valid, normals.seasons, gaps=gaps)
+    noise = posterior.noise_std if sampler.noise_std is None else sampler.noise_std
+    ensemble = _labelled(drawn, like, noise, seed)
+    whole = ensemble if records.dataset is None else as_variables(ensemble, records.dataset)
+    return cast(Fields, whole)
 
 
-def _layout(
-    obs: xr.DataArray, posterior: Posterior, operator: Operator, linear: LinearMap
-) -> Layout:
-    """Find what was observed in the labels of obs."""
-    from apsgeo.labels.layout import layout_of
+def _observed(
+    obs: xr.DataArray | xr.Dataset, posterior: Posterior, operator: Operator, linear: LinearMap
+) -> Records:
+    """Read what was observed, and check that the model can be asked about it."""
+    from apsgeo.labels.records import Records
 
     if linear.codomain is None:
         raise InputError(
@@ -147,21 +140,12 @@ def _layout(
         )
     here = linear.codomain == posterior.domain
     wanted = "the model" if here else f"the model's {operator!r}"
-    return layout_of(obs, linear.codomain, given="obs", wanted=wanted)
-
-
-def _valid(
-    layout: Layout, obs: xr.DataArray, posterior: Posterior, linear: LinearMap
-) -> NDArray[np.bool_]:
-    """Tell what is observed of values that the model has, by the cells of a record of obs."""
-    shape = tuple(obs.sizes[dim] for dim in layout.cells)
-    given, wanted = len(shape) - len(layout.dims) and shape[0], posterior.normals.mean.shape[1]
-    if max(given, 1) != wanted:
-        raise GridError(
-            f"obs has {max(given, 1)} channels, and the model {wanted}; give the variables or "
-            "colours of its history"
-        )
-    return layout.channel_places(posterior.normals.observable(linear).numpy())
+    records = Records.of(obs, linear.codomain, given="obs", wanted=wanted)
+    channels = posterior.normals.channels
+    records.check("the model", posterior.variable, posterior.units, channels)
+    check_floating(records.array)
+    records.dates.check_order()
+    return records
 
 
 def write_ensemble(
@@ -268,19 +252,20 @@ def _check_types(obs: Any, posterior: Any) -> None:
         )
 
 
-def _labelled(members: dask.array.Array, like: xr.DataArray, sampler: Sampler) -> xr.DataArray:
+def _labelled(
+    members: dask.array.Array, like: xr.DataArray, noise: Tensor, seed: int
+) -> xr.DataArray:
     """Give (member, ...) the labels of its like without members, and say how it was made."""
-    noise = sampler.posterior.noise_std if sampler.noise_std is None else sampler.noise_std
     least, most = float(noise.min()), float(noise.max())
     member = xr.Variable(
         "member",
-        np.arange(sampler.members),
+        np.arange(len(members)),
         {"standard_name": "realization", "long_name": "ensemble member"},
     )
     attrs = {
         "apsgeo_version": apsgeo.__version__,
         "noise_std": least if least == most else f"{least:g} to {most:g}",
-        "seed": sampler.seed,
+        "seed": seed,
     }
     ensemble = xr.DataArray(
         members,

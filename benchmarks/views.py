@@ -7,6 +7,7 @@ only positions and edges, so that meshes, grids and pixels are drawn by the same
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ from scipy.spatial import cKDTree
 
 from apsgeo.domains import Domain
 
-__all__ = ["View", "along_z", "globe", "picture"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -53,6 +55,23 @@ def along_z(domain: Domain) -> Index:
     first = near.argmax(-1)[..., None]
     seen = np.where(near.any(-1, keepdims=True), np.take_along_axis(node, first, -1), -1)
     return seen[..., 0]
+
+
+def seen(view: Index, values: NDArray[Any]) -> NDArray[Any]:
+    """Return what a view shows of values (node,), NaN where no node is."""
+    return np.where(view >= 0, values[view], np.nan)
+
+
+def nearest(domain: Domain, others: Domain) -> Index:
+    """Return for each node of a domain the nearest node of another."""
+    node: Index = cKDTree(others.positions.numpy()).query(domain.positions)[1]
+    return node
+
+
+def bare(axes: Axes) -> None:
+    """Take ticks and frame away from a picture."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def _middles(start: float, stop: float, count: int) -> Array:

@@ -81,7 +81,7 @@ def path(name: str, report: Callable[[str], None] = lambda line: None) -> Path:
 
     Args:
         name: The data set's name.
-        report: Is told, in a line each, what is done.
+        report: Function that is told, in a line each, what is done.
 
     Raises:
         DatasetError: If there is no such data set, or it cannot be fetched, verified or unpacked.

@@ -22,9 +22,9 @@ class DebianPackage(Source):
     A distribution serves one version at a time, so the files in it are verified, not the package.
 
     Attributes:
-        package: Its name.
-        version: The one that the checksums were taken from; others may hold the same files.
-        sha256: The members' checksums, in hexadecimal.
+        package: Name of the package.
+        version: Version that the checksums were taken from; others may hold the same files.
+        sha256: Checksums of the members, in hexadecimal.
     """
 
     package: str

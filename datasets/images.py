@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from apsgeo.datasets.cf import finish
 from apsgeo.errors import DatasetError
 
-__all__ = ["image_dataset", "parse_pgm", "read_idx", "read_idx_images"]
+__all__ = ["image_dataset", "parse_pgm", "read_idx_images"]
 
 Bytes = NDArray[np.uint8]
 
@@ -77,8 +77,8 @@ def image_dataset(
 
     Args:
         images: Grey values from 0 to 255, of shape (sample, row, col).
-        labels: What each shows; the coordinate ``label(sample)``.
-        attrs: The data set's attributes.
+        labels: Class of each image, which becomes the coordinate ``label(sample)``.
+        attrs: Global attributes of the data set, as for `finish`.
     """
     dataset = xr.Dataset({"image": (("sample", "row", "col"), images)})
     if labels is not None:

@@ -15,7 +15,7 @@ def check_faces(faces: NDArray[np.integer], num_nodes: int, what: str) -> NDArra
     Args:
         faces: Node numbers from 0, of shape (face, 3).
         num_nodes: The number of nodes.
-        what: The mesh, for the message.
+        what: Name of the mesh, for the message.
 
     Raises:
         DatasetError: If a face has another number of nodes, one twice, or one that is not there.
@@ -34,8 +34,8 @@ def node_areas(positions: NDArray[np.floating], faces: NDArray[np.int32]) -> NDA
     """Give each node a third of its faces' areas; of shape (node,), in squared units of length.
 
     Args:
-        positions: Of shape (node, 3).
-        faces: Of shape (face, 3).
+        positions: Positions of the nodes, of shape (node, 3).
+        faces: Node numbers of the faces from 0, of shape (face, 3).
     """
     first, second, third = (positions[faces[:, corner]] for corner in range(3))
     areas = np.linalg.norm(np.cross(second - first, third - first), axis=1) / 2

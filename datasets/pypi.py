@@ -15,7 +15,7 @@ from apsgeo.errors import DatasetError
 if TYPE_CHECKING:
     from unearth import PackageFinder
 
-__all__ = ["Sdist", "fetch_sdist", "pip_settings"]
+__all__ = ["Sdist"]
 
 
 class Sdist(Archive):

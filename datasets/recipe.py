@@ -21,14 +21,16 @@ class Recipe:
     """How a data set's file is built.
 
     Attributes:
-        name: What users call it, such as ``"ncep-air"``.
+        name: Name that users know it by, such as ``"ncep-air"``.
         variable: The main field in the built file.
         source: The package that its raw files come from.
-        members: The raw files' names in the package.
-        build: Makes the data set out of the raw files, given in the order of ``members``.
-        revision: Raised when ``build`` makes something else than before, so that old caches are
-            not used.
-        folder: Where its card is, if it shares one with others; by default named as it is.
+        members: Names of the raw files in the package.
+        build: Function that makes the data set out of the raw files, given in the order of
+            ``members``.
+        revision: Number that is raised when ``build`` makes something else than before, so that old
+            caches are not used.
+        folder: Folder of its card, if it shares one with others; by default the folder named like
+            it.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Recipe:
         """Return the built file, fetching and building it if it is not in the cache.
 
         Args:
-            report: Is told, in a line each, what is done.
+            report: Function that is told, in a line each, what is done.
 
         Raises:
             DatasetError: If it cannot be fetched, verified, unpacked or kept.

@@ -472,7 +472,7 @@ def test_the_demo_s_file_has_the_demo_s_score(field: xr.DataArray, tmp_path: Pat
     observed_file = write_netcdf(observed, tmp_path / "observed.nc")
     table = done("evaluate", truth_file, tmp_path / "ensemble.nc", "--observed", observed_file)
     crps = float(table.split("CRPS [degC]")[1].split("│")[1])
-    assert crps == pytest.approx(board.rows[-1].scores.crps, rel=1e-3)
+    assert crps == pytest.approx(board.rows[-1]["crps"], rel=1e-3)
 
 
 def test_the_demo_names_the_extras_that_it_misses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from apsgeo.diffusion.denoiser import AnchoredDenoiser
 from apsgeo.diffusion.samplers import Ancestral, Path, Time
-from apsgeo.diffusion.views import Denoiser
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
 from apsgeo.measurement import Draws, Measurement, members_noise
@@ -34,7 +34,7 @@ class DPS:
         strength: Length of a guiding step, `zeta` in the paper, twice.
     """
 
-    prior: Denoiser
+    prior: AnchoredDenoiser
     steps: int = 200
     strength: float = 1.0
     name = "DPS"

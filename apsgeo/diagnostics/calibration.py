@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from apsgeo.errors import InputError
-from apsgeo.metrics import coverage, weighted_mean
+from apsgeo.metrics.scores import coverage, weighted_mean
 
 __all__ = ["Uniformity", "rank_histogram", "ranks", "reliability", "tarp_ranks", "uniformity"]
 

@@ -126,7 +126,8 @@ def importance_weights(
     Args:
         distribution: What a `Posterior` returns for measurements.
         log_prior: log p of standardized anomalies (batch, channel, node), (batch,), such as a
-            diffusion prior's `anchored_log_prob`. Its error widens the weights.
+            Gaussian prior's `log_prob`, or ``lambda x: diffusion.estimate_log_prob(x).value``,
+            whose error widens the weights.
         members: Drawn for each field.
         seed: Of the draw.
 

@@ -37,10 +37,10 @@ class AnalyticDiffusion(DiffusionDensity):
     It has the samplers and log-densities of a `DiffusionPrior` that is perfectly trained.
 
     Args:
-        prior: the prior.
-        schedule: the noise schedule; `VPSchedule()` if not given.
-        anchor: stands in the log-densities for the anchor of a `DiffusionPrior`; None is N(0, I).
-        levels: number of levels of the grid of the anchored estimate.
+        prior: Prior whose exact denoiser is known.
+        schedule: The noise schedule; `VPSchedule()` if not given.
+        anchor: Replaces the anchor of a `DiffusionPrior` in the log-densities; None is N(0, I).
+        levels: Number of levels of the grid of the anchored estimate.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class AnalyticDiffusion(DiffusionDensity):
         super().__init__(prior.domain, prior.channels, schedule, anchor, levels=levels)
         self.prior = prior
 
-    def denoise(self, x_t: Tensor, t: float | Tensor) -> Tensor:
-        """Return E[x | x_t], exactly; see `AnchoredDenoiser.denoise`."""
+    def predict(self, x_t: Tensor, t: float | Tensor) -> Tensor:
+        """Return E[x | x_t], exactly; see `AnchoredDenoiser.predict`."""
         self._check(x_t)
         return self._exact(x_t, self._log_snr_of(t, len(x_t)))
 
@@ -64,7 +64,7 @@ class AnalyticDiffusion(DiffusionDensity):
         return self._exact(x_t, log_snr) - mean
 
     def _exact(self, x_t: Tensor, log_snr: Tensor) -> Tensor:
-        alpha, _ = self.scales(log_snr, x_t)
+        alpha, _ = self.alpha_sigma(log_snr, x_t)
         clean, out = x_t / alpha, torch.zeros_like(x_t)
         for level in log_snr.unique().tolist():
             rows = (log_snr == level).nonzero().flatten().to(x_t.device)

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from apsgeo.diffusion.schedule import Schedule, VPSchedule
-from apsgeo.diffusion.views import score
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.prior import GaussianPrior
 
 __all__ = ["AnchoredDenoiser"]
+
+_ROUNDING = 1e-6  # of a time
 
 
 class AnchoredDenoiser(nn.Module, ABC):
@@ -22,7 +23,7 @@ class AnchoredDenoiser(nn.Module, ABC):
 
     With x_t = alpha x + sigma n, n standard normal, and gamma = alpha^2 / sigma^2,
 
-        denoise(x_t, t) = D_G(x_t / alpha; sigma / alpha) + correction
+        predict(x_t, t) = D_G(x_t / alpha; sigma / alpha) + correction
 
     where D_G is the anchor's exact posterior mean; c_out(t) is the anchor's rms posterior standard
     deviation. Without an anchor D_G is the denoiser of N(0, I), and c_out^2 = 1 / (1 + gamma). A
@@ -36,11 +37,11 @@ class AnchoredDenoiser(nn.Module, ABC):
     Signals are (batch, channel, node) in standardized anomalies (no unit, variance about one).
 
     Args:
-        domain: where the signal lives.
-        channels: channels of the signal.
-        schedule: the noise schedule; `VPSchedule()` if not given.
-        anchor: the Gaussian prior to correct, or None.
-        levels: number of levels of the grid, at least 2.
+        domain: Domain that the signal lives on.
+        channels: Number of channels of the signal.
+        schedule: The noise schedule; `VPSchedule()` if not given.
+        anchor: The Gaussian prior to correct, or None.
+        levels: Number of levels of the grid, at least 2.
         residual_std: c_out at the levels (levels,), if already known.
     """
 
@@ -92,37 +93,71 @@ class AnchoredDenoiser(nn.Module, ABC):
         values = [self.anchor.denoise_std(noise_std) for noise_std in self.noise_std]
         return torch.tensor(values, dtype=torch.float64).clamp_min(1e-8)
 
-    def denoise(self, x_t: Tensor, t: float | Tensor) -> Tensor:
+    def denoise(self, signal: Tensor, noise_std: float) -> Tensor:
+        """Return E[x | x + noise_std n = signal], differentiable, as every prior does.
+
+        Args:
+            signal: Signals with noise (batch, channel, node).
+            noise_std: Standard deviation of the noise, within the range of the schedule.
+
+        Raises:
+            InputError: If the shape does not fit, or the noise is not in the range.
+        """
+        schedule = self.schedule
+        time = schedule.time_of_snr(noise_std**-2)
+        if not schedule.eps - _ROUNDING <= float(time) <= schedule.T + _ROUNDING * schedule.T:
+            least, most = self.noise_std[-1], self.noise_std[0]
+            raise InputError(f"noise_std={noise_std}; give one from {least} to {most}")
+        time = time.clamp(schedule.eps, schedule.T)
+        return self.predict(float(schedule.alpha(time)) * signal, float(time))
+
+    def predict(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         """Return the estimate of x given x_t = alpha x + sigma n; differentiable in x_t.
 
         Args:
-            x_t: noisy signals (batch, channel, node).
-            t: one time or one a record (batch,), between ``schedule.eps`` and ``schedule.T``.
+            x_t: Noisy signals (batch, channel, node).
+            t: One time or one a record (batch,), between ``schedule.eps`` and ``schedule.T``.
 
         Raises:
-            InputError: a shape does not fit, or a time is outside the schedule.
+            InputError: If a shape does not fit, or a time is outside the schedule.
         """
         self._check(x_t)
         log_snr = self._log_snr_of(t, len(x_t))
         mean = self.anchor_mean(x_t, log_snr)
         return mean + self.correction(x_t, mean, log_snr)
 
+    def predict_noise(self, x_t: Tensor, t: float | Tensor) -> Tensor:
+        """Return E[n | x_t] = (x_t - alpha D) / sigma, as x_t, with D what `predict` returns.
+
+        By Tweedie's formula the score, grad log p_t(x_t), is -E[n | x_t] / sigma.
+        """
+        alpha, sigma = self.alpha_sigma(self._log_snr_of(t, len(x_t)), x_t)
+        return (x_t - alpha * self.predict(x_t, t)) / sigma
+
+    def predict_velocity(self, x_t: Tensor, t: float | Tensor) -> Tensor:
+        """Return E[alpha n - sigma x | x_t] = (alpha x_t - (alpha^2 + sigma^2) D) / sigma.
+
+        (Salimans & Ho 2022, arXiv 2202.00512, table 1.)
+        """
+        alpha, sigma = self.alpha_sigma(self._log_snr_of(t, len(x_t)), x_t)
+        return (alpha * x_t - (alpha**2 + sigma**2) * self.predict(x_t, t)) / sigma
+
+    def score(self, signal: Tensor, noise_std: float) -> Tensor:
+        """Return the gradient of the log density of x + noise_std n, (D - signal) / noise_std^2."""
+        return (self.denoise(signal, noise_std) - signal) / noise_std**2
+
     def calibrated(self, fields: Tensor) -> Tensor:
         """Return what samples (batch, channel, node) become at last: here, what they are."""
         return fields
-
-    def score(self, x_t: Tensor, t: float | Tensor) -> Tensor:
-        """Return grad log p_t(x_t) = (alpha D - x_t) / sigma^2 (Tweedie's formula)."""
-        return score(self, x_t, t)
 
     def anchor_mean(
         self, x_t: Tensor, log_snr: Tensor, anchor: GaussianPrior | None = None
     ) -> Tensor:
         """Return the anchor's denoised signals at log-SNRs (batch,), CPU and float64.
 
-        Another ``anchor`` than the prior's own serves training on fields that the own has seen.
+        Training passes another ``anchor`` on fields that the prior's own has seen.
         """
-        alpha, sigma = self.scales(log_snr, x_t)
+        alpha, sigma = self.alpha_sigma(log_snr, x_t)
         anchor = self.anchor if anchor is None else anchor
         if anchor is None:
             return alpha / (alpha**2 + sigma**2) * x_t
@@ -139,9 +174,9 @@ class AnchoredDenoiser(nn.Module, ABC):
     def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
         """Return what is added to the anchor's ``mean``, (batch, channel, node)."""
 
-    def scales(self, log_snr: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, log_snr: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma (batch, 1, 1) at log-SNRs (batch,), as ``like``."""
-        alpha, sigma = self.schedule.scales(log_snr[:, None, None])
+        alpha, sigma = self.schedule.alpha_sigma(log_snr[:, None, None])
         return alpha.to(like), sigma.to(like)
 
     def output_std(self, log_snr: Tensor) -> Tensor:
@@ -177,6 +212,6 @@ class AnchoredDenoiser(nn.Module, ABC):
         self, x0: Tensor, log_snr: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return x_t = alpha x0 + sigma n at log-SNRs (batch,), and n, from a CPU generator."""
-        alpha, sigma = self.scales(log_snr, x0)
+        alpha, sigma = self.alpha_sigma(log_snr, x0)
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
         return alpha * x0 + sigma * noise, noise

@@ -1,4 +1,4 @@
-"""Three estimates of the log-density that a denoiser stands for."""
+"""Draws, and three estimates of the log-density, of what a denoiser stands for."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from torch.nn.functional import logsigmoid
 from apsgeo.diffusion.denoiser import AnchoredDenoiser
 from apsgeo.diffusion.estimate import Estimate
 from apsgeo.diffusion.ode import ode_log_prob
+from apsgeo.diffusion.samplers import DPMSolver
 from apsgeo.errors import InputError
 from apsgeo.linalg.constants import LOG_2PI
 
 __all__ = ["DiffusionDensity"]
 
+_SAMPLER_STEPS, _SAMPLED_AT_ONCE = 20, 120
+
 
 class DiffusionDensity(AnchoredDenoiser):
-    """A denoiser and the log-densities that it implies."""
+    """A denoiser with the draws and the log-densities that it implies."""
 
     def elbo(
         self,
@@ -54,10 +57,10 @@ class DiffusionDensity(AnchoredDenoiser):
         anchor makes on its own draws is integrated exactly; only the difference is sampled.
 
         Args:
-            x0: signals (batch, channel, node).
+            x0: Signals (batch, channel, node).
             generator: CPU generator of times and noise.
-            samples: independent passes; the standard error comes from their spread.
-            points: times in a pass.
+            samples: Independent passes; the standard error comes from their spread.
+            points: Times in a pass.
             times: "importance" draws them uniform in log gamma (for VP, density beta / sigma^2),
                 "uniform" in t, with the weights that either needs.
             differentiate_network: False leaves out the network's Jacobian in the gradient with
@@ -69,7 +72,7 @@ class DiffusionDensity(AnchoredDenoiser):
             The estimate and its standard error, in nats, each (batch,), float64.
 
         Raises:
-            InputError: a shape does not fit, or ``samples`` or ``points`` is below 1.
+            InputError: If a shape does not fit, or ``samples`` or ``points`` is below 1.
         """
         self._check(x0)
         low, high = self.log_snr[0], self.log_snr[-1]
@@ -122,19 +125,19 @@ class DiffusionDensity(AnchoredDenoiser):
         optimum's mse is at least d^2 / (d gamma + J).
 
         Args:
-            x0: signals (batch, channel, node).
+            x0: Signals (batch, channel, node).
             generator: CPU generator of levels and noise.
-            samples: independent passes; the standard error comes from their spread.
-            points: levels in a pass, drawn systematically with a random offset where the anchor is
+            samples: Independent passes; the standard error comes from their spread.
+            points: Levels in a pass, drawn systematically with a random offset where the anchor is
                 uncertain (an unbiased estimate of the rule); None takes all of them.
-            differentiate_network: see `elbo`.
+            differentiate_network: See `elbo`.
 
         Returns:
             The estimate and its standard error, in nats, each (batch,), float64.
 
         Raises:
-            InputError: a shape does not fit, ``samples`` is below 1, or ``points`` is not between
-                1 and ``levels``.
+            InputError: If a shape does not fit, ``samples`` is below 1, or ``points`` is not
+                between 1 and ``levels``.
         """
         gain = self.anchored_gain(
             x0,
@@ -208,22 +211,22 @@ class DiffusionDensity(AnchoredDenoiser):
             self, x0, probes=probes, anchor=self.anchor, generator=generator, tolerance=tolerance
         )
 
-    def log_prob(
+    def estimate_log_prob(
         self, x0: Tensor, *, method: Literal["anchored", "elbo", "ode"] = "anchored", **options: Any
     ) -> Estimate:
         """Estimate log p(x0) of signals (batch, channel, node).
 
         Args:
-            x0: signals (batch, channel, node).
+            x0: Signals (batch, channel, node).
             method: "anchored" for `anchored_log_prob`, "elbo" for `elbo`, a lower bound, and "ode"
                 for `ode_log_prob`.
-            options: those of the method.
+            options: Those of the method.
 
         Returns:
             The estimate and its standard error, in nats, each (batch,), float64.
 
         Raises:
-            InputError: a shape or an option does not fit, or there is no such method.
+            InputError: If a shape or an option does not fit, or there is no such method.
         """
         methods: dict[str, Callable[..., Estimate]] = {
             "anchored": self.anchored_log_prob,
@@ -233,6 +236,11 @@ class DiffusionDensity(AnchoredDenoiser):
         if method not in methods:
             raise InputError(f"method={method!r}; give one of {', '.join(methods)}")
         return methods[method](x0, **options)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw (count, channel, node) fields, float32, in 20 steps of `DPMSolver`."""
+        solver = DPMSolver(_SAMPLER_STEPS)
+        return solver.sample(self, count, at_once=_SAMPLED_AT_ONCE, generator=generator)
 
     def _base_log_prob(self, x0: Tensor) -> Tensor:
         if self.anchor is not None:

@@ -222,10 +222,10 @@ def _calibrate(prior: DiffusionPrior, fields: Tensor, seed: int) -> None:
     if gain is None:
         return
     wanted = max(_LEAST_SAMPLES, _SAMPLED_VALUES // fields[0].numel())
-    samples = DPMSolver(_SAMPLER_STEPS).sample_in_parts(
+    samples = DPMSolver(_SAMPLER_STEPS).sample(
         prior,
         math.ceil(wanted / _CHUNK) * _CHUNK,
-        _CHUNK,
+        at_once=_CHUNK,
         generator=torch.Generator().manual_seed(seed + 2),
         like=fields,
     )

@@ -12,7 +12,7 @@ from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.prior import GaussianPrior
-from apsgeo.nn import FunctionSpaceNet
+from apsgeo.nn.function_space import FunctionSpaceNet
 
 __all__ = ["FunctionSpacePrior"]
 
@@ -24,11 +24,11 @@ class FunctionSpacePrior(DiffusionPrior):
     anchor these are the smooth part m of the signal and, for each node, the logarithm h of the
     variance of what m does not tell. With x = x_t / alpha and gamma = alpha^2 / sigma^2,
 
-        denoise(x_t, t) = m + g (x - m),    g = 1 / (1 + exp(-h) / gamma),
+        predict(x_t, t) = m + g (x - m),    g = 1 / (1 + exp(-h) / gamma),
 
     the posterior mean of a signal m + r with independent r of variance exp(h) at each node. Zeros
     of the network give the denoiser of N(0, I), as in the plain form of `DiffusionPrior`. With an
-    anchor a smooth function is added to its exact denoiser, denoise = D_G + c_out net: what is
+    anchor a smooth function is added to its exact denoiser, predict = D_G + c_out net: what is
     finer than the eigenfunctions is left to the anchor.
 
     **Noise.** A level of noise is its standard deviation s = sigma / alpha at each node, at every
@@ -39,9 +39,9 @@ class FunctionSpacePrior(DiffusionPrior):
     has gamma itself. Cells of unequal areas must be so in the same proportions at both resolutions.
 
     Args:
-        domain, channels, network, schedule, anchor, levels, residual_std: as for `DiffusionPrior`;
+        domain, channels, network, schedule, anchor, levels, residual_std: As for `DiffusionPrior`;
             the network gives 2 channels without an anchor.
-        trained_nodes: how many nodes the network was trained on; the domain's by default.
+        trained_nodes: Number of nodes that the network was trained on; the domain's by default.
     """
 
     kind: ClassVar[str] = "function-space"
@@ -74,7 +74,7 @@ class FunctionSpacePrior(DiffusionPrior):
         """Return what is added to the anchor's ``mean``, (batch, channel, node)."""
         parameter = next(self.network.parameters())
         level = self.equivalent_log_snr(log_snr)
-        clean = x_t / self.scales(log_snr, x_t)[0]
+        clean = x_t / self.alpha_sigma(log_snr, x_t)[0]
         noise_std = torch.exp(-0.5 * level).to(x_t)[:, None, None]
         if self.anchor is None:
             inputs = clean / (1.0 + noise_std**2).sqrt()
@@ -104,12 +104,12 @@ class FunctionSpacePrior(DiffusionPrior):
         or than the eigenfunctions, is left to an anchor, or without one is taken for white.
 
         Args:
-            domain: another resolution; see `apsgeo.nn.FunctionSpaceNet.on`.
-            anchor: if the prior has an anchor, that of the same fields on the new domain.
-            static: the known fields (F, N) there, if the network was given some.
+            domain: Another resolution; see `apsgeo.nn.FunctionSpaceNet.on`.
+            anchor: If the prior has an anchor, that of the same fields on the new domain.
+            static: The known fields (F, N) there, if the network was given some.
 
         Raises:
-            InputError: the domain is no other resolution of the prior's, or an anchor or known
+            InputError: If the domain is no other resolution of the prior's, or an anchor or known
                 fields are missing or not wanted.
         """
         if (anchor is None) != (self.anchor is None):

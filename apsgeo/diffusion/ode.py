@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apsgeo.diffusion.denoiser import AnchoredDenoiser
 from apsgeo.diffusion.estimate import Estimate
-from apsgeo.diffusion.views import Denoiser
 from apsgeo.errors import InputError
 from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.linalg.constants import LOG_2PI
@@ -21,7 +21,7 @@ _VALUES = 2**23  # denoised at once
 
 
 def ode_log_prob(
-    denoiser: Denoiser,
+    denoiser: AnchoredDenoiser,
     x0: Tensor,
     *,
     probes: int | None = None,
@@ -50,14 +50,14 @@ def ode_log_prob(
     the signs are left with the difference of D and D_G.
 
     Args:
-        denoiser: of any prior; its denoiser is differentiated.
-        x0: signals (batch, channel, node).
-        probes: number of random signs, at least 2; None for the exact trace, at the cost of as
+        denoiser: Denoiser of any prior; what it predicts is differentiated.
+        x0: Signals (batch, channel, node).
+        probes: Number of random signs, at least 2; None for the exact trace, at the cost of as
             many denoised fields as a field has values.
-        anchor: for Hutchinson's estimate, a Gaussian prior near the denoiser's; it is factorized
+        anchor: For Hutchinson's estimate, a Gaussian prior near the denoiser's; it is factorized
             at every time of the integration.
         generator: CPU generator of the signs.
-        tolerance: relative and absolute, of the integration.
+        tolerance: Relative and absolute tolerance of the integration.
 
     Returns:
         The value and its standard error in nats, each (batch,), float64, without gradients. The
@@ -138,7 +138,7 @@ def _directions(like: Tensor, probes: int | None, generator: torch.Generator | N
 
 
 def _denoise_and_trace(
-    denoiser: Denoiser, signal: Tensor, u: float, directions: Tensor, total: bool
+    denoiser: AnchoredDenoiser, signal: Tensor, u: float, directions: Tensor, total: bool
 ) -> tuple[Tensor, Tensor]:
     """Return D (batch, channel, node), and v^T (dD/ds) v of each direction, or their sum.
 
@@ -153,7 +153,7 @@ def _denoise_and_trace(
         copies = signal.expand(len(part), *signal.shape).flatten(0, 1).requires_grad_()
         vectors = part[:, None].expand(-1, *signal.shape).flatten(0, 1)
         with torch.enable_grad():
-            out = denoiser.denoise(alpha * copies, time)
+            out = denoiser.predict(alpha * copies, time)
             (pulled,) = torch.autograd.grad(out, copies, vectors)
         clean = out[:batch].detach()
         each = (pulled * vectors).flatten(1).sum(1).reshape(len(part), batch)

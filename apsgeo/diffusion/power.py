@@ -37,8 +37,8 @@ class BandGain(nn.Module):
     left alone. Gains are one until they are fitted.
 
     Args:
-        domain: where the fields live.
-        channels: of the fields.
+        domain: Domain that the fields live on.
+        channels: Number of channels of the fields.
     """
 
     gain: Tensor

@@ -21,7 +21,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.domains.image.domain import ImageDomain
 from apsgeo.errors import InputError, ModelError
 
-__all__ = ["GivenSchedule", "PretrainedDiffusion", "from_azula", "from_diffusers"]
+__all__ = ["FunctionSchedule", "PretrainedDiffusion", "from_azula", "from_diffusers"]
 
 _BISECTIONS = 60  # of a range of times, down to float64's rounding
 _CLEAN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
@@ -29,27 +29,27 @@ _CLEAN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "sample": lambda x_t, out, alpha, sigma: out,
     "v_prediction": lambda x_t, out, alpha, sigma: alpha * x_t - sigma * out,
 }
-"""E[x | x_t] from what a network predicts, alpha^2 + sigma^2 = 1 (`apsgeo.diffusion.views`)."""
+"""E[x | x_t] from what a network predicts, where alpha^2 + sigma^2 = 1."""
 
 
-class GivenSchedule(Schedule):
+class FunctionSchedule(Schedule):
     """A schedule that is known as a function of time alone.
 
     Args:
-        scales_at: maps float64 times to alpha and sigma, differentiable.
-        eps: first time.
-        T: last time.
+        alpha_sigma_at: Maps float64 times to alpha and sigma, differentiable.
+        eps: First time.
+        T: Last time.
 
     Raises:
-        InputError: the signal-to-noise ratio is not finite at the ends, or does not fall.
+        InputError: If the signal-to-noise ratio is not finite at the ends, or does not fall.
     """
 
-    kind: ClassVar[str] = "given"
+    kind: ClassVar[str] = "function"
 
     def __init__(
-        self, scales_at: Callable[[Tensor], tuple[Tensor, Tensor]], eps: float, T: float
+        self, alpha_sigma_at: Callable[[Tensor], tuple[Tensor, Tensor]], eps: float, T: float
     ) -> None:
-        self._scales_at, self._eps, self._last = scales_at, eps, T
+        self._alpha_sigma_at, self._eps, self._last = alpha_sigma_at, eps, T
         along = self.log_snr(torch.linspace(eps, T, 101, dtype=torch.float64))
         if not bool(torch.isfinite(along).all() and (along.diff() < 0).all()):
             raise InputError(
@@ -69,7 +69,7 @@ class GivenSchedule(Schedule):
 
     def log_snr(self, t: float | Tensor) -> Tensor:
         """Return 2 log(alpha / sigma)."""
-        alpha, sigma = self._scales_at(torch.as_tensor(t, dtype=torch.float64))
+        alpha, sigma = self._alpha_sigma_at(torch.as_tensor(t, dtype=torch.float64))
         return 2.0 * torch.log(alpha / sigma)
 
     def rate(self, t: float | Tensor) -> Tensor:
@@ -89,16 +89,16 @@ class GivenSchedule(Schedule):
             low, high = torch.where(early, middle, low), torch.where(early, high, middle)
         return 0.5 * (low + high)
 
-    def scales(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma at the time of a signal-to-noise ratio."""
         log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
-        return self._scales_at(self.time_of_snr(torch.exp(log_snr)))
+        return self._alpha_sigma_at(self.time_of_snr(torch.exp(log_snr)))
 
     def to_config(self) -> dict[str, Any]:
         """Refuse: a function is not saved.
 
         Raises:
-            ModelError: always.
+            ModelError: Always.
         """
         raise ModelError(
             "a prior that others trained is not saved here; open it where it came from"
@@ -112,12 +112,12 @@ class PretrainedDiffusion(DiffusionDensity):
     estimates of the log-density refer to N(0, I), by whose denoiser nothing is corrected here.
 
     Args:
-        domain: where the signal lives; an image's nodes become (batch, channel, row, column).
-        channels: of the signal.
-        network: held for its parameters, so that the prior moves with it.
-        clean: maps x_t and times (batch,), float64, to E[x | x_t], each (batch, channel, *shape).
-        schedule: the noise schedule of the network.
-        levels: of the grid of the anchored estimate.
+        domain: Domain of the signal; nodes of an image become (batch, channel, row, column).
+        channels: Number of channels of the signal.
+        network: Network behind ``clean``: its parameters move with the prior from device to device.
+        clean: Maps x_t and times (batch,), float64, to E[x | x_t], each (batch, channel, *shape).
+        schedule: The noise schedule of the network.
+        levels: Number of levels of the grid of the anchored estimate.
     """
 
     def __init__(
@@ -152,18 +152,18 @@ def from_azula(
     """Adapt an `azula.denoise.Denoiser`, whose times are from 0 to 1.
 
     Args:
-        denoiser: with a schedule, that takes x_t (batch, channel, row, column) of an image, or
+        denoiser: Has a schedule, and takes x_t (batch, channel, row, column) of an image, or
             (batch, channel, node), and times (batch,).
-        domain: where its signals live.
-        channels: of its signals.
-        eps: first time, at which the signal-to-noise ratio must be finite.
-        T: last time, at which it must be above 0.
-        levels: of the grid of the anchored estimate.
+        domain: Domain that its signals live on.
+        channels: Number of channels of its signals.
+        eps: First time, at which the signal-to-noise ratio must be finite.
+        T: Last time, at which it must be above 0.
+        levels: Number of levels of the grid of the anchored estimate.
 
     Raises:
         InputError: If the schedule's signal-to-noise ratio does not fall between finite values.
     """
-    schedule = GivenSchedule(denoiser.schedule, eps, T)
+    schedule = FunctionSchedule(denoiser.schedule, eps, T)
 
     def clean(x_t: Tensor, times: Tensor) -> Tensor:
         return denoiser(x_t, times.to(x_t)).mean
@@ -177,11 +177,11 @@ def from_diffusers(
     """Open a folder with a `UNet2DModel` of Hugging Face's diffusers (extra ``pretrained``).
 
     Args:
-        folder: Of a pipeline, such as DDPM's: ``unet/`` with config.json and
+        folder: Folder of a pipeline, such as DDPM's: ``unet/`` with config.json and
             diffusion_pytorch_model.safetensors, and ``scheduler/`` with scheduler_config.json.
             Nothing is fetched, and pickled weights are refused.
         domain: The image, if the network's configuration does not say its size.
-        levels: Of the grid of the anchored estimate.
+        levels: Number of levels of the grid of the anchored estimate.
 
     Returns:
         The prior. The signal-to-noise ratio of the scheduler's steps is interpolated between them.
@@ -217,7 +217,7 @@ def from_diffusers(
         domain = ImageDomain(*((size, size) if isinstance(size, int) else size))
     channels, dtype = network.config.in_channels, next(network.parameters()).dtype
     share = steps.alphas_cumprod.double()
-    schedule = GivenSchedule(_between(torch.logit(share)), 0.0, float(len(share) - 1))
+    schedule = FunctionSchedule(_between(torch.logit(share)), 0.0, float(len(share) - 1))
 
     def clean(x_t: Tensor, times: Tensor) -> Tensor:
         alpha, sigma = (
@@ -232,9 +232,9 @@ def from_diffusers(
 def _between(log_snr: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return alpha and sigma, of variance one in sum, as a function of the number of a step."""
 
-    def scales_at(t: Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma_at(t: Tensor) -> tuple[Tensor, Tensor]:
         before = t.detach().floor().clamp(0, len(log_snr) - 2).long()
         here = log_snr[before] + (t - before) * (log_snr[before + 1] - log_snr[before])
         return torch.exp(0.5 * logsigmoid(here)), torch.exp(0.5 * logsigmoid(-here))
 
-    return scales_at
+    return alpha_sigma_at

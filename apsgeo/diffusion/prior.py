@@ -13,7 +13,8 @@ from apsgeo.diffusion.schedule import Schedule, from_config
 from apsgeo.domains.base import Domain
 from apsgeo.errors import ModelError
 from apsgeo.gaussian.prior import GaussianPrior
-from apsgeo.nn import FourierEmbedding, FunctionSpaceNet, UNet
+from apsgeo.nn.function_space import FunctionSpaceNet
+from apsgeo.nn.unet import FourierEmbedding, UNet
 
 __all__ = ["COND_DIM", "DiffusionPrior"]
 
@@ -25,14 +26,14 @@ class DiffusionPrior(DiffusionDensity):
 
     With x_t = alpha x + sigma n, n standard normal, and gamma = alpha^2 / sigma^2,
 
-        denoise(x_t, t) = D_G(x_t / alpha; sigma / alpha) + c_out(t) net(D_G, residual, log gamma)
+        predict(x_t, t) = D_G(x_t / alpha; sigma / alpha) + c_out(t) net(D_G, residual, log gamma)
 
     where D_G is the anchor's exact posterior mean, residual = (x_t - alpha D_G) / sigma, and c_out
     the anchor's rms posterior standard deviation. A network that starts at zero starts at the
     optimal denoiser of the anchor. Without an anchor the network sees c_in x_t alone, and its skip
     connection is the denoiser of N(0, I): with c_in = (alpha^2 + sigma^2)^(-1/2)
 
-        denoise(x_t, t) = c_in^2 alpha x_t + c_in sigma net(c_in x_t, log gamma),
+        predict(x_t, t) = c_in^2 alpha x_t + c_in sigma net(c_in x_t, log gamma),
 
     the preconditioning of Karras et al. (2022, arXiv 2206.00364, table 1) for data of unit
     variance, which for VP is D = alpha x_t + sigma net(x_t, log gamma).
@@ -45,13 +46,13 @@ class DiffusionPrior(DiffusionDensity):
     Signals are (batch, channel, node) in standardized anomalies (no unit, variance about one).
 
     Args:
-        domain: where the signal lives.
-        channels: channels of the signal.
-        network: maps (batch, 2 channels with an anchor, else channels; node) and a condition
+        domain: Domain that the signal lives on.
+        channels: Number of channels of the signal.
+        network: Maps (batch, 2 channels with an anchor, else channels; node) and a condition
             (batch, 64) to (batch, channels, node); a `UNet` of default size if not given.
-        schedule: the noise schedule; `VPSchedule()` if not given.
-        anchor: the Gaussian prior to correct, or None for the plain form.
-        levels: number of levels of the grid, at least 2.
+        schedule: The noise schedule; `VPSchedule()` if not given.
+        anchor: The Gaussian prior to correct, or None for the plain form.
+        levels: Number of levels of the grid, at least 2.
         residual_std: c_out at the levels (levels,), if already known.
     """
 
@@ -91,7 +92,7 @@ class DiffusionPrior(DiffusionDensity):
     def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:
         """Return what the network adds to the anchor's ``mean``, (batch, channel, node)."""
         parameter = next(self.network.parameters())
-        alpha, sigma = self.scales(log_snr, x_t)
+        alpha, sigma = self.alpha_sigma(log_snr, x_t)
         if self.anchor is None:
             inputs = x_t / (alpha**2 + sigma**2).sqrt()
         else:
@@ -138,7 +139,7 @@ class DiffusionPrior(DiffusionDensity):
         """Rebuild a prior from `to_state`, its domain and the anchor that it was trained with.
 
         Raises:
-            ModelError: an anchor is missing or not wanted, or the tensors do not fit.
+            ModelError: If an anchor is missing or not wanted, or the tensors do not fit.
         """
         if config["anchored"] != (anchor is not None):
             raise ModelError(

@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from apsgeo.diffusion.views import Denoiser
+from apsgeo.diffusion.denoiser import AnchoredDenoiser
 from apsgeo.errors import InputError
 
 __all__ = ["DDIM", "Ancestral", "DPMSolver", "Heun", "Path", "Sampler", "Time"]
@@ -49,21 +49,35 @@ class Sampler(ABC):
 
     def sample(
         self,
-        denoiser: Denoiser,
+        denoiser: AnchoredDenoiser,
         count: int,
         *,
+        at_once: int | None = None,
         generator: torch.Generator | None = None,
         like: Tensor | None = None,
     ) -> Tensor:
         """Draw fields (count, channel, node), standardized anomalies, without gradients.
 
         Args:
-            denoiser: a `DiffusionPrior`, an `AnalyticDiffusion`, or alike.
-            count: number of fields, all denoised together.
+            denoiser: A `DiffusionPrior`, an `AnalyticDiffusion`, or alike.
+            count: Number of fields.
+            at_once: Largest number of fields that are denoised together; all by default. Fewer
+                need less memory, and are other draws.
             generator: CPU generator of all noise, the initial state's first.
-            like: a tensor of the dtype and device that are wanted; float32 on the CPU by default.
+            like: Tensor of the dtype and device that are wanted; float32 on the CPU by default.
         """
         like = torch.empty(0) if like is None else like
+        at_once = max(1, count) if at_once is None else at_once
+        sizes = [min(at_once, count - start) for start in range(0, max(1, count), at_once)]
+        return torch.cat([self._draw(denoiser, size, generator, like) for size in sizes])
+
+    def _draw(
+        self,
+        denoiser: AnchoredDenoiser,
+        count: int,
+        generator: torch.Generator | None,
+        like: Tensor,
+    ) -> Tensor:
         shape = (count, denoiser.channels, denoiser.domain.num_nodes)
 
         def noise() -> Tensor:
@@ -71,7 +85,8 @@ class Sampler(ABC):
 
         return self.walk(denoiser, noise)
 
-    def walk(self, denoiser: Denoiser, noise: Callable[[], Tensor]) -> Tensor:
+    @torch.no_grad()
+    def walk(self, denoiser: AnchoredDenoiser, noise: Callable[[], Tensor]) -> Tensor:
         """Draw fields without gradients, with white noise (count, channel, node) of one's own.
 
         Args:
@@ -79,27 +94,12 @@ class Sampler(ABC):
             noise: Called for that of the initial state, and then by each step that needs some.
         """
         times = self._times(denoiser)
-        with torch.no_grad():
-            path = Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
-            for now, then in pairwise(times):
-                path.s = self._step(path, now, then)
-            return denoiser.calibrated(path.denoise(path.s, times[-1]))
+        path = Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
+        for now, then in pairwise(times):
+            path.s = self._step(path, now, then)
+        return denoiser.calibrated(path.denoise(path.s, times[-1]))
 
-    def sample_in_parts(
-        self,
-        denoiser: Denoiser,
-        count: int,
-        part: int,
-        *,
-        generator: torch.Generator | None = None,
-        like: Tensor | None = None,
-    ) -> Tensor:
-        """Draw as `sample` does, but denoise at most `part` fields together, which saves memory."""
-        sizes = [min(part, count - start) for start in range(0, count, part)]
-        drawn = [self.sample(denoiser, size, generator=generator, like=like) for size in sizes]
-        return torch.cat(drawn)
-
-    def _times(self, denoiser: Denoiser) -> list[Time]:
+    def _times(self, denoiser: AnchoredDenoiser) -> list[Time]:
         schedule = denoiser.schedule
         first, last = (float(schedule.log_snr(end)) for end in (schedule.T, schedule.eps))
         log_snr = torch.linspace(first, last, self.steps + 1, dtype=torch.float64)
@@ -115,13 +115,13 @@ class Sampler(ABC):
 class Path:
     """A batch of states s = x_t / alpha on their way, and what a step may ask for."""
 
-    def __init__(self, denoiser: Denoiser, s: Tensor, noise: Callable[[], Tensor]) -> None:
+    def __init__(self, denoiser: AnchoredDenoiser, s: Tensor, noise: Callable[[], Tensor]) -> None:
         self._denoiser, self.s, self.noise = denoiser, s, noise
         self.before: tuple[Tensor, Time] | None = None
 
     def denoise(self, s: Tensor, time: Time) -> Tensor:
         """Return E[x | s]."""
-        return self._denoiser.denoise(time.alpha * s, time.t)
+        return self._denoiser.predict(time.alpha * s, time.t)
 
 
 class Ancestral(Sampler):

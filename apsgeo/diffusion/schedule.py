@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from apsgeo.errors import InputError
-from apsgeo.kinds import of_kind
+from apsgeo.io import of_kind
 
 __all__ = ["SCHEDULES", "EDMSchedule", "Schedule", "VESchedule", "VPSchedule", "from_config"]
 
@@ -56,16 +56,16 @@ class Schedule(ABC):
         """Return the time at which the signal-to-noise ratio is ``snr``."""
 
     @abstractmethod
-    def scales(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma where the log of the signal-to-noise ratio is given."""
 
     def alpha(self, t: float | Tensor) -> Tensor:
         """Return the share of the signal in x_t."""
-        return self.scales(self.log_snr(t))[0]
+        return self.alpha_sigma(self.log_snr(t))[0]
 
     def sigma(self, t: float | Tensor) -> Tensor:
         """Return the standard deviation of the noise in x_t."""
-        return self.scales(self.log_snr(t))[1]
+        return self.alpha_sigma(self.log_snr(t))[1]
 
     def snr(self, t: float | Tensor) -> Tensor:
         """Return the signal-to-noise ratio gamma = alpha^2 / sigma^2."""
@@ -91,13 +91,13 @@ class VPSchedule(Schedule):
     sampling of Song et al. 2021, arXiv 2101.09258, section 4) is uniform in log(snr).
 
     Attributes:
-        beta_min: rate of the noise at time 0, per unit time.
-        beta_max: rate of the noise at time T, per unit time.
-        T: last time, at which almost no signal is left.
-        eps: first time that is used; below it the score is not evaluated.
+        beta_min: Rate of the noise at time 0, per unit time.
+        beta_max: Rate of the noise at time T, per unit time.
+        T: Last time, at which almost no signal is left.
+        eps: First time that is used; below it the score is not evaluated.
 
     Raises:
-        InputError: unless 0 < beta_min <= beta_max and 0 < eps < T.
+        InputError: Unless 0 < beta_min <= beta_max and 0 < eps < T.
     """
 
     kind: ClassVar[str] = "vp"
@@ -136,7 +136,7 @@ class VPSchedule(Schedule):
         root = torch.sqrt(self.beta_min**2 + 2.0 * self._slope * integral)
         return 2.0 * integral / (self.beta_min + root)
 
-    def scales(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha and sigma, alpha^2 = sigmoid(log_snr) and alpha^2 + sigma^2 = 1."""
         log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
         return torch.exp(0.5 * logsigmoid(log_snr)), torch.exp(0.5 * logsigmoid(-log_snr))
@@ -147,11 +147,11 @@ class _Exploding(Schedule):
     """The signal stays, alpha = 1, and the noise grows from ``sigma_min`` to ``sigma_max``.
 
     Attributes:
-        sigma_min: standard deviation of the noise at the first time, in that of the data.
-        sigma_max: at the last time, where it drowns the data.
+        sigma_min: Standard deviation of the noise at the first time, in that of the data.
+        sigma_max: Standard deviation of the noise at the last time, where it drowns the data.
 
     Raises:
-        InputError: unless 0 < sigma_min < sigma_max.
+        InputError: Unless 0 < sigma_min < sigma_max.
     """
 
     sigma_min: float
@@ -161,7 +161,7 @@ class _Exploding(Schedule):
         if not 0.0 < self.sigma_min < self.sigma_max:
             raise InputError(f"{self}: give 0 < sigma_min < sigma_max")
 
-    def scales(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, log_snr: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha = 1 and sigma = snr^(-1/2)."""
         log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
         return torch.ones_like(log_snr), torch.exp(-0.5 * log_snr)
@@ -175,11 +175,11 @@ class VESchedule(_Exploding):
     sigma_min's noise.) Its clock is uniform in log(snr).
 
     Attributes:
-        sigma_min: standard deviation of the noise at time 0, in that of the data.
-        sigma_max: at time 1, where it drowns the data.
+        sigma_min: Standard deviation of the noise at time 0, in that of the data.
+        sigma_max: Standard deviation of the noise at time 1, where it drowns the data.
 
     Raises:
-        InputError: unless 0 < sigma_min < sigma_max.
+        InputError: Unless 0 < sigma_min < sigma_max.
     """
 
     kind: ClassVar[str] = "ve"
@@ -213,11 +213,11 @@ class EDMSchedule(_Exploding):
     """The diffusion whose time is the noise, sigma = t (Karras et al. 2022, arXiv 2206.00364).
 
     Attributes:
-        sigma_min: standard deviation of the noise at the first time, in that of the data.
-        sigma_max: at the last time, where it drowns the data.
+        sigma_min: Standard deviation of the noise at the first time, in that of the data.
+        sigma_max: Standard deviation of the noise at the last time, where it drowns the data.
 
     Raises:
-        InputError: unless 0 < sigma_min < sigma_max.
+        InputError: Unless 0 < sigma_min < sigma_max.
     """
 
     kind: ClassVar[str] = "edm"
@@ -254,7 +254,7 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     """Rebuild a schedule from `Schedule.to_config`.
 
     Raises:
-        ModelError: the configuration's `kind` is not that of a schedule known here.
+        ModelError: If the configuration's `kind` is not that of a schedule known here.
     """
     kind = of_kind(SCHEDULES, config, "schedule")
     return kind(**{name: value for name, value in config.items() if name != "kind"})

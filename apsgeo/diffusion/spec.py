@@ -13,8 +13,8 @@ from apsgeo.diffusion.schedule import Schedule, VPSchedule
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.prior import GaussianPrior
-from apsgeo.kinds import of_kind
-from apsgeo.nn import SIZES
+from apsgeo.io import of_kind
+from apsgeo.nn.unet import SIZES
 
 __all__ = ["DENOISERS", "DenoiserSpec", "from_state"]
 
@@ -31,7 +31,7 @@ def from_state(
     """Rebuild a diffusion prior of any kind from its `to_state`, its domain and its anchor.
 
     Raises:
-        ModelError: the kind is not known, an anchor is missing or not wanted, or tensors do not
+        ModelError: If the kind is not known, an anchor is missing or not wanted, or tensors do not
             fit.
     """
     kind = of_kind(DENOISERS, {"kind": "unet"} | config, "diffusion prior")
@@ -43,11 +43,11 @@ class DenoiserSpec:
     """The architecture of a diffusion prior.
 
     Attributes:
-        size: Of the network, a name in `apsgeo.nn.SIZES`: about 0.3, 1, 3, 10 or 30 million
+        size: Size of the network, a name in `apsgeo.nn.SIZES`: about 0.3, 1, 3, 10 or 30 million
             parameters.
         schedule: The noise schedule.
-        levels: Of the grid, each of which caches a factorization of the anchor.
-        network: Its kind, that of one of `DENOISERS`: "unet", or "function-space",
+        levels: Number of levels of noise, each of which caches a factorization of the anchor.
+        network: Kind of network, that of one of `DENOISERS`: "unet", or "function-space",
             which can be evaluated at other resolutions (`FunctionSpacePrior.on`).
 
     Raises:
@@ -71,8 +71,8 @@ class DenoiserSpec:
         """Return an untrained prior, its weights drawn by torch's global generator.
 
         Args:
-            domain: Where the signal lives.
-            channels: Of the signal.
+            domain: Domain that the signal lives on.
+            channels: Number of channels of the signal.
             anchor: The Gaussian prior to correct, or None.
             static: Known fields (field, node) of order one, which the network sees.
         """

@@ -127,10 +127,10 @@ def distill(
     for member in operator.typical():
         spec.check(family.on(member))
     noise = Noise.of(noise_std, family, channels)
-    history = prior.history if history is None else history
+    records = prior.history if history is None else prior.records(history)
     training = training.filled(steps=2000, batch=12)
     generator = torch.Generator().manual_seed(seed)
-    learned, later = fields_of_prior(prior, history, folds, generator)
+    learned, later = fields_of_prior(prior, records, folds, generator)
     site = Site(
         prior.domain,
         channels,
@@ -145,7 +145,7 @@ def distill(
     if measurements is None:
         train = measuring.simulated(learned, folds, rounds)
     else:
-        train = measuring.real(measurements)
+        train = measuring.real(prior.records(measurements, "the measurements"))
     held = measuring.held_out(later)
     with on_device(choose_device(training.device), flow, prior.diffusion):
         loss = _objective(prior, flow, objective, score_weight)

@@ -10,6 +10,7 @@ from torch import Tensor
 from apsgeo.distillation.pairs import Setting
 from apsgeo.errors import InputError
 from apsgeo.measurement import Family
+from apsgeo.measurement.noise import check_noise
 
 __all__ = ["Noise", "checks", "simulate"]
 
@@ -50,14 +51,8 @@ class Noise:
             raise InputError(f"noise_std={noise_std}; of a range give (least, most).")
         counts = {family.on(member).num_observations for member in family.operator.typical()}
         (nodes,) = counts if len(counts) == 1 else (1,)
-        shapes = [(), (nodes,), (channels, 1), (channels, nodes)]
-        if any(tuple(end.shape) not in shapes for end in tensors):
-            raise InputError(
-                f"noise_std has shape {tuple(tensors[0].shape)}; give a number or one an "
-                f"observation ({nodes}), or one a channel ({channels}, 1)."
-            )
-        if not all(bool((torch.isfinite(end) & (end > 0)).all()) for end in tensors):
-            raise InputError(f"noise_std must be finite and above zero, got {noise_std}.")
+        for end in tensors:
+            check_noise(end, (channels, nodes))
         return cls(*(end.expand(*end.shape[:-1], nodes).clone() for end in tensors))
 
     @property

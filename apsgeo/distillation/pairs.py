@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from apsgeo.device import workers
 from apsgeo.flows.start import Moments
 from apsgeo.gaussian.draws import Base
 from apsgeo.measurement import Measurement, Normals
 from apsgeo.operators import LinearMap
-from apsgeo.parallel import workers
 
 __all__ = [
     "Batch",

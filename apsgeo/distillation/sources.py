@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import xarray as xr
 from torch import Tensor
 
-from apsgeo.diffusion.samplers import DPMSolver
 from apsgeo.distillation.measuring import Noise, checks, simulate
 from apsgeo.distillation.objective import CRPS
 from apsgeo.distillation.pairs import PairSet, Setting, measured_pairs, simulate_pairs
@@ -18,6 +16,7 @@ from apsgeo.field_prior import FieldPrior
 from apsgeo.flows.flow import Flow
 from apsgeo.gaussian.draws import Base
 from apsgeo.gaussian.fit import contiguous_folds
+from apsgeo.labels.records import Records
 from apsgeo.measurement import Family
 
 __all__ = ["Fields", "Measuring", "draws_of_prior", "fields_of_prior"]
@@ -26,8 +25,6 @@ _VALIDATION_MEMBERS = 16
 _HELD_OUT_GROUPS = 12
 _MOST_HELD_OUT = 160  # records: more would cost as much as the training
 _PRIOR_DRAWS = 480
-_SAMPLER_STEPS = 20
-_SAMPLED_AT_ONCE = 120
 
 
 def _bases(prior: FieldPrior, flow: Flow, learned: Fields, folds: int) -> Sequence[Base]:
@@ -59,15 +56,13 @@ def draws_of_prior(prior: FieldPrior, season: Tensor, generator: torch.Generator
     """
     if prior.diffusion is None:
         return prior.gaussian.sample(season, generator)
-    drawn = DPMSolver(_SAMPLER_STEPS).sample_in_parts(
-        prior.diffusion, len(season), _SAMPLED_AT_ONCE, generator=generator
-    )
+    drawn = prior.diffusion.sample(len(season), generator)
     return drawn * prior.normals.valid
 
 
 def fields_of_prior(
     prior: FieldPrior,
-    history: xr.DataArray | xr.Dataset | None,
+    history: Records | None,
     folds: int,
     generator: torch.Generator,
 ) -> tuple[Fields, Fields]:
@@ -126,7 +121,7 @@ class Measuring:
             progress=self.progress,
         )
 
-    def real(self, measurements: xr.DataArray | xr.Dataset) -> PairSet:
+    def real(self, measurements: Records) -> PairSet:
         """Check real measurements to learn from, and solve for the base of each."""
         prior, family = self.prior, self.family
         members = family.operator.typical()
@@ -137,7 +132,7 @@ class Measuring:
             )
         if len(self.noise.levels) > 1:
             raise InputError("measurements= needs one noise_std, that of these measurements.")
-        values, season = prior.values_of(measurements), prior.season_of(measurements)
+        values, season = measurements.values, prior.season_of(measurements)
         if bool(values.isinf().any()):
             raise InputError("the measurements have infinite values; use NaN where none was made.")
         if not bool((~values.isnan()).flatten(1).any(1).all()):

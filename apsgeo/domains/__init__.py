@@ -8,7 +8,7 @@ from apsgeo.domains.healpix.domain import HEALPixDomain
 from apsgeo.domains.image.domain import ImageDomain
 from apsgeo.domains.latlon.domain import LatLonDomain
 from apsgeo.domains.mesh import MeshDomain
-from apsgeo.kinds import of_kind
+from apsgeo.io import of_kind
 
 __all__ = [
     "DOMAINS",
@@ -28,6 +28,7 @@ def from_config(config: dict[str, Any]) -> Domain:
     """Rebuild the domain that `Domain.to_config` described.
 
     Raises:
-        ModelError: the configuration's `kind` is not that of a domain known here.
+        ModelError: If the configuration's `kind` is not that of a domain known here.
     """
-    return of_kind(DOMAINS, config, "domain").from_config(config)
+    values = {name: value for name, value in config.items() if name != "kind"}
+    return of_kind(DOMAINS, config, "domain")(**values)

@@ -20,24 +20,24 @@ _LEAST_OVERLAP = 0.5
 def aligned(functions: Tensor, source: Domain, target: Domain) -> Tensor:
     r"""Find eigenfunctions of one domain again on another one of the same surface.
 
-    Computed eigenfunctions are known up to their sign, and up to a rotation where eigenvalues are
-    equal or close, and these differ between resolutions. With the smoothest `2 k` eigenfunctions
-    `V` of the target and the functions `F` interpolated to its nodes, the result is `V R` with the
-    `R`, of orthonormal columns, that is closest: the polar factor of :math:`V^T \mathrm{diag}(a) F`
-    (the orthogonal Procrustes problem; Schönemann 1966). The remaining difference is that of the
-    two discrete Laplacians.
+    Eigenfunctions are computed up to a sign, and up to a rotation if eigenvalues are equal or
+    close; signs and rotations differ between resolutions. Let `F` be the given functions,
+    interpolated to the target's nodes, and `V` the target's `2 k` smoothest eigenfunctions. The
+    result is the `V R` closest to `F` whose `R` has orthonormal columns. That `R` is the polar
+    factor of :math:`V^T \mathrm{diag}(a) F` (the orthogonal Procrustes problem; Schönemann 1966).
+    The difference that remains is that of the two discrete Laplacians.
 
     Args:
-        functions: eigenfunctions `(N, k)` on the source, with mean squares (by area) of one.
-        source: where they are known.
-        target: the same surface in the same coordinates, with other nodes.
+        functions: Eigenfunctions `(N, k)` on the source, with mean squares (by area) of one.
+        source: The domain that they are known on.
+        target: The same surface in the same coordinates, with other nodes.
 
     Returns:
         The functions `(M, k)` on the target, orthogonal by area, with mean squares of one.
 
     Raises:
-        InputError: the domains are of different kinds or dimensions, the target has fewer than `k`
-            nodes, or some function has an overlap below 0.5 with what the target resolves.
+        InputError: If the domains are of different kinds or dimensions, the target has fewer than
+            `k` nodes, or some function has an overlap below 0.5 with what the target resolves.
     """
     count = functions.shape[1]
     where = source.positions.numpy(), target.positions.numpy()

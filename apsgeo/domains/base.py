@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -13,21 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from apsgeo.domains.symmetry import Symmetries
+from apsgeo.domains.symmetry import Symmetries, Symmetry
 from apsgeo.errors import InputError
 
 if TYPE_CHECKING:
     from torch_geometric.data import Batch, Data
 
-__all__ = [
-    "EARTH_RADIUS_KM",
-    "Domain",
-    "Geometry",
-    "arcs",
-    "check_kernel_size",
-    "laplacian_of",
-    "with_sign",
-]
+__all__ = ["EARTH_RADIUS_KM", "Domain", "Geometry", "check_kernel_size", "with_sign"]
 
 EARTH_RADIUS_KM = 6371.0
 
@@ -36,7 +28,7 @@ def check_kernel_size(kernel_size: int) -> None:
     """Refuse kernels that have no middle.
 
     Raises:
-        InputError: `kernel_size` is even or not positive.
+        InputError: If `kernel_size` is even or not positive.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise InputError(f"conv: kernel_size {kernel_size} must be odd and positive.")
@@ -48,35 +40,15 @@ def with_sign(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return vectors * np.sign(largest)
 
 
-def arcs(positions: Tensor, edge_index: Tensor) -> Tensor:
-    """Return the great-circle lengths `(E,)` in radians of edges between unit vectors `(N, 3)`."""
-    start, end = positions[edge_index]
-    return 2 * torch.asin(((end - start).norm(dim=1) / 2).clamp(max=1.0))
-
-
-def laplacian_of(
-    conductance: NDArray[np.float64],
-    start: NDArray[np.int64],
-    end: NDArray[np.int64],
-    num_nodes: int,
-) -> scipy.sparse.csc_array:
-    """Return the stiffness of edges that each stand once, with their conductances `(E,)`."""
-    shape = (num_nodes, num_nodes)
-    half = scipy.sparse.coo_array((conductance, (start, end)), shape=shape).tocsr()
-    weights = half + half.T
-    weights.eliminate_zeros()
-    return (scipy.sparse.diags_array(weights.sum(axis=1)) - weights).tocsc()
-
-
 @dataclass(frozen=True)
 class Reduced:
     """Cells of about equal size, each a union of a domain's.
 
     Attributes:
-        spread: (node, cell), one where a node belongs to a cell, else zero.
-        positions: (cell, d).
-        areas: (cell,).
-        stiffness: (cell, cell), as that of `Domain`.
+        spread: Matrix (node, cell), one where a node belongs to a cell, else zero.
+        positions: Positions (cell, d).
+        areas: Areas (cell,).
+        stiffness: Stiffness (cell, cell), as that of `Domain`.
     """
 
     spread: scipy.sparse.csr_array
@@ -110,6 +82,8 @@ class Domain(ABC):
 
     kind: ClassVar[str]
     """The name of this kind of domain in saved configurations."""
+    radius_km: float
+    """Kilometres per unit of length, by which lengths in radians become kilometres."""
 
     @property
     @abstractmethod
@@ -160,15 +134,16 @@ class Domain(ABC):
     def features(self) -> Tensor:
         """Static positional features `(F, N)` for networks, float32, of order one."""
 
-    @property
+    @cached_property
     def symmetries(self) -> Symmetries:
         """What leaves the domain as it is; none, where it knows of none."""
-        return Symmetries({})
+        found = self._mirrors_and_turns().items()
+        areas = self.areas.numpy()
+        return Symmetries({name: s for name, s in found if s.keeps(areas, self.stiffness)})
 
-    @property
-    @abstractmethod
-    def radius_km(self) -> float:
-        """Kilometres per unit of length, by which lengths in radians become kilometres."""
+    def _mirrors_and_turns(self) -> dict[str, Symmetry]:
+        """Return what may leave the domain as it is: what does not is left out."""
+        return {}
 
     @abstractmethod
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
@@ -184,7 +159,7 @@ class Domain(ABC):
         """Return the domain on which `pool` lands.
 
         Raises:
-            InputError: the domain cannot be coarsened.
+            InputError: If the domain cannot be coarsened.
         """
 
     @abstractmethod
@@ -197,20 +172,19 @@ class Domain(ABC):
 
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
-        """Return what `from_config` rebuilds the domain from, fit for JSON; `kind` names it."""
+        """Return the `kind` and the arguments that rebuild the domain, fit for JSON."""
 
-    @classmethod
-    @abstractmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild a domain from `to_config`."""
-
-    @abstractmethod
     def __eq__(self, other: object) -> bool:
         """Whether both domains have the same nodes in the same order."""
+        return self._same(other) if isinstance(other, type(self)) else NotImplemented
 
     @abstractmethod
+    def _same(self, other: Any) -> bool:
+        """Tell whether another domain of this class has the same nodes in the same order."""
+
     def __hash__(self) -> int:
-        """Hash in agreement with equality."""
+        """Hash kind and number of nodes, in agreement with equality."""
+        return hash((self.kind, self.num_nodes))
 
     @cached_property
     def _eigenbases(self) -> dict[int, tuple[Tensor, Tensor]]:
@@ -225,13 +199,13 @@ class Domain(ABC):
         largest magnitude is positive.
 
         Args:
-            k: how many, from 1 to `num_nodes`.
+            k: Number of eigenfunctions, from 1 to `num_nodes`.
 
         Returns:
             The eigenvalues `(k,)`, ascending, and the eigenfunctions `(N, k)`, both float64.
 
         Raises:
-            InputError: `k` is out of range.
+            InputError: If `k` is out of range.
         """
         if not 1 <= k <= self.num_nodes:
             raise InputError(f"eigenbasis(k={k}): choose k from 1 to {self.num_nodes}.")
@@ -263,7 +237,7 @@ class Domain(ABC):
         up to the error of the quadrature.
 
         Args:
-            k: how many, the smoothest ones.
+            k: Number of eigenfunctions, the smoothest ones.
 
         Returns:
             The eigenvalues `(k,)`, ascending, and the eigenfunctions `(N, k)`, both float64; None
@@ -278,9 +252,9 @@ class Domain(ABC):
         lends hold what they need, and move as modules do.
 
         Args:
-            device: as torch names it.
-            dtype: of what is floating point; as it is by default, which is float64 but for the
-                features.
+            device: Device, as torch names it.
+            dtype: Type that floating-point tensors are given; by default they keep theirs, which is
+                float64, and float32 for the features.
         """
         tensors = (getattr(self, name) for name in Geometry._fields)
         return Geometry(
@@ -291,14 +265,14 @@ class Domain(ABC):
         """Convert one signal to a PyG graph with `x`, `pos`, `edge_index` and `edge_attr`.
 
         Args:
-            signal: values `(C, N)`.
+            signal: Values `(C, N)`.
 
         Returns:
             Data with `x (N, C)`, `pos (N, d)`, `edge_index (2, E)`, `edge_attr (E, 1)` (lengths);
             all on the signal's device.
 
         Raises:
-            InputError: the signal's shape is not `(C, N)`.
+            InputError: If the signal's shape is not `(C, N)`.
         """
         if signal.ndim != 2 or signal.shape[1] != self.num_nodes:
             raise InputError(
@@ -318,28 +292,24 @@ class Domain(ABC):
         """Return the signal `(C, N)` of a graph that `to_data` made.
 
         Raises:
-            InputError: the graph has no `x`, or not one row of it for each node.
+            InputError: If the graph has no `x`, or not one row of it for each node.
         """
-        x = data.x
-        if x is None or x.ndim != 2 or x.shape[0] != self.num_nodes:
-            given = "no x" if x is None else f"x of shape {tuple(x.shape)}"
-            raise InputError(
-                f"from_data: the graph has {given}, but (node, channel) = ({self.num_nodes}, C) "
-                "was expected; pass a graph made by this domain's to_data."
-            )
-        return x.T
+        return self._signals("from_data: the graph", data.x, 1)[0]
 
     def from_batch(self, batch: "Batch") -> Tensor:
         """Return the signals `(B, C, N)` of a batch that PyG's `DataLoader` made of such graphs.
 
         Raises:
-            InputError: the batch's `x` has not one row for each node of each of its graphs.
+            InputError: If the batch's `x` has not one row for each node of each of its graphs.
         """
-        count, x = batch.num_graphs, batch.x
+        count = batch.num_graphs
+        return self._signals(f"from_batch: the batch of {count} graphs", batch.x, count)
+
+    def _signals(self, what: str, x: Tensor | None, count: int) -> Tensor:
         if x is None or x.ndim != 2 or x.shape[0] != count * self.num_nodes:
             given = "no x" if x is None else f"x of shape {tuple(x.shape)}"
             raise InputError(
-                f"from_batch: the batch of {count} graphs has {given}, but ({count} x "
-                f"{self.num_nodes}, C) was expected; batch graphs made by this domain's to_data."
+                f"{what} has {given}, but (node, channel) = ({count} x {self.num_nodes}, C) was "
+                "expected; pass graphs made by this domain's to_data."
             )
         return x.unflatten(0, (count, self.num_nodes)).transpose(1, 2)

@@ -3,7 +3,9 @@
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 __all__ = ["harmonic_eigenbasis", "real_harmonics"]
 
@@ -17,8 +19,8 @@ def real_harmonics(points: Array, degree: int) -> Array:
     Featherstone 2002, *A unified approach to the Clenshaw summation*, equations 11 to 13).
 
     Args:
-        points: unit vectors `(N, 3)`.
-        degree: the highest degree l.
+        points: Unit vectors `(N, 3)`.
+        degree: The highest degree l.
 
     Returns:
         Values `(N, (degree + 1) ** 2)`: for each l in turn, the orders m = 0, then cos and sin of
@@ -47,7 +49,8 @@ def real_harmonics(points: Array, degree: int) -> Array:
     return out
 
 
-def harmonic_eigenbasis(points: Array, k: int) -> tuple[Array, Array]:
+def harmonic_eigenbasis(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return l (l + 1) `(k,)`, ascending, and the first `k` real harmonics `(N, k)` at points."""
     degree = np.floor(np.sqrt(np.arange(k)))
-    return degree * (degree + 1), real_harmonics(points, math.isqrt(k - 1))[:, :k]
+    harmonics = real_harmonics(points.numpy(), math.isqrt(k - 1))[:, :k]
+    return torch.from_numpy(degree * (degree + 1)), torch.from_numpy(harmonics)

@@ -28,17 +28,25 @@ _NEAR = 24  # triangles, by their centres, among which the nearest is sought
 def interpolation(domain: Domain, coordinates: ArrayLike) -> scipy.sparse.csr_array:
     """Return weights `(M, N)`, float64, that interpolate at M points; each row sums to one.
 
-    Linear in the rows and columns of latitude-longitude grids and images (half a cell beyond the
-    outer centres stands the outer value), healpy's on HEALPix, barycentric in the nearest triangle
-    of a mesh; of a graph, the value of the nearest node.
+    On latitude-longitude grids and images it is linear between rows and between columns; in the
+    outer half of a border's cell it takes the cell's value. On HEALPix it is healpy's bilinear
+    interpolation. On a mesh it is barycentric in the nearest triangle. On a graph it takes the
+    value of the nearest node.
 
     Args:
-        domain: where signals live.
-        coordinates: (latitude, longitude) in degrees on grids, HEALPix and stations on the sphere;
-            (row, column) of images, in the units of their edges; elsewhere positions `(M, d)`.
+        domain: The domain that signals live on.
+        coordinates: Points `(M, d)`: latitude and longitude in degrees on grids, HEALPix and
+            stations on the sphere; row and column of images, in the units of their edges;
+            positions on meshes and graphs.
 
     Raises:
-        InputError: coordinates are not `(M, 2)` or `(M, d)`, not finite, or off the domain.
+        InputError: If coordinates are not `(M, 2)` or `(M, d)`, not finite, or off the domain.
+
+    Example:
+        >>> from apsgeo import ImageDomain
+        >>> interpolation(ImageDomain(1, 3), [[0.5, 1.0], [0.5, 2.5]]).toarray()
+        array([[0.5, 0.5, 0. ],
+               [0. , 0. , 1. ]])
     """
     points = np.asarray(coordinates, dtype=np.float64)
     if points.ndim != 2 or not len(points) or not np.isfinite(points).all():

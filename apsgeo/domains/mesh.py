@@ -1,15 +1,16 @@
 """Triangle meshes: open and closed, of one component or several."""
 
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from apsgeo.domains.edges import Edges
 from apsgeo.domains.graph.domain import NodeDomain
-from apsgeo.domains.graph.edges import Edges, coordinates
+from apsgeo.domains.graph.edges import coordinates
 from apsgeo.domains.triangles import cotangent_conductance, triangle_areas
 from apsgeo.errors import GridError
 
@@ -24,13 +25,13 @@ class MeshDomain(NodeDomain):
     Conductances may be negative where triangles are obtuse; the stiffness is semi-definite still.
 
     Args:
-        vertices: coordinates `(N, d)`; d is 2 or more.
-        faces: vertices of the triangles `(F, 3)`.
-        radius_km: kilometres per unit of the coordinates.
+        vertices: Coordinates `(N, d)`; d is 2 or more.
+        faces: Vertices of the triangles `(F, 3)`.
+        radius_km: Kilometres per unit of the coordinates.
 
     Raises:
-        GridError: faces are no triangles between the vertices, or without area; a vertex is in no
-            face; coordinates are not finite.
+        GridError: If faces are no triangles between the vertices, or without area; a vertex is in
+            no face; coordinates are not finite.
 
     Example:
         >>> MeshDomain([[0, 0], [1, 0], [0, 1], [1, 1]], [[0, 1, 2], [1, 3, 2]])
@@ -42,7 +43,7 @@ class MeshDomain(NodeDomain):
     def __init__(self, vertices: ArrayLike, faces: ArrayLike, radius_km: float = 1.0) -> None:
         self.vertices = coordinates(vertices, "vertices")
         self.faces = _faces(faces, len(self.vertices))
-        self._radius_km = float(radius_km)
+        self.radius_km = float(radius_km)
         self._face_areas = triangle_areas(self.vertices, self.faces)
         # what rounding leaves of the area of three points on a line
         longest = np.ptp(self.vertices[self.faces], axis=1).max(1)
@@ -64,11 +65,6 @@ class MeshDomain(NodeDomain):
         third = np.repeat(self._face_areas / 3, 3)
         total = np.bincount(self.faces.ravel(), weights=third, minlength=len(self.vertices))
         return torch.from_numpy(total)
-
-    @property
-    def radius_km(self) -> float:
-        """Kilometres per unit of the coordinates."""
-        return self._radius_km
 
     @cached_property
     def _edges(self) -> Edges:
@@ -92,24 +88,13 @@ class MeshDomain(NodeDomain):
             "radius_km": self.radius_km,
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the mesh from `to_config`."""
-        return cls(config["vertices"], config["faces"], config["radius_km"])
-
-    def __eq__(self, other: object) -> bool:
+    def _same(self, other: Any) -> bool:
         """Whether vertices and faces are the same, in the same order."""
-        if not isinstance(other, MeshDomain):
-            return NotImplemented
         return (
             self.radius_km == other.radius_km
             and np.array_equal(self.vertices, other.vertices)
             and np.array_equal(self.faces, other.faces)
         )
-
-    def __hash__(self) -> int:
-        """Hash the numbers of vertices and faces."""
-        return hash((self.kind, len(self.vertices), len(self.faces)))
 
     def __repr__(self) -> str:
         """Show the numbers of vertices and faces, and whether there is a border."""

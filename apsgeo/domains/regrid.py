@@ -27,7 +27,7 @@ class Regridder:
     """Map signals from one domain to another by a sparse matrix.
 
     Args:
-        matrix: weights `(target N, source N)`, float64; a row sums to one, or to zero where the
+        matrix: Weights `(target N, source N)`, float64; a row sums to one, or to zero where the
             source does not reach.
     """
 
@@ -39,12 +39,12 @@ class Regridder:
         NaN in the source is left out: the other weights of a target node are scaled up to one.
 
         Args:
-            signal: values, NaN where they are missing.
-            min_weight: the least share of weights on values that are there; below it, and where
-                the source does not reach, the result is NaN.
+            signal: Values, NaN where they are missing.
+            min_weight: The least share of weights on values that are there; below it, and where the
+                source does not reach, the result is NaN.
 
         Raises:
-            InputError: the last axis is not that of the source.
+            InputError: If the last axis is not that of the source.
         """
         targets, sources = self.matrix.shape
         if not signal.ndim or signal.shape[-1] != sources:
@@ -65,19 +65,19 @@ class Regridder:
 def bilinear(source: Domain, target: Domain | Tensor) -> Regridder:
     """Interpolate linearly between the four nearest nodes on a latitude-longitude or HEALPix grid.
 
-    From HEALPix, between the pixels of the two nearest rings (healpy's `get_interp_weights`); from
-    latitudes and longitudes, between rows and columns. Beyond the last row at a pole stands the
-    mean of that row. It is exact for fields linear in latitude and longitude between nodes, and
-    errs by the square of the spacing on smooth ones.
+    From HEALPix it interpolates between the pixels of the two nearest rings (healpy's
+    `get_interp_weights`); from latitudes and longitudes, between rows and between columns, where
+    the mean of the last row stands at the pole. Fields that are linear in latitude and longitude
+    between nodes come out exactly; on smooth ones the error falls with the square of the spacing.
 
     Args:
-        source: where signals live.
-        target: a domain whose positions are points `(N, 3)` about the centre of the sphere, such
-            as a mesh, or such points; they are brought to the unit sphere.
+        source: The domain that signals live on, a latitude-longitude grid or HEALPix pixels.
+        target: A domain whose positions are points `(N, 3)` about the centre of the sphere, such as
+            a mesh, or such points; they are brought to the unit sphere.
 
     Raises:
-        InputError: the source is of another kind; the target's positions are not `(N, 3)`, or one
-            is the centre.
+        InputError: If the source is of another kind; the target's positions are not `(N, 3)`, or
+            one is the centre.
     """
     points = _on_sphere(target.positions if isinstance(target, Domain) else target)
     return Regridder(_interpolation(source, points))
@@ -138,8 +138,9 @@ def _(source: LatLonDomain, points: Array) -> scipy.sparse.csr_array:
 def _between_rows(source: LatLonDomain, lat: Array) -> tuple[Index, Index, Array]:
     """Return the rows on either side of latitudes, and the share of the second.
 
-    Between the last row and its cell's edge the last row stands alone, unless the edge is a pole:
-    its value there is the mean of that row, the number of which is -1 or that of rows.
+    Between the last row and the edge of its cells the last row stands alone. If the edge is a
+    pole, the mean of the last row stands there, as a row of its own: its number is -1 at the first
+    row, and the number of rows at the last.
     """
     ascending = source.lat[-1] > source.lat[0]
     order = source.lat if ascending else source.lat[::-1]
@@ -149,11 +150,8 @@ def _between_rows(source: LatLonDomain, lat: Array) -> tuple[Index, Index, Array
     number = np.arange(-1, len(order) + 1)
     number[0] = -1 if low <= -90 + 1e-4 else 0
     number[-1] = len(order) if high >= 90 - 1e-4 else len(order) - 1
-    place = np.searchsorted(grid, lat.clip(low, high), side="right").clip(1, len(grid) - 1)
-    gap = grid[place] - grid[place - 1]
-    share = np.where(gap > 0, (lat - grid[place - 1]) / np.where(gap > 0, gap, 1.0), 0.0)
+    lower, upper, share = _bracketed(grid, number, lat)
     share = np.where((lat < low - 1e-9) | (lat > high + 1e-9), np.nan, share)
-    lower, upper = number[place - 1], number[place]
     if not ascending:
         lower, upper = len(order) - 1 - lower, len(order) - 1 - upper
     return lower, upper, share
@@ -161,21 +159,22 @@ def _between_rows(source: LatLonDomain, lat: Array) -> tuple[Index, Index, Array
 
 def _between_columns(source: LatLonDomain, lon: Array) -> tuple[Index, Index, Array]:
     """Return the columns on either side of longitudes, and the share of the second."""
-    first, columns = source.lon[0], len(source.lon)
+    first, columns = source.lon[0], np.arange(len(source.lon))
     if source.is_global:
         grid = np.append(source.lon, first + 360)
-        turned = first + (lon - first) % 360
-        place = np.searchsorted(grid, turned, side="right").clip(1, columns)
-        share = (turned - grid[place - 1]) / (grid[place] - grid[place - 1])
-        return place - 1, place % columns, share
+        return _bracketed(grid, np.append(columns, 0), first + (lon - first) % 360)
     low, high = source.lon_bounds[0], source.lon_bounds[-1]
     turned = low + (lon - low + 1e-9) % 360 - 1e-9
     grid = np.concatenate([[low], source.lon, [high]])
-    number = np.concatenate([[0], np.arange(columns), [columns - 1]])
-    place = np.searchsorted(grid, turned, side="right").clip(1, columns + 1)
-    gap = grid[place] - grid[place - 1]
-    share = np.where(gap > 0, (turned - grid[place - 1]) / np.where(gap > 0, gap, 1.0), 0.0)
-    share = np.where(turned > high + 1e-9, np.nan, share)
+    west, east, share = _bracketed(grid, np.pad(columns, 1, mode="edge"), turned)
+    return west, east, np.where(turned > high + 1e-9, np.nan, share)
+
+
+def _bracketed(grid: Array, number: Index, value: Array) -> tuple[Index, Index, Array]:
+    """Return the numbers of the grid's entries on either side, and the share of the second."""
+    place = np.searchsorted(grid, value, side="right").clip(1, len(grid) - 1)
+    start, gap = grid[place - 1], grid[place] - grid[place - 1]
+    share = np.where(gap > 0, (value - start) / np.where(gap > 0, gap, 1.0), 0.0)
     return number[place - 1], number[place], share
 
 
@@ -201,19 +200,19 @@ def _rows_to_one(matrix: scipy.sparse.csr_array, min_sum: float = 0.0) -> scipy.
 def conservative(source: Domain, target: Domain) -> Regridder:
     """Average over the area that each target cell shares with the source cells.
 
-    Overlaps come from dividing latitude-longitude cells into small ones of equal area, each of
-    which is given to the HEALPix pixel that holds its centre. For two global domains they are then
-    scaled so that they add up to the areas of either (Deming & Stephan 1940), by which each node's
-    share in the integral is kept to 1e-4, and constants to rounding. Against exact overlaps, white
-    noise comes out with an error of less than 3 % of its standard deviation, a smooth field of
-    less than 0.3 %.
+    Latitude-longitude cells are divided into small ones of equal area, each of which is given to
+    the HEALPix pixel that holds its centre: that makes the overlaps. For two global domains they
+    are then scaled until they add up to the areas of either (Deming & Stephan 1940), so that each
+    node's share in the integral is kept to 1e-4, and constants to rounding. Compared with exact
+    overlaps, white noise has an error below 3 % of its standard deviation, a smooth field below
+    0.3 %.
 
     Args:
-        source: a latitude-longitude grid or HEALPix pixels.
-        target: the other of the two.
+        source: A latitude-longitude grid or HEALPix pixels.
+        target: A domain of the other of these two kinds.
 
     Raises:
-        InputError: the domains are not one of each.
+        InputError: If the domains are not one of each.
     """
     if isinstance(source, LatLonDomain) and isinstance(target, HEALPixDomain):
         overlap = _overlap(source, target).T.tocsr()

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import scipy.sparse
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from apsgeo.errors import InputError
-
-if TYPE_CHECKING:
-    from apsgeo.domains.base import Domain
 
 __all__ = ["Symmetries", "Symmetry"]
 
@@ -26,8 +23,8 @@ class Symmetry:
     """A permutation of the nodes that is the identity when it is applied ``order`` times.
 
     Attributes:
-        permutation: (N,) int64; a signal becomes ``signal[..., permutation]``.
-        order: How many times until every node is back.
+        permutation: Nodes (N,), int64; a signal becomes ``signal[..., permutation]``.
+        order: Number of times after which every node is back.
     """
 
     permutation: Tensor
@@ -42,10 +39,9 @@ class Symmetry:
             base, times = base[base], times // 2
         return result
 
-    def keeps(self, domain: Domain) -> bool:
-        """Tell whether areas and the Laplacian are the same after it."""
+    def keeps(self, areas: NDArray[np.float64], stiffness: scipy.sparse.csc_array) -> bool:
+        """Tell whether a domain's areas (N,) and stiffness (N, N) are the same after it."""
         places = self.permutation.numpy()
-        areas, stiffness = domain.areas.numpy(), domain.stiffness
         if not np.allclose(areas[places], areas, rtol=_SAME, atol=_SAME * areas.mean()):
             return False
         moved = scipy.sparse.csr_array(stiffness)[places][:, places]
@@ -68,11 +64,6 @@ class Symmetries(Mapping[str, Symmetry]):
 
     def __init__(self, symmetries: Mapping[str, Symmetry]) -> None:
         self._symmetries = dict(symmetries)
-
-    @classmethod
-    def of(cls, domain: Domain, candidates: Mapping[str, Symmetry]) -> Self:
-        """Keep those of the candidates that leave the domain's geometry as it is."""
-        return cls({name: each for name, each in candidates.items() if each.keeps(domain)})
 
     def __getitem__(self, name: str) -> Symmetry:
         return self._symmetries[name]
@@ -103,7 +94,7 @@ class Symmetries(Mapping[str, Symmetry]):
         """Return a random permutation (N,), the product of random powers; None if there are none.
 
         Args:
-            generator: CPU generator.
+            generator: Generator on the CPU; torch's global one by default.
         """
         result = None
         for each in self.values():

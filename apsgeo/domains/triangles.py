@@ -4,20 +4,20 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-__all__ = ["cotangent_conductance", "cotangents", "delaunay_split", "triangle_areas"]
+__all__ = ["cotangent_conductance", "delaunay_split", "triangle_areas"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 
-def cotangents(points: Array, apex: Index, first: Index, second: Index) -> Array:
+def _cotangents(points: Array, apex: Index, first: Index, second: Index) -> Array:
     """Return the cotangents of the angles at `apex` between the directions to two other points.
 
     Args:
-        points: coordinates `(N, d)`.
-        apex: indices `(...)` of the points at which the angles are.
-        first: indices `(...)` of the points at the end of one side.
-        second: indices `(...)` of the points at the end of the other side.
+        points: Coordinates `(N, d)`.
+        apex: Indices `(...)` of the points at which the angles are.
+        first: Indices `(...)` of the points at the end of one side.
+        second: Indices `(...)` of the points at the end of the other side.
     """
     u, v = points[first] - points[apex], points[second] - points[apex]
     dot = (u * v).sum(-1)
@@ -47,7 +47,7 @@ def delaunay_split(points: Array, quads: Index) -> Index:
     so that the choice does not matter.
     """
     a, b, c, d = quads.T
-    weight = cotangents(points, b, a, c) + cotangents(points, d, a, c)
+    weight = _cotangents(points, b, a, c) + _cotangents(points, d, a, c)
     turned = np.where(weight[:, None] >= 0, quads, np.roll(quads, -1, axis=1))
     return np.concatenate([turned[:, [0, 1, 2]], turned[:, [0, 2, 3]]])
 
@@ -61,15 +61,15 @@ def cotangent_conductance(points: Array, triangles: Index) -> tuple[Index, Index
     elements for the Beltrami operator on arbitrary surfaces*).
 
     Args:
-        points: coordinates `(N, d)`.
-        triangles: indices `(T, 3)`.
+        points: Coordinates `(N, d)`.
+        triangles: Indices `(T, 3)`.
 
     Returns:
         The lower and the higher node `(E,)` of each edge, in order, and its conductance `(E,)`.
     """
     apex = triangles.T.ravel()
     first, second = (np.roll(triangles, -shift, axis=1).T.ravel() for shift in (1, 2))
-    half = cotangents(points, apex, first, second) / 2
+    half = _cotangents(points, apex, first, second) / 2
     low, high = np.minimum(first, second), np.maximum(first, second)
     upper = scipy.sparse.coo_array((half, (low, high)), shape=(len(points), len(points))).tocsr()
     upper.sum_duplicates()

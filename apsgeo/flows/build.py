@@ -22,7 +22,7 @@ from apsgeo.flows.start import Known
 from apsgeo.gaussian.draws import Base, WhiteNoise
 from apsgeo.gaussian.regimes import LowRankMixturePrior, fit_regimes
 from apsgeo.gaussian.seasonal import SeasonalPrior
-from apsgeo.kinds import of_kind
+from apsgeo.io import of_kind
 from apsgeo.operators.linear import LinearMap
 
 __all__ = [

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 
 __all__ = ["SiteContext", "site_features"]
 

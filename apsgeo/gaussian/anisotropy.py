@@ -7,7 +7,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apsgeo.domains.base import Domain, laplacian_of
+from apsgeo.domains.base import Domain
+from apsgeo.domains.edges import laplacian_of
 
 __all__ = ["conducting", "face_reach"]
 

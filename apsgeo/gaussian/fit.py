@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 from tqdm import tqdm
 
+from apsgeo.device import workers
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.eofs import EOFs, empirical_orthogonal_functions
@@ -22,7 +23,6 @@ from apsgeo.measurement import Measurement
 from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask
 from apsgeo.operators.base import HELD_OUT_DENSITIES
-from apsgeo.parallel import workers
 
 __all__ = ["contiguous_folds", "fit_gaussian", "select_scales"]
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from apsgeo.gaussian.matern import LocalField
 from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.gaussian.systems import System
-from apsgeo.linalg import Cholesky, Dissection
+from apsgeo.linalg.cholesky import Cholesky
 from apsgeo.linalg.constants import LOG_2PI
+from apsgeo.linalg.dissection import Dissection
 from apsgeo.operators.linear import LinearMap
 
 __all__ = ["HybridPrior"]

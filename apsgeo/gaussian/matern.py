@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from apsgeo.domains.base import Domain
 from apsgeo.gaussian.anisotropy import conducting
-from apsgeo.linalg import Cholesky, Dissection
+from apsgeo.linalg.cholesky import Cholesky
+from apsgeo.linalg.dissection import Dissection
 
 __all__ = ["LocalField", "MaternField", "MaternSum"]
 

@@ -5,28 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from apsgeo.errors import InputError
+from apsgeo.gaussian.covariance import Covariance
 from apsgeo.gaussian.draws import GaussianDraws
 from apsgeo.gaussian.systems import System
 from apsgeo.linalg.columns import columns_of, signal_of
 from apsgeo.measurement import Measurement
 from apsgeo.operators.linear import LinearMap
 
-if TYPE_CHECKING:
-    from apsgeo.gaussian.prior import GaussianPrior
-
 __all__ = ["GaussianPosterior", "each_prior"]
 
 
 def each_prior(
-    priors: Sequence[GaussianPrior],
-    apply: Callable[[GaussianPrior, Tensor], Tensor],
+    priors: Sequence[Covariance],
+    apply: Callable[[Covariance, Tensor], Tensor],
     signal: Tensor,
 ) -> Tensor:
     """Apply a map of each field's own prior, all fields of a prior at once; differentiable."""
@@ -50,7 +47,7 @@ class GaussianPosterior(GaussianDraws):
         measurement: What was measured of them.
     """
 
-    def __init__(self, priors: Sequence[GaussianPrior], measurement: Measurement) -> None:
+    def __init__(self, priors: Sequence[Covariance], measurement: Measurement) -> None:
         shape = (priors[0].channels, priors[0].domain.num_nodes)
         if measurement.shape[1:] != shape:
             given = measurement.shape[1:]
@@ -198,7 +195,7 @@ class GaussianPosterior(GaussianDraws):
         prior = self._each(lambda prior, x: prior.log_prob(x), self.mean)
         return prior + likelihood - self.log_evidence().to(likelihood)
 
-    def _each(self, apply: Callable[[GaussianPrior, Tensor], Tensor], signal: Tensor) -> Tensor:
+    def _each(self, apply: Callable[[Covariance, Tensor], Tensor], signal: Tensor) -> Tensor:
         """Apply a map of each field's own prior to (batch, channel, node); differentiable."""
         if len(signal) != len(self.measurement.values):
             raise InputError(
@@ -212,7 +209,7 @@ class GaussianPosterior(GaussianDraws):
 class _Group:
     """Fields that share prior, operator, mask and noise."""
 
-    prior: GaussianPrior
+    prior: Covariance
     operator: LinearMap
     observed: np.ndarray
     noise_var: np.ndarray
@@ -233,7 +230,7 @@ class _Group:
         return draws - self.system.update(seen)
 
 
-def _groups(priors: Sequence[GaussianPrior], measurement: Measurement) -> Iterable[_Group]:
+def _groups(priors: Sequence[Covariance], measurement: Measurement) -> Iterable[_Group]:
     """Yield a group for each distinct prior, mask, noise and scale."""
     count = len(measurement.values)
     observed = measurement.mask.reshape(count, -1).cpu().numpy()

@@ -18,7 +18,7 @@ from apsgeo.gaussian.hybrid import HybridPrior
 from apsgeo.gaussian.localised import LocalisedField, LocalisedPrior
 from apsgeo.gaussian.matern import LocalField, MaternField, MaternSum
 from apsgeo.gaussian.prior import GaussianPrior
-from apsgeo.kinds import of_kind
+from apsgeo.io import of_kind
 
 __all__ = [
     "SCALES",

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
+from torch import Tensor
 
 from apsgeo.errors import InputError
 from apsgeo.linalg.constants import LOG_2PI
 from apsgeo.operators.laplacian import LaplacianFunction, series_of
 from apsgeo.operators.linear import LinearMap
-
-if TYPE_CHECKING:
-    from apsgeo.gaussian.prior import GaussianPrior
 
 __all__ = ["TOLERANCE", "DirectSystem", "Gram", "IterativeSystem", "System", "conjugate_gradients"]
 
@@ -25,6 +23,28 @@ TOLERANCE = 1e-9
 _MOST_STEPS = 2000
 _BLOCK = 256  # columns at once
 _SHIFTS = 10.0 ** np.arange(-1.5, 1.6, 0.25)  # of the middle, to choose the best from
+
+
+class CovarianceMap(Protocol):
+    """What systems in the space of the observations ask of a covariance C."""
+
+    @property
+    def size(self) -> int:
+        """Number of values of a signal."""
+        ...
+
+    @property
+    def loadings(self) -> Tensor:
+        """Leading patterns (channel, node, rank)."""
+        ...
+
+    def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
+        """Return C x for columns (size, m)."""
+        ...
+
+    def spectrum(self, eigenvalues: np.ndarray) -> np.ndarray:
+        """Return about the variance beyond the loadings, by eigenvalue of the Laplacian."""
+        ...
 
 
 class System(ABC):
@@ -83,7 +103,7 @@ class _Observed(System):
 
     def __init__(
         self,
-        prior: GaussianPrior,
+        prior: CovarianceMap,
         operator: LinearMap,
         observed: np.ndarray,
         noise_var: np.ndarray,
@@ -123,7 +143,7 @@ class DirectSystem(_Observed):
 
     def __init__(
         self,
-        prior: GaussianPrior,
+        prior: CovarianceMap,
         operator: LinearMap,
         observed: np.ndarray,
         noise_var: np.ndarray,
@@ -164,7 +184,7 @@ class IterativeSystem(_Observed):
 
     def __init__(
         self,
-        prior: GaussianPrior,
+        prior: CovarianceMap,
         operator: LinearMap,
         observed: np.ndarray,
         noise_var: np.ndarray,
@@ -222,7 +242,7 @@ class _Stationary:
         self._root = root
 
     @classmethod
-    def of(cls, prior: GaussianPrior, operator: LinearMap, noise_var: float) -> _Stationary | None:
+    def of(cls, prior: CovarianceMap, operator: LinearMap, noise_var: float) -> _Stationary | None:
         """Return that of an operator's values on its codomain; None where little is known."""
         if operator.codomain is None:
             return None

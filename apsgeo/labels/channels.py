@@ -7,7 +7,7 @@ import xarray as xr
 
 from apsgeo.errors import InputError
 
-__all__ = ["as_array", "as_variables", "check_variables", "windows"]
+__all__ = ["as_array", "as_variables", "windows"]
 
 _VARIABLE, _LAG = "variable", "lag"
 
@@ -34,19 +34,6 @@ def as_array(dataset: xr.DataArray | xr.Dataset) -> xr.DataArray:
     if "None" not in units:
         joined.attrs["units"] = units[0] if len(set(units)) == 1 else ", ".join(units)
     return joined.rename(", ".join(map(str, dataset.data_vars)))
-
-
-def check_variables(array: xr.DataArray, name: str | None, *, given: str, wanted: str) -> None:
-    """Check that an array of `as_array` has the variables that a model has, in its order.
-
-    Raises:
-        InputError: If it has not.
-    """
-    if array.name != name:
-        raise InputError(
-            f"{given} has the variables {array.name}, and {wanted} is of {name}; select them in "
-            f"this order"
-        )
 
 
 def as_variables(array: xr.DataArray, like: xr.Dataset) -> xr.Dataset:

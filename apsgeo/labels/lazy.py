@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import math
 import uuid
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from apsgeo.labels.checks import check_values
+from apsgeo.errors import InputError, NothingObservedWarning
+from apsgeo.labels.dates import Dates
+from apsgeo.labels.layout import Layout
+from apsgeo.labels.records import Records
+from apsgeo.measurement import Draws
+from apsgeo.operators import Operator
 
 if TYPE_CHECKING:
     import dask.array
-    from torch import Tensor
-
-    from apsgeo.labels.layout import Layout
-    from apsgeo.operators import Operator
-    from apsgeo.posterior import Posterior
 
 __all__ = ["Sampler", "draw"]
 
 _BLOCK_BYTES = 2**24  # of members in one block; drawing them takes some ten times as much
 _MEMBER = -1  # the number of the members' axis, beside those of the data
+_SHOWN = 3  # of a long list, in a message
+_RECORD = np.dtype([("key", "i8"), ("season", "i8"), ("name", "U40")])
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,19 @@ class Sampler:
     """Draws the members of a block of records.
 
     Attributes:
+        posterior: Returns the posterior of observations; see `apsgeo.posterior.Posterior`.
+        members: Size of the ensemble.
+        seed: Seed of the members.
         noise_std: A number or ([channel,] observation) in the order of the operator; None for the
             posterior's own.
         operator: Which of the posterior's family measured.
         measured: Which dims of the records are the observations.
         fields: Which dims of the members are the model's nodes.
-        channels: Of a record.
+        channels: Number of channels in a record.
+        dtype: That of the members.
     """
 
-    posterior: Posterior
+    posterior: Callable[..., Draws]
     members: int
     seed: int
     noise_std: Tensor | None
@@ -59,8 +67,6 @@ class Sampler:
 
     def __call__(self, values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
         """Return members (member, record, *shape) of values (record, ...)."""
-        import torch
-
         observations = np.array(self.measured.channel_nodes(values), dtype=np.float32)
         drawn = self.posterior(
             torch.from_numpy(observations),
@@ -73,33 +79,32 @@ class Sampler:
 
 
 def draw(
-    sampler: Sampler,
-    obs: xr.DataArray,
-    valid: NDArray[np.bool_],
-    table: NDArray[np.void],
-    *,
-    gaps: bool,
+    sampler: Sampler, records: Records, valid: NDArray[np.bool_], seasons: int, *, gaps: bool
 ) -> dask.array.Array:
-    """Return the members (member, ..., *sampler.shape) of obs (..., *valid.shape).
+    """Return the members (member, [record,] *sampler.shape) of some records.
+
+    Values are checked now, or with dask when they are computed.
 
     Args:
         sampler: What draws.
-        obs: The records, or a single one without an axis for it.
-        valid: Where the model has values that are observed.
-        table: Of the records; see `apsgeo.labels.checks.record_table`.
-        gaps: Whether there must be a gap among the records. Values are checked now, or with dask
-            when they are computed.
+        records: What was observed.
+        valid: (*records.layout.cells), where the model has values that are observed.
+        seasons: Number of seasons that the model knows.
+        gaps: Whether there must be a gap among the records.
     """
-    data = obs.data if obs.ndim > valid.ndim else obs.data[None]
+    table = _table(records.dates, seasons)
     field_bytes = sampler.members * math.prod(sampler.shape) * sampler.dtype.itemsize
     most = max(1, _BLOCK_BYTES // field_bytes)
-    drawn = _over_records(
-        sampler,
-        _checked_blocks(data, valid, table, most, gaps),
-        table,
-        (sampler.members, *sampler.shape),
-    )
-    return drawn if obs.ndim > valid.ndim else drawn[:, 0]
+    checked = _checked_blocks(records.data, valid, table, most, gaps)
+    drawn = _over_records(sampler, checked, table, (sampler.members, *sampler.shape))
+    return drawn if records.dim else drawn[:, 0]
+
+
+def _table(dates: Dates, seasons: int) -> NDArray[np.void]:
+    """Return what a block must know of each record (record,)."""
+    table = np.zeros(len(dates), dtype=_RECORD)
+    table["key"], table["season"], table["name"] = dates.key, dates.season(seasons), dates.names
+    return table
 
 
 def _checked_blocks(
@@ -111,12 +116,12 @@ def _checked_blocks(
     whole_cells = (-1,) * valid.ndim
     if not isinstance(data, da.Array):
         data = np.asarray(data)
-        check_values(data, valid, table["name"], whole=gaps)
+        _check_values(data, valid, table["name"], whole=gaps)
         return da.from_array(data, chunks=(most, *whole_cells), name=False)
     whole = gaps and data.numblocks[0] == 1
 
     def check(values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
-        check_values(values, valid, records["name"], whole=whole)
+        _check_values(values, valid, records["name"], whole=whole)
         return values
 
     data = data.rechunk((data.chunks[0], *whole_cells))
@@ -156,3 +161,49 @@ def _over_records(
         name=f"impute-{uuid.uuid4().hex}",
         meta=np.empty((0,) * len(out), dtype=data.dtype),
     )
+
+
+def _check_values(
+    values: NDArray[Any], valid: NDArray[np.bool_], names: NDArray[np.str_], *, whole: bool
+) -> None:
+    """Check the values of some records.
+
+    Args:
+        values: (record, ...), NaN where not observed.
+        valid: (...), false where the model has no values.
+        names: (record,), for messages.
+        whole: whether these are all records of a mask, so that there must be a gap among them.
+
+    Raises:
+        InputError: If a value is infinite, or all is observed although ``whole``.
+
+    Warns:
+        NothingObservedWarning: If a record has no observation.
+    """
+    cells = tuple(range(1, values.ndim))
+    infinite = np.isinf(values)
+    if infinite.any():
+        where = infinite.any(axis=cells)
+        raise InputError(
+            f"obs has {infinite.sum()} infinite values, in {_some(names[where])}; set them to NaN: "
+            "obs.where(np.isfinite(obs))"
+        )
+    observed = ~np.isnan(values) & valid
+    if whole and observed[:, valid].all():
+        raise InputError(
+            "obs has no NaN, so there is no gap to fill; mark what was not observed as NaN: "
+            "obs.where(observed)"
+        )
+    empty = ~observed.any(axis=cells)
+    if empty.any():
+        warnings.warn(
+            f"nothing was observed in {_some(names[empty])}: the members there are draws of the "
+            "prior",
+            NothingObservedWarning,
+            stacklevel=3,
+        )
+
+
+def _some(names: NDArray[np.str_]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN].tolist()) + more

@@ -1,120 +1,186 @@
-"""The records of a history: their dates, their seasons, and which of them are held out."""
+"""What users hand in, read once: fields with their dates, channels, nodes, units and labels."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import Tensor
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import GridError, InputError
 from apsgeo.labels.channels import as_array
+from apsgeo.labels.checks import check_units
+from apsgeo.labels.dates import Dates
 from apsgeo.labels.layout import Layout, layout_of
 
-__all__ = [
-    "count_seasons",
-    "fields_of",
-    "last_tenth",
-    "record_dim",
-    "records_within",
-    "season_index",
-    "split_records",
-    "static_fields",
-]
-
-_MONTHS = 12
+__all__ = ["Records", "static_fields"]
 
 
-def record_dim(history: xr.DataArray, layout: Layout) -> str:
-    """Return the dim along which the fields of a history lie: 'time', or one of samples.
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Labelled fields on a domain, of which is known what each dim is.
 
-    Raises:
-        InputError: If there is none, or it is 'time' and has no dates.
-        GridError: If there are several, or times do not ascend.
+    Attributes:
+        array: ([record,] *layout.cells), in memory or lazy with dask.
+        layout: Which dims run over the nodes of the domain, and which over channels.
+        dates: What tells the records apart.
+        dataset: The data set whose variables are the channels, or None if an array was given.
+        given: What messages call the fields.
     """
-    ordered = layout.ordered(history)
-    if ordered.ndim == len(layout.cells):
-        raise InputError(
-            f"the history has dims {history.dims}; a prior is fitted to many fields along 'time', "
-            "or along a dim of samples that have no dates."
-        )
-    name = str(ordered.dims[0])
-    if name == "time":
-        _check_times(history)
-    return name
 
+    array: xr.DataArray
+    layout: Layout
+    dates: Dates
+    dataset: xr.Dataset | None
+    given: str
 
-def _check_times(history: xr.DataArray) -> None:
-    if "time" not in history.coords or history["time"].dtype.kind != "M":
-        raise InputError(
-            "the history's 'time' holds no datetime64 dates, which tell the seasons and what is "
-            "held out; assign them, or convert cftime dates: history.convert_calendar('standard'); "
-            "of samples without dates, name the dim otherwise: history.rename(time='sample')."
-        )
-    if not (np.diff(history["time"].values) > np.timedelta64(0)).all():
-        raise GridError("the history's times must ascend, each once; use history.sortby('time').")
+    @classmethod
+    def of(
+        cls,
+        fields: xr.DataArray | xr.Dataset,
+        domain: Domain | None = None,
+        *,
+        given: str = "the array",
+        wanted: str = "the request",
+    ) -> Records:
+        """Read the labels of fields.
 
+        Args:
+            fields: An array with the dims of a domain, in any order, with or without one of
+                records and one of channels; or a data set whose variables are the channels.
+            domain: Where they live, if labels do not say it; see `apsgeo.labels.layout.layout_of`.
+            given: What messages call the fields.
+            wanted: What messages call that which they are for.
 
-def fields_of(history: xr.DataArray, layout: Layout) -> Tensor:
-    """Return the fields (record, channel, node), float64."""
-    fields = np.asarray(layout.ordered(history).values, dtype=np.float64)
-    return torch.from_numpy(layout.channel_nodes(fields))
+        Raises:
+            GridError: If labels do not say the domain, or say another, or there are other dims.
+            InputError: If variables differ in their dims, or there is no record.
+        """
+        array = as_array(fields)
+        layout = layout_of(array, domain, given=given, wanted=wanted)
+        array = layout.ordered(array)
+        dates = Dates.of(array, tuple(map(str, array.dims[: -len(layout.cells)])), given)
+        if len(dates) == 0:
+            raise InputError(f"{given} has no record; select at least one time")
+        return cls(array, layout, dates, fields if isinstance(fields, xr.Dataset) else None, given)
 
+    def __len__(self) -> int:
+        return len(self.dates)
 
-def count_seasons(history: xr.DataArray) -> int:
-    """Return 12 if every month is there at least twice, else 1."""
-    if "time" not in history.dims:
-        return 1
-    counts = np.bincount(history["time"].dt.month.values, minlength=_MONTHS + 1)[1:]
-    return _MONTHS if counts.min() >= 2 else 1
+    def __getitem__(self, index: slice | NDArray[Any]) -> Records:
+        """Return some of the records."""
+        array = self._with_records.isel({self._with_records.dims[0]: index})
+        chosen = replace(self, array=array, dates=self.dates[index])
+        if "_nodes" in vars(self):
+            vars(chosen)["_nodes"] = self._nodes[index]
+        return chosen
 
+    @property
+    def dim(self) -> str | None:
+        """The dim of records, None of a single one without."""
+        single = self.array.ndim == len(self.layout.cells)
+        return None if single else str(self.array.dims[0])
 
-def season_index(history: xr.DataArray, records: str, seasons: int) -> Tensor:
-    """Return the index of the season of each record (record,): month - 1, or 0 if there is one."""
-    if seasons == 1:
-        return torch.zeros(history.sizes[records], dtype=torch.long)
-    return torch.from_numpy(history["time"].dt.month.values - 1).long()
+    @property
+    def channels(self) -> int:
+        """Number of channels, one where there is no dim of them."""
+        return 1 if self.layout.channel is None else self.array.sizes[self.layout.channel]
 
+    @property
+    def units(self) -> str | None:
+        """Units of the values, None if unknown."""
+        return self.array.attrs.get("units")
 
-def records_within(history: xr.DataArray, span: tuple[str, str]) -> Tensor:
-    """Tell which records (record,) are from one date to another.
+    @property
+    def name(self) -> str | None:
+        """Name of the variable, or names of several, joined by commas."""
+        return None if self.array.name is None else str(self.array.name)
 
-    Raises:
-        InputError: If they have no dates.
-    """
-    times = _times(history, f"baseline={span!r}")
-    return torch.from_numpy(np.isin(times.values, times.sel(time=slice(*span)).values))
+    @property
+    def data(self) -> Any:
+        """Values (record, *layout.cells), an array of numpy or dask."""
+        return self.array.data if self.dim else self.array.data[None]
 
+    @property
+    def values(self) -> Tensor:
+        """Values (record, channel, node) as they are, float64."""
+        return torch.from_numpy(np.asarray(self._nodes, dtype=np.float64))
 
-def last_tenth(history: xr.DataArray, records: str) -> str | int | None:
-    """Return where the last tenth begins: its date, or its number; None of fewer than ten."""
-    count = history.sizes[records]
-    if count < 10:
-        return None
-    first = count - count // 10
-    return str(history["time"].values[first]) if records == "time" else first
+    @cached_property
+    def _nodes(self) -> NDArray[Any]:
+        return self.layout.channel_nodes(self._with_records.values)
 
+    @property
+    def _with_records(self) -> xr.DataArray:
+        return self.array if self.dim else self.array.expand_dims("time")
 
-def split_records(
-    history: xr.DataArray, records: str, held_out_from: str | int | None
-) -> tuple[xr.DataArray, xr.DataArray]:
-    """Return the records before a date, or of lower numbers, and the others.
+    def season(self, seasons: int) -> Tensor:
+        """Return the index (record,) of each record's season; see `Dates.season`."""
+        return torch.from_numpy(self.dates.season(seasons))
 
-    Windows of times (`apsgeo.windows`) are left out of the former where they reach into the latter.
+    def check(self, wanted: str, name: str | None, units: str | None, channels: int) -> None:
+        """Check that variables, channels and units are those of a model.
 
-    Raises:
-        InputError: If a date is given and records have none.
-    """
-    count = history.sizes[records]
-    if isinstance(held_out_from, str):
-        times = _times(history, f"held_out_from={held_out_from!r}")
-        later = times.values >= np.datetime64(held_out_from)
-    else:
-        later = np.arange(count) >= (count if held_out_from is None else held_out_from)
-    reach = int(history["lag"].max()) if "lag" in history.dims else 0
-    earlier = ~later & ~np.append(later[reach:], np.full(reach, later.any()))
-    return history.isel({records: earlier}), history.isel({records: later})
+        Args:
+            wanted: What messages call the model.
+            name: Name of its variables, of which a data set must have the same.
+            units: Its units, None if unknown.
+            channels: Its number of channels.
+
+        Raises:
+            InputError: If the variables of a data set are others, or in another order.
+            GridError: If there are more channels or fewer.
+            UnitsError: If both units are known and differ.
+        """
+        if self.dataset is not None and self.name != name:
+            raise InputError(
+                f"{self.given} has the variables {self.name}, and {wanted} is of {name}; select "
+                "them in this order"
+            )
+        if self.channels != channels:
+            raise GridError(
+                f"{self.given} has {self.channels} channels, and {wanted} {channels}; give the "
+                "variables or colours of its history"
+            )
+        check_units(self.array, units, given=self.given, wanted=wanted)
+
+    def as_history(self) -> Records:
+        """Return the records as those of a history: with dates along time, counted along others.
+
+        Raises:
+            InputError: If there is no dim of records, or it is time and has no dates.
+            GridError: If times do not ascend.
+        """
+        if self.dim is None:
+            raise InputError(
+                f"{self.given} has dims {self.array.dims}; a prior is fitted to many fields along "
+                "'time', or along a dim of samples that have no dates."
+            )
+        if self.dim != "time":
+            return replace(self, dates=Dates.counted(len(self), self.given))
+        self.dates.check_history()
+        return self
+
+    def split(self, held_out_from: str | int | None) -> tuple[Records, Records]:
+        """Return the records before a date, or of lower numbers, and the others.
+
+        Windows of times (`apsgeo.windows`) are left out of the former where they reach into the
+        latter. The values are laid out once, for both.
+
+        Raises:
+            InputError: If a date is given and records have none.
+        """
+        later = self.dates.since(held_out_from)
+        reach = int(self.array["lag"].max()) if "lag" in self.array.dims else 0
+        earlier = ~later & ~np.append(later[reach:], np.full(reach, later.any()))
+        _ = self._nodes  # laid out now, for both
+        return self[earlier], self[later]
 
 
 def static_fields(
@@ -131,24 +197,15 @@ def static_fields(
     """
     fields = [] if bool(valid.all()) else [valid.double()[None]]
     if static is not None:
-        array = as_array(static)
-        layout = layout_of(array, domain, given="static", wanted="the history")
-        values = layout.ordered(array)
-        if values.ndim > len(layout.cells):
-            raise GridError(f"static has dims {array.dims}; expected {layout.dims} alone.")
-        fields.append(torch.from_numpy(layout.channel_nodes(values.values.astype(np.float64))))
+        records = Records.of(static, domain, given="static", wanted="the history")
+        if records.dim is not None:
+            raise GridError(
+                f"static has dims {records.array.dims}; expected {records.layout.dims} alone."
+            )
+        fields.append(records.values[0])
     known = torch.cat(fields) if fields else torch.zeros(0, domain.num_nodes)
     centred = known - known.nanmean(1, keepdim=True)
     std = centred.square().nanmean(1, keepdim=True).sqrt()
     if not bool((std > 0).all()):
         raise InputError("a field of static is the same everywhere, or NaN; leave it out.")
     return torch.nan_to_num(centred / std).float()
-
-
-def _times(history: xr.DataArray, argument: str) -> xr.DataArray:
-    if "time" not in history.dims:
-        raise InputError(
-            f"{argument} names dates, and the history has dims {history.dims}, not 'time'; give "
-            "its records dates, or fit without."
-        )
-    return history["time"]

@@ -21,15 +21,15 @@ Index = NDArray[np.int64]
 class Cholesky:
     r"""The factorization :math:`L L^T` of a sparse symmetric positive definite matrix.
 
-    Multifrontal (Duff & Reid 1983, https://doi.org/10.1145/356044.356047): the columns of each
-    block of the dissection are eliminated as one dense matrix, and what that leaves for later ones
-    is handed on as another, so that the arithmetic is dense. Exact to rounding for any dissection
-    of the nodes, on which the cost alone depends. It is all numpy's: threads of scipy's own BLAS,
-    called in turn, would wait for numpy's, at ten times the cost.
+    The method is multifrontal (Duff & Reid 1983, https://doi.org/10.1145/356044.356047): the
+    columns of each block of the dissection are eliminated as one dense matrix, and the changes to
+    later columns are handed on as another, so that the arithmetic is dense. The factor is exact to
+    rounding for any dissection of the nodes, which decides the cost alone. Only numpy's BLAS is
+    called: the threads of scipy's, called in turn, would wait for numpy's, at ten times the cost.
 
     Args:
-        matrix: (N, N), of which the lower triangle is read in the order of elimination.
-        dissection: Of its nodes.
+        matrix: Matrix (N, N), of which the lower triangle is read in the order of elimination.
+        dissection: Order in which the matrix's nodes are eliminated.
 
     Raises:
         InputError: If the matrix is not positive definite within rounding.
@@ -88,8 +88,9 @@ class Cholesky:
     def inverse_diagonal(self) -> Array:
         """Return the diagonal (N,) of the inverse, at about the cost of the factorization.
 
-        By the recursion of Takahashi, Fagan & Chen (1973), see Erisman & Tinney (1975,
-        https://doi.org/10.1145/360680.360704): of the inverse, what the factor's pattern needs.
+        The recursion of Takahashi, Fagan & Chen (1973; see Erisman & Tinney 1975,
+        https://doi.org/10.1145/360680.360704) computes those entries of the inverse alone that
+        stand in the factor's pattern.
         """
         children: dict[int, list[_Block]] = defaultdict(list)
         for block in self._blocks:
@@ -145,10 +146,11 @@ def _eliminate(
     """Return a block of columns, and the lower triangle of what is to be added to later ones.
 
     Args:
-        matrix: In the order of elimination.
-        start: First column of the block.
-        end: The column after its last.
-        updates: What earlier blocks left: numbers of rows, and (rows, rows).
+        matrix: Matrix whose rows and columns are in the order of elimination.
+        start: Number of the block's first column.
+        end: Number of the column after its last.
+        updates: Sums that earlier blocks left to be added: numbers of rows, and values (rows,
+            rows).
 
     Raises:
         InputError: If the matrix is not positive definite within rounding.

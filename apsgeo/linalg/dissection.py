@@ -24,12 +24,12 @@ class Dissection:
     Rose & Tarjan 1979, https://doi.org/10.1137/0716027).
 
     Args:
-        matrix: (N, N); its pattern must be symmetric. Only the pattern counts.
-        positions: (N, d) of the nodes, on which the cost depends, and nothing else.
+        matrix: Matrix (N, N) with a symmetric pattern. Only the pattern counts.
+        positions: Positions (N, d) of the nodes. The cost depends on them, and nothing else does.
 
     Attributes:
-        order: (N,) the nodes, in the order of elimination.
-        ends: (blocks,) where the blocks of `order` end: separators, and parts left whole.
+        order: Nodes (N,) in the order of elimination.
+        ends: Places (blocks,) where the blocks of `order` end: separators, and parts left whole.
     """
 
     def __init__(self, matrix: sp.spmatrix | sp.sparray, positions: NDArray[np.float64]) -> None:

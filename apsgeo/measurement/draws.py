@@ -17,7 +17,7 @@ from torch import Tensor
 
 from apsgeo.errors import InputError
 from apsgeo.measurement.measurement import Measurement
-from apsgeo.metrics import EnsemblePrediction, NormalPrediction, Prediction
+from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction, Prediction
 
 __all__ = ["Draws", "Method", "NoiseDraws", "members_noise"]
 

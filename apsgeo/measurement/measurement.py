@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from apsgeo.errors import InputError
+from apsgeo.measurement.noise import check_noise
 from apsgeo.operators.linear import IdentityMap, LinearMap
 
 __all__ = ["Measurement"]
@@ -59,11 +60,7 @@ class Measurement:
                 "was expected."
             )
         noise = torch.as_tensor(self.noise_std, dtype=self.values.dtype, device=self.values.device)
-        noise = noise.broadcast_to(self.values.shape)
-        if not bool((torch.isfinite(noise) & (noise > 0))[self.mask].all()):
-            raise InputError(
-                "noise_std must be finite and above zero wherever a value is observed."
-            )
+        noise = check_noise(noise, self.values.shape, self.mask)
         object.__setattr__(self, "key", _or_places(self.key, len(self.values)))
         for name, index in (("season", self.season), ("key", self.key)):
             if index is not None and index.shape != self.values.shape[:1]:

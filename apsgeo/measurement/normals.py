@@ -97,6 +97,10 @@ class Normals:
         mean, std = self.mean.to(fields)[season], self.std.to(fields)[season]
         return (fields - mean) / std
 
+    def encode(self, fields: Tensor, season: Tensor) -> Tensor:
+        """Return standardized anomalies as networks take them, float32, zero where not valid."""
+        return torch.where(self.valid, self.standardize(fields, season), 0.0).float()
+
     def restore(self, fields: Tensor, season: Tensor) -> Tensor:
         """Undo `standardize` for (..., batch, channel, node), NaN where not valid."""
         mean, std = self.mean.to(fields)[season], self.std.to(fields)[season]

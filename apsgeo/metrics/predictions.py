@@ -37,8 +37,8 @@ class NormalPrediction:
     """A normal distribution in each cell.
 
     Attributes:
-        location: (T, N) means, unit of the data.
-        std: (T, N) standard deviations, same unit.
+        location: Means (T, N), in the unit of the data.
+        std: Standard deviations (T, N), in the same unit.
     """
 
     location: Array
@@ -67,7 +67,7 @@ class EnsemblePrediction:
     """Equally likely members.
 
     Attributes:
-        members: (K, T, N), unit of the data, K >= 2.
+        members: Values (K, T, N) of the members in the unit of the data, K >= 2.
     """
 
     members: NDArray[np.floating]

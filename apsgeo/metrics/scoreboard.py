@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apsgeo.atomic import atomic_file
 from apsgeo.errors import InputError
 from apsgeo.metrics.predictions import Prediction
 from apsgeo.metrics.scores import mse, weighted_mean
+from apsgeo.metrics.table import Column, Row, Table, percent, write_rows
 
-__all__ = ["Row", "Scoreboard", "Scores", "Tally"]
+__all__ = ["Scoreboard", "Scores", "Tally"]
 
 LEVEL = 0.9
 
@@ -25,14 +23,14 @@ class Scores:
     """How one method did over some records.
 
     Attributes:
-        crps: mean over records of the weighted mean CRPS, in the unit of the data.
-        rmse: of the predicted mean, pooled: the root of the mean over records of the weighted mean
-            squared error, in the unit of the data.
-        spread_skill: root of the mean predicted variance (of an ensemble: (K + 1) / K times the
+        crps: Weighted mean CRPS, averaged over records, in the unit of the data.
+        rmse: Root of the weighted mean squared error of the predicted mean, which is averaged over
+            records before the root is taken; in the unit of the data.
+        spread_skill: Root of the mean predicted variance (of an ensemble: (K + 1) / K times the
             members') over ``rmse``, both pooled over records.
-        coverage90: share of cells in the central 90 % interval, mean over records.
-        seconds_per_field: wall clock of the prediction.
-        records: how many.
+        coverage90: Share of cells in the central 90 % interval, mean over records.
+        seconds_per_field: Wall-clock time that the prediction of one record took, in seconds.
+        records: Number of records scored.
     """
 
     crps: float
@@ -60,10 +58,10 @@ class Tally:
         """Score a batch.
 
         Args:
-            prediction: for T records.
-            truth: (T, N), the same unit.
-            weights: (T, N), zero where a cell does not count.
-            seconds: what the batch took.
+            prediction: Prediction of T records.
+            truth: True values (T, N), in the unit of the prediction.
+            weights: Weights (T, N) of the cells, zero where a cell does not count.
+            seconds: Wall-clock time that the batch took, in seconds.
         """
         row = [
             weighted_mean(prediction.crps(truth), weights),
@@ -78,7 +76,7 @@ class Tally:
         """Return the scores of all records added.
 
         Raises:
-            InputError: if there are none.
+            InputError: If no record was added.
         """
         if not self._rows:
             raise InputError("no records were scored: give at least one month")
@@ -94,22 +92,14 @@ class Tally:
         )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One method at one density (the observed fraction of the area)."""
-
-    method: str
-    density: float
-    scores: Scores
-
-
 @dataclass
 class Scoreboard:
-    """Rows of scores, in the order in which they were added.
+    """A row of scores for each method and density, in the order in which they were added.
 
     Attributes:
-        units: of the data, for the headings.
-        rows: the rows.
+        units: Unit of the data, for the headings.
+        rows: The method's name, the density (the observed fraction of the area), and the fields of
+            `Scores`, by their names.
     """
 
     units: str = "K"
@@ -117,68 +107,29 @@ class Scoreboard:
 
     def add(self, method: str, density: float, scores: Scores) -> None:
         """Append a row."""
-        self.rows.append(Row(method, density, scores))
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
+        self.rows.append({"method": method, "density": density, **asdict(scores)})
 
     @property
-    def headings(self) -> list[str]:
-        """The columns' headings as read by people; `cells` gives the row below them."""
-        return [
-            "method",
-            "observed",
-            f"CRPS [{self.units}]",
-            f"RMSE [{self.units}]",
-            "spread/skill",
-            "90 % coverage",
-            "seconds a field",
-        ]
-
-    @staticmethod
-    def cells(row: Row) -> list[str]:
-        """Format a row, one string a heading."""
-        s = row.scores
-        return [
-            row.method,
-            f"{100 * row.density:g} %",
-            f"{s.crps:.3f}",
-            f"{s.rmse:.3f}",
-            f"{s.spread_skill:.2f}",
-            f"{100 * s.coverage90:.1f} %",
-            f"{s.seconds_per_field:.3g}",
-        ]
+    def table(self) -> Table:
+        """The columns as read by people, the best CRPS at each density in bold."""
+        return Table(
+            Column("method", "method"),
+            Column("observed", "density", percent("g")),
+            Column(f"CRPS [{self.units}]", "crps", ".3f", best_among="density"),
+            Column(f"RMSE [{self.units}]", "rmse", ".3f"),
+            Column("spread/skill", "spread_skill", ".2f"),
+            Column("90 % coverage", "coverage90", percent()),
+            Column("seconds a field", "seconds_per_field", ".3g"),
+        )
 
     def to_markdown(self) -> str:
-        """Return a Markdown table, the best CRPS at each density in bold."""
-        lines = [self.headings, ["---"] * 2 + ["---:"] * 5]
-        best = {d: min(r.scores.crps for r in self if r.density == d) for d in self._densities()}
-        for row in self:
-            cells = self.cells(row)
-            if row.scores.crps == best[row.density]:
-                cells[2] = f"**{cells[2]}**"
-            lines.append(cells)
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        """Return a Markdown table."""
+        return self.table.markdown(self.rows)
 
     def write_csv(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write all digits of all rows.
+        """Write six digits of all scores.
 
         Raises:
-            OutputExistsError: if ``path`` exists and ``overwrite`` is false.
+            OutputExistsError: If ``path`` exists and ``overwrite`` is false.
         """
-        names = ["method", "density", *(f.name for f in fields(Scores))]
-        with (
-            atomic_file(path, overwrite) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(names)
-            for row in self:
-                numbers = [f"{x:.6g}" for x in astuple(row.scores)]
-                writer.writerow([row.method, f"{row.density:g}", *numbers])
-
-    def _densities(self) -> set[float]:
-        return {row.density for row in self}
+        write_rows(path, self.rows, overwrite)

@@ -34,8 +34,8 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike | None = None) -> Array:
     """Average over the last axis, leaving out NaN.
 
     Args:
-        values: (..., N), any unit.
-        weights: non-negative, broadcastable to ``values``; equal weights by default.
+        values: Values (..., N), in any unit; NaN where one is missing.
+        weights: Non-negative, broadcastable to ``values``; equal weights by default.
 
     Returns:
         (...), the unit of ``values``; NaN where no cell has positive weight.
@@ -50,19 +50,23 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike | None = None) -> Array:
 def crps_ensemble(members: ArrayLike, truth: ArrayLike) -> Array:
     """Compute the fair continuous ranked probability score of an ensemble, cell by cell.
 
-    mean_k |x_k - y| - sum_{j,k} |x_j - x_k| / (2 K (K - 1)), unbiased for the score of the
-    distribution that the members are drawn from (Ferro 2014, doi:10.1002/qj.2270, eq. 8); the
-    double sum in its sorted form, so O(K log K).
+    The score is mean_k |x_k - y| - sum_{j,k} |x_j - x_k| / (2 K (K - 1)), an unbiased estimate of
+    the score of the distribution that the members are drawn from (Ferro 2014,
+    doi:10.1002/qj.2270, eq. 8). The double sum is computed from sorted members, in O(K log K).
 
     Args:
-        members: (K, ...), K >= 2.
-        truth: (...).
+        members: Values (K, ...) of the K members, K >= 2.
+        truth: True values (...), in the unit of the members.
 
     Returns:
         (...), the unit of ``truth``.
 
     Raises:
-        InputError: with fewer than two members, where the fair score does not exist.
+        InputError: If there are fewer than two members: the fair score does not exist.
+
+    Example:
+        >>> crps_ensemble([[1.0], [3.0]], [2.0])
+        array([0.])
     """
     x, y = _ensemble(members, truth)
     size = x.shape[0]
@@ -79,9 +83,9 @@ def crps_normal(mean: ArrayLike, std: ArrayLike, truth: ArrayLike) -> Array:
     doi:10.1175/MWR2904.1, eq. 5); |y - mean| where std = 0.
 
     Args:
-        mean: (...).
-        std: (...), the same unit, not negative.
-        truth: (...), the same unit.
+        mean: Predicted means (...).
+        std: Predicted standard deviations (...), not negative, in the same unit.
+        truth: True values (...), in the same unit.
 
     Returns:
         (...), the same unit.
@@ -112,13 +116,13 @@ def ensemble_variance(members: ArrayLike) -> Array:
     truth, E (y - mean)^2 is exactly this (Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1, eq. 15).
 
     Args:
-        members: (K, ...), K >= 2.
+        members: Values (K, ...) of the K members, K >= 2.
 
     Returns:
         (...), the square of the members' unit.
 
     Raises:
-        InputError: with fewer than two members.
+        InputError: If there are fewer than two members.
     """
     x = np.asarray(members, dtype=np.float64)
     _check_size(x.shape[0])
@@ -133,15 +137,15 @@ def spread_skill(
     sqrt((K + 1) / K * mean variance) / rmse(ensemble mean), means weighted (Fortin et al. 2014).
 
     Args:
-        members: (K, ..., N), K >= 2.
-        truth: (..., N).
-        weights: broadcastable to ``truth``.
+        members: Values (K, ..., N) of the K members, K >= 2.
+        truth: True values (..., N), in the unit of the members.
+        weights: Weights of the cells, broadcastable to ``truth``; equal by default.
 
     Returns:
         (...), without unit: below 1 overconfident, above 1 underconfident; NaN without error.
 
     Raises:
-        InputError: with fewer than two members.
+        InputError: If there are fewer than two members.
     """
     x, y = _ensemble(members, truth)
     variance = np.where(np.isnan(y), np.nan, ensemble_variance(x))
@@ -158,15 +162,15 @@ def covered(members: ArrayLike, truth: ArrayLike, level: float = 0.9) -> Array:
     default cover 84 % with 32 members when 90 % are asked for.)
 
     Args:
-        members: (K, ...).
-        truth: (...).
-        level: in (0, 1).
+        members: Values (K, ...) of the K members.
+        truth: True values (...), in the unit of the members.
+        level: Probability of the interval, in (0, 1).
 
     Returns:
         (...), 0 or 1, or between where the truth lies between the two intervals' ends.
 
     Raises:
-        InputError: if ``level`` is not in (0, 1).
+        InputError: If ``level`` is not in (0, 1).
     """
     if not 0 < level < 1:
         raise InputError(f"level={level!r} given, but a share between 0 and 1 was expected")
@@ -187,16 +191,16 @@ def coverage(
     """Compute the weighted share of cells whose truth the central interval covers: see `covered`.
 
     Args:
-        members: (K, ..., N).
-        truth: (..., N).
-        weights: broadcastable to ``truth``.
-        level: the share that a calibrated ensemble covers, in (0, 1).
+        members: Values (K, ..., N) of the K members.
+        truth: True values (..., N), in the unit of the members.
+        weights: Weights of the cells, broadcastable to ``truth``; equal by default.
+        level: The share that a calibrated ensemble covers, in (0, 1).
 
     Returns:
         (...), in [0, 1].
 
     Raises:
-        InputError: if ``level`` is not in (0, 1).
+        InputError: If ``level`` is not in (0, 1).
     """
     return weighted_mean(covered(members, truth, level), weights)
 
@@ -211,15 +215,15 @@ def energy_score(
     node it is the fair CRPS.
 
     Args:
-        members: (K, ..., N), K >= 2.
-        truth: (..., N).
-        weights: broadcastable to ``truth``.
+        members: Values (K, ..., N) of the K members, K >= 2.
+        truth: True values (..., N), in the unit of the members.
+        weights: Weights of the cells, broadcastable to ``truth``; equal by default.
 
     Returns:
         (...), the unit of ``truth``.
 
     Raises:
-        InputError: with fewer than two members.
+        InputError: If there are fewer than two members.
     """
     x, y = _ensemble(members, truth)
     w = np.broadcast_to(1.0 if weights is None else weights, y.shape)

@@ -8,8 +8,8 @@ from apsgeo.errors import ModelError
 from apsgeo.io import read_kind
 
 if TYPE_CHECKING:
+    from apsgeo.field_prior import FieldPrior
     from apsgeo.posterior import Posterior
-    from apsgeo.prior import FieldPrior
 
 __all__ = ["load", "shipped"]
 
@@ -30,8 +30,8 @@ def load(path_or_name: str | os.PathLike[str]) -> "Posterior | FieldPrior":
         ModelError: If there is no such folder or shipped model, or the folder is truncated,
             altered, of a newer schema, or holds a file that is not a model's.
     """
+    from apsgeo.field_prior import FieldPrior
     from apsgeo.posterior import Posterior
-    from apsgeo.prior import FieldPrior
 
     path = Path(path_or_name)
     if not path.exists():

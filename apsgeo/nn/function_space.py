@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from apsgeo.domains.alignment import aligned
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
-from apsgeo.nn.layers import embed_condition, zero
+from apsgeo.nn.layers import Film, embed_condition, zero
 
 __all__ = ["FunctionSpaceNet"]
 
@@ -19,16 +19,8 @@ _HEAD = 16  # channels of a head of attention
 _SHARPNESS = (8.0, 24.0)  # logits of a place with itself, of the first head and of the last
 
 
-class _Film(nn.Module):
-    """Scale and shift channels, which come last, as `cond` says (Perez et al. 2018)."""
-
-    def __init__(self, channels: int, cond_dim: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels))
-        self.shift = nn.Parameter(torch.zeros(channels))
-        self.film = nn.Linear(cond_dim, 2 * channels, bias=False) if cond_dim else None
-        if self.film is not None:
-            nn.init.zeros_(self.film.weight)
+class _Film(Film):
+    """Scale and shift channels, which come last, as `cond` says."""
 
     def forward(self, x: Tensor, cond: Tensor | None) -> Tensor:
         """Map `x (B, M, channels)` and `cond (B, cond_dim)` to the shape of x."""
@@ -50,9 +42,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class _LatentBlock(nn.Module):
-    """Let the latents attend to each other, then change each one; both are added to them.
+    """Add to the latents what they learn from each other, then a change of each on its own.
 
-    What is normalized is all latents of a record together, so that their proportions stay.
+    All latents of a record are normalized together, so that their proportions stay.
     """
 
     def __init__(self, width: int, cond_dim: int) -> None:
@@ -91,42 +83,45 @@ def _gate(known: int, width: int) -> nn.Linear:
 class FunctionSpaceNet(nn.Module):
     r"""Map signals to signals by way of a fixed number of latents, at any resolution.
 
-    A signal is a set of pairs of the Laplacian's eigenfunctions at a node and the value there, as
-    in Manifold Diffusion Fields (Elhag et al. 2024, arXiv 2305.15586), which a Perceiver IO (Jaegle
-    et al. 2022, arXiv 2107.14795) reads and writes; no weight knows the number of nodes.
+    As in Manifold Diffusion Fields (Elhag et al. 2024, arXiv 2305.15586), a signal is a set of
+    pairs: the values of the Laplacian's eigenfunctions at a node, and the signal's value there. A
+    Perceiver IO (Jaegle et al. 2022, arXiv 2107.14795) reads and writes them. No weight knows the
+    number of nodes.
 
-    Each latent has a place on the domain, that is, values c_l of the eigenfunctions, which are
-    learned, from nodes far from each other on. It attends to the nodes with the weights of a
-    quadrature,
+    Reading: each latent has a place on the domain, given by values c_l of the eigenfunctions. The
+    places are learned, and start at nodes that are far from each other. A latent attends to the
+    nodes with the weights of a quadrature,
 
         w_li = a_i exp(c_l S phi_i) / sum_j a_j exp(c_l S phi_j),    a_i the areas, S diagonal,
 
-    which tend to a density about that place as nodes become many. Weights depend on the place
-    alone, and what is read is linear in the values: the latents are linear functionals of the
-    signal, as smooth as the eigenfunctions are, and white noise in them has a variance that falls
-    with the number of nodes. Then the latents attend to each other, and each place to the latents.
-    The output is a smooth function: what else is in the value of a single node it does not tell.
+    which tend to a density about that place as the nodes become many. The weights depend on the
+    places alone, so that the latents are linear functionals of the signal, as smooth as the
+    eigenfunctions are. The variance of white noise in them falls with the number of nodes.
 
-    The eigenfunctions are those of the continuous Laplacian where the domain knows these
-    (`Domain.continuous_eigenbasis`: the globe, images). Elsewhere they are computed, and are saved
-    with the weights, as their signs and rotations are a matter of chance.
+    Writing: the latents attend to each other, then each node attends to the latents. The output is
+    a smooth function of the place. It cannot follow what differs from node to node without a
+    pattern that the eigenfunctions have.
+
+    The eigenfunctions are those of the continuous Laplacian if the domain knows them
+    (`Domain.continuous_eigenbasis`: the globe, images). Otherwise they are computed, and saved
+    with the weights, because their signs and rotations are a matter of chance.
 
     Args:
-        domain: where input and output live.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        width: channels of nodes and latents, a multiple of 16.
-        modes: how many eigenfunctions tell the place; no finer structure is seen.
-        latents: how many.
-        layers: blocks of attention among the latents.
-        cond_dim: length of the condition, or 0 for none.
-        zero_init: start with the output zero.
-        static: further known fields (F, N) of order one; or their number F, of a network that is
-            to be loaded.
-        functions: eigenfunctions (modes, N) in place of the domain's own; see `on`.
+        domain: The domain that input and output live on.
+        in_channels: Number of channels in the input.
+        out_channels: Number of channels in the output.
+        width: Number of channels of nodes and latents, a multiple of 16.
+        modes: Number of eigenfunctions that tell the place; the network sees no finer structure.
+        latents: Number of latents.
+        layers: Number of blocks of attention among the latents.
+        cond_dim: Length of the condition, or 0 for none.
+        zero_init: Whether the output is zero before training.
+        static: Further known fields (F, N) of order one; or their number F, of a network that is to
+            be loaded.
+        functions: Eigenfunctions (modes, N) in place of the domain's own; see `on`.
 
     Raises:
-        InputError: `width` is no multiple of 16, or `modes` is out of range.
+        InputError: If `width` is no multiple of 16, or `modes` is out of range.
     """
 
     SIZES: ClassVar[dict[str, dict[str, int]]] = {
@@ -179,7 +174,8 @@ class FunctionSpaceNet(nn.Module):
         if functions is None:
             functions = _functions(domain, modes)
         self.register_buffer("static", static.float(), persistent=len(static) > 0)
-        self.register_buffer("functions", functions.float(), persistent=_is_computed(domain))
+        computed = domain.continuous_eigenbasis(1) is None
+        self.register_buffer("functions", functions.float(), persistent=computed)
         areas = domain.areas / domain.areas.mean()
         self.register_buffer("log_areas", areas.log().float(), persistent=False)
 
@@ -217,13 +213,13 @@ class FunctionSpaceNet(nn.Module):
         """Return the network with the same weights on another domain of the same surface.
 
         Args:
-            domain: of the same kind, at another resolution: the globe, an image of the same
-                proportions, or a surface or region in the same coordinates, on which the
-                eigenfunctions are found again by `apsgeo.domains.alignment.aligned`.
-            static: the known fields (F, N) there, if the network has some.
+            domain: Domain of the same kind at another resolution: the globe, an image of the same
+                proportions, or a surface or region in the same coordinates, on which
+                `apsgeo.domains.alignment.aligned` finds the eigenfunctions again.
+            static: The known fields (F, N) there, if the network has some.
 
         Raises:
-            InputError: the domain is another surface, or known fields are missing or not wanted.
+            InputError: If the domain is another surface, or known fields are missing or not wanted.
         """
         given = 0 if static is None else len(static)
         if given != len(self.static):
@@ -260,7 +256,7 @@ class FunctionSpaceNet(nn.Module):
         """Map `x (B, in_channels, N)` and `cond (B, cond_dim)` to `(B, out_channels, N)`.
 
         Raises:
-            InputError: a condition is missing, or given to a network that was built without.
+            InputError: If a condition is missing, or given to a network that was built without.
         """
         hidden = embed_condition("FunctionSpaceNet", self.embed, cond, self.config["cond_dim"])
         names, z = self.names(self.places), self.read(x)
@@ -291,13 +287,13 @@ class FunctionSpaceNet(nn.Module):
 
 
 def _attend_alike(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attend with the same weights in all records, which are read as one with more channels.
+    """Attend with the same weights in all records: they are one record with more channels.
 
     Args:
-        query: (H, M, k).
-        key: (L, k), of all heads.
-        value: (B, L, channels), with channels / H to each head.
-        bias: (L,), added to the logits.
+        query: Queries (H, M, k) of the H heads.
+        key: Keys (L, k), the same for all heads.
+        value: Values (B, L, channels), of which each head takes channels / H.
+        bias: Numbers (L,) that are added to the logits.
 
     Returns:
         (B, M, channels).
@@ -319,10 +315,6 @@ def _landmarks(domain: Domain, functions: Tensor, count: int) -> Tensor:
         distance = torch.minimum(distance, apart)
         chosen.append(int(distance.argmax()))
     return functions[:, chosen].T.clone()
-
-
-def _is_computed(domain: Domain) -> bool:
-    return domain.continuous_eigenbasis(1) is None
 
 
 def _functions(domain: Domain, modes: int) -> Tensor:

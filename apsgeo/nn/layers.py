@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from apsgeo.errors import InputError
 
-__all__ = ["embed_condition", "zero"]
+__all__ = ["Film", "embed_condition", "zero"]
+
+
+class Film(nn.Module):
+    """Hold a scale and a shift for each channel, which a condition moves (Perez et al. 2018).
+
+    Args:
+        channels: Number of channels.
+        cond_dim: Length of the condition, or 0 for none.
+    """
+
+    def __init__(self, channels: int, cond_dim: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.film = nn.Linear(cond_dim, 2 * channels, bias=False) if cond_dim else None
+        if self.film is not None:
+            zero(self.film)
 
 
 def embed_condition(
@@ -15,7 +33,7 @@ def embed_condition(
     """Embed the condition `cond (B, cond_dim)` of a network, or return None if it has none.
 
     Raises:
-        InputError: a condition is missing, or given to a network that was built without.
+        InputError: If a condition is missing, or given to a network that was built without.
     """
     if (cond is None) != (embed is None):
         given = "no cond" if cond is None else f"cond of shape {tuple(cond.shape)}"

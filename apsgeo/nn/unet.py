@@ -1,7 +1,6 @@
 """Networks, written once over the layers that a domain lends."""
 
 import math
-from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
-from apsgeo.nn.layers import embed_condition, zero
+from apsgeo.nn.layers import Film, embed_condition, zero
 
-__all__ = ["SIZES", "ConvNet", "FourierEmbedding", "UNet"]
+__all__ = ["SIZES", "FourierEmbedding", "UNet"]
 
 SIZES: dict[str, tuple[int, int]] = {
     "tiny": (16, 4),
@@ -35,10 +34,10 @@ class FourierEmbedding(nn.Module):
     need*, section 3.5, with another range).
 
     Args:
-        dim: even number of features.
+        dim: Even number of features.
 
     Raises:
-        InputError: `dim` is odd or not positive.
+        InputError: If `dim` is odd or not positive.
     """
 
     frequencies: Tensor
@@ -56,26 +55,21 @@ class FourierEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], 1)
 
 
-class _Modulation(nn.Module):
+class _Modulation(Film):
     """Normalize groups of channels, then scale and shift each channel as `cond` says.
 
-    Group normalization (Wu & He 2018) with FiLM (Perez et al. 2018) in its affine part.
+    Group normalization (Wu & He 2018) with FiLM in its affine part.
     """
 
     def __init__(self, channels: int, cond_dim: int) -> None:
-        super().__init__()
+        super().__init__(channels, cond_dim)
         self.groups = math.gcd(channels, 8)
-        self.scale = nn.Parameter(torch.ones(channels))
-        self.shift = nn.Parameter(torch.zeros(channels))
-        self.film = nn.Linear(cond_dim, 2 * channels, bias=False) if cond_dim else None
-        if self.film is not None:
-            nn.init.zeros_(self.film.weight)
 
     def forward(self, x: Tensor, cond: Tensor | None) -> Tensor:
         if self.film is None or cond is None:
             return F.group_norm(x, self.groups, self.scale, self.shift)
-        batch, channels, nodes = x.shape
         scale, shift = self.film(cond).chunk(2, dim=1)
+        batch, channels, nodes = x.shape
         # the batch's channels as those of one record: then each record has an affine part of its
         # own inside the one normalization, which spares two passes over memory
         return F.group_norm(
@@ -141,14 +135,14 @@ class UNet(nn.Module):
     are appended to the input.
 
     Args:
-        domain: where input and output live.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        width: channels of the finest level.
-        depth: how many times to coarsen; fewer where the domain grows too small before.
-        cond_dim: length of the condition, or 0 for none.
-        zero_init: start with the output zero.
-        static: further known fields (F, N) of order one, such as orography or a mask of land, which
+        domain: The domain that input and output live on.
+        in_channels: Number of channels in the input.
+        out_channels: Number of channels in the output.
+        width: Number of channels of the finest level.
+        depth: Number of times that the domain is coarsened; fewer if it grows too small before.
+        cond_dim: Length of the condition, or 0 for none.
+        zero_init: Whether the output is zero before training.
+        static: Further known fields (F, N) of order one, such as orography or a mask of land, which
             are appended like the domain's; or their number F, of a network that is to be loaded.
     """
 
@@ -204,7 +198,7 @@ class UNet(nn.Module):
         """Map `x (B, in_channels, N)` and `cond (B, cond_dim)` to `(B, out_channels, N)`.
 
         Raises:
-            InputError: a condition is missing, or given to a network that was built without.
+            InputError: If a condition is missing, or given to a network that was built without.
         """
         hidden = embed_condition("UNet", self.embed, cond, self.config["cond_dim"])
         known = torch.cat([self.features, self.static])
@@ -229,56 +223,3 @@ def _pyramid(domain: Domain, width: int, depth: int, cond_dim: int, level: int =
 
 def _channels(width: int, level: int) -> int:
     return width + level * width // 2
-
-
-class ConvNet(nn.Module):
-    """Map signals to signals by a plain stack of convolutions, as couplings use it.
-
-    The domain's static features are appended to the input.
-
-    Args:
-        domain: where input and output live.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        width: channels in between.
-        layers: number of convolutions, with SiLU between them.
-        zero_init: start with the output zero.
-
-    Raises:
-        InputError: `layers` is less than one.
-    """
-
-    features: Tensor
-
-    def __init__(
-        self,
-        domain: Domain,
-        in_channels: int,
-        out_channels: int,
-        *,
-        width: int = 16,
-        layers: int = 3,
-        zero_init: bool = True,
-    ) -> None:
-        super().__init__()
-        if layers < 1:
-            raise InputError(f"ConvNet(layers={layers}): choose at least one layer.")
-        self.config: dict[str, Any] = {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "width": width,
-            "layers": layers,
-            "zero_init": zero_init,
-        }
-        self.register_buffer("features", domain.features, persistent=False)
-        sizes = [in_channels + len(domain.features), *[width] * (layers - 1), out_channels]
-        self.convs = nn.ModuleList(domain.conv(a, b) for a, b in pairwise(sizes))
-        if zero_init:
-            zero(self.convs[-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
-        x = torch.cat([x, self.features.to(x.dtype).expand(len(x), -1, -1)], 1)
-        for conv in self.convs[:-1]:
-            x = F.silu(conv(x))
-        return self.convs[-1](x)

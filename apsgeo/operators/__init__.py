@@ -5,7 +5,7 @@ A new operator is one new file and its name in `OPERATORS`.
 
 from typing import Any
 
-from apsgeo.kinds import of_kind
+from apsgeo.io import of_kind
 from apsgeo.operators.base import Operator, RandomMask
 from apsgeo.operators.block import Block
 from apsgeo.operators.blur import GaussianBlur
@@ -61,4 +61,7 @@ def from_config(config: dict[str, Any]) -> Operator:
     Raises:
         ModelError: If the configuration's `kind` is not that of an operator known here.
     """
-    return of_kind(OPERATORS, config, "operator").from_config(config)
+    values = {name: value for name, value in config.items() if name != "kind"}
+    if "operators" in values:
+        values["operators"] = tuple(map(from_config, values["operators"]))
+    return of_kind(OPERATORS, config, "operator")(**values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,10 +21,11 @@ HELD_OUT_DENSITIES = (0.01, 0.05, 0.3)
 
 
 class Operator(ABC):
-    """How signals are measured, said apart from any domain, in the user's units.
+    """How signals are measured, in the user's units and apart from any domain.
 
-    Subclasses are frozen dataclasses of what JSON can hold. What one model is distilled for is a
-    family of operators, of which each operator is the smallest; see `apsgeo.operators.families`.
+    Subclasses are frozen dataclasses whose fields JSON can hold. A model is distilled for a family
+    of operators: a single operator is the family of itself, and `apsgeo.operators.families` has
+    larger ones.
     """
 
     kind: ClassVar[str]
@@ -42,16 +43,16 @@ class Operator(ABC):
         return torch.ones(self.on(domain).num_observations, dtype=torch.bool)
 
     def at_density(self, domain: Domain, density: float, generator: torch.Generator) -> Tensor:
-        """Draw which observations are made, at a density that masks obey and others ignore."""
+        """Draw which observations are made, at a density that masks keep to and others ignore."""
         return self.simulate(domain, generator)
 
     @property
     def held_out_densities(self) -> tuple[float, ...]:
-        """Densities at which held-out records choose weights and spread; one where all is seen."""
+        """Densities at which held-out records choose weights and spread; 1 where all is seen."""
         return (1.0,)
 
     def draw(self, generator: torch.Generator) -> Operator:
-        """Draw one operator of the family; here itself."""
+        """Draw one operator of the family, which for a single operator is itself."""
         return self
 
     def includes(self, operator: Operator) -> bool:
@@ -79,14 +80,9 @@ class Operator(ABC):
         return ()
 
     def to_config(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
+        """Return a JSON-able description, which `apsgeo.operators.from_config` reads."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         return {"kind": self.kind, **values}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild from `to_config`."""
-        return cls(**{name: value for name, value in config.items() if name != "kind"})
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ class RandomMask(Operator):
         )
 
     def includes(self, operator: Operator) -> bool:
-        """Tell whether it is a mask of any kind: each measures nodes."""
+        """Tell whether an operator is a mask of any kind: all masks measure nodes."""
         return isinstance(operator, RandomMask)
 
     @abstractmethod

@@ -20,7 +20,7 @@ class Block(RandomMask):
     """Observe all but some caps about random nodes, each as wide as the others.
 
     Attributes:
-        count: How many caps; they may overlap.
+        count: Number of caps, which may overlap.
         least, most: Range of the observed fraction of the domain's area in training, from
             which it is drawn log-uniformly.
     """
@@ -38,8 +38,8 @@ class Block(RandomMask):
     def at_density(self, domain: Domain, density: float, generator: torch.Generator) -> Tensor:
         """Draw a mask (node,): the nearest nodes to the caps' middles are hidden.
 
-        Straight distances decide. The observed share of the area is `density`, or less by less
-        than the area of the last node hidden.
+        Distances are straight. Nodes are hidden until at most `density` of the area is observed:
+        less than that by no more than the area of the last node hidden.
         """
         share = domain.areas / domain.areas.sum()
         middles = torch.multinomial(share, min(self.count, len(share)), generator=generator)

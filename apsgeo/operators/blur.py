@@ -16,7 +16,7 @@ from apsgeo.operators.base import Operator
 from apsgeo.operators.laplacian import LaplacianFunction, series_of
 from apsgeo.operators.linear import LinearMap
 
-__all__ = ["HEAT_TOLERANCE", "GaussianBlur", "HeatMap"]
+__all__ = ["GaussianBlur"]
 
 Array = NDArray[np.float64]
 
@@ -28,9 +28,9 @@ HEAT_TOLERANCE = 1e-8
 class GaussianBlur(Operator):
     r"""Observe :math:`e^{t \Delta} x` at every node, with the domain's own Laplacian.
 
-    Heat that spreads for the time t = length² / 2 draws out a point, in the plane, to a Gaussian
-    of the standard deviation `length`; on a sphere or a mesh it is what replaces it. Means by area
-    are kept.
+    In the plane, heat that spreads for the time t = length² / 2 turns a point into a Gaussian
+    whose standard deviation is `length`. On a sphere or a mesh it does what a Gaussian would. The
+    area-weighted mean of a signal is kept.
 
     Attributes:
         length_km: The standard deviation in km, or in the unit of a domain whose `radius_km` is
@@ -53,9 +53,9 @@ class GaussianBlur(Operator):
 def _heat_series() -> tuple[float, Array]:
     r"""Return a pole, and the series of exp(-z) in (z - pole) / (z + pole).
 
-    The least degree n whose error is below `HEAT_TOLERANCE` for all z >= 0, with the pole n / √2,
-    for which it falls by about 1 + √2 a degree (Andersson 1981, *Approximation of e^{-x} by
-    rational functions with concentrated negative poles*).
+    The series has the least degree n whose error is below `HEAT_TOLERANCE` for all z >= 0. With
+    the pole n / √2 the error falls by a factor of about 1 + √2 with each degree (Andersson 1981,
+    *Approximation of e^{-x} by rational functions with concentrated negative poles*).
     """
     for degree in range(4, 100):
         pole = degree / math.sqrt(2.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,21 +31,14 @@ class Several(Operator):
         """Return the descriptions of all of them."""
         return {"kind": self.kind, "operators": [each.to_config() for each in self.operators]}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild all of them."""
-        from apsgeo.operators import from_config  # the list that this module is part of
-
-        return cls(tuple(from_config(each) for each in config["operators"]))
-
 
 @dataclass(frozen=True)
 class Compose(Several):
     """Measure by one operator after another.
 
     Attributes:
-        operators: The first is applied first: `Compose((GaussianBlur(300.0), Downsample(2)))`
-            blurs, then averages.
+        operators: Operators in the order in which they are applied: `Compose((GaussianBlur(300.0),
+            Downsample(2)))` blurs, then averages.
     """
 
     kind: ClassVar[str] = "compose"
@@ -87,7 +80,7 @@ class Stack(Several):
     `StackedMap.join` puts their values, and their noise, together.
 
     Attributes:
-        operators: One for each instrument.
+        operators: Operators, one for each instrument.
     """
 
     kind: ClassVar[str] = "stack"

@@ -19,10 +19,13 @@ __all__ = ["Downsample"]
 
 @dataclass(frozen=True)
 class Downsample(Operator):
-    """Observe the mean by area over each cell of `domain.coarse()`, or of its coarse domain.
+    """Observe the area-weighted mean over each cell of a coarser domain.
+
+    With a factor of 2 that is `domain.coarse()`, with 4 the coarse domain of this one.
 
     Attributes:
-        factor: By which the spacing grows, 2 or 4: each level holds about a fourth of the nodes.
+        factor: Factor by which the spacing grows, 2 or 4; each doubling leaves about a fourth of
+            the nodes.
     """
 
     factor: int = 2

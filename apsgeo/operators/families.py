@@ -23,7 +23,7 @@ class _Family(Operator):
         """Refuse: a family is not one map.
 
         Raises:
-            InputError: Always; it tells what to do.
+            InputError: Always; the message tells what to do.
         """
         raise InputError(
             f"{self!r} is a family of operators; say which of them measured, such as "
@@ -38,7 +38,8 @@ class OneOf(Several, _Family):
     The flow is told which one it is.
 
     Attributes:
-        operators: Operators, or families: ``OneOf((Mask(), Downsample(2), Downsample(4)))``.
+        operators: Operators, or families of them: ``OneOf((Mask(), Downsample(2),
+            Downsample(4)))``.
     """
 
     kind: ClassVar[str] = "one-of"
@@ -57,7 +58,10 @@ class OneOf(Several, _Family):
         return tuple(member for each in self.operators for member in each.typical())
 
     def features(self, operator: Operator) -> tuple[float, ...]:
-        """Return one for the first that includes the operator, zero for others, and its features.
+        """Return, for each of the operators, whether it is the one that measured, and features.
+
+        A 1 stands for the first that includes the operator, followed by its features; a 0 for
+        each other one, followed by as many zeros as it has features.
 
         Raises:
             InputError: If it is none of them.
@@ -77,7 +81,7 @@ class GaussianBlurs(_Family):
     """Measure by a `GaussianBlur` whose length is in a range, drawn log-uniformly in training.
 
     Attributes:
-        least_km, most_km: Ends of the range; see `GaussianBlur`.
+        least_km, most_km: Ends of the range of `GaussianBlur.length_km`.
     """
 
     least_km: float
@@ -107,7 +111,7 @@ class GaussianBlurs(_Family):
         return GaussianBlur(self.least_km), GaussianBlur(self.most_km)
 
     def features(self, operator: Operator) -> tuple[float, ...]:
-        """Return the place of the length in the range, by its log, from -1 to 1.
+        """Return the place of the length in the range, on a logarithmic scale from -1 to 1.
 
         Raises:
             InputError: If it is not in the range.

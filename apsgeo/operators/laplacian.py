@@ -11,7 +11,8 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from apsgeo.domains.base import Domain
-from apsgeo.linalg import Cholesky, Dissection
+from apsgeo.linalg.cholesky import Cholesky
+from apsgeo.linalg.dissection import Dissection
 
 __all__ = ["LaplacianFunction", "series_of"]
 
@@ -21,10 +22,11 @@ _FINE = 400  # degree at which coefficients are sampled
 
 
 def series_of(function: Callable[[Array], Array], shift: float, error: float) -> Array | None:
-    """Return Chebyshev coefficients of a function of eigenvalues in (λ - shift) / (λ + shift).
+    """Expand a function of eigenvalues λ in Chebyshev polynomials of (λ - shift) / (λ + shift).
 
-    The least degree whose error at any λ >= 0 is below `error`; None if there is none up to 200.
-    The value at zero is kept exactly.
+    Returns:
+        The coefficients of the least degree whose error is below `error` at every λ >= 0 and zero
+        at λ = 0; None if no degree up to 200 is enough.
     """
 
     def on_interval(w: Any) -> Any:
@@ -41,16 +43,17 @@ def series_of(function: Callable[[Array], Array], shift: float, error: float) ->
 
 
 class LaplacianFunction:
-    r"""f(M^{-1} S) with the areas M and the stiffness S, self-adjoint under the areas.
+    r"""Apply f(M^{-1} S), with the areas M and the stiffness S; self-adjoint under the areas.
 
-    A Chebyshev series in the Cayley transform of M^{-1} S: stable, and uniform over the spectrum
-    however fine the grid (that of a latitude-longitude grid at the poles is). One sparse
-    factorization of S + shift M, and one solve a degree.
+    f is given as a Chebyshev series in the Cayley transform of M^{-1} S. That is stable, and as
+    exact at one end of the spectrum as at the other, however fine the grid is (as that of
+    latitudes and longitudes is at the poles). It costs one sparse factorization of S + shift M,
+    and one solve for each degree.
 
     Args:
-        domain: Whose Laplacian it is.
-        series: From `series_of`.
-        shift: Likewise.
+        domain: Domain whose Laplacian it is.
+        series: Chebyshev coefficients, from `series_of`.
+        shift: Pole of the Cayley transform, the one that was given to `series_of`.
     """
 
     def __init__(self, domain: Domain, series: Array, shift: float) -> None:

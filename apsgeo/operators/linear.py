@@ -20,7 +20,6 @@ __all__ = [
     "FunctionMap",
     "IdentityMap",
     "LinearMap",
-    "ScaledMap",
     "SparseMap",
     "StackedMap",
 ]
@@ -50,13 +49,28 @@ class _Linear(torch.autograd.Function):
 
 
 class LinearMap(ABC):
-    """A of y = A x + n on one domain, the same for every channel unless it says otherwise.
+    """The linear map A of a measurement y = A x + n, on one domain.
 
-    A signal is (batch, channel, node), what is observed of it (batch, channel, observation).
+    It takes a signal (batch, channel, node) to observations (batch, channel, observation), and
+    treats every channel alike, unless its class says otherwise. Subclasses give the map and its
+    transpose on float64 arrays (`_forward`, `_backward`); tensors come and go by `apply` and
+    `adjoint`.
+
+    Example:
+        >>> import torch
+        >>> from apsgeo import Downsample, ImageDomain
+        >>> A = Downsample(2).on(ImageDomain(4, 4))
+        >>> A
+        SparseMap(16 nodes to 4)
+        >>> signal = torch.arange(16.0).reshape(1, 1, 16)
+        >>> A.apply(signal)
+        tensor([[[ 2.5000,  4.5000, 10.5000, 12.5000]]])
+        >>> A.adjoint(torch.ones(1, 1, 4)).unique()
+        tensor([0.2500])
 
     Attributes:
-        num_nodes: Nodes of the domain.
-        num_observations: Observations of one channel.
+        num_nodes: Number of nodes of the domain.
+        num_observations: Number of observations of one channel.
         codomain: The domain whose nodes the observations are, or None: then nothing can be
             composed after it.
         is_identity: Whether the observations are the nodes themselves.
@@ -84,13 +98,17 @@ class LinearMap(ABC):
         """Map (channel, observation, m) to (channel, node, m) by the transpose."""
 
     def to_matrix(self, channels: int = 1) -> sp.csr_array | None:
-        """Return A (channel * observation, channel * node), or None where it is not sparse."""
+        """Return A (channel * observation, channel * node), or None if it is not sparse."""
         return None
 
     def response(self, eigenvalues: Array) -> Array:
-        """Return about by what A multiplies eigenfunctions of `codomain`, given their eigenvalues.
+        """Return the factors (k,) by which A multiplies the Laplacian's eigenfunctions, roughly.
 
-        It speeds up conjugate gradients and need not be exact; zero where it is not known.
+        Conjugate gradients are preconditioned with them, so that they change how many steps it
+        takes and not what comes out. A map that knows nothing of them returns zeros.
+
+        Args:
+            eigenvalues: Eigenvalues (k,) of the Laplacian on `codomain`.
         """
         return np.zeros_like(eigenvalues)
 
@@ -136,9 +154,10 @@ class LinearMap(ABC):
             )
 
     def norm(self, channels: int = 1, seed: int = 0) -> float:
-        """Return the largest singular value, from below, by power iteration on A^T A.
+        """Return the largest singular value of A, which power iteration on A^T A approaches.
 
-        It stops when a step changes the value by less than 1e-12 of it, or after 2000 steps.
+        What is returned is never above it. The iteration ends when a step changes the value by
+        less than 1e-12 of it, or after 2000 steps.
         """
         start = np.random.default_rng(seed)
         vector = start.standard_normal((channels * self.num_nodes, 1))
@@ -152,7 +171,14 @@ class LinearMap(ABC):
         return value
 
     def scaled(self, scale: Tensor) -> LinearMap:
-        """Return A diag(scale): of anomalies standardized by `scale` (channel, node) or (node,)."""
+        """Return A diag(scale), which measures anomalies that were divided by `scale`.
+
+        Args:
+            scale: Standard deviations (channel, node) or (node,).
+
+        Raises:
+            InputError: If the scale has another shape.
+        """
         return ScaledMap(self, scale)
 
 
@@ -176,14 +202,6 @@ class IdentityMap(LinearMap):
 
     def _backward(self, values: Array) -> Array:
         return values
-
-    def forward(self, columns: Array) -> Array:
-        """Return the columns themselves."""
-        return columns
-
-    def backward(self, columns: Array) -> Array:
-        """Return the columns themselves."""
-        return columns
 
     def apply(self, signal: Tensor) -> Tensor:
         """Return the signal itself."""
@@ -247,7 +265,7 @@ class FunctionMap(LinearMap):
 
 
 class ScaledMap(LinearMap):
-    """A diag(scale), with a scale (channel, node) or (node,) of its own for each node."""
+    """The map A diag(scale): each node's value is multiplied by its scale, then measured by A."""
 
     def __init__(self, inner: LinearMap, scale: Tensor) -> None:
         super().__init__(inner.num_nodes, inner.num_observations, inner.codomain)
@@ -266,7 +284,7 @@ class ScaledMap(LinearMap):
         return self.inner._backward(values) * self._scale
 
     def response(self, eigenvalues: Array) -> Array:
-        """Return that of the inner map times the mean scale."""
+        """Return the inner map's response times the root mean square of the scale."""
         return self.inner.response(eigenvalues) * np.sqrt(np.mean(self._scale**2))
 
     def to_matrix(self, channels: int = 1) -> sp.csr_array | None:
@@ -342,16 +360,23 @@ class StackedMap(LinearMap):
         return sp.vstack(blocks, format="csr")
 
     def join(self, *parts: Tensor | float) -> Tensor:
-        """Put together what belongs to each map: values, masks, or noise_std.
+        """Join the maps' values, masks, or noise_std into those of the whole stack.
 
         Args:
-            parts: One for each map: a number, or a tensor (..., observation) of that map.
+            parts: One for each map: a number, or a tensor (..., observation) of that map's
+                observations.
 
         Returns:
-            (..., observation) of them all.
+            A tensor (..., observation) over the observations of all maps, in their order.
+
+        Example:
+            >>> from apsgeo import Downsample, Identity, ImageDomain, Stack
+            >>> both = Stack((Identity(), Downsample(2))).on(ImageDomain(4, 4))
+            >>> both.join(0.5, 0.1).shape
+            torch.Size([20])
 
         Raises:
-            InputError: If there is not one for each, or one does not fit its map.
+            InputError: If the number of parts is not that of maps, or a part does not fit its map.
         """
         if len(parts) != len(self.maps):
             raise InputError(f"{len(parts)} parts were given for {len(self.maps)} maps.")

@@ -27,14 +27,6 @@ class Mask(RandomMask):
 
     kind: ClassVar[str] = "mask"
 
-    def apply(self, signal: Tensor, mask: Tensor) -> Tensor:
-        """Return A x: the signal where observed, zero elsewhere; of the signal's shape."""
-        return torch.where(mask, signal, 0.0)
-
-    def adjoint(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Return A^T y, which for point measurements is `apply` itself."""
-        return self.apply(values, mask)
-
     @staticmethod
     def at_density(domain: Domain, density: float, generator: torch.Generator) -> Tensor:
         """Draw a mask (node,): each node observed with probability proportional to its area."""

@@ -25,11 +25,12 @@ def from_physics(
     """Wrap a `deepinv.physics.LinearPhysics` as a map on a domain.
 
     Args:
-        physics: What has `A(x)` and `A_adjoint(y)` on tensors (batch, channel, *shape); its noise
-            is not asked for. It is run in float64 where it can be, else in float32.
-        domain: Where signals live.
-        shape: Of a signal of the domain as the physics wants it, such as (height, width).
-        channels: Of the signals.
+        physics: Object with `A(x)` and `A_adjoint(y)` on tensors (batch, channel, *shape). Its
+            noise is not used. It is run in float64, or in the type of its own tensors if it has
+            some.
+        domain: The domain that signals live on.
+        shape: Shape that the physics wants a signal of the domain in, such as (height, width).
+        channels: Number of channels of the signals.
 
     Raises:
         InputError: If the shape does not hold the domain's nodes, or the physics changes the
@@ -69,9 +70,10 @@ def to_physics(operator: LinearMap, shape: Sequence[int], **options: Any) -> Any
 
     Args:
         operator: A map, such as `GaussianBlur(2.0).on(domain)`.
-        shape: Of a signal (batch, channel, *shape), such as (height, width). Observations are
-            (batch, channel, observation), or of this shape too where they are the domain's nodes.
-        options: Passed on, such as `noise_model`.
+        shape: Shape of the places of a signal (batch, channel, *shape), such as (height, width).
+            Observations are (batch, channel, observation), or have this shape too if they are the
+            domain's nodes.
+        options: Further arguments of `LinearPhysics`, such as `noise_model`.
 
     Raises:
         InputError: If deepinv is not installed, or the shape does not hold the map's nodes.

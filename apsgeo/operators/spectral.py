@@ -20,11 +20,11 @@ __all__ = ["SpectralTruncation"]
 class SpectralTruncation(Operator):
     """Observe at every node the part of a signal in the span of the smoothest eigenfunctions.
 
-    V V^T M x, with `domain.eigenbasis(k)` V, orthonormal under the areas M: a projection,
-    self-adjoint under the areas.
+    That is V V^T M x, with the eigenfunctions V of `domain.eigenbasis(k)`, which are orthonormal
+    under the areas M: a projection that is self-adjoint under the areas.
 
     Attributes:
-        k: How many eigenfunctions, from 1 on.
+        k: Number of eigenfunctions, 1 or more.
     """
 
     k: int

@@ -19,8 +19,8 @@ __all__ = ["Swath"]
 class Swath(RandomMask):
     """Observe random bands of one width, as many as cover the share of the area asked for.
 
-    About the centre of a sphere a band follows a great circle, as the track of a satellite does;
-    in the plane it follows a line, on other surfaces a plane through their centre.
+    On a sphere a band follows a great circle, as the track of a satellite does; in the plane it
+    follows a straight line; on other surfaces it follows a plane through their centre.
 
     Attributes:
         width_km: The width of a band in km, or in the unit of a domain whose `radius_km` is one.
@@ -39,7 +39,7 @@ class Swath(RandomMask):
             raise InputError(f"Swath(width_km={self.width_km}): give a positive width.")
 
     def at_density(self, domain: Domain, density: float, generator: torch.Generator) -> Tensor:
-        """Draw a mask (node,): bands until `density` of the area is covered, or just more.
+        """Draw a mask (node,): bands are added until `density` of the area is covered.
 
         Each band crosses a node that no earlier one has covered.
         """

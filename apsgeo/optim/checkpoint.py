@@ -32,11 +32,11 @@ def save_checkpoint(
 
     Args:
         path: The folder, of JSON and safetensors.
-        options: What identifies the run: a run of other options must not go on from here.
+        options: What identifies the run: `load_checkpoint` refuses the folder to other options.
         tensors: All that the next step depends on.
 
     Raises:
-        OutputExistsError: If something else than a model folder is at ``path``.
+        OutputExistsError: If ``path`` holds something other than a model folder.
     """
     from apsgeo.io import save_folder
 
@@ -49,7 +49,7 @@ def load_checkpoint(
     """Return the tensors of `save_checkpoint`, or None if there is no such folder yet.
 
     Raises:
-        InputError: If the run that was saved had other options.
+        InputError: If the saved run had other options.
         ModelError: If the folder is damaged, or of another kind.
     """
     from apsgeo.io import load_folder
@@ -93,7 +93,7 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Write parameters and buffers into a module.
 
     Raises:
-        InputError: If they are another network's.
+        InputError: If they are those of another network.
     """
     try:
         module.load_state_dict(dict(tensors))

@@ -24,8 +24,8 @@ __all__ = ["agreed", "average_gradients", "data_parallel", "is_first", "share_of
 def data_parallel() -> Iterator[None]:
     """Within the context the processes that `torchrun` started train together.
 
-    They talk by NCCL where each has a CUDA device of its own, otherwise by gloo. Of one process
-    that `torchrun` did not start, or of a group that is there already, nothing is done.
+    They talk by NCCL where each has a CUDA device of its own, otherwise by gloo. Nothing is done
+    if `torchrun` did not start the process, or if a group is there already.
     """
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
@@ -83,7 +83,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], loss: Tensor) -> Tenso
 
 
 def agreed(number: float, like: Tensor) -> float:
-    """Return the first process's number, on all of them; the tensor tells the device."""
+    """Return the number of the first process, in all of them; ``like`` is on its device."""
     if _count() == 1:
         return number
     shared = torch.tensor([number], dtype=torch.float64, device=like.device)

@@ -46,8 +46,8 @@ class EMA:
     average is not held back by the initial weights. Buffers are not averaged.
 
     Args:
-        module: the module whose trainable parameters are followed.
-        decay: limiting decay a step, in [0, 1); 0 keeps the last weights.
+        module: The module whose trainable parameters are followed.
+        decay: Limiting decay a step, in [0, 1); 0 keeps the last weights.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

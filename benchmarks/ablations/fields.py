@@ -11,13 +11,11 @@ from torch import Tensor
 
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.measurement import Measurement
+from apsgeo.metrics.table import Row
 from apsgeo.operators import Block, Swath
-from benchmarks.truth.fields import of_flow, of_gaussian, score_pairs
+from benchmarks.truth.fields import Entry, score_pairs
 from benchmarks.truth.mixture import NOISE_STD, MixtureProblem, Pairs
-from benchmarks.truth.scores import Row
 from benchmarks.truth.training import Recipe, train_spectral
-
-__all__ = ["NoisyProblem", "size_rows", "unlike", "unlike_rows"]
 
 _DENSITY = 0.01
 _NOISE_FACTORS = (0.25, 1.0, 4.0)
@@ -69,10 +67,10 @@ def size_rows(
         flow = SpectralFlow(problem.anchor, **{"patterns": patterns, **size})
         seconds = train_spectral(problem, flow, recipe, seed)
         count = sum(p.numel() for p in flow.parameters()) / 1000
-        sampler = of_flow(f"{name}: {count:.0f} thousand weights", problem.anchor, flow, seconds)
+        entry = Entry(f"{name}: {count:.0f} thousand weights", flow, seconds)
         generator = torch.Generator().manual_seed(seed + 1)
         pairs = problem.draw(fields, generator, density=_DENSITY)
-        rows.append(score_pairs(problem, sampler, pairs, "1 % observed", _MEMBERS, generator))
+        rows.append(score_pairs(problem, entry, pairs, "1 % observed", _MEMBERS, seed))
         print(rows[-1], flush=True)
     return rows
 
@@ -103,17 +101,16 @@ def unlike_rows(
 ) -> list[Row]:
     """Try flows that learned from one noise, and from a range of it, on all kinds."""
     problem, noisy = MixtureProblem(*setting), NoisyProblem(*setting)
-    samplers = [of_gaussian("Gaussian anchor, untrained", problem.anchor)]
+    entries = [Entry("Gaussian anchor, untrained", problem.anchor)]
     for name, source in (("learned from noise × 1", problem), ("from noise × 1/4 to × 4", noisy)):
         torch.manual_seed(seed)
         flow = SpectralFlow(problem.anchor, problem.patterns)
         seconds = train_spectral(source, flow, recipe, seed)
-        samplers.append(of_flow(name, problem.anchor, flow, seconds))
+        entries.append(Entry(name, flow, seconds))
     rows = []
     for name, pairs in unlike(problem, fields, seed + 1).items():
-        for sampler in samplers:
-            generator = torch.Generator().manual_seed(seed + 2)
-            rows.append(score_pairs(problem, sampler, pairs, name, _MEMBERS, generator))
+        for entry in entries:
+            rows.append(score_pairs(problem, entry, pairs, name, _MEMBERS, seed + 2))
             print(rows[-1], flush=True)
-    assert all(math.isfinite(row.kl) for row in rows)
+    assert all(math.isfinite(row["kl"]) for row in rows)
     return rows

@@ -19,16 +19,14 @@ from apsgeo.distillation.pairs import Batch
 from apsgeo.flows.elementwise import Affine, Spline
 from apsgeo.gaussian.dense import DensePrior
 from apsgeo.gaussian.mixture import GaussianMixturePrior
+from apsgeo.metrics.table import Row
 from apsgeo.optim.training import Training
 from benchmarks.truth.planar import EightGaussians, Planar, Ring
-from benchmarks.truth.planar_rows import Method, score, train
-from benchmarks.truth.scores import Row
-
-__all__ = ["coupling_rows", "estimator_rows", "exact_diffusion", "objective_rows", "prior_rows"]
+from benchmarks.truth.planar_rows import Plan, score, train
 
 _MEMBERS = 63
 _SPLINE = Spline(8, 4.0)
-_REFERENCE = Method("", "gaussian", _SPLINE, "mixed")
+_REFERENCE = Plan("", "anchor", _SPLINE, "mixed")
 _ANNEALING = 20.0  # temperature at the start
 _ELBO_POINTS = 2  # in one estimate in training, as `apsgeo.distill` has it
 _PRIOR_FIELDS = 4096
@@ -37,21 +35,21 @@ _PRIOR_STEPS = (50, 200, 800)
 
 def _row(
     density: Planar,
-    method: Method,
+    plan: Plan,
+    log_density: LogDensity | None,
     *,
     steps: int,
     fields: int,
     seed: int,
-    log_density: LogDensity | None = None,
 ) -> Row:
-    made, seconds = train(density, method, steps, seed, log_density)
+    made, seconds = train(density, plan, steps, seed, log_density)
     scores = score(density, made, fields=fields, members=_MEMBERS, seed=seed + 1)
-    row = Row(problem=density.name, method=method.name, train_seconds=seconds, **scores)
+    row = {"problem": density.name, "method": plan.name, **scores, "train_seconds": seconds}
     print(row, flush=True)
     return row
 
 
-def objective_rows(*, steps: int, fields: int, seed: int) -> list[Row]:
+def objective_rows(**budget: int) -> list[Row]:
     """Cross both bases with all objectives; the reverse ones with and without annealing."""
     methods = [
         replace(
@@ -71,10 +69,10 @@ def objective_rows(*, steps: int, fields: int, seed: int) -> list[Row]:
             ("mixed", "mixed", 1.0),
         )
     ]
-    return _all((Ring(), EightGaussians()), methods, steps, fields, seed)
+    return _all((Ring(), EightGaussians()), methods, **budget)
 
 
-def coupling_rows(*, steps: int, fields: int, seed: int) -> list[Row]:
+def coupling_rows(**budget: int) -> list[Row]:
     """Vary the number of couplings, the width of their networks, and their maps."""
     methods = [
         replace(_REFERENCE, name=f"{count} of width {width}", couplings=count, width=width)
@@ -82,17 +80,11 @@ def coupling_rows(*, steps: int, fields: int, seed: int) -> list[Row]:
         for width in (16, 64)
     ]
     methods.append(replace(_REFERENCE, name="8 of width 64, affine", maps=Affine(), couplings=8))
-    return _all((Ring(), EightGaussians()), methods, steps, fields, seed)
+    return _all((Ring(), EightGaussians()), methods, **budget)
 
 
-def _all(
-    densities: Iterable[Planar], methods: Iterable[Method], steps: int, fields: int, seed: int
-) -> list[Row]:
-    return [
-        _row(density, method, steps=steps, fields=fields, seed=seed)
-        for density in densities
-        for method in methods
-    ]
+def _all(densities: Iterable[Planar], methods: Iterable[Plan], **budget: int) -> list[Row]:
+    return [_row(density, method, None, **budget) for density in densities for method in methods]
 
 
 def exact_diffusion(density: EightGaussians) -> AnalyticDiffusion:
@@ -106,12 +98,12 @@ def exact_diffusion(density: EightGaussians) -> AnalyticDiffusion:
 def _estimate(diffusion: DiffusionDensity, method: Literal["elbo", "anchored"]) -> LogDensity:
     def log_density(points: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         options = {"generator": generator, "points": _ELBO_POINTS}
-        return diffusion.log_prob(points, method=method, **options).value
+        return diffusion.estimate_log_prob(points, method=method, **options).value
 
     return log_density
 
 
-def estimator_rows(*, steps: int, fields: int, seed: int) -> list[Row]:
+def estimator_rows(**budget: int) -> list[Row]:
     """Train by the exact log-density, and by both estimates of it with the exact denoiser."""
     density = EightGaussians()
     diffusion = exact_diffusion(density)
@@ -122,19 +114,12 @@ def estimator_rows(*, steps: int, fields: int, seed: int) -> list[Row]:
         "(b) anchored": _estimate(diffusion, "anchored"),
     }
     return [
-        _row(
-            density,
-            replace(method, name=f"reverse by paths, {name}"),
-            steps=steps,
-            fields=fields,
-            seed=seed,
-            log_density=source,
-        )
+        _row(density, replace(method, name=f"reverse by paths, {name}"), source, **budget)
         for name, source in sources.items()
     ]
 
 
-def prior_rows(*, steps: int, fields: int, seed: int) -> list[Row]:
+def prior_rows(**budget: int) -> list[Row]:
     """Train diffusion priors for longer and longer, and a flow by the bound of each.
 
     The row's method names the prior's own errors, from held-out points: the truth's log p less the
@@ -144,18 +129,10 @@ def prior_rows(*, steps: int, fields: int, seed: int) -> list[Row]:
     for kind in (Ring, EightGaussians):
         density = kind()
         for count in _PRIOR_STEPS:
-            diffusion, model_error, gap = trained_prior(density, count, seed)
+            diffusion, model_error, gap = trained_prior(density, count, budget["seed"])
             name = f"prior of {count} steps: log p short by {model_error:.3f}, bound by {gap:.3f}"
-            rows.append(
-                _row(
-                    density,
-                    replace(_REFERENCE, name=name),
-                    steps=steps,
-                    fields=fields,
-                    seed=seed,
-                    log_density=_estimate(diffusion, "elbo"),
-                )
-            )
+            method = replace(_REFERENCE, name=name)
+            rows.append(_row(density, method, _estimate(diffusion, "elbo"), **budget))
     return rows
 
 
@@ -178,8 +155,8 @@ def trained_prior(
     unseen = density.sample(points, generator)
     truth = float(density.log_prob(unseen[:, 0]).mean())
     with torch.no_grad():
-        exact = diffusion.log_prob(unseen, method="ode", tolerance=1e-4).value
-        bound = diffusion.log_prob(
+        exact = diffusion.estimate_log_prob(unseen, method="ode", tolerance=1e-4).value
+        bound = diffusion.estimate_log_prob(
             unseen, method="elbo", samples=16, points=8, generator=generator
         ).value
     if not math.isfinite(float(exact.mean())):

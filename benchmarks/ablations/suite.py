@@ -1,71 +1,54 @@
 """What each part of the method is worth, where the posterior is known.
 
-python -m benchmarks.ablations.suite    writes benchmarks/results/ablations_*.csv, .md
+python -m benchmarks ablations    writes benchmarks/results/truth/ablations_*.csv and .md
 
-In the plane (truth_planar.py): base, objective, number and width of couplings, the estimator of the
-prior's log-density, and how far a trained prior's own error goes on to the posterior. On the
-mixture of two random fields (truth_mixture.py): the size of the spectral flow, and measurements
-unlike those that were learned from.
+In the plane (benchmarks/truth/planar.py): base, objective, number and width of couplings, the
+estimator of the prior's log-density, and how far a trained prior's own error goes on to the
+posterior. On the mixture of two random fields (benchmarks/truth/mixture.py): the size of the
+spectral flow, and measurements unlike those that were learned from.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from dataclasses import asdict
-from pathlib import Path
 
-import torch
-
-from apsgeo.atomic import write_csv
+from apsgeo.metrics.table import Row
 from benchmarks.ablations.fields import size_rows, unlike_rows
 from benchmarks.ablations.planar import coupling_rows, estimator_rows, objective_rows, prior_rows
-from benchmarks.report import RESULTS, commit, provenance, write
-from benchmarks.truth.scores import Row
-from benchmarks.truth.suite import table
+from benchmarks.options import Option
+from benchmarks.report import RESULTS, page, save
+from benchmarks.truth.scores import TABLE
 from benchmarks.truth.training import Recipe
 
-__all__ = ["TITLES", "main", "parse", "report"]
-
 TITLES = {"plane": "densities in the plane", "fields": "mixture of two random fields"}
-"""Of the groups of tables."""
+"""Titles of the pages."""
+OPTIONS = {
+    "parts": tuple(TITLES),
+    "threads": 1,
+    "output": RESULTS / "truth",
+    "planar_steps": Option(400, "of flows in the plane"),
+    "steps": Option(300, "of each flow of fields"),
+    "long_steps": Option(800, "of flows tried on the unlike"),
+    "fields": Option(32, "measurements a density"),
+    "planar_fields": Option(200, "measurements in the plane"),
+}
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablations.suite")
-    parser.add_argument("--groups", nargs="+", choices=TITLES, default=list(TITLES))
-    parser.add_argument("--planar-steps", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=300, help="of each flow of fields")
-    parser.add_argument("--long-steps", type=int, default=800, help="of flows tried on the unlike")
-    parser.add_argument("--fields", type=int, default=32, help="measurements a density")
-    parser.add_argument("--planar-fields", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    return parser.parse_args(arguments)
-
-
-def report(title: str, parts: dict[str, list[Row]], made_with: str) -> str:
-    """Return the tables, with what is needed to make them again."""
-    tables = "\n".join(f"## {name}\n\n{table(rows)}" for name, rows in parts.items())
-    return (
-        f"# What each part is worth: {title}\n\n"
+def report(title: str, tables: dict[str, list[Row]], made: str) -> str:
+    """Return the page of some tables."""
+    about = (
         "Columns are those of truth_mixture.md: KL(q || p) in nats; CRPS and energy score relative "
-        "to the exact posterior's, so that 1 is exact.\n\n"
-        f"{tables}\n{made_with}"
+        "to the exact posterior's, so that 1 is exact."
     )
+    parts = [f"## {name}\n\n{TABLE.markdown(rows)}" for name, rows in tables.items()]
+    return page(f"What each part is worth: {title}", about, *parts, made)
 
 
-def main() -> None:
+def run(options: argparse.Namespace, made: str) -> None:
     """Run the ablations and write their tables."""
-    arguments = sys.argv[1:]
-    options = parse(arguments)
-    made_with = provenance("benchmarks.ablations.suite", arguments, options.seed, commit())
-    torch.set_num_threads(options.threads)
     planar = {"steps": options.planar_steps, "fields": options.planar_fields, "seed": options.seed}
     fields = {"fields": options.fields, "seed": options.seed}
-    groups = {
+    parts = {
         "plane": {
             "Base and objective": lambda: objective_rows(**planar),
             "Number and width of couplings": lambda: coupling_rows(**planar),
@@ -79,13 +62,7 @@ def main() -> None:
             ),
         },
     }
-    for group in options.groups:
-        parts = {name: make() for name, make in groups[group].items()}
-        path = options.output / f"ablations_{group}"
-        rows = [asdict(row) for part in parts.values() for row in part]
-        write_csv(path.with_suffix(".csv"), rows)
-        write(path.with_suffix(".md"), report(TITLES[group], parts, made_with))
-
-
-if __name__ == "__main__":
-    main()
+    for part in options.parts:
+        tables = {name: make() for name, make in parts[part].items()}
+        rows = [row for table in tables.values() for row in table]
+        save(options.output / f"ablations_{part}", rows, report(TITLES[part], tables, made))

@@ -16,10 +16,9 @@ from apsgeo.labels.layout import domain_of
 from apsgeo.labels.mesh import from_ugrid
 from benchmarks.views import View, along_z, globe, picture
 
-__all__ = ["CASES", "Case", "monthly", "samples"]
-
 TRAIN_YEARS = (1979, 2014)  # from the first year with satellites; tested after the last
 TRAIN_SAMPLES = 3000
+MESHES = {"digits-on-bunny": ("image", along_z), "oisst-ocean-mesh": ("sst", globe)}
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,28 @@ class Case:
     anomalies: bool
 
 
+def opened(name: str) -> tuple[xr.DataArray, Domain, View]:
+    """Return a data set's field, the domain it lives on, and how that is drawn."""
+    if name in MESHES:
+        dataset = datasets.load_dataset(name)
+        variable, view = MESHES[name]
+        return dataset[variable], from_ugrid(dataset).domain, view
+    field = datasets.load(name)
+    if "sample" in field.dims:
+        return field, ImageDomain(*field.shape[1:]), picture
+    return field, domain_of(field), globe
+
+
+def halves(images: xr.DataArray, most: int) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the first samples for training, and those that the data set has for testing."""
+    train, test = (np.flatnonzero(images["split"] == part) for part in ("train", "test"))
+    return images.isel(sample=train[:most]), images.isel(sample=test)
+
+
 def monthly(
     field: xr.DataArray,
     domain: Domain,
+    view: View,
     units: str,
     noise_std: float,
     years: tuple[int, int] = TRAIN_YEARS,
@@ -77,7 +95,7 @@ def monthly(
         test_season=season[test],
         test_key=key[test],
         seasons=12,
-        view=globe,
+        view=view,
         anomalies=True,
     )
 
@@ -85,13 +103,12 @@ def monthly(
 def samples(
     field: xr.DataArray,
     domain: Domain,
-    noise_std: float,
     view: View,
+    noise_std: float,
     most: int = TRAIN_SAMPLES,
 ) -> Case:
-    """Take the first samples for training, and those that the data set has for testing."""
-    train = field.isel(sample=np.flatnonzero(field["split"] == "train")[:most])
-    test = field.isel(sample=np.flatnonzero(field["split"] == "test"))
+    """Split samples (sample, ...) as `halves` does."""
+    train, test = halves(field, most)
     values = [torch.from_numpy(part.values.reshape(len(part), 1, -1)) for part in (train, test)]
     return Case(
         domain,
@@ -108,36 +125,11 @@ def samples(
     )
 
 
-def _fashion() -> Case:
-    images = datasets.load("fashion-mnist")
-    return samples(images, ImageDomain(*images.shape[1:]), 0.05, picture)
-
-
-def _height() -> Case:
-    height = datasets.load("z500-healpix")
-    return monthly(height, domain_of(height), "m", 5.0)
-
-
-def _air() -> Case:
-    air = datasets.load("ncep-air")
-    return monthly(air, domain_of(air), "K", 0.25)
-
-
-def _digits() -> Case:
-    dataset = datasets.load_dataset("digits-on-bunny")
-    return samples(dataset["image"], from_ugrid(dataset).domain, 0.05, along_z)
-
-
-def _ocean() -> Case:
-    dataset = datasets.load_dataset("oisst-ocean-mesh")
-    return monthly(dataset["sst"], from_ugrid(dataset).domain, "K", 0.1)
-
-
 CASES: dict[str, Callable[[], Case]] = {
-    "fashion-mnist": _fashion,
-    "z500-healpix": _height,
-    "ncep-air": _air,
-    "digits-on-bunny": _digits,
-    "oisst-ocean-mesh": _ocean,
+    "fashion-mnist": lambda: samples(*opened("fashion-mnist"), 0.05),
+    "z500-healpix": lambda: monthly(*opened("z500-healpix"), "m", 5.0),
+    "ncep-air": lambda: monthly(*opened("ncep-air"), "K", 0.25),
+    "digits-on-bunny": lambda: samples(*opened("digits-on-bunny"), 0.05),
+    "oisst-ocean-mesh": lambda: monthly(*opened("oisst-ocean-mesh"), "K", 0.1),
 }
 """The data sets by name, opened when called."""

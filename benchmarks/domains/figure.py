@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from apsgeo.domains import Domain
 from benchmarks.domains.cases import Case
+from benchmarks.views import bare, nearest, seen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
-
-__all__ = ["Panels", "draw"]
 
 Array = NDArray[np.float64]
 
@@ -96,8 +94,8 @@ def _draw_row(
     spread = ScalarMappable(Normalize(0.0, largest), "YlGnBu")
     fields = [(truth, signal)]
     for shown in panels:
-        _, nearest = cKDTree(shown.measured_on.positions.numpy()).query(case.domain.positions)
-        fields += [(shown.measured[nearest], signal), (shown.mean, signal), (shown.spread, spread)]
+        measured = shown.measured[nearest(case.domain, shown.measured_on)]
+        fields += [(measured, signal), (shown.mean, signal), (shown.spread, spread)]
     for place, (values, style) in zip(axes, fields, strict=True):
         _paint(place, view, values, style)
     unit = "" if case.units == "1" else f" [{case.units}]"
@@ -108,11 +106,9 @@ def _draw_row(
 
 def _paint(axes: Axes, view: NDArray[np.int64], values: Array, style: ScalarMappable) -> None:
     """Colour what the view shows: grey without a value, nothing where no node is."""
-    shown = np.where(view >= 0, values[view], np.nan)
+    shown = seen(view, values)
     colours = style.to_rgba(np.ma.masked_invalid(shown))
     colours[np.isnan(shown)] = (*_GROUND, 1.0)
     colours[view < 0] = 0.0
     axes.imshow(colours)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
+    bare(axes)

@@ -12,10 +12,10 @@ from scipy.ndimage import maximum_filter
 
 from apsgeo import datasets
 from apsgeo.flows.build import FlowSpec
-from apsgeo.operators import Block, Downsample, GaussianBlur, Identity, Mask, Operator
+from apsgeo.operators import Block, Downsample, GaussianBlur, Identity, Mask
+from benchmarks.domains.cases import halves
+from benchmarks.tasks import Task
 from benchmarks.trained_priors.cases import dequantized, tiles
-
-__all__ = ["CASES", "ImageCase", "Task", "dark", "fashion", "smoothest", "terrain"]
 
 GREY_LEVELS = 256
 TILE = 128
@@ -25,23 +25,6 @@ _MOST_NORTHERN = 64.0
 _BLOCK, _SMOOTHEST = 8, 0.1
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A way of measuring images.
-
-    Attributes:
-        name: In the table.
-        operator: What is observed.
-        noise_std: In the units of the data.
-        density: The observed share, of masks.
-    """
-
-    name: str
-    operator: Operator
-    noise_std: float
-    density: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -110,8 +93,7 @@ def _padded(images: xr.DataArray, seed: int) -> xr.DataArray:
 def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
     """Return Fashion-MNIST padded to 32 x 32, its values from 0 to 1."""
     images = datasets.load("fashion-mnist")
-    learned = images.isel(sample=np.flatnonzero(images["split"] == "train")[:train])
-    held = images.isel(sample=np.flatnonzero(images["split"] == "test"))
+    learned, held = halves(images, train)
     return ImageCase(
         "Fashion-MNIST, 32 × 32",
         train=_padded(learned, seed),

@@ -1,7 +1,7 @@
 """Denoise, fill, sharpen and refine images, and look for noise where none belongs.
 
-python -m benchmarks.images.suite                    writes benchmarks/results/images.*, docs/figures/images-*.png
-python -m benchmarks.images.suite --cases fashion    one data set
+python -m benchmarks images                    writes benchmarks/results/images.* and figures
+python -m benchmarks images --parts fashion    one data set
 
 For each data set a prior is fitted to its training images, and for each task a flow is distilled
 from it, by maximum likelihood and CRPS on simulated measurements of the training images. It is
@@ -13,10 +13,10 @@ after changes of the code.
 from __future__ import annotations
 
 import argparse
-import sys
+import json
+import textwrap
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,63 +26,49 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import apsgeo
-from apsgeo.atomic import write_csv
 from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.scales import HybridScales
+from apsgeo.measurement import Measurement
+from apsgeo.metrics.table import Row
 from apsgeo.plotting import save_figure
-from benchmarks.domains.suite import sample
-from benchmarks.images.cases import CASES, ImageCase, Task
+from apsgeo.posterior import Posterior
+from benchmarks.images.cases import CASES, ImageCase
 from benchmarks.images.figure import Panels, draw
-from benchmarks.images.scores import ImageRow, score
-from benchmarks.images.store import kept
-from benchmarks.report import FIGURES, RESULTS, commit, provenance, write
+from benchmarks.images.scores import TABLE, score
+from benchmarks.options import Option
+from benchmarks.report import ROOT, page, save, save_arrays, write
+from benchmarks.tasks import Task
+from benchmarks.views import nearest
 
-__all__ = ["Measured", "main", "measure", "parse", "report", "run_task"]
-
-
+OPTIONS = {
+    "parts": tuple(CASES),
+    "threads": 1,
+    "images": Option(64, "test images of each data set"),
+    "steps": Option(int, "of each flow, instead of the case's own"),
+    "priors": Option(ROOT / "build" / "images", "folder; results are kept here, too"),
+}
+ABOUT = (
+    "Test images that no part of training has seen; CRPS, RMSE and diversity are in the units "
+    "of the data (relief in km). PSNR in dB and SSIM are of one member and of the mean of all. "
+    "Diversity is the mean standard deviation of a pixel over the members. Speckle is the root "
+    "mean square error of members where the truth is background: black in all of a 3 x 3 "
+    "neighbourhood or, of the relief, in the smoothest tenth of 8 x 8 blocks. Roughness is the "
+    "root mean square Laplacian of members over that of the truth: 1 is right. Training in "
+    "seconds of the processor; milliseconds are for all members of an image. The figures are "
+    "`docs/figures/images-*.png`."
+)
 _SHOWN_IMAGES, _SHOWN_MEMBERS = 4, 3
 
 Array = NDArray[np.float64]
-Draws = Callable[["Measured", int, int], Tensor]
-"""Return members (member, image, 1, node) of measured images, so many, by a seed."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Test images (image, 1, node), and what was measured of them: NaN where nothing was."""
-
-    truth: Tensor
-    values: Tensor
-
-    @property
-    def keys(self) -> Tensor:
-        """Return numbers (image,) that members' noise is drawn by."""
-        return torch.arange(len(self.truth))
-
-
-def measure(prior: FieldPrior, case: ImageCase, task: Task, count: int, seed: int) -> Measured:
-    """Measure the first test images."""
+def measure(
+    prior: FieldPrior, case: ImageCase, task: Task, count: int, seed: int
+) -> tuple[Tensor, Measurement]:
+    """Return the first test images (image, 1, node), and what is measured of them."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.from_numpy(case.test.values[:count].reshape(count, 1, -1))
-    exact = task.operator.on(prior.domain).apply(truth)
-    masks = [task.operator.at_density(prior.domain, task.density, generator) for _ in truth]
-    noisy = exact + task.noise_std * torch.randn(exact.shape, generator=generator)
-    values = torch.where(torch.stack(masks)[:, None], noisy, torch.nan)
-    return Measured(truth, values)
-
-
-def of_base(prior: FieldPrior, task: Task) -> Draws:
-    """Return the exact posterior of the Gaussian prior as a method."""
-    linear = task.operator.on(prior.domain)
-
-    def draws(given: Measured, members: int, seed: int) -> Tensor:
-        season = torch.zeros(len(given.values), dtype=torch.long)
-        noise_std = torch.tensor(task.noise_std).expand(given.values.shape)
-        measurement = prior.normals.measure(given.values, noise_std, season, linear)
-        found = sample(prior.anchor, measurement, season, given.keys, members, seed)
-        return prior.normals.restore(found, season)
-
-    return draws
+    return truth, task.measure(prior.domain, truth, generator)
 
 
 def _square(fields: Tensor, case: ImageCase) -> Array:
@@ -91,7 +77,7 @@ def _square(fields: Tensor, case: ImageCase) -> Array:
 
 def run_task(
     case: ImageCase, prior: FieldPrior, task: Task, *, images: int, steps: int, seed: int
-) -> tuple[list[ImageRow], Panels]:
+) -> tuple[list[Row], Panels]:
     """Distill, draw and score; also return what the figure shows."""
     start = time.process_time()
     posterior = apsgeo.distill(
@@ -106,30 +92,46 @@ def run_task(
         seed=seed,
     )
     trained = time.process_time() - start
-    given = measure(prior, case, task, images, seed + 1)
+    true, given = measure(prior, case, task, images, seed + 1)
+    base = Posterior.of(prior, prior.anchor, task.operator, task.noise_std)
 
-    def of_flow(given: Measured, members: int, seed: int) -> Tensor:
-        return posterior(given.values, key=given.keys.numpy()).members(members, seed)
-
-    methods: dict[str, tuple[Draws, float]] = {
-        "Gaussian posterior (base)": (of_base(prior, task), 0.0),
-        "APS": (of_flow, trained),
+    methods = {"Gaussian posterior (base)": (base, 0.0), "APS": (posterior, trained)}
+    truth, rows = _square(true, case), []
+    measured_on = task.operator.on(prior.domain).codomain or prior.domain
+    seen = torch.where(given.mask, given.values, torch.nan)[:_SHOWN_IMAGES]
+    panels = {
+        "truth": truth[:_SHOWN_IMAGES],
+        "measured": _square(seen[..., nearest(prior.domain, measured_on)], case),
     }
-    truth, rows, shown = _square(given.truth, case), [], {}
-    for name, (draws, seconds) in methods.items():
+    for name, (method, seconds) in methods.items():
         begun = time.perf_counter()
-        members = _square(draws(given, case.members, seed + 2), case)
+        members = _square(method.posterior(given).members(case.members, seed + 2), case)
         taken = 1e3 * (time.perf_counter() - begun) / images
         made = {"train_seconds": seconds, "sample_ms": taken}
         rows.append(score(case, task.name, name, members, truth, **made))
         print(rows[-1], flush=True)
         few = members[:, :_SHOWN_IMAGES]
-        shown[name] = np.concatenate([few[:_SHOWN_MEMBERS], few.mean(0)[None]])
-    linear = task.operator.on(prior.domain)
-    measured_on = linear.codomain or prior.domain
-    values = given.values[:_SHOWN_IMAGES, 0].double().numpy()
-    panels = Panels(task.name, truth[:_SHOWN_IMAGES], values, measured_on, prior.domain, shown)
+        title = textwrap.fill(name, 16)
+        panels |= {f"{title}\nmember {k + 1}": few[k].copy() for k in range(_SHOWN_MEMBERS)}
+        panels[f"{title}\nmean"] = few.mean(0)
     return rows, panels
+
+
+def kept(path: Path, make: Callable[[], tuple[list[Row], Panels]]) -> tuple[list[Row], Panels]:
+    """Return what an earlier run kept at a path, or what `make` finds, and keep that.
+
+    Args:
+        path: Without a suffix: rows are beside it as JSON, pictures as npz.
+        make: Does the work.
+    """
+    rows_path, pictures_path = path.with_suffix(".json"), path.with_suffix(".npz")
+    if not rows_path.exists():
+        rows, panels = make()
+        save_arrays(pictures_path, **panels)
+        write(rows_path, json.dumps(rows))
+        return rows, panels
+    with np.load(pictures_path) as file:
+        return json.loads(rows_path.read_text("utf-8")), {name: file[name] for name in file.files}
 
 
 def _fitted(case: ImageCase, folder: Path) -> FieldPrior:
@@ -147,58 +149,13 @@ def _fitted(case: ImageCase, folder: Path) -> FieldPrior:
     return FieldPrior.load(folder)
 
 
-def report(rows: list[ImageRow], made_with: str) -> str:
-    """Return the table, with what is needed to make it again."""
-    body = "\n".join(
-        f"| {r.case} | {r.task} | {r.method} | {r.crps:.4g} | {r.rmse:.4g} | {r.spread_skill:.2f} "
-        f"| {r.coverage90:.1%} | {r.psnr_one:.2f} | {r.psnr_mean:.2f} | {r.ssim_one:.3f} "
-        f"| {r.ssim_mean:.3f} | {r.diversity:.4g} | {r.speckle:.3g} | {r.roughness:.2f} "
-        f"| {r.train_seconds:.0f} | {r.sample_ms:.0f} |"
-        for r in rows
-    )
-    return (
-        "# Images\n\n"
-        "Test images that no part of training has seen; CRPS, RMSE and diversity are in the units "
-        "of the data (relief in km). PSNR in dB and SSIM are of one member and of the mean of all. "
-        "Diversity is the mean standard deviation of a pixel over the members. Speckle is the root "
-        "mean square error of members where the truth is background: black in all of a 3 x 3 "
-        "neighbourhood or, of the relief, in the smoothest tenth of 8 x 8 blocks. Roughness is the "
-        "root mean square Laplacian of members over that of the truth: 1 is right. Training in "
-        "seconds of the processor; milliseconds are for all members of an image. The figures are "
-        "`docs/figures/images-*.png`.\n\n"
-        "| images | task | method | CRPS | RMSE | spread/skill | 90 % coverage | PSNR, one "
-        "| PSNR, mean | SSIM, one | SSIM, mean | diversity | speckle | roughness | training, s "
-        "| members, ms |\n| --- | --- | --- |" + " ---: |" * 13 + f"\n{body}\n\n{made_with}"
-    )
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.images.suite")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
-    parser.add_argument("--images", type=int, default=64, help="test images of each data set")
-    parser.add_argument("--steps", type=int, help="of each flow, instead of the case's own")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--priors", type=Path, default=Path("build/images"), help="and results are kept here"
-    )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the table")
-    parser.add_argument("--figures", type=Path, default=FIGURES, help="folder")
-    return parser.parse_args(arguments)
-
-
-def main() -> None:
+def run(options: argparse.Namespace, made: str) -> None:
     """Run all tasks, and write the table and figures."""
-    arguments = sys.argv[1:]
-    options = parse(arguments)
-    made_with = provenance("benchmarks.images.suite", arguments, options.seed, commit())
-    torch.set_num_threads(options.threads)
-    rows: list[ImageRow] = []
-    for name in options.cases:
+    rows: list[Row] = []
+    for name in options.parts:
         case = CASES[name]()
         prior = _fitted(case, options.priors / name)
-        panels = []
+        panels = {}
         for task in case.tasks:
             steps = case.steps if options.steps is None else options.steps
             images = min(options.images, case.most_images)
@@ -206,14 +163,8 @@ def main() -> None:
             work = partial(
                 run_task, case, prior, task, images=images, steps=steps, seed=options.seed
             )
-            found, shown = kept(path, prior, task, work)
+            found, panels[task.name] = kept(path, work)
             rows += found
-            panels.append(shown)
-            write_csv(options.output / "images.csv", [asdict(row) for row in rows])
-            write(options.output / "images.md", report(rows, made_with))
+            save(options.output / "images", rows, page("Images", ABOUT, TABLE.markdown(rows), made))
         figure = draw(panels, case)
         save_figure(figure, options.figures / f"images-{name}.png", overwrite=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,25 +1,28 @@
 """Compare covariance functions for kriging on held-out months, never on the test months.
 
-python -m benchmarks.ncep.kriging_choice  writes benchmarks/results/kriging_choice.csv
+python -m benchmarks kriging-choice    writes benchmarks/results/kriging_choice.csv
 """
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from typing import Any
 
 import torch
-from apsgeo.baselines.kriging import default_kernel
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 
 from apsgeo import datasets
-from apsgeo.baselines import Kriging
+from apsgeo.gaussian.kernel import KernelPrior, default_kernel
+from apsgeo.gaussian.scales import HybridScales
 from apsgeo.measurement import Normals
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
+from apsgeo.operators import Mask
+from apsgeo.posterior import Posterior
 from apsgeo.protocol import DENSITIES, NcepProtocol
-from benchmarks.report import RESULTS
 
 EVERY = 6
+OPTIONS: dict[str, Any] = {}
 
 
 def candidates() -> dict[str, Any]:
@@ -39,22 +42,23 @@ def annual(normals: Normals) -> Normals:
     return replace(normals, std=std.expand_as(normals.std).contiguous())
 
 
-def main() -> None:
+def run(options: argparse.Namespace, made: str) -> None:
     """Score every candidate, with the seasonal and with the annual standard deviation."""
-    protocol = NcepProtocol(datasets.load("ncep-air"))
+    protocol = NcepProtocol(datasets.load("ncep-air"), seed=options.seed)
     season = torch.from_numpy(protocol.season[protocol.fit])
+    prior = protocol.prior(HybridScales())
     board = Scoreboard()
     spreads = {"seasonal": protocol.normals, "annual": annual(protocol.normals)}
     for spread, normals in spreads.items():
+        fields = normals.standardize(protocol.history.double(), season)
         for name, kernel in candidates().items():
-            method = Kriging.fit(protocol.domain, normals, protocol.history, season, kernel=kernel)
-            print(f"{name}, {spread}: {method.kernel}")
+            kriging = KernelPrior.fit(protocol.domain, fields, kernel=kernel)
+            print(f"{name}, {spread}: {kriging.kernel}")
+            method = Posterior.of(
+                replace(prior, normals=normals), kriging, Mask(), protocol.noise_std
+            )
             for density in DENSITIES:
                 scores = protocol.evaluate(method, protocol.validation[::EVERY], density)
                 board.add(f"{name}, {spread} sd", density, scores)
-    board.write_csv(RESULTS / "kriging_choice.csv", overwrite=True)
+    board.write_csv(options.output / "kriging_choice.csv", overwrite=True)
     print(board.to_markdown())
-
-
-if __name__ == "__main__":
-    main()

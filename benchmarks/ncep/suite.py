@@ -1,35 +1,41 @@
 """Score every method under protocol NCEP, in one run, on the same masks and noise.
 
-python -m benchmarks.ncep.suite            writes benchmarks/results/ncep.csv and ncep.md
-python -m benchmarks.ncep.suite --every 6  a sixth of the test months, in minutes
+python -m benchmarks ncep            writes benchmarks/results/ncep.csv and ncep.md
+python -m benchmarks ncep --every 6  a sixth of the test months, in minutes
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from apsgeo import datasets
-from apsgeo.metrics import Scoreboard
+from apsgeo.baselines import ITERATIVE
+from apsgeo.diffusion.prior import DiffusionPrior
+from apsgeo.field_prior import FieldPrior
+from apsgeo.metrics.scoreboard import Scoreboard, Scores
 from apsgeo.models import load
+from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
+from apsgeo.prior import fit_prior
 from apsgeo.protocol import DENSITIES, NOISE_STD, NcepProtocol, compared_methods
-from benchmarks.report import RESULTS, commit, provenance, write
+from benchmarks.ncep.train_demo import BASELINE, HELD_OUT_FROM, HISTORY, scales
+from benchmarks.options import Option
+from benchmarks.report import RESULTS, page, save, write
 
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ncep.suite", description=__doc__)
-    parser.add_argument("--every", type=int, default=1, help="take every N-th test month")
-    parser.add_argument("--densities", type=float, nargs="+", default=list(DENSITIES))
-    parser.add_argument("--members", type=int, default=32, help="size of the ensembles")
-    parser.add_argument("--seed", type=int, default=0, help="of masks, noise and ensembles")
-    parser.add_argument("--methods", nargs="+", help="names of rows; all by default")
-    parser.add_argument("--anchored", default="ncep-air", help="model: name or folder")
-    parser.add_argument("--paper", default="ncep-air-paper", help="model in the paper's form")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for ncep.csv, ncep.md")
-    return parser.parse_args(arguments)
+OPTIONS = {
+    "members": 32,
+    "every": Option(1, "take every N-th test month"),
+    "densities": Option(DENSITIES, "observed shares of the area"),
+    "methods": Option(("",), "names of rows; all by default"),
+    "anchored": Option("ncep-air", "model: name or folder"),
+    "paper": Option("ncep-air-paper", "model in the paper's form"),
+    "prior": Option(Path("build/ncep/prior"), "diffusion prior of the iterative samplers"),
+    "iterative_every": Option(24, "take every N-th test month for iterative samplers"),
+}
+_PRIOR_STEPS = 500
 
 
 def posterior(name: str) -> Posterior:
@@ -40,48 +46,64 @@ def posterior(name: str) -> Posterior:
     return model
 
 
-def run(options: argparse.Namespace) -> Scoreboard:
-    """Score every method at every density."""
+def diffusion_prior(folder: Path, seed: int) -> DiffusionPrior:
+    """Return the diffusion prior of a folder; it is trained, if it is not there."""
+    if not folder.exists():
+        history = datasets.load("ncep-air").sel(time=HISTORY)
+        hybrid, _ = scales(history, RESULTS / "ncep_scales.json")
+        fit_prior(
+            history,
+            baseline=BASELINE,
+            held_out_from=HELD_OUT_FROM,
+            scales=hybrid,
+            anchor_scales=hybrid,
+            training=Training(steps=_PRIOR_STEPS),
+            seed=seed,
+        ).save(folder)
+    prior = FieldPrior.load(folder).diffusion
+    if prior is None:
+        raise SystemExit(f"error: {folder} has no diffusion prior; remove it, or give another")
+    return prior
+
+
+def score(options: argparse.Namespace, made: str) -> Scoreboard:
+    """Score every method at every density, and keep each row until all are there."""
     protocol = NcepProtocol(datasets.load("ncep-air"), seed=options.seed)
     methods = compared_methods(
         protocol,
         posterior(options.anchored),
         posterior(options.paper),
-        members=options.members,
-        seed=options.seed,
+        diffusion_prior(options.prior, options.seed),
     )
-    if options.methods:
-        methods = [method for method in methods if method.name in options.methods]
-    months = protocol.test[:: options.every]
+    if any(options.methods):
+        methods = {name: methods[name] for name in options.methods}
+    months = dict.fromkeys(methods, protocol.test[:: options.every])
+    months |= dict.fromkeys(ITERATIVE, protocol.test[:: options.iterative_every])
     board = Scoreboard()
     for density in options.densities:
-        for method in methods:
-            board.add(method.name, density, protocol.evaluate(method, months, density))
+        for name, method in methods.items():
+            key = f"{name} {density} {len(months[name])} {options.members} {options.seed}"
+            file = options.prior.parent / "rows" / made.split("commit ")[1][:12] / f"{key}.json"
+            if file.exists():  # a run that was stopped goes on
+                found = Scores(**json.loads(file.read_text(encoding="utf-8")))
+            else:
+                found = protocol.evaluate(method, months[name], density, members=options.members)
+                write(file, json.dumps(asdict(found)))
+            board.add(name, density, found)
+            print(board.rows[-1], flush=True)
     return board
 
 
-def report(board: Scoreboard, arguments: list[str], seed: int, made_by: str) -> str:
-    """Return the table with what is needed to make it again."""
-    records = board.rows[0].scores.records
-    return (
-        "# Protocol NCEP\n\n"
-        f"{records} test months from 2010 on, noise {NOISE_STD} K, scores over unobserved cells "
-        "weighted by cos(latitude). The protocol is described in `apsgeo/protocol.py`.\n\n"
-        f"{board.to_markdown()}\n"
-        f"{provenance('benchmarks.ncep.suite', arguments, seed, made_by)}"
-    )
-
-
-def main() -> None:
+def run(options: argparse.Namespace, made: str) -> None:
     """Run the benchmark and write its results."""
-    arguments = sys.argv[1:]
-    options = parse(arguments)
-    made_by = commit()
-    board = run(options)
-    board.write_csv(options.output / "ncep.csv", overwrite=True)
-    write(options.output / "ncep.md", report(board, arguments, options.seed, made_by))
+    board = score(options, made)
+    about = (
+        f"{board.rows[0]['records']} test months from 2010 on, noise {NOISE_STD} K, scores over "
+        "unobserved cells weighted by cos(latitude). The protocol is described in "
+        f"`apsgeo/protocol.py`. Iterative samplers ({', '.join(ITERATIVE)}) take minutes a field, "
+        f"and have every {options.iterative_every}th month only; their prior was trained for "
+        f"{_PRIOR_STEPS} steps."
+    )
+    text = page("Protocol NCEP", about, board.to_markdown(), made)
+    save(options.output / "ncep", board.rows, text)
     print(board.to_markdown())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,12 @@
 """Train the models that are shipped: ncep-air (anchored) and ncep-air-paper (the paper's form).
 
-python -m benchmarks.ncep.train_demo      an hour on 2 cores; writes apsgeo/models/
+python -m benchmarks train-demo      an hour on 2 cores; writes apsgeo/models/
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -26,20 +24,16 @@ from apsgeo.gaussian.scales import (
     from_config,
     to_config,
 )
-from apsgeo.metrics import Scoreboard
+from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.operators import Mask
 from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
-from apsgeo.protocol import (
-    DENSITIES,
-    NOISE_STD,
-    AmortizedPosterior,
-    NcepProtocol,
-)
+from apsgeo.protocol import DENSITIES, NOISE_STD, NcepProtocol
+from benchmarks.options import Option
+from benchmarks.report import RESULTS, command, write
 
 MODELS = Path(apsgeo.__file__).parent / "models"
-SCALES = Path(__file__).parent / "results" / "ncep_scales.json"
 HISTORY = slice(None, "2009")
 HELD_OUT_FROM = "2005-01-01"
 BASELINE = ("1961", "2000")
@@ -47,21 +41,6 @@ ANCHORED = FlowSpec(base="anchor", width=16, depth=4, context=16, local=0, patte
 # About the same time for either model: a step of the paper's form evaluates the diffusion prior.
 FLOW_STEPS = {"ncep-air": 1800, "ncep-air-paper": 240}
 PAPER = FlowSpec(base="white", width=16, depth=4, context=16, local=8, patterns=0)
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ncep.train_demo", description=__doc__
-    )
-    parser.add_argument("--models", nargs="+", choices=sorted(TRAINERS), default=sorted(TRAINERS))
-    parser.add_argument("--prior-steps", type=int, default=500, help="of the diffusion prior")
-    parser.add_argument("--flow-steps", type=int, help=f"of the flow; by default {FLOW_STEPS}")
-    parser.add_argument("--scales", type=Path, default=SCALES, help="chosen anew if absent")
-    parser.add_argument("--rounds", type=int, default=8, help="measurements of each month")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=MODELS, help="folder of the model folders")
-    return parser.parse_args(arguments)
 
 
 def scales(history: xr.DataArray, file: Path) -> tuple[Scales, Scales]:
@@ -124,19 +103,25 @@ def paper(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
 
 
 TRAINERS = {"ncep-air": anchored, "ncep-air-paper": paper}
+OPTIONS = {
+    "parts": tuple(TRAINERS),
+    "prior_steps": Option(500, "of the diffusion prior"),
+    "flow_steps": Option(int, f"of the flow; by default {FLOW_STEPS}"),
+    "scales": Option(RESULTS / "ncep_scales.json", "chosen anew if absent"),
+    "rounds": Option(8, "measurements of each month"),
+    "output": Option(MODELS, "folder of the model folders"),
+}
 
 
 def card(name: str, posterior: Posterior, options: argparse.Namespace, seconds: float) -> str:
     """Return the model's card: data, command, seed, and scores on the months held out."""
-    arguments = ["--models", name]
+    arguments = ["train-demo", "--parts", name]
     for option in ("prior_steps", "flow_steps", "rounds", "seed"):
         arguments += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
     protocol = NcepProtocol(datasets.load("ncep-air"))
     board = Scoreboard()
-    method = AmortizedPosterior(posterior, name=name)
     for density in DENSITIES:
-        board.add(name, density, protocol.evaluate(method, protocol.validation, density))
-    command = shlex.join(["python", "-m", "benchmarks.ncep.train_demo", *arguments])
+        board.add(name, density, protocol.evaluate(posterior, protocol.validation, density))
     made = posterior.provenance
     return (
         f"# {name}\n\n"
@@ -144,7 +129,7 @@ def card(name: str, posterior: Posterior, options: argparse.Namespace, seconds: 
         f"observations with noise; see `config.json` for every setting.\n\n"
         "- data: ncep-air (`datasets/ncep_air/README.md`), months before 2005; 2005-2009 only "
         "decided when to stop; no month from 2010 on was used\n"
-        f"- command: `{command}` ({seconds / 60:.0f} minutes)\n"
+        f"- command: `{command(arguments)}` ({seconds / 60:.0f} minutes)\n"
         f"- objective: {made['objective']}; steps: {made['steps']}; seed: {made['seed']}\n"
         f"- noise: {NOISE_STD} K\n\n"
         "Scores on the months 2005-2009, over unobserved cells (`apsgeo/protocol.py`):\n\n"
@@ -152,19 +137,14 @@ def card(name: str, posterior: Posterior, options: argparse.Namespace, seconds: 
     )
 
 
-def main() -> None:
+def run(options: argparse.Namespace, made: str) -> None:
     """Train, score, save."""
-    options = parse(sys.argv[1:])
     history = datasets.load("ncep-air").sel(time=HISTORY)
     asked = options.flow_steps
-    for name in options.models:
+    for name in options.parts:
         options.flow_steps = FLOW_STEPS[name] if asked is None else asked
         begun = time.perf_counter()
         posterior = TRAINERS[name](history, options)
         seconds = time.perf_counter() - begun
         folder = posterior.save(options.output / name, overwrite=True)
-        (folder / "README.md").write_text(card(name, posterior, options, seconds), "utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        write(folder / "README.md", card(name, posterior, options, seconds))

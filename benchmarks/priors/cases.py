@@ -13,8 +13,6 @@ from apsgeo.domains import Domain, HEALPixDomain, ImageDomain, LatLonDomain
 from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.mixture import GaussianMixturePrior
 
-__all__ = ["DOMAINS", "SHAPES", "Case", "make_case"]
-
 DOMAINS: dict[int, Callable[[], Domain]] = {
     2: lambda: ImageDomain(1, 2),
     64: lambda: ImageDomain(8, 8),

@@ -1,6 +1,6 @@
 """Measure how the cost of a field grows with the nodes of a HEALPix sphere.
 
-python -m benchmarks.scaling.suite    writes benchmarks/results/scaling.csv and .md, docs/figures/scaling.png
+python -m benchmarks scaling    writes benchmarks/results/scaling.* and docs/figures/scaling.png
 
 The prior is hybrid: 50 smooth patterns and a Matern residual, and the truth is drawn from it. The
 cost of a field is the time for the exact posterior's mean and ensemble, given the prior: the
@@ -18,24 +18,22 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from apsgeo.atomic import write_csv
 from apsgeo.domains import Domain, HEALPixDomain
 from apsgeo.gaussian.matern import MaternField
 from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.measurement import Measurement
+from apsgeo.metrics.table import Column, Row, Table
 from apsgeo.operators import Downsample, Identity, Mask
 from apsgeo.plotting import save_figure
-from benchmarks.report import FIGURES, RESULTS, commit, provenance, write
+from benchmarks.options import Option
+from benchmarks.report import page, save
 
-FIGURE = FIGURES / "scaling.png"
-NSIDES = (16, 32, 64, 128)
 TASKS = ("imputation", "denoising", "super-resolution")
 RANK = 50
 RANGE_KM = 2250.0
@@ -45,29 +43,21 @@ NOISE_STD = 0.2
 BAR = 1.2  # the slope that is promised
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one task cost at one resolution."""
-
-    task: str
-    nside: int
-    nodes: int
-    prior_seconds: float
-    seconds: float
-    peak_mib: float
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling.suite", description=__doc__)
-    parser.add_argument("--nsides", type=int, nargs="+", default=list(NSIDES))
-    parser.add_argument("--fields", type=int, default=5, help="of which the quickest counts")
-    parser.add_argument("--members", type=int, default=32, help="size of the ensembles")
-    parser.add_argument("--threads", type=int, default=1, help="of torch and BLAS")
-    parser.add_argument("--seed", type=int, default=0, help="of patterns, truth, masks and noise")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for scaling.csv, .md")
-    parser.add_argument("--figure", type=Path, default=FIGURE)
-    return parser.parse_args(arguments)
+OPTIONS = {
+    "members": 32,
+    "threads": 1,
+    "nsides": Option((16, 32, 64, 128), "resolutions of the sphere"),
+    "fields": Option(5, "of which the quickest counts"),
+}
+TABLE = Table(
+    Column("task", "task"),
+    Column("nside", "nside", ".0f"),
+    Column("nodes", "nodes", ".0f"),
+    Column("seconds a field", "seconds", ".3g"),
+    Column("seconds for the prior, once", "prior_seconds", ".3g"),
+    Column("peak MiB", "peak_mib", ".0f"),
+)
+SLOPES = Table(Column("task", "task"), Column("slope", "slope", ".2f"))
 
 
 def make_prior(domain: Domain, generator: torch.Generator) -> GaussianPrior:
@@ -105,7 +95,7 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def run(task: str, nside: int, options: argparse.Namespace) -> Row:
+def cost(task: str, nside: int, options: argparse.Namespace) -> Row:
     """Measure one task at one resolution."""
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(options.seed)
@@ -127,20 +117,27 @@ def run(task: str, nside: int, options: argparse.Namespace) -> Row:
     seconds = min(field() for _ in range(options.fields))
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return Row(task, nside, domain.num_nodes, prior_seconds, seconds, peak)
+    return {
+        "task": task,
+        "nside": nside,
+        "nodes": domain.num_nodes,
+        "prior_seconds": prior_seconds,
+        "seconds": seconds,
+        "peak_mib": peak,
+    }
 
 
 def slope_of(rows: list[Row]) -> tuple[float, float]:
     """Return the slope and intercept of log seconds over log nodes, by least squares."""
     slope, intercept = np.polyfit(
-        np.log([row.nodes for row in rows]), np.log([row.seconds for row in rows]), 1
+        np.log([row["nodes"] for row in rows]), np.log([row["seconds"] for row in rows]), 1
     )
     return float(slope), float(intercept)
 
 
 def by_task(rows: list[Row]) -> dict[str, list[Row]]:
     """Return the rows of each task."""
-    return {task: [row for row in rows if row.task == task] for task in TASKS}
+    return {task: [row for row in rows if row["task"] == task] for task in TASKS}
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -150,13 +147,13 @@ def draw(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     for (task, found), colour in zip(by_task(rows).items(), ("C0", "C1", "C2"), strict=True):
-        nodes = np.array([row.nodes for row in found])
+        nodes = np.array([row["nodes"] for row in found])
         slope, intercept = slope_of(found)
-        axes.plot(nodes, [row.seconds for row in found], "o", color=colour)
+        axes.plot(nodes, [row["seconds"] for row in found], "o", color=colour)
         label = f"{task}: $N^{{{slope:.2f}}}$"
         axes.plot(nodes, np.exp(intercept) * nodes**slope, color=colour, label=label)
-    nodes = np.array(sorted({row.nodes for row in rows}))
-    least = min(row.seconds for row in rows)
+    nodes = np.array(sorted({row["nodes"] for row in rows}))
+    least = min(row["seconds"] for row in rows)
     axes.plot(nodes, 0.6 * least * (nodes / nodes[0]) ** BAR, "k:", label=f"$N^{{{BAR}}}$")
     axes.set(xscale="log", yscale="log", xlabel="nodes N", ylabel="seconds a field")
     axes.set_xticks(nodes, [f"{node}\nnside {round((node / 12) ** 0.5)}" for node in nodes])
@@ -166,52 +163,35 @@ def draw(rows: list[Row], path: Path) -> None:
     save_figure(figure, path, overwrite=True)
 
 
-def report(rows: list[Row], arguments: list[str], options: argparse.Namespace, by: str) -> str:
-    """Return the table and the slopes, with what is needed to make them again."""
-    table = "\n".join(
-        f"| {row.task} | {row.nside} | {row.nodes} | {row.seconds:.3g} | {row.prior_seconds:.3g} "
-        f"| {row.peak_mib:.0f} |"
-        for row in rows
-    )
-    slopes = "\n".join(
-        f"| {task} | {slope_of(found)[0]:.2f} |" for task, found in by_task(rows).items()
-    )
-    return (
-        "# Cost of a field by number of nodes\n\n"
+def report(rows: list[Row], options: argparse.Namespace, made: str) -> str:
+    """Return the page: the table and the slopes."""
+    about = (
         f"Exact posterior mean and {options.members} members of one field on HEALPix, its own mask "
         f"included, given the hybrid prior ({RANK} patterns, Matérn range {RANGE_KM:.0f} km). "
         f"Imputation observes {DENSITY:.0%} of the nodes, denoising all, super-resolution the "
         f"means of four; noise {NOISE_STD} of a standard deviation. Least of {options.fields} "
         "fields; the peak of memory is that of the whole process. The figure is "
-        "`docs/figures/scaling.png`.\n\n"
-        "| task | nside | nodes | seconds a field | seconds for the prior, once | peak MiB |\n"
-        f"| --- | ---: | ---: | ---: | ---: | ---: |\n{table}\n\n"
-        f"Seconds grow as nodes to the power (least squares in log-log; at most {BAR} is "
-        f"promised):\n\n| task | slope |\n| --- | ---: |\n{slopes}\n\n"
-        f"{provenance('benchmarks.scaling.suite', arguments, options.seed, by)}"
+        "`docs/figures/scaling.png`."
     )
+    grows = (
+        f"Seconds grow as nodes to the power (least squares in log-log; at most {BAR} is promised):"
+    )
+    slopes = [{"task": task, "slope": slope_of(found)[0]} for task, found in by_task(rows).items()]
+    tables = TABLE.markdown(rows), grows, SLOPES.markdown(slopes)
+    return page("Cost of a field by number of nodes", about, *tables, made)
 
 
-def main() -> None:
+def run(options: argparse.Namespace, made: str) -> None:
     """Run the benchmark and write its results."""
-    arguments = sys.argv[1:]
-    options = parse(arguments)
-    made_by = commit()
-    torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the processes that measure
     fresh = multiprocessing.get_context("spawn")
     rows = []
     with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
         for task in TASKS:
             for nside in options.nsides:
-                rows.append(pool.submit(run, task, nside, options).result())
+                rows.append(pool.submit(cost, task, nside, options).result())
                 print(rows[-1], flush=True)
-    write_csv(options.output / "scaling.csv", [asdict(row) for row in rows])
-    write(options.output / "scaling.md", report(rows, arguments, options, made_by))
-    draw(rows, options.figure)
-    for task, found in by_task(rows).items():
-        print(f"{task}: seconds grow as N^{slope_of(found)[0]:.2f}")
-
-
-if __name__ == "__main__":
-    main()
+    text = report(rows, options, made)
+    save(options.output / "scaling", rows, text)
+    draw(rows, options.figures / "scaling.png")
+    print(text)

@@ -14,11 +14,8 @@ from apsgeo import datasets
 from apsgeo.diffusion.schedule import VPSchedule
 from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.domains import Domain, ImageDomain
-from apsgeo.labels.layout import domain_of
-from apsgeo.labels.mesh import from_ugrid
-from benchmarks.views import View, along_z, globe, picture
-
-__all__ = ["CASES", "TrainedCase", "dequantized", "patches", "tiles"]
+from benchmarks.domains.cases import halves, opened
+from benchmarks.views import View, picture
 
 TRAIN_IMAGES = 12000
 LEAST_STD = 0.3  # of a pixel, relative: borders of images hardly vary
@@ -85,42 +82,24 @@ def tiles(values: NDArray[Any], size: int, stride: int) -> NDArray[Any]:
     return cut[::stride, ::stride].reshape(-1, size, size)
 
 
-def _air() -> TrainedCase:
-    air = datasets.load("ncep-air")
-    options = {"held_out_from": "2005-01-01", "rank": 300, "steps": 1500, "folds": 3}
-    train, test = air.sel(time=slice(None, "2009")), air.sel(time=slice("2010", None))
-    return TrainedCase(domain_of(air), train, test, 0.8, options, globe, True)
+def _months(name: str, last: int, **options: Any) -> TrainedCase:
+    field, domain, view = opened(name)
+    train = field.sel(time=slice(None, str(last)))
+    test = field.sel(time=slice(str(last + 1), None))
+    options = {"rank": 300, "steps": 1500, "folds": 3, **options}
+    return TrainedCase(domain, train, test, 0.8, options, view, True)
 
 
-def _height() -> TrainedCase:
-    height = datasets.load("z500-healpix")
-    options = {"rank": 300, "steps": 1500, "folds": 3}
-    train = height.sel(time=slice(None, "2014"))
-    test = height.sel(time=slice("2015", None))
-    return TrainedCase(domain_of(height), train, test, 0.8, options, globe, True)
-
-
-def _samples(images: xr.DataArray, domain: Domain, view: View, steps: int) -> TrainedCase:
+def _samples(name: str, steps: int) -> TrainedCase:
+    images, domain, view = opened(name)
     options = {
         "least_std": LEAST_STD,
         "rank": 600,
         "steps": steps,
         "spec": DenoiserSpec("tiny", FINE, levels=24),
     }
-    grey = dequantized(images)
-    train = grey.isel(sample=np.flatnonzero(images["split"] == "train")[:TRAIN_IMAGES])
-    test = grey.isel(sample=np.flatnonzero(images["split"] == "test"))
+    train, test = halves(dequantized(images), TRAIN_IMAGES)
     return TrainedCase(domain, train, test, 0.95, options, view, False)
-
-
-def _fashion() -> TrainedCase:
-    images = datasets.load("fashion-mnist")
-    return _samples(images, ImageDomain(*images.shape[1:]), picture, 15000)
-
-
-def _digits() -> TrainedCase:
-    dataset = datasets.load_dataset("digits-on-bunny")
-    return _samples(dataset["image"], from_ugrid(dataset).domain, along_z, 2000)
 
 
 def _terrain() -> TrainedCase:
@@ -141,10 +120,10 @@ def _terrain() -> TrainedCase:
 
 
 CASES: dict[str, Callable[[], TrainedCase]] = {
-    "ncep-air": _air,
-    "z500-healpix": _height,
-    "fashion-mnist": _fashion,
-    "digits-on-bunny": _digits,
+    "ncep-air": lambda: _months("ncep-air", 2009, held_out_from="2005-01-01"),
+    "z500-healpix": lambda: _months("z500-healpix", 2014),
+    "fashion-mnist": lambda: _samples("fashion-mnist", 15000),
+    "digits-on-bunny": lambda: _samples("digits-on-bunny", 2000),
     "etopo-patches": _terrain,
 }
 """The data sets by name, opened when called."""

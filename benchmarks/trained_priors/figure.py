@@ -1,35 +1,33 @@
-"""The figures of benchmarks.trained_priors.suite: real fields above samples, and curves by scale."""
+"""The figures of trained priors: real fields above samples, and curves by scale."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import FIGURES
 from benchmarks.trained_priors.cases import TrainedCase
 from benchmarks.trained_priors.scores import Score
+from benchmarks.views import bare, seen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["DOCS", "draw_fields", "draw_spectra"]
-
-DOCS = FIGURES
 _WIDTH = 1.25  # of a panel, in inches
 
 
-class _Shown(Protocol):
-    @property
-    def real(self) -> NDArray[np.float32]: ...
+@dataclass(frozen=True)
+class Shown:
+    """Real fields of the test, and samples, each (record, node), in the units of the data."""
 
-    @property
-    def samples(self) -> NDArray[np.float32]: ...
+    real: NDArray[np.float32]
+    samples: NDArray[np.float32]
 
 
-def draw_fields(rows: Mapping[str, tuple[TrainedCase, _Shown]]) -> Figure:
+def draw_fields(rows: Mapping[str, tuple[TrainedCase, Shown]]) -> Figure:
     """Draw for each data set real fields above samples, with the same colours."""
     from matplotlib.figure import Figure
 
@@ -52,12 +50,9 @@ def draw_fields(rows: Mapping[str, tuple[TrainedCase, _Shown]]) -> Figure:
         ):
             axes[0].set_ylabel(f"{name}\n{label}" if label == "real" else label, fontsize=8)
             for place in axes:
-                place.set(xticks=[], yticks=[])
-                place.spines[:].set_visible(False)
+                bare(place)
             for place, values in zip(axes, fields, strict=False):
-                view = views[name]
-                picture = np.where(view >= 0, values[view], np.nan)
-                place.imshow(picture, interpolation="nearest", **style)
+                place.imshow(seen(views[name], values), interpolation="nearest", **style)
     return figure
 
 

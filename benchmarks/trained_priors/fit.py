@@ -16,8 +16,6 @@ from apsgeo.optim.training import Training
 from apsgeo.prior import fit_prior
 from benchmarks.trained_priors.cases import TrainedCase
 
-__all__ = ["likeliest_scales", "train"]
-
 FOLDS = 4  # of which the last is held out for the scales
 MOST_HELD_OUT = 200  # records
 

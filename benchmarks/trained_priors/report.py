@@ -1,37 +1,23 @@
-"""The tables of benchmarks.trained_priors.suite, and the scores that they are made of."""
+"""The tables of the benchmark of trained priors, and the scores that they are made of."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from apsgeo.atomic import atomic_file, write_csv
+from apsgeo.metrics.table import Column, Table
 from apsgeo.plotting import save_figure
-from benchmarks.report import write
+from benchmarks.report import page, save, save_arrays, write
 from benchmarks.trained_priors.cases import CASES
-from benchmarks.trained_priors.figure import draw_fields, draw_spectra
+from benchmarks.trained_priors.figure import Shown, draw_fields, draw_spectra
 from benchmarks.trained_priors.scores import Score
 
-__all__ = ["Found", "Shown", "keep", "markdown", "write_report"]
-
-Array = NDArray[np.float32]
-
 BAR = 0.1  # of the power of samples, relative to the data's
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Real fields of the test, and samples, each (record, node), in the units of the data."""
-
-    real: Array
-    samples: Array
 
 
 @dataclass(frozen=True)
@@ -58,9 +44,7 @@ def keep(
     """Write the scores of a data set to a folder, for `write_report`."""
     kept = {"about": dict(about), "scores": [asdict(row) for row in rows]}
     write(cache / f"{name}.scores.json", json.dumps(kept))
-    path = cache / f"{name}.shown.npz"
-    with atomic_file(path, overwrite=True) as temporary, temporary.open("wb") as file:
-        np.savez(file, real=shown.real, samples=shown.samples)
+    save_arrays(cache / f"{name}.shown.npz", real=shown.real, samples=shown.samples)
 
 
 def load(cache: Path, name: str) -> Found:
@@ -71,92 +55,94 @@ def load(cache: Path, name: str) -> Found:
     return Found(kept["about"], [Score(**row) for row in kept["scores"]], shown)
 
 
-def _pm(row: Score, digits: int = 3) -> str:
-    return f"{row.value:.{digits}f} ± {row.standard_error:.{digits}f}"
+def _pm(row: Score) -> str:
+    return f"{row.value:.3f} ± {row.standard_error:.3f}"
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(heads) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in [heads, rule, *lines]) + "\n"
+def _table(columns: Mapping[str, Callable[[Found], str]]) -> Table:
+    """Return a table with a line a data set, of texts by their headings."""
+    each = (Column(heading, "found", text) for heading, text in columns.items())
+    return Table(Column("data set", "name"), *each)
 
 
-def _training(found: Mapping[str, Found]) -> str:
-    lines = []
-    for name, each in found.items():
-        made = each.about["training"]
-        size = made["denoiser"]["size"]
-        lines.append([name, str(made["records"]), size, str(made["steps"])])
-    heads = ["data set", "fields learned from", "network", "steps"]
-    return _table(heads, lines)
+def _least(found: Found) -> Score:
+    return min(found.of("denoising", "ratio"), key=lambda row: row.value)
 
 
-def _denoising(found: Mapping[str, Found]) -> str:
-    lines = []
-    for name, each in found.items():
-        ratios = each.of("denoising", "ratio")
-        greatest = max(ratios, key=lambda row: row.value)
-        least = min(ratios, key=lambda row: row.value)
-        above = [row for row in ratios if row.value > 1.0]
-        lines.append(
-            [
-                name,
-                f"{least.value:.3f}",
-                least.key,
-                f"{greatest.value:.5f} ± {greatest.standard_error:.5f}",
-                greatest.key,
-                f"{len(above)} of {len(ratios)}",
-            ]
-        )
-    heads = ["data set", "least ratio", "at noise", "greatest ratio", "at noise", "levels above 1"]
-    return _table(heads, lines)
+def _greatest(found: Found) -> Score:
+    return max(found.of("denoising", "ratio"), key=lambda row: row.value)
 
 
-def _curves(found: Mapping[str, Found]) -> str:
-    lines = []
-    for name, each in found.items():
-        ratios = each.of("denoising", "ratio")
-        cells = ", ".join(f"{float(row.key):.3g}: {row.value:.3f}" for row in ratios)
-        lines.append([name, cells])
-    return _table(["data set", "noise: ratio"], lines)
+def _curve(found: Found) -> str:
+    ratios = found.of("denoising", "ratio")
+    return ", ".join(f"{float(row.key):.3g}: {row.value:.3f}" for row in ratios)
 
 
-def _density(found: Mapping[str, Found]) -> str:
-    names = ["gaussian", "elbo", "anchored", "ode", "ode - elbo"]
-    names += [f"{method} - gaussian" for method in ("elbo", "anchored", "ode")]
-    lines = [
-        [name, *(_pm(each.one("density", which)) for which in names)]
-        for name, each in found.items()
-    ]
-    heads = ["data set", "Gaussian, exact", "(a) ELBO", "(b) anchored", "(c) flow"]
-    heads += ["gap (c) - (a)", "(a) - Gaussian", "(b) - Gaussian", "(c) - Gaussian"]
-    return _table(heads, lines)
+def _count(rows: Sequence[Score], check: Callable[[Score], bool]) -> str:
+    return f"{sum(check(row) for row in rows)} of {len(rows)}"
 
 
-def _greatest(rows: Sequence[Score]) -> str:
-    worst = max(rows, key=lambda row: abs(row.value - 1.0))
+def _worst(found: Found, pair: str) -> str:
+    """Return the greatest deviation of a ratio of powers from one, in percent."""
+    worst = max(found.of("spectrum", pair), key=lambda row: abs(row.value - 1.0))
     return f"{100 * (worst.value - 1.0):+.1f} ± {100 * worst.standard_error:.1f}"
 
 
-def _spectra(found: Mapping[str, Found]) -> str:
-    pairs = ["samples / train", "samples / test", "test / train", "gaussian / train"]
-    lines = []
-    for name, each in found.items():
-        within = each.of("spectrum", "samples / train")
-        count = sum(abs(row.value - 1.0) <= BAR for row in within)
-        cells = [_greatest(each.of("spectrum", pair)) for pair in pairs]
-        lines.append([name, *cells, f"{count} of {len(within)}"])
-    heads = ["data set", "samples / training", "samples / test", "test / training"]
-    heads += ["Gaussian's / training", "bands within 10 %"]
-    return _table(heads, lines)
-
-
-def _memorization(found: Mapping[str, Found]) -> str:
-    names = ["samples, median", "test, median", "ratio of medians", "samples, least", "test, least"]
-    lines = [
-        [name, *(f"{each.one('memorization', which).value:.3f}" for which in names)]
-        for name, each in found.items()
-    ]
-    return _table(["data set", *names], lines)
+TRAINING = _table(
+    {
+        "fields learned from": lambda each: str(each.about["training"]["records"]),
+        "network": lambda each: each.about["training"]["denoiser"]["size"],
+        "steps": lambda each: str(each.about["training"]["steps"]),
+    }
+)
+DENOISING = _table(
+    {
+        "least ratio": lambda each: f"{_least(each).value:.3f}",
+        "at noise": lambda each: _least(each).key,
+        "greatest ratio": lambda each: (
+            f"{_greatest(each).value:.5f} ± {_greatest(each).standard_error:.5f}"
+        ),
+        "at that noise": lambda each: _greatest(each).key,
+        "levels above 1": lambda each: _count(
+            each.of("denoising", "ratio"), lambda row: row.value > 1.0
+        ),
+    }
+)
+CURVES = _table({"noise: ratio": _curve})
+_DENSITIES = {
+    "Gaussian, exact": "gaussian",
+    "(a) ELBO": "elbo",
+    "(b) anchored": "anchored",
+    "(c) flow": "ode",
+    "gap (c) - (a)": "ode - elbo",
+    "(a) - Gaussian": "elbo - gaussian",
+    "(b) - Gaussian": "anchored - gaussian",
+    "(c) - Gaussian": "ode - gaussian",
+}
+DENSITY = _table(
+    {
+        heading: lambda each, name=name: _pm(each.one("density", name))  # type: ignore[misc]
+        for heading, name in _DENSITIES.items()
+    }
+)
+SPECTRA = _table(
+    {
+        "samples / training": lambda each: _worst(each, "samples / train"),
+        "samples / test": lambda each: _worst(each, "samples / test"),
+        "test / training": lambda each: _worst(each, "test / train"),
+        "Gaussian's / training": lambda each: _worst(each, "gaussian / train"),
+        "bands within 10 %": lambda each: _count(
+            each.of("spectrum", "samples / train"), lambda row: abs(row.value - 1.0) <= BAR
+        ),
+    }
+)
+_DISTANCES = "samples, median; test, median; ratio of medians; samples, least; test, least"
+MEMORIZATION = _table(
+    {
+        name: lambda each, name=name: f"{each.one('memorization', name).value:.3f}"  # type: ignore[misc]
+        for name in _DISTANCES.split("; ")
+    }
+)
 
 
 def verdict(found: Mapping[str, Found]) -> str:
@@ -184,50 +170,47 @@ def verdict(found: Mapping[str, Found]) -> str:
     return "".join(lines)
 
 
-def markdown(found: Mapping[str, Found], said: str) -> str:
-    """Return the report."""
+def markdown(found: Mapping[str, Found], made: str) -> str:
+    """Return the page."""
     budget = next(iter(found.values())).about["budget"]
     seconds = sum(each.about["seconds"] for each in found.values())
-    return (
-        "# Diffusion priors trained on real data\n\n"
+    rows = [{"name": name, "found": each} for name, each in found.items()]
+    return page(
+        "Diffusion priors trained on real data",
         "Each is a Gaussian (EOFs and a Matern residual, its scales chosen by the likelihood of "
         "held-out training fields) and a network that corrects its denoiser, by `fit_prior`. All "
         "scores are on test fields that neither has seen, nor the choice of weights: later months, "
-        "other images, other places. Values are standardized anomalies.\n\n"
-        f"{verdict(found)}\n"
-        f"{_training(found)}"
-        "## Denoising\n\n"
-        f"Mean square error of the network over the Gaussian's, on the same noise, of "
-        f"{budget['denoised']} fields (or all, if there are fewer). Noise is sigma / alpha.\n\n"
-        f"{_denoising(found)}{_curves(found)}"
-        "## Log-density\n\n"
+        "other images, other places. Values are standardized anomalies.",
+        verdict(found),
+        TRAINING.markdown(rows),
+        "## Denoising",
+        "Mean square error of the network over the Gaussian's, on the same noise, of "
+        f"{budget['denoised']} fields (or all, if there are fewer). Noise is sigma / alpha.",
+        DENOISING.markdown(rows),
+        CURVES.markdown(rows),
+        "## Log-density",
         f"Nats a value, of {budget['fields']} fields; (c), and all differences with it, of "
         f"{budget['flow_fields']} of these, with {budget['probes']} probes. Errors are standard "
-        "errors over fields.\n\n"
-        f"{_density(found)}"
-        "## Power of samples\n\n"
+        "errors over fields.",
+        DENSITY.markdown(rows),
+        "## Power of samples",
         f"{budget['samples']} samples by DPM-Solver++ in {budget['steps']} steps, and as many "
         "draws of the Gaussian. The greatest deviation over bands of eigenvalues, in percent, with "
-        "the sampling error of that band; waves are at least four nodes long.\n\n"
-        f"{_spectra(found)}"
-        "## Distance to the nearest training field\n\n"
-        f"{_memorization(found)}"
-        f"{said}- seconds of scoring: {seconds}\n"
+        "the sampling error of that band; waves are at least four nodes long.",
+        SPECTRA.markdown(rows),
+        "## Distance to the nearest training field",
+        MEMORIZATION.markdown(rows),
+        f"{made}- seconds of scoring: {seconds}",
     )
 
 
-def write_report(cache: Path, names: Sequence[str], said: str, output: Path, figures: Path) -> None:
+def write_report(cache: Path, names: Sequence[str], made: str, output: Path, figures: Path) -> None:
     """Write tables and figures of the data sets that have been scored."""
     found = {name: load(cache, name) for name in names}
     rows = [
         {"data set": name, **asdict(row)} for name, each in found.items() for row in each.scores
     ]
-    for row in rows:
-        for column in ("value", "standard_error"):
-            number = float(row[column])
-            row[column] = "" if math.isnan(number) else f"{number:.6g}"
-    write_csv(output / "trained_priors.csv", rows)
-    write(output / "trained_priors.md", markdown(found, said))
+    save(output / "trained_priors", rows, markdown(found, made))
     panels = {name: (CASES[name](), each.shown) for name, each in found.items()}
     save_figure(draw_fields(panels), figures / "trained_priors.png", overwrite=True)
     curves = {name: each.scores for name, each in found.items()}

@@ -18,18 +18,6 @@ from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.diffusion.samplers import DPMSolver
 from apsgeo.domains import Domain
 
-__all__ = [
-    "Budget",
-    "Score",
-    "band_power",
-    "bands",
-    "denoising",
-    "densities",
-    "draw",
-    "memorization",
-    "spectra",
-]
-
 Array = NDArray[np.float64]
 METHODS = ("elbo", "anchored", "ode")
 CHUNK = 16  # fields at once
@@ -160,7 +148,7 @@ def draw(
     """Draw ``count`` samples (count, 1, node) of a diffusion prior and of its anchor."""
     if prior.anchor is None:
         raise ValueError("the prior has no anchor")
-    samples = DPMSolver(steps).sample_in_parts(prior, count, CHUNK, generator=generator)
+    samples = DPMSolver(steps).sample(prior, count, at_once=CHUNK, generator=generator)
     return samples, prior.anchor.sample(count, generator).float()
 
 

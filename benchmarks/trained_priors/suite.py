@@ -1,10 +1,10 @@
 """Train diffusion priors on real data of five domains, and score them on fields never seen.
 
-python -m benchmarks.trained_priors.suite                    trains, scores, writes tables and figures
-python -m benchmarks.trained_priors.suite train ncep-air     trains one prior, or goes on with it
-python -m benchmarks.trained_priors.suite score ncep-air     scores it
-python -m benchmarks.trained_priors.suite report             writes what was scored
+python -m benchmarks trained-priors            trains, scores, writes tables and figures
+python -m benchmarks trained-priors --stage train --parts ncep-air
+                                               trains one prior, or goes on with it
 
+The stages are train, score, and report, which writes what was scored.
 A prior is trained in about ten minutes on one core, and kept with its scores in build/, from where
 a run that was stopped goes on. The report is benchmarks/results/trained_priors.md (and .csv), the
 figures are docs/figures/trained_priors.png and docs/figures/trained_priors_spectra.png.
@@ -13,21 +13,19 @@ figures are docs/figures/trained_priors.png and docs/figures/trained_priors_spec
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from apsgeo.field_prior import FieldPrior
-from benchmarks.report import RESULTS, commit, provenance
+from benchmarks.options import Option
+from benchmarks.report import ROOT
 from benchmarks.trained_priors.cases import CASES, TrainedCase
-from benchmarks.trained_priors.figure import DOCS
+from benchmarks.trained_priors.figure import Shown
 from benchmarks.trained_priors.fit import train
-from benchmarks.trained_priors.report import Shown, keep, write_report
+from benchmarks.trained_priors.report import keep, write_report
 from benchmarks.trained_priors.scores import (
     Budget,
     Score,
@@ -38,35 +36,19 @@ from benchmarks.trained_priors.scores import (
     spectra,
 )
 
-__all__ = ["main", "parse", "score"]
-
-CACHE = Path(__file__).parents[1] / "build" / "trained_priors"
+OPTIONS = {
+    "parts": tuple(CASES),
+    "threads": 1,
+    "stage": Option("all", "what is done", ("all", "train", "score", "report")),
+    "share": Option(1.0, "of the steps of training"),
+    "evaluations": Option(20, "in the choice of scales"),
+    "fields": Option(64, "for the densities (a) and (b)"),
+    "flow_fields": Option(8, "for the density (c)"),
+    "samples": Option(256, "unconditional, of each prior"),
+    "cache": Option(ROOT / "build" / "trained_priors", "folder of priors and scores"),
+}
 SHOWN = 8  # fields, and samples, in the figure
 MONTHS = 12  # in a block of the sampling error of data
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.trained_priors.suite",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("what", nargs="?", choices=["all", "train", "score", "report"])
-    parser.add_argument("cases", nargs="*", choices=[[], *CASES], metavar="NAME")
-    parser.add_argument("--share", type=float, default=1.0, help="of the steps of training")
-    parser.add_argument("--evaluations", type=int, default=20, help="in the choice of scales")
-    parser.add_argument("--fields", type=int, default=64, help="for the densities (a) and (b)")
-    parser.add_argument("--flow-fields", type=int, default=8, help="for the density (c)")
-    parser.add_argument("--samples", type=int, default=256, help="unconditional, of each prior")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, noise and samples")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of priors and scores")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the tables")
-    parser.add_argument("--figures", type=Path, default=DOCS, help="folder of the figures")
-    options = parser.parse_args(arguments)
-    options.what = options.what or "all"
-    options.cases = options.cases or list(CASES)
-    return options
 
 
 def spread(fields: Tensor, count: int) -> Tensor:
@@ -106,15 +88,12 @@ def score(
     return rows, Shown(*(x[:, 0].numpy() for x in drawn))
 
 
-def main() -> None:
+def run(options: argparse.Namespace, made: str) -> None:
     """Do what the command line asks for."""
-    arguments = sys.argv[1:]
-    options, made_by = parse(arguments), commit()
-    torch.set_num_threads(1)
     budget = Budget(fields=options.fields, flow_fields=options.flow_fields, samples=options.samples)
-    for name in options.cases:
+    for name in options.parts:
         folder = options.cache / name
-        if options.what == "train" or (options.what == "all" and not folder.exists()):
+        if options.stage == "train" or (options.stage == "all" and not folder.exists()):
             case = CASES[name]()
             train(
                 case,
@@ -123,7 +102,7 @@ def main() -> None:
                 evaluations=options.evaluations,
                 seed=options.seed,
             )
-        if options.what in ("all", "score"):
+        if options.stage in ("all", "score"):
             begun = time.perf_counter()
             case, prior = CASES[name](), FieldPrior.load(folder)
             rows, shown = score(case, prior, budget, options.seed)
@@ -131,10 +110,5 @@ def main() -> None:
             about = {"training": prior.provenance, "seconds": seconds, "budget": asdict(budget)}
             keep(options.cache, name, about, rows, shown)
             print(f"{name}: scored in {seconds} s", flush=True)
-    if options.what in ("all", "report"):
-        said = provenance("benchmarks.trained_priors.suite", arguments, options.seed, made_by)
-        write_report(options.cache, options.cases, said, options.output, options.figures)
-
-
-if __name__ == "__main__":
-    main()
+    if options.stage in ("all", "report"):
+        write_report(options.cache, options.parts, made, options.output, options.figures)

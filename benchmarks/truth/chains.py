@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from apsgeo.gaussian.prior import GaussianPrior
-from apsgeo.measurement import Measurement
+from apsgeo.measurement import Draws, Measurement
 
 __all__ = ["HMC", "Chains", "hmc", "whitened"]
 
@@ -22,17 +22,41 @@ _TARGET_ACCEPTANCE = 0.8
 
 @dataclass(frozen=True)
 class HMC:
-    """How long chains are.
+    """Long chains for each measurement, as a method; they know no density.
 
     Attributes:
+        anchor: Gaussian prior from whose posterior chains start.
+        log_target: Exact log-density.
         steps: Proposals, the first half of which also tune the step size.
         leapfrogs: Evaluations of the gradient in a proposal, at most; their number is random.
-        step_size: At first, in standard deviations of the anchor's posterior.
+        step_size: Step size at first, in standard deviations of the anchor's posterior.
     """
 
+    anchor: GaussianPrior
+    log_target: LogTarget
     steps: int = 60
     leapfrogs: int = 8
     step_size: float = 0.15
+    name = "HMC"
+
+    def posterior(self, measurement: Measurement) -> Draws:
+        """Return what runs a chain for each member."""
+        return _ChainDraws(self, measurement)
+
+
+class _ChainDraws(Draws):
+    """The ends of chains; the step size is tuned on all of the batch, of which members depend."""
+
+    def __init__(self, plan: HMC, measurement: Measurement) -> None:
+        self._plan, self.measurement = plan, measurement
+
+    @property
+    def mean(self) -> Tensor:
+        return self.members(32, 0).mean(0)
+
+    def members(self, count: int, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return hmc(self._plan, self.measurement, count, generator).fields
 
 
 @dataclass(frozen=True)
@@ -58,23 +82,14 @@ def whitened(anchor: GaussianPrior, given: Measurement) -> tuple[Tensor, Tensor]
     )
 
 
-def hmc(
-    anchor: GaussianPrior,
-    log_target: LogTarget,
-    given: Measurement,
-    members: int,
-    plan: HMC,
-    generator: torch.Generator,
-) -> Chains:
+def hmc(plan: HMC, given: Measurement, members: int, generator: torch.Generator) -> Chains:
     """Run a chain for each member of each measurement, with the exact log-density.
 
     Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) in the coordinates that make the anchor's
     posterior white, from draws of it.
     """
-    mean, root = whitened(anchor, given)
-    every = Measurement(
-        *(x.repeat(members, 1, 1) for x in (given.values, given.mask, given.noise_std))
-    )
+    mean, root = whitened(plan.anchor, given)
+    every = given.repeat(members)
 
     def fields(place: Tensor) -> Tensor:
         moved = mean + torch.einsum("bij,mbj->mbi", root, place)
@@ -83,7 +98,7 @@ def hmc(
     def energy(place: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             free = place.detach().requires_grad_()
-            target = log_target(fields(free).flatten(0, 1).float(), every).double()
+            target = plan.log_target(fields(free).flatten(0, 1).float(), every).double()
             (slope,) = torch.autograd.grad(target.sum(), free)
         return -target.detach().reshape(members, -1), -slope
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import xarray as xr
 from safetensors.torch import load, save
@@ -24,19 +23,17 @@ from torch import Tensor
 
 import apsgeo
 from apsgeo.atomic import atomic_file
-from apsgeo.diagnostics import ranks, tarp_ranks, uniformity
 from apsgeo.field_prior import FieldPrior
 from apsgeo.flows.build import FlowSpec
 from apsgeo.measurement import Measurement
+from apsgeo.metrics.table import Row
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
 from benchmarks.trained_priors.cases import CASES
 from benchmarks.trained_priors.fit import train
-from benchmarks.truth.digits_figure import Panel
+from benchmarks.truth.figures import DigitsPanel
 from benchmarks.truth.gibbs import Plan, Process, chains
-from benchmarks.truth.scores import Row, crps_at_truth, excess_scores
-
-__all__ = ["Budget", "DigitsProblem", "Given", "digits_rows", "trained_prior"]
+from benchmarks.truth.scores import calibration, crps_at_truth, excess_scores
 
 NOISE_STD = 0.5  # in standard deviations of a node
 DENSITIES = (0.05, 0.2)  # of the measurements, in turn
@@ -142,10 +139,9 @@ class DigitsProblem:
 
     def members(self, posterior: Posterior, given: Given, members: int, seed: int) -> Tensor:
         """Draw members (member, field, 1, node) of a flow, standardized."""
-        keys = np.arange(len(given.seen))
-        y = self.restore(given.seen)
-        found = posterior(y, key=keys).members(members, seed)
-        return self.prior.normals.standardize(found, torch.zeros(len(keys), dtype=torch.long))
+        found = posterior(self.restore(given.seen)).members(members, seed)
+        season = torch.zeros(len(given.seen), dtype=torch.long)
+        return self.prior.normals.standardize(found, season)
 
 
 def kept(path: Path, make: Callable[[], Tensor]) -> tuple[Tensor, float]:
@@ -160,19 +156,9 @@ def kept(path: Path, make: Callable[[], Tensor]) -> tuple[Tensor, float]:
     return found["fields"], float(found["seconds"])
 
 
-def calibration(members: Tensor, truth: Tensor) -> dict[str, float]:
-    """Return p-values of the ranks of truths (field, 1, node) and of their means over nodes."""
-    found, true = members.flatten(2).double(), truth.flatten(1).double()
-    count = len(members)
-    return {
-        "sbc": uniformity(ranks(found.mean(2), true.mean(1)), count).p_value,
-        "tarp": uniformity(tarp_ranks(found, true), count).p_value,
-    }
-
-
 def digits_rows(
     prior: FieldPrior, budget: Budget, cache: Path, *, seed: int
-) -> tuple[list[Row], list[Panel]]:
+) -> tuple[list[Row], list[DigitsPanel]]:
     """Score flows, and a second run of the chains, against a first one.
 
     Args:
@@ -206,14 +192,15 @@ def digits_rows(
         )
 
     reference, _ = chained(0)
-    rows, shown = [], {"chains": reference}
+    rows: list[Row] = []
+    shown = {"chains": reference}
 
     def add(name: str, found: Tensor, **more: float) -> None:
         pair = [x.flatten(2).double() for x in (found, reference)]
         crps, energy = excess_scores(*pair)
         at = crps_at_truth(pair[0], given.truth.flatten(1).double(), pair[1])
         scores = {"crps": crps, "energy": energy, "crps_at_truth": at}
-        rows.append(Row("digits on a mesh", name, **scores, **more))
+        rows.append({"problem": "digits on a mesh", "method": name, **scores, **more})
         print(rows[-1], flush=True)
 
     found, seconds = chained(1)
@@ -226,7 +213,8 @@ def digits_rows(
         start = time.process_time()
         ranked = problem.members(posterior, more, budget.members, seed + 1)
         spent = 64e3 * (time.process_time() - start) / (len(more.seen) * budget.members)
-        more_of = calibration(ranked, more.truth)
+        drawn, true = ranked.flatten(2).double(), more.truth.flatten(1).double()
+        more_of = calibration(drawn.mean(2), true.mean(1), drawn, true)
         add(name, found, train_seconds=trained, sample_ms=spent, **more_of)
         shown[name] = found
     return rows, _panels(problem, given, shown)
@@ -244,12 +232,12 @@ def _methods(steps: int) -> tuple[tuple[str, Objective, int], ...]:
     )
 
 
-def _panels(problem: DigitsProblem, given: Given, shown: dict[str, Tensor]) -> list[Panel]:
+def _panels(problem: DigitsProblem, given: Given, shown: dict[str, Tensor]) -> list[DigitsPanel]:
     """Return what the figure shows of the first measurements, in the units of the data."""
     truth, seen = problem.restore(given.truth), problem.restore(given.seen)
     members = {name: problem.restore(fields) for name, fields in shown.items()}
     return [
-        Panel(
+        DigitsPanel(
             f"{float((~seen[i].isnan()).double().mean()):.0%} seen",
             truth[i, 0].numpy(),
             seen[i, 0].numpy(),

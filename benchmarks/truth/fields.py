@@ -2,125 +2,50 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
-from apsgeo.gaussian.mixture import GaussianMixturePrior
-from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.gaussian.regimes import fit_regimes
-from apsgeo.measurement import Measurement
-from benchmarks.truth.chains import HMC, hmc
+from apsgeo.measurement import Method
+from apsgeo.metrics.table import Row
+from benchmarks.truth.chains import HMC
 from benchmarks.truth.mixture import DENSITIES, MixtureProblem, Pairs
-from benchmarks.truth.scores import Row, excess_scores, mode_errors, weight_scores
-from benchmarks.truth.training import (
-    Recipe,
-    base_log_prob,
-    paper_given,
-    train_paper,
-    train_spectral,
-)
-
-__all__ = ["Sampler", "mixture_rows"]
+from benchmarks.truth.scores import excess_scores, mode_errors, weight_scores
+from benchmarks.truth.training import Recipe, train_paper, train_spectral
 
 _REGIME_DRAWS = 6000
 
-Draws = Callable[[Measurement, int, torch.Generator], tuple[Tensor, Tensor | None]]
-"""Return members (member, batch, channel, node) and log q of them (member, batch), if known."""
-
 
 @dataclass(frozen=True)
-class Sampler:
-    """A method: its name, how it draws, the seconds of its training, and its most members."""
+class Entry:
+    """A method of the table: its name, the seconds of its training, and its most members."""
 
     name: str
-    draw: Draws
+    method: Method
     train_seconds: float = 0.0
     most_members: int = 10**6
 
 
-def of_mixture(name: str, prior: GaussianMixturePrior, seconds: float = 0.0) -> Sampler:
-    """Return the exact posterior of a mixture as a method."""
-
-    def draw(given: Measurement, members: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        posterior = prior.posterior(given)
-        fields = posterior.sample(members, generator)
-        return fields, torch.stack([posterior.log_prob(each) for each in fields])
-
-    return Sampler(name, draw, seconds)
-
-
-def of_gaussian(name: str, prior: GaussianPrior) -> Sampler:
-    """Return the exact posterior of a Gaussian prior as a method: an untrained flow."""
-
-    def draw(given: Measurement, members: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        posterior = prior.posterior(given)
-        noise = torch.randn(members, len(given), posterior.noise_dim, generator=generator)
-        deviation = posterior.deviations(noise)
-        return posterior.mean + deviation, base_log_prob(posterior, deviation)
-
-    return Sampler(name, draw)
-
-
-def of_flow(name: str, prior: GaussianPrior, flow: SpectralFlow, seconds: float) -> Sampler:
-    """Return a trained flow as a method."""
-
-    @torch.no_grad()
-    def draw(given: Measurement, members: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        posterior = prior.posterior(given)
-        noise = torch.randn(members, len(given), posterior.noise_dim, generator=generator)
-        deviation = posterior.deviations(noise)
-        fields, log_det = flow.push(deviation, flow.condition(posterior))
-        return fields, base_log_prob(posterior, deviation) - log_det
-
-    return Sampler(name, draw, seconds)
-
-
-def of_paper(name: str, flow: Flow, seconds: float) -> Sampler:
-    """Return a flow from N(0, I) as a method."""
-
-    @torch.no_grad()
-    def draw(given: Measurement, members: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(members, *given.shape, generator=generator)
-        fields, log_det = flow.push(noise, paper_given(flow, given))
-        energy = 0.5 * (noise**2 + math.log(2.0 * math.pi)).flatten(2).sum(2)
-        return fields, -energy - log_det
-
-    return Sampler(name, draw, seconds)
-
-
-def of_chains(name: str, problem: MixtureProblem, plan: HMC, chains: int) -> Sampler:
-    """Return chains from the anchor's posterior as a method: so many for each measurement."""
-
-    def draw(given: Measurement, members: int, generator: torch.Generator) -> tuple[Tensor, None]:
-        found = hmc(problem.anchor, problem.log_target, given, members, plan, generator)
-        return found.fields, None
-
-    return Sampler(name, draw, most_members=chains)
-
-
-def mixture_samplers(problem: MixtureProblem, recipe: Recipe, seed: int) -> list[Sampler]:
+def mixture_entries(problem: MixtureProblem, recipe: Recipe, seed: int) -> list[Entry]:
     """Return all methods, trained; what is learned is learned from draws of the prior."""
     generator = torch.Generator().manual_seed(seed)
     start = time.process_time()
     fields = problem.mixture.sample(_REGIME_DRAWS, generator)
     regimes = fit_regimes(problem.domain, fields, patterns=problem.patterns)
     fitting = time.process_time() - start
-    samplers = [
-        of_mixture("exact posterior", problem.mixture),
-        of_gaussian("Gaussian anchor, untrained", problem.anchor),
-        of_mixture("mixture fitted to draws", regimes, fitting),
-        of_chains("HMC, 32 chains", problem, HMC(), 32),
+    chains = HMC(problem.anchor, problem.log_target)
+    entries = [
+        Entry("exact posterior", problem.mixture),
+        Entry("Gaussian anchor, untrained", problem.anchor),
+        Entry("mixture fitted to draws", regimes, fitting),
+        Entry("HMC, 32 chains", chains, most_members=32),
     ]
     short = replace(recipe, steps=recipe.steps // 4)
     paper, seconds = train_paper(problem, short, seed)
-    samplers.append(of_paper("paper's form", paper, seconds))
+    entries.append(Entry("paper's form", paper, seconds))
     print(f"paper's form: {short.steps} steps, {seconds:.0f} s of CPU", flush=True)
     trained = {
         "anchored, reverse": (None, replace(short, mode="reverse")),
@@ -134,66 +59,64 @@ def mixture_samplers(problem: MixtureProblem, recipe: Recipe, seed: int) -> list
         seconds = train_spectral(problem, flow, plan, seed)
         print(f"{name}: {plan.steps} steps, {seconds:.0f} s of CPU", flush=True)
         more = fitting if seen is not None else 0.0
-        samplers.append(of_flow(name, problem.anchor, flow, seconds + more))
-    return samplers
+        entries.append(Entry(name, flow, seconds + more))
+    return entries
 
 
 def score(
-    problem: MixtureProblem, sampler: Sampler, density: float, fields: int, members: int, seed: int
+    problem: MixtureProblem, entry: Entry, density: float, fields: int, members: int, seed: int
 ) -> Row:
     """Score a method on measurements of unseen fields at one density."""
     generator = torch.Generator().manual_seed(seed)
     pairs = problem.draw(fields, generator, density=density)
-    row = score_pairs(
-        problem, sampler, pairs, f"mixture, {density:.1%} observed", members, generator
-    )
+    row = score_pairs(problem, entry, pairs, f"mixture, {density:.1%} observed", members, seed)
     one = problem.draw(1, generator, density=density).measurement
-    sampler.draw(one, 2, generator)
+    entry.method.posterior(one).members(2, seed)
     start = time.perf_counter()
-    sampler.draw(one, 64, generator)
-    return replace(row, sample_ms=1e3 * (time.perf_counter() - start))
+    entry.method.posterior(one).members(64, seed)
+    return {**row, "sample_ms": 1e3 * (time.perf_counter() - start)}
 
 
 def score_pairs(
     problem: MixtureProblem,
-    sampler: Sampler,
+    entry: Entry,
     pairs: Pairs,
     name: str,
     members: int,
-    generator: torch.Generator,
+    seed: int,
 ) -> Row:
     """Score a method on given measurements of unseen fields."""
-    members = min(members, sampler.most_members)
+    members = min(members, entry.most_members)
     exact = problem.mixture.posterior(pairs.measurement)
-    reference = exact.sample(members, generator).flatten(2)
-    drawn, log_q = sampler.draw(pairs.measurement, members, generator)
-    weights = {}
-    if log_q is not None:
-        log_p = torch.stack([exact.log_prob(each) for each in drawn])
-        weights = weight_scores(log_q, log_p)
+    reference = exact.members(members, seed + 1).flatten(2)
+    draws = entry.method.posterior(pairs.measurement)
+    drawn, weights = draws.members(members, seed), {}
+    if not isinstance(entry.method, HMC):  # which has no density
+        with torch.no_grad():
+            weights = weight_scores(draws.log_prob(drawn), exact.log_prob(drawn))
     shares = torch.stack([problem.mixture.responsibilities(each) for each in drawn]).mean(0)
     crps, energy = excess_scores(drawn.flatten(2), reference)
     error, collapsed = mode_errors(shares, exact.weights)
-    return Row(
-        problem=name,
-        method=sampler.name,
-        crps=crps,
-        energy=energy,
-        mode_error=error,
-        collapsed=collapsed,
-        train_seconds=sampler.train_seconds,
+    return {
+        "problem": name,
+        "method": entry.name,
         **weights,
-    )
+        "crps": crps,
+        "energy": energy,
+        "mode_error": error,
+        "collapsed": collapsed,
+        "train_seconds": entry.train_seconds,
+    }
 
 
 def mixture_rows(
     problem: MixtureProblem, recipe: Recipe, *, fields: int, members: int, seed: int
 ) -> list[Row]:
     """Train all methods and score them at all densities, on measurements that none has seen."""
-    samplers = mixture_samplers(problem, recipe, seed)
+    entries = mixture_entries(problem, recipe, seed)
     rows = []
     for density in DENSITIES:
-        for sampler in samplers:
-            rows.append(score(problem, sampler, density, fields, members, seed + 1))
+        for entry in entries:
+            rows.append(score(problem, entry, density, fields, members, seed + 1))
             print(rows[-1], flush=True)
     return rows

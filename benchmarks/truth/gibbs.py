@@ -94,11 +94,8 @@ class Process:
     @torch.no_grad()
     def denoise(self, state: Tensor, noise_std: float) -> Tensor:
         """Return E[x | s]."""
-        schedule = self._denoiser.schedule
-        time = schedule.time_of_snr(noise_std**-2).clamp(schedule.eps, schedule.T)
-        alpha = float(schedule.alpha(time))
-        parts = (alpha * state).split(max(1, _PART_VALUES // state[0].numel()))
-        return torch.cat([self._denoiser.denoise(part, float(time)) for part in parts])
+        parts = state.split(max(1, _PART_VALUES // state[0].numel()))
+        return torch.cat([self._denoiser.denoise(part, noise_std) for part in parts])
 
     def prior(self, count: int) -> Tensor:
         """Draw fields of the prior.

@@ -17,16 +17,14 @@ import xarray as xr
 from torch import Tensor
 
 import apsgeo
-from apsgeo.diagnostics import ranks, tarp_ranks, uniformity
 from apsgeo.domains import ImageDomain
 from apsgeo.flows.build import FlowSpec
 from apsgeo.gaussian.dense import DensePrior
 from apsgeo.measurement import Measurement
+from apsgeo.metrics.table import Row
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
-from benchmarks.truth.scores import Row, excess_scores
-
-__all__ = ["LogNormalProblem", "lognormal_rows"]
+from benchmarks.truth.scores import calibration, excess_scores
 
 NOISE_STD = 1e-3  # of what has none: covariances of observations must be invertible
 DENSITIES = (0.03, 0.3)
@@ -138,7 +136,7 @@ def lognormal_rows(
     reference = problem.exact(given, members, seed + 1).double()
     made: list[tuple[str, Draws, float]] = [("exact posterior", problem.exact, 0.0)]
     made += [(m.name, *_trained(problem, learned, m, seed)) for m in _methods(steps)]
-    rows = []
+    rows: list[Row] = []
     for name, draws, seconds in made:
         start = time.perf_counter()
         found = draws(given, members, seed + 2).double()
@@ -146,20 +144,19 @@ def lognormal_rows(
         crps, energy = excess_scores(found.flatten(2), reference.flatten(2))
         hidden = int(given.isnan().sum((0, 1)).argmax())  # the node that is most often hidden
         unseen = given[:, 0, hidden].isnan()
-        at = ranks(found[:, unseen, 0, hidden], truth[unseen, 0, hidden].double())
-        distance = tarp_ranks(found.flatten(2), truth.flatten(1).double())
+        true = truth.double()
+        at = found[:, unseen, 0, hidden], true[unseen, 0, hidden]
         rows.append(
-            Row(
-                "log-normal field",
-                name,
-                crps=crps,
-                energy=energy,
-                impossible=float((found <= 0.0).double().mean()),
-                sbc=uniformity(at, members).p_value,
-                tarp=uniformity(distance, members).p_value,
-                train_seconds=seconds,
-                sample_ms=spent,
-            )
+            {
+                "problem": "log-normal field",
+                "method": name,
+                "crps": crps,
+                "energy": energy,
+                "impossible": float((found <= 0.0).double().mean()),
+                **calibration(*at, found.flatten(2), true.flatten(1)),
+                "train_seconds": seconds,
+                "sample_ms": spent,
+            }
         )
         print(rows[-1], flush=True)
     return rows

@@ -21,8 +21,6 @@ from apsgeo.gaussian.dense import DensePrior
 from apsgeo.gaussian.mixture import GaussianMixturePrior
 from apsgeo.measurement import Measurement
 
-__all__ = ["DENSITIES", "NOISE_STD", "MixtureProblem", "Pairs"]
-
 NOISE_STD = 0.1
 DENSITIES = (0.005, 0.01, 0.05)
 TRAINING_DENSITIES = (0.004, 0.07)

@@ -17,8 +17,6 @@ from apsgeo.gaussian.dense import DensePrior
 from apsgeo.linalg.constants import LOG_2PI
 from apsgeo.measurement import Measurement
 
-__all__ = ["DENSITIES", "NOISE_STD", "Banana", "EightGaussians", "Planar", "Quadrature", "Ring"]
-
 NOISE_STD = 0.4
 EXTENT = 4.5  # half the side of the square that holds all mass
 POINTS = 300  # of the grid, along a side

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from apsgeo.flows.base import Base, BasePosterior, FixedBase, Moments, StandardNormalBase
 from torch import Tensor, nn
 
-from apsgeo.diagnostics import ranks, tarp_ranks, uniformity
 from apsgeo.distillation.objective import (
     Annealing,
     ForwardKL,
@@ -23,13 +21,16 @@ from apsgeo.distillation.objective import (
 from apsgeo.distillation.pairs import Batch
 from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.elementwise import Affine, Elementwise, Spline
-from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.flows.flow import ConditionalFlow
 from apsgeo.flows.patterns import GlobalCoupling
-from apsgeo.measurement import Measurement
+from apsgeo.flows.start import Moments
+from apsgeo.gaussian.draws import Base, WhiteNoise
+from apsgeo.measurement import Measurement, Method
+from apsgeo.metrics.table import Row
 from apsgeo.optim.loop import fit_loop
 from apsgeo.optim.training import Training
-from benchmarks.truth.chains import HMC, hmc
-from benchmarks.truth.figure import Panel
+from benchmarks.truth.chains import HMC
+from benchmarks.truth.figures import PlanePanel
 from benchmarks.truth.planar import (
     DENSITIES,
     NOISE_STD,
@@ -39,9 +40,7 @@ from benchmarks.truth.planar import (
     Quadrature,
     Ring,
 )
-from benchmarks.truth.scores import Row, excess_scores, weight_scores
-
-__all__ = ["METHODS", "Method", "PlanarFlow", "planar_rows", "train"]
+from benchmarks.truth.scores import calibration, excess_scores, weight_scores
 
 _CONTEXT = 8
 _BATCH = 128
@@ -52,7 +51,7 @@ _SHOWN_MEMBERS = 1000
 
 
 @dataclass(frozen=True)
-class Method:
+class Plan:
     """How a flow of points is built and trained."""
 
     name: str
@@ -64,12 +63,12 @@ class Method:
     annealing: float = 1.0
 
 
-METHODS = (
-    Method("paper's form", "normal", Affine(), "reverse", couplings=8),
-    Method("anchored, untrained", "gaussian", Affine(), "none"),
-    Method("anchored, reverse", "gaussian", Spline(8, 4.0), "path"),
-    Method("anchored, forward", "gaussian", Spline(8, 4.0), "forward"),
-    Method("anchored, mixed", "gaussian", Spline(8, 4.0), "mixed"),
+PLANS = (
+    Plan("paper's form", "white", Affine(), "reverse", couplings=8),
+    Plan("anchored, untrained", "anchor", Affine(), "none"),
+    Plan("anchored, reverse", "anchor", Spline(8, 4.0), "path"),
+    Plan("anchored, forward", "anchor", Spline(8, 4.0), "forward"),
+    Plan("anchored, mixed", "anchor", Spline(8, 4.0), "mixed"),
 )
 
 
@@ -90,63 +89,31 @@ class _Context(nn.Module):
         return self.net(features.flatten(1)).unflatten(1, (_CONTEXT, 2))
 
 
-class PlanarFlow:
-    """A conditional flow of points (batch, 1, 2), and how it meets a measurement."""
-
-    def __init__(self, density: Planar, method: Method) -> None:
-        self.base: Base = FixedBase(density.anchor)
-        if method.base == "normal":
-            self.base = StandardNormalBase(1, 2)
-        transforms: list[nn.Module] = [
-            GlobalCoupling(
-                torch.eye(2)[None],
-                torch.ones(2),
-                _CONTEXT,
-                parity=index % 2 == 0,
-                width=method.width,
-                elementwise=method.maps,
-            )
-            for index in range(method.couplings)
-        ]
-        transforms.append(ElementwiseMap(density.anchor.domain, 1, _CONTEXT, Affine()))
-        context = _Context(ConditionalFlow.inputs(1, 0))
-        self.flow = ConditionalFlow(self.base, context, transforms)
-
-    def start(self, given: Measurement) -> tuple[BasePosterior, Conditioning]:
-        """Return the base's posterior, and what the transforms see."""
-        base = self.base.posterior(given, torch.zeros(len(given), dtype=torch.long))
-        return base, self.flow.condition(base)
-
-    @torch.no_grad()
-    def draw(
-        self, given: Measurement, members: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Return points (member, batch, 2) and log q of them (member, batch)."""
-        base, seen = self.start(given)
-        noise = torch.randn(members, len(given), base.noise_dim, generator=generator)
-        deviation = base.deviations(noise)
-        points, log_det = self.flow.push(deviation, seen)
-        return points[:, :, 0], base.peak_log_prob().to(points) - base.energy(deviation) - log_det
+def planar_flow(density: Planar, plan: Plan) -> ConditionalFlow:
+    """Return an untrained flow of points (batch, 1, 2)."""
+    base: Base = WhiteNoise() if plan.base == "white" else density.anchor
+    transforms: list[nn.Module] = [
+        GlobalCoupling(
+            torch.eye(2)[None],
+            torch.ones(2),
+            _CONTEXT,
+            parity=index % 2 == 0,
+            width=plan.width,
+            elementwise=plan.maps,
+        )
+        for index in range(plan.couplings)
+    ]
+    transforms.append(ElementwiseMap(density.anchor.domain, 1, _CONTEXT, Affine()))
+    return ConditionalFlow(base, _Context(ConditionalFlow.inputs(1)), transforms)
 
 
-class PlanarChains:
-    """Long chains of Hamiltonian Monte Carlo for each measurement, with the exact density."""
+def planar_chains(density: Planar) -> HMC:
+    """Return long chains for each measurement, with the exact density."""
 
-    name = "HMC"
+    def log_target(points: Tensor, given: Measurement) -> Tensor:
+        return density.log_prob(points[:, 0]) + given.log_likelihood(points)
 
-    def __init__(self, density: Planar) -> None:
-        self.density = density
-
-    def draw(
-        self, given: Measurement, members: int, generator: torch.Generator
-    ) -> tuple[Tensor, None]:
-        """Return points (member, batch, 2); log q is not known."""
-
-        def log_target(points: Tensor, given: Measurement) -> Tensor:
-            return self.density.log_prob(points[:, 0]) + given.log_likelihood(points)
-
-        found = hmc(self.density.anchor, log_target, given, members, HMC(), generator)
-        return found.fields[:, :, 0], None
+    return HMC(density.anchor, log_target)
 
 
 def exact_log_density(density: Planar) -> LogDensity:
@@ -170,88 +137,83 @@ def objective(log_density: LogDensity, name: str) -> Objective:
 
 def train(
     density: Planar,
-    method: Method,
+    plan: Plan,
     steps: int,
     seed: int,
     log_density: LogDensity | None = None,
-) -> tuple[PlanarFlow, float]:
+) -> tuple[ConditionalFlow, float]:
     """Return a trained flow and the processor's seconds that it took.
 
     The reverse divergence takes the exact log-density, or the one given.
     """
     torch.manual_seed(seed)
-    made = PlanarFlow(density, method)
-    if method.objective == "none":
-        return made, 0.0
-    loss = objective(log_density or exact_log_density(density), method.objective)
-
-    anneal = Annealing(method.annealing, steps)
+    flow = planar_flow(density, plan)
+    if plan.objective == "none":
+        return flow, 0.0
+    loss = objective(log_density or exact_log_density(density), plan.objective)
+    anneal = Annealing(plan.annealing, steps)
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         anneal.apply(loss, step)
         truth = density.sample(_BATCH, generator)
         given = density.measure(truth, generator)
-        base, seen = made.start(given)
+        base = flow.base.posterior(given)
         noise = torch.randn(1, _BATCH, base.noise_dim, generator=generator)
-        season = torch.zeros(_BATCH, dtype=torch.long)
-        deviations = base.deviations(noise)
-        moments = Moments.of(base, made.flow.functionals)
-        batch = Batch(truth, moments, deviations, season, made.base)
-        return loss(made.flow, batch, seen, generator)
+        moments = Moments.of(base, flow.functionals)
+        batch = Batch(truth, moments, base.deviations(noise), flow.base)
+        return loss(flow, batch, flow.condition(base), generator)
 
     start = time.process_time()
-    fit_loop(made.flow, step_fn, Training(steps=steps, lr=2e-3, progress=False), seed=seed)
-    return made, time.process_time() - start
+    fit_loop(flow, step_fn, Training(steps=steps, lr=2e-3, progress=False), seed=seed)
+    return flow, time.process_time() - start
 
 
 def score(
-    density: Planar, made: PlanarFlow | PlanarChains, *, fields: int, members: int, seed: int
+    density: Planar, method: Method, *, fields: int, members: int, seed: int
 ) -> dict[str, float]:
     """Return the scores of a method on measurements that it has not seen."""
     generator = torch.Generator().manual_seed(seed)
     truth = density.sample(fields, generator)
     given = density.measure(truth, generator)
     exact = Quadrature(density, given.values[:, 0, 0])
-    points, log_q = made.draw(given, members, generator)
+    draws = method.posterior(given)
+    drawn = draws.members(members, seed)
+    points = drawn[:, :, 0]
     crps, energy = excess_scores(points.double(), exact.sample(members, generator))
     truths = truth[:, 0].double()
-    found = {
-        "sbc": uniformity(ranks(points[..., 1], truths[:, 1]), members).p_value,
-        "tarp": uniformity(tarp_ranks(points, truths), members).p_value,
-    }
-    if log_q is not None:
-        found |= weight_scores(log_q, exact.log_prob(points.double()))
+    found = calibration(points[..., 1], truths[:, 1], points, truths)
+    if not isinstance(method, HMC):  # which has no density
+        with torch.no_grad():
+            found |= weight_scores(draws.log_prob(drawn), exact.log_prob(points.double()))
     return found | {"crps": crps, "energy": energy}
 
 
-def _methods(
-    density: Planar, steps: int, seed: int
-) -> Iterator[tuple[str, PlanarFlow | PlanarChains, float]]:
+def _methods(density: Planar, steps: int, seed: int) -> Iterator[tuple[str, Method, float]]:
     """Yield all methods, with the seconds that each was trained for."""
-    for method in METHODS:
-        yield method.name, *train(density, method, steps, seed)
-    yield PlanarChains.name, PlanarChains(density), 0.0
+    for plan in PLANS:
+        yield plan.name, *train(density, plan, steps, seed)
+    yield HMC.name, planar_chains(density), 0.0
 
 
 def planar_rows(
     steps: int, *, fields: int, members: int, seed: int
-) -> tuple[list[Row], list[Panel]]:
+) -> tuple[list[Row], list[PlanePanel]]:
     """Train and score all methods on all densities; also return what a figure shows of them."""
-    rows, panels = [], []
+    rows: list[Row] = []
+    panels = []
     for kind in DENSITIES:
         density = kind()
         value = _SHOWN[kind]
         shown = Measurement.of(torch.tensor([[[value, torch.nan]]]), NOISE_STD)
-        panel = Panel(density.name, value, Quadrature(density, shown.values[:, 0, 0]), {})
+        panel = PlanePanel(density.name, value, Quadrature(density, shown.values[:, 0, 0]), {})
         panels.append(panel)
-        for name, made, seconds in _methods(density, steps, seed):
-            found = score(density, made, fields=fields, members=members, seed=seed + 1)
-            points, _ = made.draw(shown, _SHOWN_MEMBERS, torch.Generator().manual_seed(seed))
-            panel.members[name] = points[:, 0]
+        for name, method, seconds in _methods(density, steps, seed):
+            found = score(density, method, fields=fields, members=members, seed=seed + 1)
+            panel.members[name] = method.posterior(shown).members(_SHOWN_MEMBERS, seed)[:, 0, 0]
             start = time.perf_counter()
-            made.draw(shown, 64, torch.Generator())
+            method.posterior(shown).members(64, seed)
             spent = 1e3 * (time.perf_counter() - start)
-            row = Row(density.name, name, **found, train_seconds=seconds, sample_ms=spent)
-            rows.append(row)
-            print(row, flush=True)
+            labels = {"problem": density.name, "method": name}
+            rows.append({**labels, **found, "train_seconds": seconds, "sample_ms": spent})
+            print(rows[-1], flush=True)
     return rows, panels

@@ -2,62 +2,43 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from apsgeo.diagnostics import ImportanceWeights
-
-__all__ = [
-    "Row",
-    "crps_at_truth",
-    "excess_scores",
-    "mean_difference",
-    "mode_errors",
-    "weight_scores",
-]
+from apsgeo.diagnostics import ImportanceWeights, ranks, tarp_ranks, uniformity
+from apsgeo.metrics.table import Column, Table
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one method reached on one problem; NaN where it does not apply.
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.4g}"
 
-    Attributes:
-        problem, method: Their names.
-        kl: KL(q || p) in nats, averaged over measurements, and its greatest; of linear-Gaussian
-            problems the greatest |log q - log p| of a member.
-        mean_error: Greatest error of the mean, in posterior standard deviations.
-        crps, energy: Expected scores of the members, relative to those of the exact posterior.
-        crps_at_truth: CRPS at the true fields, relative to the same.
-        mode_error: Mean absolute error of the weight of a mode.
-        collapsed: Measurements in which a mode of weight above 0.1 has no member.
-        impossible: Share of values that no field can have.
-        ess: Mean effective sample size, as a share of the members.
-        pareto_k: Median over measurements.
-        sbc, tarp: p-values of the ranks.
-        train_seconds: Of the processor.
-        sample_ms: For 64 members of one field, all included.
-    """
 
-    problem: str
-    method: str
-    kl: float = math.nan
-    kl_greatest: float = math.nan
-    mean_error: float = math.nan
-    crps: float = math.nan
-    energy: float = math.nan
-    crps_at_truth: float = math.nan
-    mode_error: float = math.nan
-    collapsed: float = math.nan
-    impossible: float = math.nan
-    ess: float = math.nan
-    pareto_k: float = math.nan
-    sbc: float = math.nan
-    tarp: float = math.nan
-    train_seconds: float = math.nan
-    sample_ms: float = math.nan
+_NUMBERS = {
+    # KL(q || p) in nats, averaged over measurements, and its greatest; of linear-Gaussian problems
+    # the greatest |log q - log p| of a member
+    "kl": "KL, nats",
+    "kl_greatest": "greatest",
+    "mean_error": "mean error, std",  # the greatest, in posterior standard deviations
+    # expected scores of the members, relative to those of the exact posterior
+    "crps": "CRPS",
+    "energy": "energy score",
+    "crps_at_truth": "CRPS at the truth",  # at the true fields, relative to the same
+    "mode_error": "mode error",  # mean absolute error of the weight of a mode
+    "collapsed": "collapsed",  # measurements in which a mode of weight above 0.1 has no member
+    "impossible": "impossible values",  # share of values that no field can have
+    "ess": "ESS",  # mean effective sample size, as a share of the members
+    "pareto_k": "Pareto k",  # median over measurements
+    "sbc": "SBC p",  # p-values of the ranks
+    "tarp": "TARP p",
+    "train_seconds": "training, CPU s",
+    "sample_ms": "64 members, ms",  # of one field, all included
+}
+TABLE = Table(
+    Column("problem", "problem"),
+    Column("method", "method"),
+    *(Column(heading, key, _short) for key, heading in _NUMBERS.items()),
+)
+"""What one method reached on one problem; a row has the numbers that apply."""
 
 
 def mean_difference(members: Tensor) -> Tensor:
@@ -112,6 +93,22 @@ def mode_errors(weights: Tensor, exact: Tensor) -> tuple[float, float]:
     error = (weights - exact).abs().mean()
     collapsed = ((exact > 0.1) & (weights < 1e-3)).any(1).sum()
     return float(error), float(collapsed)
+
+
+def calibration(values: Tensor, true: Tensor, members: Tensor, truth: Tensor) -> dict[str, float]:
+    """Return p-values of the ranks of true numbers, and of truths as points.
+
+    Args:
+        values: (member, case), numbers.
+        true: (case,), the same of the truths.
+        members: (member, case, dimension).
+        truth: (case, dimension).
+    """
+    count = len(members)
+    return {
+        "sbc": uniformity(ranks(values, true), count).p_value,
+        "tarp": uniformity(tarp_ranks(members, truth), count).p_value,
+    }
 
 
 def weight_scores(log_q: Tensor, log_p: Tensor) -> dict[str, float]:

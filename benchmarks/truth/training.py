@@ -12,24 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.distillation.objective import frozen
-from apsgeo.flows.build import FlowSpec, build_flow
-from apsgeo.flows.flow import Conditioning, Flow
+from apsgeo.flows.build import FlowSpec, Site, build_flow
+from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 from apsgeo.gaussian.posterior import GaussianPosterior
-from apsgeo.measurement import Measurement
 from apsgeo.optim.loop import StepFn, fit_loop
 from apsgeo.optim.training import Training
 from benchmarks.truth.mixture import MixtureProblem, Pairs
-
-__all__ = [
-    "Mode",
-    "Recipe",
-    "base_log_prob",
-    "paper_given",
-    "path_divergence",
-    "train_paper",
-    "train_spectral",
-]
 
 Mode = Literal["forward", "reverse", "mixed"]
 
@@ -131,12 +120,6 @@ def train_spectral(problem: MixtureProblem, flow: SpectralFlow, recipe: Recipe, 
     return _fit(flow, step_fn, recipe, seed)
 
 
-def paper_given(flow: Flow, measurement: Measurement) -> Conditioning:
-    """Return what the transforms of the paper's form see: its base is N(0, I) always."""
-    season = torch.zeros(len(measurement), dtype=torch.long)
-    return flow.condition(flow.base.posterior(measurement, season))
-
-
 def train_paper(problem: MixtureProblem, recipe: Recipe, seed: int) -> tuple[Flow, float]:
     """Train the paper's form: affine couplings from N(0, I), by the reverse divergence.
 
@@ -148,11 +131,11 @@ def train_paper(problem: MixtureProblem, recipe: Recipe, seed: int) -> tuple[Flo
         base="white", width=16, depth=2, context=8, local=8, patterns=0, coupling_width=16
     )
     domain = problem.domain
-    flow = build_flow(domain, 1, 0, torch.zeros(1, domain.num_nodes), spec, None)
+    flow = build_flow(Site(domain, 1, None, torch.zeros(1, domain.num_nodes)), spec)
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
         measurement = problem.draw(recipe.batch, generator).measurement
-        given = paper_given(flow, measurement)
+        given = flow.condition(flow.base.posterior(measurement))
         noise = torch.randn(1, *measurement.shape, generator=generator)
         fields, log_det = flow.push(noise, given)
         return -(problem.log_target(fields[0], measurement) + log_det[0]).mean() / domain.num_nodes

@@ -14,7 +14,7 @@ from apsgeo.datasets.npm import NpmPackage
 from apsgeo.datasets.recipe import Recipe
 from apsgeo.errors import DatasetError
 
-__all__ = ["BUNNY", "read_mesh"]
+__all__ = ["BUNNY"]
 
 
 def read_mesh(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int32]]:

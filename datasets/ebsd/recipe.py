@@ -12,7 +12,7 @@ from apsgeo.datasets.pypi import Sdist
 from apsgeo.datasets.recipe import Recipe
 from apsgeo.errors import DatasetError
 
-__all__ = ["EBSD", "quaternions", "read_channel"]
+__all__ = ["EBSD"]
 
 # The fields of a record by their number in the header; the phase comes first, without a number.
 _FIELDS: dict[int, tuple[str, str]] = {

@@ -47,8 +47,8 @@ def standardize(dataset: xr.Dataset, origin: str) -> xr.Dataset:
     - Variables have their short names, such as ``t2m``.
 
     Args:
-        dataset: As opened from a CDS file, before or after the change of 2024, or from Zarr.
-        origin: Where it comes from, for messages.
+        dataset: Data set as opened from a CDS file of before or after 2024, or from Zarr.
+        origin: File or address that it comes from, for messages.
 
     Raises:
         InputError: If it has no grid of latitudes and longitudes, or no time.

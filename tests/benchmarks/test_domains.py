@@ -9,14 +9,15 @@ import pytest
 import torch
 import xarray as xr
 
-from apsgeo.atomic import write_csv
 from apsgeo.domains import Domain, HEALPixDomain, ImageDomain, MeshDomain
 from apsgeo.gaussian.matern import MaternField
 from apsgeo.measurement import Normals
+from apsgeo.metrics.table import write_rows
+from benchmarks.__main__ import parse
 from benchmarks.domains.cases import Case, monthly, samples
 from benchmarks.domains.figure import draw
-from benchmarks.domains.suite import TASKS, Row, evaluate, fit, measure, parse, report, to_records
-from benchmarks.report import RESULTS, commit, provenance
+from benchmarks.domains.suite import TASKS, evaluate, fit, report, row_of
+from benchmarks.report import RESULTS, provenance
 from benchmarks.views import View, along_z, globe, picture
 from tests.cases import numpy_seeded, seeded
 
@@ -79,7 +80,7 @@ def test_every_task_is_calibrated_and_beats_the_climatology(case: Case, tmp_path
     rows, drawn = [], []
     for task in TASKS:
         scores, climatology, panels = evaluate(case, fitted, task, index, members=32, seed=0)
-        rows.append(Row("made", task.name, "K", task.noise * case.noise_std, climatology, scores))
+        rows.append(row_of("made", case, task, scores, climatology))
         drawn.append(panels)
         assert scores.records == 80
         # of the normal distribution N(5, 4) itself: 2 / sqrt(pi)
@@ -87,16 +88,16 @@ def test_every_task_is_calibrated_and_beats_the_climatology(case: Case, tmp_path
         assert scores.crps < 0.9 * climatology
         assert 0.85 < scores.spread_skill < 1.15
         assert 0.85 < scores.coverage90 < 0.95
-    write_csv(tmp_path / "made.csv", to_records(rows))
+    write_rows(tmp_path / "made.csv", rows)
     with (tmp_path / "made.csv").open(encoding="utf-8") as file:
         found = list(csv.DictReader(file))
     committed = RESULTS / "domains.csv"
     assert list(found[0]) == committed.read_text(encoding="utf-8").splitlines()[0].split(",")
     assert [line["task"] for line in found] == [task.name for task in TASKS]
-    assert float(found[0]["crps"]) == pytest.approx(rows[0].scores.crps, rel=1e-5)
-    text = report(rows, parse([]), provenance("benchmarks.domains.suite", [], 0, commit()))
+    assert float(found[0]["crps"]) == pytest.approx(rows[0]["crps"], rel=1e-5)
+    text = report(rows, parse(["domains"]), provenance(["domains"], 0))
     assert text.count("| made |") == len(TASKS)
-    assert "- command: `python -m benchmarks.domains.suite`" in text
+    assert "- command: `python -m benchmarks domains`" in text
     figure = draw({"made": (case, drawn)}, [task.name for task in TASKS])
     figure.savefig(tmp_path / "made.png")
     # truth, three panels a task, two colour bars
@@ -136,12 +137,12 @@ def test_imputation_is_scored_where_nothing_was_observed_and_denoising_everywher
 
 def test_the_noise_is_that_of_the_task_and_masks_differ_by_record(case: Case) -> None:
     truth = case.test.double()
-    values, noise_std = measure(case, DENOISING, truth, seeded(0))
-    error = (values - truth).numpy()
-    assert (noise_std == 10 * case.noise_std).all()
+    given = DENOISING.measure(case.domain, truth, seeded(0), case.noise_std)
+    error = (given.values - truth).numpy()
+    assert (given.noise_std == 10 * case.noise_std).all()
     # the standard error of a standard deviation of n values is 1 / sqrt(2 n) of it
     assert abs(error.std() / (10 * case.noise_std) - 1) < 5 / np.sqrt(2 * error.size)
-    masks = measure(case, IMPUTATION, truth, seeded(0))[0].isnan()
+    masks = IMPUTATION.measure(case.domain, truth, seeded(0), case.noise_std).mask
     assert not (masks[0] == masks[1]).all()
 
 
@@ -150,7 +151,7 @@ def test_fields_of_the_test_are_of_later_months_or_of_other_samples() -> None:
     time = (np.datetime64("2013-01", "M") + np.arange(36)).astype("datetime64[ns]")
     numbers = np.arange(36.0)[:, None, None] + np.zeros((36, 2, 2))
     field = xr.DataArray(numbers, {"time": time}, ("time", "lat", "lon"))
-    case = monthly(field, domain, "K", 1.0, years=(2013, 2014))
+    case = monthly(field, domain, globe, "K", 1.0, years=(2013, 2014))
     assert case.train[:, 0, 0].tolist() == list(range(24))
     assert case.test[:, 0, 0].tolist() == list(range(24, 36))
     assert case.test_season.tolist() == list(range(12))
@@ -158,7 +159,7 @@ def test_fields_of_the_test_are_of_later_months_or_of_other_samples() -> None:
 
     split = ["train"] * 30 + ["test"] * 6
     images = field.rename(time="sample").assign_coords(sample=range(36), split=("sample", split))
-    case = samples(images, domain, 0.1, picture, most=10)
+    case = samples(images, domain, picture, 0.1, most=10)
     assert case.train[:, 0, 0].tolist() == list(range(10))
     assert case.test[:, 0, 0].tolist() == list(range(30, 36))
 

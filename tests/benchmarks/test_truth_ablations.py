@@ -13,7 +13,7 @@ from benchmarks.ablations.planar import exact_diffusion, trained_prior
 from benchmarks.ablations.suite import report
 from benchmarks.truth.mixture import NOISE_STD, MixtureProblem
 from benchmarks.truth.planar import EightGaussians
-from benchmarks.truth.planar_rows import Method
+from benchmarks.truth.planar_rows import Plan
 from benchmarks.truth.training import Recipe
 from tests.cases import seeded
 
@@ -65,10 +65,10 @@ def test_tables_have_a_row_for_each_variant(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         ablation_planar,
         "_REFERENCE",
-        Method("", "gaussian", ablation_planar._SPLINE, "mixed", couplings=1, width=4),
+        Plan("", "anchor", ablation_planar._SPLINE, "mixed", couplings=1, width=4),
     )
     estimators = ablation_planar.estimator_rows(steps=2, fields=30, seed=0)
-    assert [row.method.split(", ")[1][:3] for row in estimators] == ["exa", "(a)", "(b)"]
+    assert [row["method"].split(", ")[1][:3] for row in estimators] == ["exa", "(a)", "(b)"]
     monkeypatch.setattr(ablation_fields, "_SIZES", {"as it is": {}})
     sizes = ablation_fields.size_rows(Recipe(steps=2), fields=4, seed=0, setting=SETTING)
     assert len(sizes) == 2

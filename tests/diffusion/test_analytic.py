@@ -11,7 +11,6 @@ from apsgeo.diffusion.analytic import AnalyticDiffusion
 from apsgeo.diffusion.estimate import Estimate
 from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.diffusion.schedule import EDMSchedule, Schedule, VPSchedule
-from apsgeo.diffusion.views import epsilon, score, velocity
 from apsgeo.domains import ImageDomain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.hybrid import HybridPrior
@@ -54,19 +53,33 @@ def test_views_are_those_of_the_noisy_density(mixture: GaussianMixturePrior) -> 
         for x, alpha, sigma in zip(x_t.split(1), alphas, sigmas, strict=True)
     ]
     (truth,) = torch.autograd.grad(torch.cat(log_p).sum(), x_t)
-    found, noise = score(denoiser, x_t, times), epsilon(denoiser, x_t, times)
+    noise = denoiser.predict_noise(x_t, times)
     # Scores are divided by sigma^2, at most 1e6 here, from float64.
-    assert torch.allclose(found, truth, rtol=1e-8, atol=1e-8)
+    assert torch.allclose(-noise / sigmas, truth, rtol=1e-8, atol=1e-8)
     assert torch.allclose(noise, -sigmas * truth, rtol=1e-8, atol=1e-8)
-    clean = denoiser.denoise(x_t, times)
+    clean = denoiser.predict(x_t, times)
     assert torch.allclose(x_t, alphas * clean + sigmas * noise)
-    assert torch.allclose(velocity(denoiser, x_t, times), alphas * noise - sigmas * clean)
+    assert torch.allclose(denoiser.predict_velocity(x_t, times), alphas * noise - sigmas * clean)
+
+
+@pytest.mark.parametrize("noise_std", [0.02, 0.7, 20.0])
+def test_it_denoises_as_its_prior_does(mixture: GaussianMixturePrior, noise_std: float) -> None:
+    """All priors share denoise and score, whether or not they know of a diffusion's time."""
+    denoiser, noisy = AnalyticDiffusion(mixture, WIDE), draws(mixture)
+    expected = mixture.denoise(noisy, noise_std)
+    # The time of a level of noise is rounded: some 1e-15 of it, and as much of its logarithm.
+    assert torch.allclose(denoiser.denoise(noisy, noise_std), expected, rtol=1e-9, atol=1e-9)
+    slope = (expected - noisy) / noise_std**2
+    assert torch.allclose(denoiser.score(noisy, noise_std), slope, rtol=1e-6, atol=1e-6)
+    for wrong in (1e-9, 1e9):
+        with pytest.raises(InputError, match="noise_std"):
+            denoiser.denoise(noisy, wrong)
 
 
 def test_a_gaussian_is_its_own_anchor() -> None:
     prior = gaussian()
     denoiser, x = AnalyticDiffusion(prior, anchor=prior), draws(prior)
-    estimate = denoiser.log_prob(x, samples=2)
+    estimate = denoiser.estimate_log_prob(x, samples=2)
     assert torch.allclose(estimate.value, prior.log_prob(x))
     assert float(estimate.standard_error.max()) < 1e-9
 
@@ -87,7 +100,7 @@ def test_probability_flow_of_a_gaussian_is_its_closed_form(schedule: Schedule) -
     )
     expected += 0.5 * first * (1.0 / (lam + first) - square / (lam + first) ** 2)
     denoiser = AnalyticDiffusion(prior, schedule)
-    found = denoiser.log_prob(x, method="ode", tolerance=1e-8)
+    found = denoiser.estimate_log_prob(x, method="ode", tolerance=1e-8)
     np.testing.assert_allclose(found.value.numpy(), expected.sum(1), atol=1e-5)
     assert bool((found.standard_error == 0.0).all())
     if schedule is WIDE:
@@ -98,7 +111,11 @@ def test_probability_flow_of_a_mixture_is_its_log_density(mixture: GaussianMixtu
     x, denoiser = draws(mixture), AnalyticDiffusion(mixture, WIDE)
     truth = mixture.log_prob(x)
     errors = [
-        float((denoiser.log_prob(x, method="ode", tolerance=tolerance).value - truth).abs().max())
+        float(
+            (denoiser.estimate_log_prob(x, method="ode", tolerance=tolerance).value - truth)
+            .abs()
+            .max()
+        )
         for tolerance in (1e-3, 1e-6)
     ]
     assert errors[1] < 1e-4  # the ends of this schedule: (1e-5 / 0.16)^2 and below
@@ -109,7 +126,7 @@ def test_hutchinson_is_unbiased_and_knows_its_error(mixture: GaussianMixturePrio
     x, denoiser = draws(mixture, 3), AnalyticDiffusion(mixture, WIDE)
     truth = mixture.log_prob(x)
     runs = [
-        denoiser.log_prob(x, method="ode", probes=16, generator=seeded(k), tolerance=1e-3)
+        denoiser.estimate_log_prob(x, method="ode", probes=16, generator=seeded(k), tolerance=1e-3)
         for k in range(20)
     ]
     values = torch.stack([run.value for run in runs])
@@ -118,7 +135,9 @@ def test_hutchinson_is_unbiased_and_knows_its_error(mixture: GaussianMixturePrio
     claimed = torch.stack([run.standard_error for run in runs]).square().mean(0).sqrt()
     # A standard deviation from 20 runs is uncertain by 1 / sqrt(38) = 16 %.
     assert bool(((values.std(0) / claimed - 1.0).abs() < 5 * 0.16).all())
-    again = denoiser.log_prob(x, method="ode", probes=16, generator=seeded(0), tolerance=1e-3)
+    again = denoiser.estimate_log_prob(
+        x, method="ode", probes=16, generator=seeded(0), tolerance=1e-3
+    )
     assert torch.equal(again.value, runs[0].value)
 
 
@@ -127,7 +146,7 @@ def test_probability_flow_of_an_untrained_network_is_its_anchors_density() -> No
     anchor = gaussian()
     prior = DiffusionPrior(DOMAIN, 1, Scaled(), WIDE, anchor, levels=80)
     x = draws(anchor)
-    found = prior.log_prob(x, method="ode", tolerance=1e-5).value
+    found = prior.estimate_log_prob(x, method="ode", tolerance=1e-5).value
     # The interpolated denoiser is within spacing^2 / 83 of the exact one per value and e-fold.
     reach = float(prior.log_snr[-1] - prior.log_snr[0])
     bound = 0.5 * reach * prior.spacing**2 / 83.0 * (6.0 + 2.0 * float(x.square().sum() / 5))
@@ -152,8 +171,8 @@ def test_the_anchor_controls_hutchinsons_estimate() -> None:
     prior = HybridPrior(MaternField(DOMAIN, 2.0), loadings, 0.7 * one, 0.4 * one)
     x = draws(prior, 3)
     options = {"probes": 4, "generator": seeded(), "tolerance": 1e-5}
-    plain = AnalyticDiffusion(prior, WIDE).log_prob(x, method="ode", **options)
-    found = AnalyticDiffusion(prior, WIDE, prior).log_prob(x, method="ode", **options)
+    plain = AnalyticDiffusion(prior, WIDE).estimate_log_prob(x, method="ode", **options)
+    found = AnalyticDiffusion(prior, WIDE, prior).estimate_log_prob(x, method="ode", **options)
     assert float((found.value - prior.log_prob(x)).abs().max()) < 1e-3
     assert float(found.standard_error.max()) < 1e-3
     assert float(plain.standard_error.min()) > 0.05
@@ -163,6 +182,6 @@ def test_options_of_the_probability_flow_are_checked(mixture: GaussianMixturePri
     denoiser, x = AnalyticDiffusion(mixture), draws(mixture)
     for options in ({"probes": 1}, {"tolerance": 0.0}):
         with pytest.raises(InputError, match="at least 2 probes"):
-            denoiser.log_prob(x, method="ode", **options)
+            denoiser.estimate_log_prob(x, method="ode", **options)
     with pytest.raises(InputError, match="shape"):
-        denoiser.log_prob(x[..., 1:], method="ode")
+        denoiser.estimate_log_prob(x[..., 1:], method="ode")

@@ -21,7 +21,7 @@ from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.gaussian.hybrid import HybridPrior
 from apsgeo.gaussian.matern import MaternField
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 from apsgeo.optim.training import Training
 from tests.cases import seed_weights, seeded
 
@@ -164,12 +164,12 @@ def test_zero_network_is_the_anchors_denoiser_on_the_grid_and_near_it_between() 
     on_grid = float(prior.schedule.time_of_snr(prior.log_snr[7].exp()))
     alpha = float(prior.schedule.alpha(on_grid))
     exact = anchor.denoise(x_t / alpha, prior.noise_std[7])
-    assert torch.allclose(prior.denoise(x_t, on_grid), exact, rtol=1e-6)
+    assert torch.allclose(prior.predict(x_t, on_grid), exact, rtol=1e-6)
 
     between = float(prior.schedule.time_of_snr((prior.log_snr[7] + 0.5 * prior.spacing).exp()))
     alpha, sigma = (float(f(between)) for f in (prior.schedule.alpha, prior.schedule.sigma))
     exact = anchor.denoise(x_t / alpha, sigma / alpha)
-    error = ((prior.denoise(x_t, between) - exact).flatten(1) @ anchor.vectors).abs()
+    error = ((prior.predict(x_t, between) - exact).flatten(1) @ anchor.vectors).abs()
     size = ((x_t / alpha).flatten(1) @ anchor.vectors).abs()
     bound = prior.spacing**2 / 8.0 / (6.0 * math.sqrt(3.0))  # max |logistic''| = 1 / (6 sqrt 3)
     assert bool((error <= bound * size).all())
@@ -180,8 +180,8 @@ def test_every_record_may_have_its_own_time() -> None:
     prior = anchored(gaussian())
     x_t = torch.randn(4, *SHAPE, generator=seeded(), dtype=torch.float64)
     times = torch.tensor([0.002, 0.4, 0.4, 1.0])
-    together = prior.denoise(x_t, times)
-    alone = torch.cat([prior.denoise(x_t[i : i + 1], float(times[i])) for i in range(4)])
+    together = prior.predict(x_t, times)
+    alone = torch.cat([prior.predict(x_t[i : i + 1], float(times[i])) for i in range(4)])
     assert torch.allclose(together, alone, rtol=1e-5)
 
 
@@ -193,15 +193,19 @@ def test_score_is_the_gradient_of_the_noisy_log_density() -> None:
         x_t = torch.randn(6, *SHAPE, generator=seeded(), dtype=torch.float64, requires_grad=True)
         log_p = mixture.log_prob(x_t / alpha, (sigma / alpha) ** 2)
         (truth,) = torch.autograd.grad(log_p.sum(), x_t)
-        assert torch.allclose(prior.score(x_t, t), truth, rtol=1e-5, atol=1e-6 / sigma)
+        found = -prior.predict_noise(x_t, t) / sigma
+        assert torch.allclose(found, truth, rtol=1e-5, atol=1e-6 / sigma)
+        found = prior.score(x_t / alpha, sigma / alpha) / alpha
+        assert torch.allclose(found, truth, rtol=1e-5, atol=1e-6 / sigma)
 
 
 def test_without_anchor_the_start_is_the_standard_normal() -> None:
     prior = DiffusionPrior(SMALL, 2, ZeroNetwork(2))
     x = torch.randn(3, *SHAPE, generator=seeded(), dtype=torch.float64)
-    assert torch.allclose(prior.score(x, 0.3), -x)
+    noise_std = float(prior.schedule.sigma(0.3) / prior.schedule.alpha(0.3))
+    assert torch.allclose(prior.score(x, noise_std), -x / (1.0 + noise_std**2))
     truth = torch.distributions.Normal(0.0, 1.0).log_prob(x).flatten(1).sum(1)
-    assert torch.allclose(prior.log_prob(x).value, truth)
+    assert torch.allclose(prior.estimate_log_prob(x).value, truth)
     assert within(prior.elbo(x, samples=64, generator=seeded()), truth, extra=1e-3 * DIMS)
 
 
@@ -315,7 +319,7 @@ def test_anchored_equals_the_anchor_while_the_network_is_zero() -> None:
     estimate = prior.anchored_log_prob(x, samples=2)
     assert torch.equal(estimate.value, anchor.log_prob(x))
     assert bool((estimate.standard_error == 0.0).all())
-    (gradient,) = torch.autograd.grad(prior.log_prob(x).value.sum(), x)
+    (gradient,) = torch.autograd.grad(prior.estimate_log_prob(x).value.sum(), x)
     assert torch.allclose(gradient, anchor.score(x))
 
 
@@ -466,7 +470,10 @@ def test_training_improves_unseen_fields(with_anchor: bool) -> None:
 
     unseen = skewed(200, 3)
     start = small_prior(prior.anchor)
-    gain = prior.log_prob(unseen, generator=seeded()).value - start.log_prob(unseen).value
+    gain = (
+        prior.estimate_log_prob(unseen, generator=seeded()).value
+        - start.estimate_log_prob(unseen).value
+    )
     error = float(gain.detach().std()) / math.sqrt(len(unseen))
     assert float(gain.detach().mean()) > 4.0 * error
 
@@ -479,7 +486,7 @@ def test_training_that_fails_leaves_the_anchor() -> None:
     )
     assert log[0]["best"] == 1.0
     assert sum(record.get("best", 0.0) for record in log) == 1.0
-    assert torch.equal(prior.log_prob(fields).value, white_anchor().log_prob(fields))
+    assert torch.equal(prior.estimate_log_prob(fields).value, white_anchor().log_prob(fields))
 
 
 def test_shrinkage_never_lets_a_level_worsen() -> None:
@@ -587,7 +594,7 @@ def test_state_round_trip(with_anchor: bool) -> None:
     config, tensors = prior.to_state()
     again = DiffusionPrior.from_state(json.loads(json.dumps(config)), tensors, GRID, anchor)  # type: ignore[arg-type]
     x = skewed(3, 4)
-    assert torch.equal(prior.denoise(x, 0.2), again.denoise(x, 0.2))
+    assert torch.equal(prior.predict(x, 0.2), again.predict(x, 0.2))
     other = None if with_anchor else white_anchor()
     with pytest.raises(ModelError, match="anchor"):
         DiffusionPrior.from_state(config, tensors, GRID, other)  # type: ignore[arg-type]
@@ -618,13 +625,13 @@ def test_bad_input_is_refused() -> None:
     prior = anchored(gaussian())
     x = torch.zeros(2, *SHAPE, dtype=torch.float64)
     with pytest.raises(InputError, match="shape"):
-        prior.log_prob(x[:, :1])
+        prior.estimate_log_prob(x[:, :1])
     with pytest.raises(InputError, match="between"):
-        prior.denoise(x, 1e-5)
+        prior.predict(x, 1e-5)
     with pytest.raises(InputError, match="records"):
-        prior.denoise(x, torch.tensor([0.1, 0.2, 0.3]))
+        prior.predict(x, torch.tensor([0.1, 0.2, 0.3]))
     with pytest.raises(InputError, match="anchored, elbo, ode"):
-        prior.log_prob(x, method="exact")
+        prior.estimate_log_prob(x, method="exact")
     with pytest.raises(InputError, match="points"):
         prior.anchored_log_prob(x, points=41)
     with pytest.raises(InputError, match="samples"):

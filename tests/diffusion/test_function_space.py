@@ -29,7 +29,8 @@ from apsgeo.domains.alignment import aligned
 from apsgeo.errors import InputError
 from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import HybridScales
-from apsgeo.nn import SIZES, FunctionSpaceNet
+from apsgeo.nn.function_space import FunctionSpaceNet
+from apsgeo.nn.unet import SIZES
 from apsgeo.optim.training import Training
 from apsgeo.prior import FieldPrior, fit_prior
 from tests.cases import noise, numpy_seeded, seed_weights, seeded
@@ -277,7 +278,7 @@ def error_of(prior: FunctionSpacePrior, noise_std: float, count: int = 200) -> f
     level = torch.full((count,), -2.0 * math.log(noise_std), dtype=torch.float64)
     x_t, _ = prior.perturb(x0, level, seeded(8))
     with torch.no_grad():
-        denoised = prior.denoise(x_t, float(prior.schedule.time_of_snr(noise_std**-2.0)))
+        denoised = prior.predict(x_t, float(prior.schedule.time_of_snr(noise_std**-2.0)))
     return float((denoised - x0).square().mean())
 
 
@@ -314,7 +315,7 @@ def test_the_anchor_is_that_of_the_new_resolution() -> None:
     x_t, _ = fine.perturb(fields(NSIDES[8], 3, 0), level)
     t = float(fine.schedule.time_of_snr(torch.exp(level[0])))
     expected = anchors[8].denoise(x_t / float(fine.schedule.alpha(t)), fine.noise_std[2])
-    torch.testing.assert_close(fine.denoise(x_t, t), expected)
+    torch.testing.assert_close(fine.predict(x_t, t), expected)
     with pytest.raises(InputError, match="an anchor"):
         prior.on(NSIDES[8])
     with pytest.raises(InputError, match="no anchor"):
@@ -326,7 +327,7 @@ def test_without_an_anchor_the_untrained_prior_is_the_denoiser_of_white_noise() 
     for domain in (NSIDES[4], NSIDES[8]):
         there, x_t = prior.on(domain), fields(domain, 2, 0)
         expected = there.anchor_mean(x_t, there.schedule.log_snr(0.3).expand(2))
-        torch.testing.assert_close(there.denoise(x_t, 0.3), expected)
+        torch.testing.assert_close(there.predict(x_t, 0.3), expected)
 
 
 @pytest.mark.parametrize("with_anchor", [True, False])
@@ -338,12 +339,12 @@ def test_a_prior_elsewhere_is_saved_and_comes_back(with_anchor: bool) -> None:
     prior.shrinkage.fill_(0.5)
     x = fields(NSIDES[4], 2, 0).float()
     fine = prior.on(NSIDES[8], anchors[1])
-    assert torch.equal(fine.on(NSIDES[4], anchors[0]).denoise(x, 0.2), prior.denoise(x, 0.2))
+    assert torch.equal(fine.on(NSIDES[4], anchors[0]).predict(x, 0.2), prior.predict(x, 0.2))
     config, tensors = fine.to_state()
     again = from_state(json.loads(json.dumps(config)), tensors, NSIDES[8], anchors[1])
     x = fields(NSIDES[8], 2, 0).float()
-    assert torch.equal(again.denoise(x, 0.2), fine.denoise(x, 0.2))
-    assert float((fine.denoise(x, 0.2) - x).std()) > 1e-3
+    assert torch.equal(again.predict(x, 0.2), fine.predict(x, 0.2))
+    assert float((fine.predict(x, 0.2) - x).std()) > 1e-3
 
 
 @pytest.fixture(scope="module")

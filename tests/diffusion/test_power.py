@@ -15,7 +15,7 @@ from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.diffusion.samplers import DPMSolver
 from apsgeo.domains import ImageDomain
 from apsgeo.gaussian.dense import DensePrior
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 from apsgeo.optim.training import Training
 from tests.cases import seed_weights, seeded
 

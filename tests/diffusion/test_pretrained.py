@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.diffusion.analytic import AnalyticDiffusion
-from apsgeo.diffusion.pretrained import _CLEAN, GivenSchedule, from_azula, from_diffusers
+from apsgeo.diffusion.pretrained import _CLEAN, FunctionSchedule, from_azula, from_diffusers
 from apsgeo.diffusion.samplers import Heun
 from apsgeo.diffusion.schedule import VPSchedule
-from apsgeo.diffusion.views import epsilon, velocity
 from apsgeo.domains import ImageDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.gaussian.low_rank import LowRankPrior
@@ -58,21 +57,21 @@ class Exact(nn.Module):
 
 
 def test_a_schedule_that_is_a_function_is_inverted_and_differentiated() -> None:
-    given = GivenSchedule(cosine, 0.01, 0.9)
-    vp = GivenSchedule(lambda t: (VP.alpha(t), VP.sigma(t)), 0.01, 0.9)
+    given = FunctionSchedule(cosine, 0.01, 0.9)
+    vp = FunctionSchedule(lambda t: (VP.alpha(t), VP.sigma(t)), 0.01, 0.9)
     t = torch.linspace(0.01, 0.9, 12, dtype=torch.float64)
     assert torch.allclose(given.time_of_snr(given.snr(t)), t, rtol=1e-10)
     alpha, sigma = cosine(t)
-    found = given.scales(2 * torch.log(alpha / sigma))
+    found = given.alpha_sigma(2 * torch.log(alpha / sigma))
     assert torch.allclose(found[0], alpha)
     assert torch.allclose(found[1], sigma)
     assert torch.allclose(vp.rate(t), VP.rate(t))
     assert torch.allclose(vp.log_snr(t), VP.log_snr(t))
     assert (given.eps, given.T) == (0.01, 0.9)
     with pytest.raises(InputError, match="does not fall"):
-        GivenSchedule(lambda t: (t, 1 - t), 0.1, 0.9)
+        FunctionSchedule(lambda t: (t, 1 - t), 0.1, 0.9)
     with pytest.raises(InputError, match="does not fall"):
-        GivenSchedule(lambda t: (1 - t, t), 0.0, 0.9)
+        FunctionSchedule(lambda t: (1 - t, t), 0.0, 0.9)
     with pytest.raises(ModelError, match="not saved here"):
         given.to_config()
 
@@ -84,9 +83,9 @@ VP = VPSchedule()
 def test_what_networks_predict_is_turned_into_the_clean_signal(kind: str) -> None:
     denoiser, t = AnalyticDiffusion(gaussian(), VP), torch.tensor([0.01, 0.4, 1.0]).double()
     x_t = torch.randn(3, 1, 6, generator=seeded(2), dtype=torch.float64)
-    views = {"epsilon": epsilon, "v_prediction": velocity}
-    clean = denoiser.denoise(x_t, t)
-    predicted = views[kind](denoiser, x_t, t) if kind in views else clean
+    views = {"epsilon": denoiser.predict_noise, "v_prediction": denoiser.predict_velocity}
+    clean = denoiser.predict(x_t, t)
+    predicted = views[kind](x_t, t) if kind in views else clean
     alpha, sigma = (f(t)[:, None, None] for f in (VP.alpha, VP.sigma))
     assert torch.allclose(_CLEAN[kind](x_t, predicted, alpha, sigma), clean)
 
@@ -96,13 +95,13 @@ def test_a_denoiser_of_azulas_kind_has_our_samplers_and_log_densities() -> None:
     same = AnalyticDiffusion(exact, prior.schedule)
     x = exact.sample(3, seeded(3)).double()
     times = torch.tensor([0.0, 0.3, 1.0]).double()
-    assert torch.allclose(prior.denoise(x, times), same.denoise(x, times), rtol=1e-8)
+    assert torch.allclose(prior.predict(x, times), same.predict(x, times), rtol=1e-8)
     one, other = (Heun(6).sample(p, 4, generator=seeded(4), like=x) for p in (prior, same))
     assert torch.allclose(one, other, rtol=1e-6)
     # The ends: noise of 0.01 to 1e-4 of the variance at most, and a signal of 1e-4 of the noise's.
-    found = prior.log_prob(x, method="ode", tolerance=1e-6).value
+    found = prior.estimate_log_prob(x, method="ode", tolerance=1e-6).value
     assert torch.allclose(found, exact.log_prob(x), atol=5e-3)
-    one, other = (p.log_prob(x, generator=seeded(5)).value for p in (prior, same))
+    one, other = (p.estimate_log_prob(x, generator=seeded(5)).value for p in (prior, same))
     assert torch.allclose(one, other, rtol=1e-8)
 
 
@@ -128,7 +127,7 @@ def test_azula_itself() -> None:
     prior = from_azula(Timed(), DOMAIN, 1)
     x = torch.randn(3, 1, 6, generator=seeded(6))
     truth = torch.distributions.Normal(0.0, math.sqrt(2.0)).log_prob(x).flatten(1).sum(1)
-    found = prior.log_prob(x, method="ode", tolerance=1e-5).value
+    found = prior.estimate_log_prob(x, method="ode", tolerance=1e-5).value
     assert torch.allclose(found.float(), truth, atol=2e-2)
     backbone = nn.Module()
     backbone.weight = nn.Parameter(torch.zeros(()))
@@ -136,7 +135,7 @@ def test_azula_itself() -> None:
     karras = from_azula(denoise.KarrasDenoiser(backbone, schedule), DOMAIN, 1)
     time = torch.tensor([0.2, 0.5, 0.8])
     own = denoise.KarrasDenoiser(backbone, schedule)(x.reshape(3, 1, 2, 3), time).mean
-    assert torch.allclose(karras.denoise(x, time), own.flatten(2), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(karras.predict(x, time), own.flatten(2), rtol=1e-4, atol=1e-5)
 
 
 def pipeline(folder: Path, **scheduler: Any) -> Any:
@@ -167,7 +166,7 @@ def test_a_unet_of_diffusers_denoises_as_its_scheduler_does(tmp_path: Path, pred
     for step in (0, 431, 999):
         with torch.no_grad():
             out = unet(x_t, step).sample
-            found = prior.denoise(x_t.flatten(2), float(step))
+            found = prior.predict(x_t.flatten(2), float(step))
         theirs = steps.step(out, step, x_t).pred_original_sample
         scale = float(theirs.abs().max())
         assert float((found - theirs.flatten(2)).abs().max()) < 1e-4 * scale

@@ -19,11 +19,10 @@ from apsgeo.diffusion.schedule import (
     VPSchedule,
     from_config,
 )
-from apsgeo.diffusion.views import epsilon, score, velocity
 from apsgeo.domains import ImageDomain
 from apsgeo.errors import InputError, ModelError
 from apsgeo.gaussian.low_rank import LowRankPrior
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 from tests.cases import seed_weights, seeded
 
 DOMAIN = ImageDomain(4, 4)
@@ -64,7 +63,7 @@ def test_a_schedule_agrees_with_itself(schedule: Schedule) -> None:
     assert bool((slope < 0).all())
     assert torch.allclose(2 * torch.log(schedule.alpha(t) / schedule.sigma(t)), log_snr)
     assert torch.allclose(schedule.time_of_snr(schedule.snr(t)), t, rtol=1e-10)
-    assert torch.allclose(schedule.scales(log_snr)[1], schedule.sigma(t))
+    assert torch.allclose(schedule.alpha_sigma(log_snr)[1], schedule.sigma(t))
     assert from_config(schedule.to_config()) == schedule
 
 
@@ -101,11 +100,11 @@ def test_of_gaussian_data_the_untrained_denoiser_is_the_optimum_at_every_level(
         total = alpha**2 * exact + sigma**2 * eye  # the covariance of x_t
         pulled = torch.linalg.solve(total, x_t.T).T
         views = {
-            "clean": (prior.denoise(x_t[:, None], time), alpha * pulled @ exact),
-            "score": (score(prior, x_t[:, None], time), -pulled),
-            "epsilon": (epsilon(prior, x_t[:, None], time), sigma * pulled),
+            "clean": (prior.predict(x_t[:, None], time), alpha * pulled @ exact),
+            "score": (-prior.predict_noise(x_t[:, None], time) / sigma, -pulled),
+            "epsilon": (prior.predict_noise(x_t[:, None], time), sigma * pulled),
             "velocity": (
-                velocity(prior, x_t[:, None], time),
+                prior.predict_velocity(x_t[:, None], time),
                 alpha * sigma * pulled - sigma * alpha * pulled @ exact,
             ),
         }
@@ -125,8 +124,8 @@ def test_of_gaussian_data_the_log_densities_are_the_truth(schedule: Schedule) ->
     prior = untrained(schedule)
     x = anchor.sample(2, seeded(4)).double()
     truth = anchor.log_prob(x)
-    assert torch.equal(prior.log_prob(x).value, truth.double())
-    found = prior.log_prob(x, method="ode", tolerance=1e-4).value
+    assert torch.equal(prior.estimate_log_prob(x).value, truth.double())
+    found = prior.estimate_log_prob(x, method="ode", tolerance=1e-4).value
     # The denoiser is interpolated, within spacing^2 / 83 of the exact one per value and e-fold of
     # noise; at the last level the data's covariance is lost up to its square over the noise's.
     reach = 0.5 * float(prior.log_snr[-1] - prior.log_snr[0])
@@ -135,7 +134,7 @@ def test_of_gaussian_data_the_log_densities_are_the_truth(schedule: Schedule) ->
     )
     bound = reach * prior.spacing**2 / 83.0 * (16.0 + float(x.square().sum() / 2)) + lost
     assert float((found - truth).abs().max()) < bound
-    estimate = prior.log_prob(x, method="elbo", samples=60, generator=seeded(5))
+    estimate = prior.estimate_log_prob(x, method="elbo", samples=60, generator=seeded(5))
     mean, error = estimate.value.mean(), estimate.standard_error.norm() / 2
     assert float((mean - truth.mean()).abs()) < 5.0 * float(error) + bound
 
@@ -155,7 +154,7 @@ def test_one_network_is_the_same_prior_on_every_clock(schedule: Schedule) -> Non
         with torch.no_grad():
             for method in ("anchored", "elbo"):
                 one, other = (
-                    p.log_prob(x, method=method, generator=seeded(7)) for p in (prior, edm)
+                    p.estimate_log_prob(x, method=method, generator=seeded(7)) for p in (prior, edm)
                 )
                 assert torch.allclose(one.value, other.value, rtol=1e-8)
             drawn = [DDIM(6).sample(p, 2, generator=seeded(8), like=x) for p in (prior, edm)]

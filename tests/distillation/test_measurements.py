@@ -67,7 +67,7 @@ def divergence(posterior: Posterior, prior: FieldPrior, given: xr.DataArray) -> 
     The spread is set by the errors of held-out fields, not by this divergence, and left out.
     """
     posterior.flow.spread.zero_()
-    values, season = prior.values_of(given).float(), prior.season_of(given)
+    values, season = prior.records(given).values.float(), prior.season_of(given)
     distribution = posterior(values, season=season)
     seed_weights(1)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_the_truth_takes_no_part(prior: FieldPrior, monkeypatch: pytest.MonkeyPa
     assert bool(pairs.fields.isnan().all())
     batch = pairs.draw(8, 4, seeded(0))
     assert len({tuple(mask.flatten().tolist()) for mask in batch.measurement.mask}) > 1
-    values = prior.values_of(measured())
+    values = prior.records(measured()).values
     seen = torch.stack([group.mask for group in pairs.groups])
     assert torch.equal(seen, ~values.isnan())
 

@@ -25,7 +25,8 @@ from apsgeo.domains import (
     MeshDomain,
 )
 from apsgeo.errors import InputError, ModelError
-from apsgeo.nn import FunctionSpaceNet, UNet
+from apsgeo.nn.function_space import FunctionSpaceNet
+from apsgeo.nn.unet import UNet
 from tests.cases import noise, numpy_seeded, rounding, seed_weights, seeded
 
 SPHERE = 4 * math.pi

@@ -179,8 +179,8 @@ def test_what_is_held_out_is_in_no_window_that_is_learned_from() -> None:
     scales = HybridScales()
     prior = fit(history, held_out_from="2004-01-01", scales=scales, anchor_scales=scales)
     learned, held = prior.split(history)
-    assert str(learned.time.values[-1])[:7] == "2003-11"  # whose window ends with December
-    assert str(held.time.values[0])[:7] == "2004-01"
+    assert str(learned.dates.values[-1])[:7] == "2003-11"  # whose window ends with December
+    assert str(held.dates.values[0])[:7] == "2004-01"
     assert prior.normals.mean.shape[1] == 3
     obs = windows(weather().u.where(numpy_seeded(0).random((60, 4, 8)) < 0.3), 3)
     filled = apsgeo.impute(obs[-2:], untrained(prior, 0.1), members=2).sel(lag=0)

@@ -296,7 +296,7 @@ def test_samples_without_dates_are_counted(tmp_path: Path) -> None:
     assert (prior.held_out_from, prior.normals.seasons) == (44, 1)
     assert FieldPrior.load(prior.save(tmp_path / "prior")).held_out_from == 44
     learned, kept_back = prior.split(samples)
-    assert (learned.sizes["sample"], kept_back.sizes["sample"]) == (44, 4)
+    assert (len(learned), len(kept_back)) == (44, 4)
     posterior = distill(
         prior, Mask(), 0.1, spec=SPEC, training=Training(steps=1, progress=False), rounds=1
     )
@@ -306,7 +306,7 @@ def test_samples_without_dates_are_counted(tmp_path: Path) -> None:
     file = write_ensemble(ensemble, tmp_path / "out.nc")
     np.testing.assert_array_equal(read_field(file, "t"), ensemble)
     for argument in ({"baseline": ("2000", "2001")}, {"held_out_from": "2003-01-01"}):
-        with pytest.raises(InputError, match="names dates, and the history has dims"):
+        with pytest.raises(InputError, match="names dates, and the history has none"):
             fit_prior(samples, training=Training(steps=0, progress=False), **argument)
 
 

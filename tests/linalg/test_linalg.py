@@ -9,7 +9,8 @@ from apsgeo.domains import HEALPixDomain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.hybrid import HybridPrior
 from apsgeo.gaussian.matern import MaternField
-from apsgeo.linalg import Cholesky, Dissection
+from apsgeo.linalg.cholesky import Cholesky
+from apsgeo.linalg.dissection import Dissection
 from apsgeo.operators import Downsample
 from tests.cases import numpy_seeded
 

@@ -13,23 +13,21 @@ import xarray as xr
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from apsgeo.errors import InputError, OutputExistsError
-from apsgeo.metrics import (
-    EnsemblePrediction,
-    NormalPrediction,
-    Scoreboard,
-    Scores,
+import apsgeo
+from apsgeo import evaluation
+from apsgeo.errors import GridError, InputError, OutputExistsError
+from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction
+from apsgeo.metrics.scoreboard import Scoreboard, Scores, Tally
+from apsgeo.metrics.scores import (
     coverage,
     crps_ensemble,
     crps_normal,
     energy_score,
     ensemble_variance,
-    labelled,
     rmse,
     spread_skill,
     weighted_mean,
 )
-from apsgeo.metrics.scoreboard import Tally
 from tests.cases import numpy_seeded
 
 RNG = numpy_seeded(7)
@@ -174,7 +172,7 @@ def test_labelled_scores_are_the_kernels(
     if chunked:
         shuffled, truth = shuffled.chunk(lon=4, member=2, time=1), truth.chunk(time=2)
     with dask.config.set(scheduler=_refuse):
-        result = getattr(labelled, name)(shuffled, truth, dim=["lat", "lon"], weights=weights)
+        result = getattr(evaluation, name)(shuffled, truth, dim=["lat", "lon"], weights=weights)
     assert (result.chunks is not None) == chunked
     assert result.dims == ("time",)
     np.testing.assert_allclose(result.values, expected, rtol=1e-12)
@@ -187,7 +185,7 @@ def _refuse(*_: Any, **__: Any) -> None:
 def test_labelled_scores_average_everything_by_default(
     ensemble: xr.DataArray, truth: xr.DataArray
 ) -> None:
-    result = labelled.crps(ensemble, truth)
+    result = evaluation.crps(ensemble, truth)
     np.testing.assert_allclose(result, crps_ensemble(MEMBERS, TRUTH).mean(), rtol=1e-12)
     assert result.attrs["units"] == "K"
 
@@ -196,16 +194,23 @@ def test_labelled_scores_want_members_and_common_dimensions(
     ensemble: xr.DataArray, truth: xr.DataArray
 ) -> None:
     with pytest.raises(InputError, match="member_dim"):
-        labelled.crps(ensemble.rename(member="number"), truth)
+        evaluation.crps(ensemble.rename(member="number"), truth)
     with pytest.raises(InputError, match="level"):
-        labelled.crps(ensemble, truth, dim="level")
+        evaluation.crps(ensemble, truth, dim="level")
 
 
-def test_latitude_weights_are_the_cosine() -> None:
-    field = xr.DataArray(np.zeros(3), coords={"lat": [90.0, 60.0, 0.0]}, dims="lat")
-    np.testing.assert_allclose(labelled.latitude_weights(field), [0, 0.5, 1], atol=1e-15)
-    with pytest.raises(InputError, match="latitude"):
-        labelled.latitude_weights(field, lat="latitude")
+def test_area_weights_are_the_cosine_on_a_grid_and_areas_elsewhere() -> None:
+    coords = {"lat": [-90.0, -60.0, 0.0], "lon": [0.0, 120.0, 240.0]}
+    field = xr.DataArray(np.zeros((2, 3, 3)), coords, ("time", "lat", "lon"))
+    weights = evaluation.area_weights(field)
+    assert weights.dims == ("lat", "lon")
+    np.testing.assert_allclose(weights.sel(lon=120.0), [0, 0.5, 1], atol=1e-15)
+    xr.testing.assert_equal(evaluation.area_weights(field[:, ::-1]), weights[::-1])
+    domain = apsgeo.GraphDomain.from_latlon([0.0, 10.0, 40.0], [0.0, 20.0, 50.0], k=2)
+    found = evaluation.area_weights(xr.DataArray(np.zeros(3), dims=("station",)), domain)
+    np.testing.assert_array_equal(found, domain.areas)
+    with pytest.raises(GridError, match="nothing says where"):
+        evaluation.area_weights(xr.DataArray(np.zeros(3), dims=("station",)))
 
 
 def test_a_tally_does_not_depend_on_its_batches() -> None:

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from apsgeo.domains import ImageDomain, LatLonDomain
 from apsgeo.errors import InputError
-from apsgeo.nn import SIZES, ConvNet, FourierEmbedding, UNet
-from apsgeo.nn.unet import _Modulation, _ResidualBlock
+from apsgeo.nn.unet import SIZES, FourierEmbedding, UNet, _Modulation, _ResidualBlock
 from tests.cases import seed_weights, seeded
 
 GLOBAL = LatLonDomain(np.linspace(90, -90, 13), np.arange(0, 360, 15.0))
@@ -178,25 +177,3 @@ def test_fourier_embedding_tells_scalars_apart() -> None:
 def test_fourier_embedding_refuses_odd_dimensions(dim: int) -> None:
     with pytest.raises(InputError, match="even"):
         FourierEmbedding(dim)
-
-
-def test_convnet_starts_at_zero_and_reaches_as_far_as_its_layers() -> None:
-    net = ConvNet(GLOBAL, 2, 3, width=8, layers=2)
-    x = noise(2, 2, GLOBAL.num_nodes).requires_grad_()
-    assert torch.equal(net(x), torch.zeros(2, 3, GLOBAL.num_nodes))
-
-    scrambled(net)
-    centre = 6 * 24 + 12
-    (gradient,) = torch.autograd.grad(net(x)[0, 0, centre], x)
-    reached = (gradient[0] != 0).any(0).unflatten(0, GLOBAL.shape).nonzero()
-    assert reached.min(0).values.tolist() == [4, 10]
-    assert reached.max(0).values.tolist() == [8, 14]
-
-    again = ConvNet(GLOBAL, **net.config)
-    again.load_state_dict(net.state_dict())
-    torch.testing.assert_close(again(x), net(x), atol=0, rtol=0)
-
-
-def test_convnet_needs_a_layer() -> None:
-    with pytest.raises(InputError, match="at least one layer"):
-        ConvNet(GLOBAL, 1, 1, layers=0)

@@ -18,7 +18,7 @@ from apsgeo.diffusion.fit import train_diffusion
 from apsgeo.diffusion.prior import COND_DIM, DiffusionPrior
 from apsgeo.domains import ImageDomain
 from apsgeo.io import load_folder, write_netcdf
-from apsgeo.nn import UNet
+from apsgeo.nn.unet import UNet
 from apsgeo.optim import distributed
 from apsgeo.optim.distributed import average_gradients, share_of
 from apsgeo.optim.training import Training

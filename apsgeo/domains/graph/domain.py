@@ -1,18 +1,17 @@
 """Graphs: stations and point clouds; and what meshes share with them."""
 
 import math
-from abc import abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import scipy.sparse
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from apsgeo.domains.base import EARTH_RADIUS_KM, Domain, check_kernel_size, laplacian_of
-from apsgeo.domains.graph.edges import Edges, checked_areas, coordinates, pairs, per_edge
+from apsgeo.domains.base import EARTH_RADIUS_KM, check_kernel_size
+from apsgeo.domains.edges import EdgeDomain, Edges
+from apsgeo.domains.graph.edges import checked_areas, coordinates, pairs, per_edge
 from apsgeo.domains.graph.layers import (
     AggregatePool,
     AggregateUnpool,
@@ -28,35 +27,16 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 
-class NodeDomain(Domain):
-    """Be a domain of nodes and edges, from which layers, colours and coarser levels follow."""
+class NodeDomain(EdgeDomain):
+    """Be a domain without rows and columns: layers, colours, coarser levels follow from edges."""
 
-    @property
-    @abstractmethod
-    def _edges(self) -> Edges:
-        """The edges, each once, in ascending order."""
+    is_spherical = False
+    """Whether positions are unit vectors, and distances are arcs."""
 
     @property
     def num_nodes(self) -> int:
         """The number of nodes."""
         return len(self.positions)
-
-    @cached_property
-    def stiffness(self) -> scipy.sparse.csc_array:
-        """The stiffness `(N, N)`; no flux leaves the domain (Neumann condition)."""
-        low, high, _, conductance = self._edges
-        return laplacian_of(conductance, low, high, self.num_nodes)
-
-    @cached_property
-    def edge_index(self) -> Tensor:
-        """The edges `(2, E)`, in both directions."""
-        one_way = torch.from_numpy(np.stack(self._edges[:2]))
-        return torch.cat([one_way, one_way.flip(0)], 1)
-
-    @cached_property
-    def edge_length(self) -> Tensor:
-        """The lengths `(E,)` of the edges, in the units of the positions."""
-        return torch.from_numpy(self._edges.length).repeat(2)
 
     @cached_property
     def colouring(self) -> Tensor:
@@ -77,7 +57,7 @@ class NodeDomain(Domain):
         """Make a graph convolution that reaches `kernel_size // 2` edges far.
 
         Raises:
-            InputError: `kernel_size` is even or not positive.
+            InputError: If `kernel_size` is even or not positive.
         """
         check_kernel_size(kernel_size)
         return GraphConv(in_channels, out_channels, kernel_size // 2, self._operators)
@@ -119,11 +99,6 @@ class NodeDomain(Domain):
             spherical=self.is_spherical,
         )
 
-    @property
-    def is_spherical(self) -> bool:
-        """Whether positions are unit vectors, and distances are arcs."""
-        return False
-
     def _onto(self, positions: Array) -> Array:
         """Bring the means of nodes to where nodes may be."""
         if not self.is_spherical:
@@ -136,10 +111,10 @@ class NodeDomain(Domain):
         return 2 * np.arcsin((chord / 2).clip(max=1.0)) if self.is_spherical else chord
 
     def coarse(self) -> "GraphDomain":
-        """Return the graph of about a fourth as many nodes: groups of near ones, at their mean.
+        """Return the graph of groups of near nodes, at their means: about a fourth as many.
 
         Raises:
-            InputError: merging over edges leaves not less than half of the nodes.
+            InputError: If merging over edges leaves not less than half of the nodes.
         """
         return self._coarse
 
@@ -158,25 +133,24 @@ class NodeDomain(Domain):
 class GraphDomain(NodeDomain):
     r"""Represent stations or a cloud of points on a surface, joined to those that are near.
 
-    Areas and conductances that are not given are estimated such that the Laplacian of
-    :math:`|x - x_i|^2` about each node is that of a plane, 4: with the numbers of neighbours
-    :math:`n_i`, conductances are :math:`w_{ij} = 2 / n_i + 2 / n_j` and areas :math:`\sum_j w_{ij}
-    d_{ij}^2 / 4`. On a square lattice with four neighbours these are 1 and the square of the
-    spacing.
+    Areas and conductances that are not given are estimated: conductances are :math:`w_{ij} = 2 /
+    n_i + 2 / n_j`, with the numbers of neighbours :math:`n_i`, and areas are :math:`\sum_j w_{ij}
+    d_{ij}^2 / 4`, so that the Laplacian of :math:`|x - x_i|^2` at each node is 4, as in a plane. On
+    a square lattice with four neighbours they are 1 and the square of the spacing.
 
     Args:
-        positions: coordinates `(N, d)`.
-        edge_index: edges `(2, E)` in one direction or both; by default each node and its `k`
+        positions: Coordinates `(N, d)`.
+        edge_index: Edges `(2, E)` in one direction or both; by default each node and its `k`
             nearest are joined.
-        k: how many neighbours each node chooses, where no edges are given.
-        areas: what area `(N,)` each node stands for.
-        edge_length: lengths `(E,)` of the given edges, distances by default.
-        conductance: conductances `(E,)` of the given edges, not negative.
-        radius_km: kilometres per unit of the positions.
-        spherical: whether positions are unit vectors, and distances are arcs.
+        k: Number of neighbours that each node chooses, where no edges are given.
+        areas: Areas `(N,)` that the nodes stand for.
+        edge_length: Lengths `(E,)` of the given edges, distances by default.
+        conductance: Conductances `(E,)` of the given edges, not negative.
+        radius_km: Kilometres per unit of the positions.
+        spherical: Whether positions are unit vectors, and distances are arcs.
 
     Raises:
-        GridError: positions are not finite, or fewer than two; two joined nodes are at the same
+        GridError: If positions are not finite, or fewer than two; two joined nodes are at the same
             place; edges name nodes that are not there; areas or lengths are not positive.
 
     Example:
@@ -201,7 +175,7 @@ class GraphDomain(NodeDomain):
     ) -> None:
         points = coordinates(positions, "positions")
         self._positions = torch.from_numpy(points)
-        self._radius_km, self._spherical = float(radius_km), bool(spherical)
+        self.radius_km, self.is_spherical = float(radius_km), bool(spherical)
         if spherical and (
             points.shape[1] != 3 or abs(np.linalg.norm(points, axis=1) - 1).max() > 1e-6
         ):
@@ -232,13 +206,13 @@ class GraphDomain(NodeDomain):
         """Join stations at latitudes and longitudes in degrees by great circles.
 
         Args:
-            lat: latitudes `(N,)`.
-            lon: longitudes `(N,)`.
-            k: how many neighbours each station chooses.
-            options: further arguments, such as `areas` in steradians.
+            lat: Latitudes `(N,)`.
+            lon: Longitudes `(N,)`.
+            k: Number of neighbours that each station chooses.
+            options: Further arguments, such as `areas` in steradians.
 
         Raises:
-            GridError: latitudes are beyond the poles, or as for the class.
+            GridError: If latitudes are beyond the poles, or `GraphDomain` refuses the positions.
         """
         phi, lam = (np.deg2rad(np.asarray(degrees, dtype=np.float64)) for degrees in (lat, lon))
         if not (np.abs(phi) <= math.pi / 2).all():
@@ -257,18 +231,8 @@ class GraphDomain(NodeDomain):
         return self._areas
 
     @property
-    def radius_km(self) -> float:
-        """Kilometres per unit of the positions."""
-        return self._radius_km
-
-    @property
     def _edges(self) -> Edges:
         return self._all_edges
-
-    @property
-    def is_spherical(self) -> bool:
-        """Whether positions are unit vectors, and distances are arcs."""
-        return self._spherical
 
     def to_config(self) -> dict[str, Any]:
         """Return positions, areas and edges, exactly."""
@@ -281,32 +245,21 @@ class GraphDomain(NodeDomain):
             "edge_length": length.tolist(),
             "conductance": conductance.tolist(),
             "radius_km": self.radius_km,
-            "spherical": self._spherical,
+            "spherical": self.is_spherical,
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the graph from `to_config`."""
-        return cls(**{name: value for name, value in config.items() if name != "kind"})
-
-    def __eq__(self, other: object) -> bool:
+    def _same(self, other: Any) -> bool:
         """Whether positions, areas and edges are the same."""
-        if not isinstance(other, GraphDomain):
-            return NotImplemented
         return (
-            (self.radius_km, self._spherical) == (other.radius_km, other._spherical)
+            (self.radius_km, self.is_spherical) == (other.radius_km, other.is_spherical)
             and torch.equal(self.positions, other.positions)
             and torch.equal(self.areas, other.areas)
             and all(map(np.array_equal, self._edges, other._edges))
         )
 
-    def __hash__(self) -> int:
-        """Hash the numbers of nodes and edges."""
-        return hash((self.kind, self.num_nodes, len(self._edges.low)))
-
     def __repr__(self) -> str:
         """Show the numbers of nodes and edges."""
         nodes, axes = self.positions.shape
-        extent = ", spherical" if self._spherical else ""
+        extent = ", spherical" if self.is_spherical else ""
         edges = len(self._edges.low)
         return f"GraphDomain({nodes} nodes in {axes} dimensions, {edges} edges{extent})"

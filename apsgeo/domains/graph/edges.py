@@ -1,37 +1,23 @@
-"""The edges of a graph, and the checks of what makes one."""
-
-from typing import NamedTuple
+"""The edges of a graph, made of what users give, and checked."""
 
 import numpy as np
 import scipy.spatial
 from numpy.typing import ArrayLike, NDArray
 
+from apsgeo.domains.edges import Edges
 from apsgeo.errors import GridError
 
-__all__ = ["Edges", "checked_areas", "coordinates", "pairs", "per_edge"]
+__all__ = ["checked_areas", "coordinates", "pairs", "per_edge"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-
-
-class Edges(NamedTuple):
-    """The edges of a graph, each once."""
-
-    low: Index
-    """The lower node `(E,)` of each edge."""
-    high: Index
-    """The higher node `(E,)`."""
-    length: Array
-    """The length `(E,)`, above zero."""
-    conductance: Array
-    """The conductance `(E,)`: what the stiffness has, negated, off its diagonal."""
 
 
 def coordinates(values: ArrayLike, name: str) -> Array:
     """Check coordinates `(N, d)` of at least two points in at least one dimension.
 
     Raises:
-        GridError: the shape is another, or values are not finite.
+        GridError: If the shape is another, or values are not finite.
     """
     array = np.array(values, dtype=np.float64)
     if array.ndim != 2 or len(array) < 2 or not array.shape[1]:
@@ -49,7 +35,8 @@ def pairs(points: Array, edge_index: ArrayLike | None, k: int) -> tuple[Index, I
     """Return both nodes of each edge, each edge once, and which of these each given edge is.
 
     Raises:
-        GridError: edges are no pairs of different nodes, or there are not `k` neighbours.
+        GridError: If edges are no pairs of different nodes, or nodes are too few for `k`
+            neighbours.
     """
     count = len(points)
     if edge_index is None:
@@ -81,7 +68,7 @@ def per_edge(values: ArrayLike, which: Index, count: int, name: str) -> Array:
     """Return one value for each edge: of an edge given both ways, the mean.
 
     Raises:
-        GridError: there is not one value for each given edge, or one is negative.
+        GridError: If the number of values is not that of given edges, or a value is negative.
     """
     array = np.array(values, dtype=np.float64)
     if array.shape != which.shape or not (array >= 0).all():
@@ -96,7 +83,8 @@ def checked_areas(areas: ArrayLike | None, edges: Edges, count: int) -> Array:
     """Return the areas `(N,)` that were given, or estimates (see `GraphDomain`).
 
     Raises:
-        GridError: there is not one for each node, or they are not finite and above zero.
+        GridError: If the number of areas is not that of nodes, or an area is not finite or not
+            above zero.
     """
     if areas is None:
         quarter = edges.conductance * edges.length**2 / 4

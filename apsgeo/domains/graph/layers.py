@@ -17,9 +17,9 @@ def graph_operators(positions: Tensor, edge_index: Tensor, edge_length: Tensor) 
     means alone would make kernels that know no direction.)
 
     Args:
-        positions: coordinates `(N, d)`.
-        edge_index: edges `(2, E)`, in both directions.
-        edge_length: their lengths `(E,)`, above zero.
+        positions: Coordinates `(N, d)`.
+        edge_index: Edges `(2, E)`, in both directions.
+        edge_length: Lengths `(E,)` of the edges, above zero.
 
     Returns:
         A sparse tensor `((1 + d) N, N)`, float32, in compressed rows.
@@ -56,10 +56,10 @@ class GraphConv(nn.Module):
     commutes with any relabelling of the nodes.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        hops: how many edges it reaches over.
-        operators: what `graph_operators` returned.
+        in_channels: Number of channels in the input.
+        out_channels: Number of channels in the output.
+        hops: Number of edges that the convolution reaches over.
+        operators: Sparse matrix that `graph_operators` returned.
     """
 
     starts: Tensor
@@ -113,9 +113,9 @@ class AggregatePool(nn.Module):
     """Take the area-weighted mean of the nodes in each coarse node.
 
     Args:
-        parent: the coarse node `(N,)` of each node.
-        share: each node's share `(N,)` in its coarse node.
-        count: the number of coarse nodes.
+        parent: The coarse node `(N,)` of each node.
+        share: Each node's share `(N,)` in its coarse node.
+        count: The number of coarse nodes.
     """
 
     parent: Tensor
@@ -138,7 +138,7 @@ class AggregateUnpool(nn.Module):
     """Give each node the value of the coarse node that holds it.
 
     Args:
-        parent: the coarse node `(N,)` of each node.
+        parent: The coarse node `(N,)` of each node.
     """
 
     parent: Tensor

@@ -15,10 +15,10 @@ def aggregate(low: Index, high: Index, length: Array, areas: Array) -> Index:
     """Join nodes twice with what is nearest, so that about four become one.
 
     Args:
-        low: one node `(E,)` of each edge, which stands once.
-        high: the other.
-        length: the edges' lengths `(E,)`.
-        areas: the nodes' areas `(N,)`.
+        low: One node `(E,)` of each edge; an edge stands once.
+        high: The other node `(E,)` of each edge.
+        length: The edges' lengths `(E,)`.
+        areas: The nodes' areas `(N,)`.
 
     Returns:
         The coarse node `(N,)` of each node, counted in the order of their first nodes.
@@ -38,9 +38,9 @@ def aggregate(low: Index, high: Index, length: Array, areas: Array) -> Index:
 def _match(first: Index, second: Index, cost: Array, num_nodes: int) -> Index:
     """Pair nodes over edges that are the cheapest at both ends, until none is left.
 
-    What the result is does not depend on the order in which this is done: it is the greedy
-    matching (Preis 1999, *Linear time 1/2-approximation algorithm for maximum weighted
-    matching*). A node that finds no partner joins the pair that its cheapest edge leads to.
+    The result is the greedy matching, whatever the order of the steps (Preis 1999, *Linear time
+    1/2-approximation algorithm for maximum weighted matching*). A node that finds no partner joins
+    the pair that its cheapest edge leads to.
     """
     order = np.lexsort((np.maximum(first, second), np.minimum(first, second), cost))
     first, second = first[order], second[order]
@@ -72,11 +72,11 @@ def merge_edges(
     """Join the edges between the same two coarse nodes.
 
     Args:
-        parent: the coarse node `(N,)` of each node.
-        low: one node `(E,)` of each edge, which stands once.
-        high: the other.
-        flux: what is added up `(E,)`.
-        length: of this the least is taken `(E,)`.
+        parent: The coarse node `(N,)` of each node.
+        low: One node `(E,)` of each edge; an edge stands once.
+        high: The other node `(E,)` of each edge.
+        flux: Fluxes `(E,)` of the edges, which are added up.
+        length: Lengths `(E,)` of the edges, of which the least is taken.
 
     Returns:
         Both nodes, the lower first, the sum of `flux` and the least `length` of each coarse edge.
@@ -95,9 +95,9 @@ def merge_edges(
 def two_colours(low: Index, high: Index, num_nodes: int) -> NDArray[np.bool_]:
     """Colour nodes so that most neighbours differ and both colours are about as frequent.
 
-    Nodes take, breadth first, the colour that fewer of their coloured neighbours have, and where
-    these tie the colour that is rarer so far. Two sweeps then turn those that most of their
-    neighbours are like. A graph that can be coloured with two colours, is.
+    Breadth first, each node takes the colour that fewer of its coloured neighbours have, or, at a
+    tie, the colour that is rarer so far. Two sweeps then turn the nodes that most of their
+    neighbours are like. A graph that two colours can colour perfectly is coloured so.
     """
     ones = np.ones(2 * len(low))
     ends = np.concatenate([low, high]), np.concatenate([high, low])

@@ -2,7 +2,7 @@
 
 import math
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -10,23 +10,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from apsgeo.domains.base import (
-    EARTH_RADIUS_KM,
-    Domain,
-    arcs,
-    check_kernel_size,
-    laplacian_of,
-    with_sign,
-)
+from apsgeo.domains.base import EARTH_RADIUS_KM, Domain, check_kernel_size, with_sign
+from apsgeo.domains.edges import arcs, laplacian_of
 from apsgeo.domains.graph.layers import AggregateUnpool
 from apsgeo.domains.harmonics import harmonic_eigenbasis
-from apsgeo.domains.healpix.layers import (
-    HEALPixFaceConv,
-    HEALPixPatchConv,
-    HEALPixPool,
-)
+from apsgeo.domains.healpix.layers import HEALPixFaceConv, HEALPixPatchConv, HEALPixPool
 from apsgeo.domains.healpix.tables import face_grid, padded_faces, patches, pixel_triangles
-from apsgeo.domains.symmetry import Symmetries, Symmetry
+from apsgeo.domains.symmetry import Symmetry
 from apsgeo.domains.triangles import cotangent_conductance
 from apsgeo.errors import GridError, InputError
 
@@ -48,14 +38,14 @@ class HEALPixDomain(Domain):
     + 1). Of a part of the sky it is that of the stiffness.
 
     Args:
-        nside: resolution, a power of two; the sky has `12 nside ** 2` pixels.
-        nest: whether pixels are numbered in the nested scheme, rather than in rings.
-        pixels: numbers of the pixels in the order of the nodes; all in ascending order by default.
-        coverage: share `(N,)` of each pixel that belongs to the domain, from 0 to 1; 1 by default.
+        nside: Resolution, a power of two; the sky has `12 nside ** 2` pixels.
+        nest: Whether pixels are numbered in the nested scheme, rather than in rings.
+        pixels: Numbers of the pixels in the order of the nodes; all in ascending order by default.
+        coverage: Share `(N,)` of each pixel that belongs to the domain, from 0 to 1; 1 by default.
             Coarse pixels at the border of a part of the sky are covered in part.
 
     Raises:
-        GridError: `nside` is no power of two; pixels are out of range, repeated or none; shares
+        GridError: If `nside` is no power of two; pixels are out of range, repeated or none; shares
             are not one each, or out of range.
 
     Example:
@@ -67,6 +57,7 @@ class HEALPixDomain(Domain):
     """
 
     kind: ClassVar[str] = "healpix"
+    radius_km = EARTH_RADIUS_KM
 
     def __init__(
         self,
@@ -96,11 +87,6 @@ class HEALPixDomain(Domain):
     def is_global(self) -> bool:
         """Whether every pixel of the sky is a node."""
         return self.num_nodes == self._whole
-
-    @property
-    def radius_km(self) -> float:
-        """The radius of the Earth in km."""
-        return EARTH_RADIUS_KM
 
     @cached_property
     def _nested(self) -> Index:
@@ -207,20 +193,18 @@ class HEALPixDomain(Domain):
                 f"eigenbasis(k={k}): pixels of nside {self.nside} tell apart the harmonics to "
                 f"degree {3 * self.nside - 1}: choose k from 1 to {most}."
             )
-        values, harmonics = harmonic_eigenbasis(self.positions.numpy(), k)
-        basis, _ = np.linalg.qr(harmonics)  # nested: a column knows only those before it
+        values, harmonics = harmonic_eigenbasis(self.positions, k)
+        basis, _ = np.linalg.qr(harmonics.numpy())  # nested: a column knows only those before it
         root = math.sqrt(self._whole / (4 * math.pi))
-        return torch.from_numpy(values), torch.from_numpy(with_sign(basis * root))
+        return values, torch.from_numpy(with_sign(basis * root))
 
     def continuous_eigenbasis(self, k: int) -> tuple[Tensor, Tensor] | None:
         """Return the real spherical harmonics, if the pixels are the full sky."""
         if not self.is_global:
             return None
-        values, harmonics = harmonic_eigenbasis(self.positions.numpy(), k)
-        return torch.from_numpy(values), torch.from_numpy(harmonics)
+        return harmonic_eigenbasis(self.positions, k)
 
-    @cached_property
-    def symmetries(self) -> Symmetries:
+    def _mirrors_and_turns(self) -> dict[str, Symmetry]:
         """A quarter turn, and the mirror images of east and west, north and south."""
         x, y, z = self.positions.numpy().T
         moved = {"quarter turn": ((-y, x, z), 4), "east-west": ((x, -y, z), 2)}
@@ -230,7 +214,7 @@ class HEALPixDomain(Domain):
             node = self.node_at(np.stack(points, 1))
             if node.min() >= 0:
                 found[name] = Symmetry(torch.from_numpy(node), order)
-        return Symmetries.of(self, found)
+        return found
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
         """Make a convolution over squares of pixels, which goes on across base pixels.
@@ -239,7 +223,7 @@ class HEALPixDomain(Domain):
         either side; beyond the border of a part of the sky, the pixel in the middle of the patch.
 
         Raises:
-            InputError: `kernel_size` is even or not positive.
+            InputError: If `kernel_size` is even or not positive.
         """
         check_kernel_size(kernel_size)
         table, pairs = self._table(kernel_size // 2)
@@ -310,7 +294,7 @@ class HEALPixDomain(Domain):
         """Return the pixels of half the resolution, in ascending order.
 
         Raises:
-            InputError: there is no coarser level, or it has not less than half as many pixels.
+            InputError: If there is no coarser level, or it has not less than half as many pixels.
         """
         return self._coarse
 
@@ -342,24 +326,13 @@ class HEALPixDomain(Domain):
             "coverage": None if covered else self.coverage.tolist(),
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the domain from `to_config`."""
-        return cls(config["nside"], config["nest"], config["pixels"], config["coverage"])
-
-    def __eq__(self, other: object) -> bool:
+    def _same(self, other: Any) -> bool:
         """Whether both have the same pixels, in the same scheme and order, covered alike."""
-        if not isinstance(other, HEALPixDomain):
-            return NotImplemented
         return (
             (self.nside, self.nest) == (other.nside, other.nest)
             and np.array_equal(self.pixels, other.pixels)
             and np.array_equal(self.coverage, other.coverage)
         )
-
-    def __hash__(self) -> int:
-        """Hash resolution, scheme and number of pixels."""
-        return hash((self.kind, self.nside, self.nest, self.num_nodes))
 
     def __repr__(self) -> str:
         """Show resolution, scheme and extent."""

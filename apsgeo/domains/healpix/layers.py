@@ -19,15 +19,7 @@ def _extend(x: Tensor, pairs: Tensor) -> Tensor:
 
 
 class _HEALPixConv(nn.Module):
-    """Hold the weights of a square kernel and the table of what it meets.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: odd width of the kernel in pixels.
-        table: flat indices of nodes, or from N on of `pairs`.
-        pairs: nodes `(2, P)` whose means stand beyond the corners where three base pixels meet.
-    """
+    """Hold the weights of a square kernel and the table of what it meets; see the subclasses."""
 
     table: Tensor
     pairs: Tensor
@@ -45,13 +37,13 @@ class HEALPixFaceConv(_HEALPixConv):
     """Convolve the full sphere, as twelve images extended beyond their sides.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: odd width of the kernel in pixels.
-        table: the nodes `(12, S, S)` on the extended base pixels, flat, or from N on `pairs`.
-        pairs: nodes `(2, P)` whose means stand beyond the corners where three base pixels meet.
-        place: for each node its place `(N,)` in base pixels stacked above each other, of which
-            each but the last is followed by `kernel_size - 1` rows of no meaning.
+        in_channels: Number of channels in the input.
+        out_channels: Number of channels in the output.
+        kernel_size: Odd width of the kernel in pixels.
+        table: The nodes `(12, S, S)` on the extended base pixels, flat, or from N on `pairs`.
+        pairs: Nodes `(2, P)` whose means stand beyond the corners where three base pixels meet.
+        place: Place `(N,)` of each node in base pixels stacked above each other, of which each
+            but the last is followed by `kernel_size - 1` rows of no meaning.
     """
 
     place: Tensor
@@ -81,30 +73,26 @@ class HEALPixPatchConv(_HEALPixConv):
     """Convolve a part of the sphere, patch by patch; its border's pixels are repeated beyond it.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: odd width of the kernel in pixels.
-        table: the nodes `(kernel_size ** 2, N)` of the patches, flat, or from N on `pairs`.
-        pairs: nodes `(2, P)` whose means stand beyond the corners where three base pixels meet.
+        in_channels: Number of channels in the input.
+        out_channels: Number of channels in the output.
+        kernel_size: Odd width of the kernel in pixels.
+        table: The nodes `(kernel_size ** 2, N)` of the patches, flat, or from N on `pairs`.
+        pairs: Nodes `(2, P)` whose means stand beyond the corners where three base pixels meet.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
-        weight, bias = self.conv.weight, self.conv.bias
-        assert bias is not None
-        patches = _pick(_extend(x, self.pairs), self.table)
-        return (
-            weight.flatten(1) @ patches.unflatten(-1, (-1, x.shape[-1])).flatten(1, 2)
-            + bias[:, None]
-        )
+        patches = _pick(_extend(x, self.pairs), self.table).unflatten(-1, (-1, x.shape[-1]))
+        weight, bias = self.conv.parameters()
+        return weight.flatten(1) @ patches.flatten(1, 2) + bias[:, None]
 
 
 class HEALPixPool(nn.Module):
     """Take the area-weighted mean of the four pixels in each coarse pixel.
 
     Args:
-        fours: nodes `(coarse N, 4)`; any node stands for one that is absent.
-        share: their shares `(coarse N, 4)` in the coarse pixel, 0 for one that is absent.
+        fours: Nodes `(coarse N, 4)`; any node stands for one that is absent.
+        share: Shares `(coarse N, 4)` of these nodes in the coarse pixel, 0 for one that is absent.
     """
 
     fours: Tensor

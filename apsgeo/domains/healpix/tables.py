@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from apsgeo.domains.triangles import delaunay_split
 
-__all__ = ["Neighbourhood", "face_grid", "padded_faces", "patches", "pixel_triangles"]
+__all__ = ["face_grid", "padded_faces", "patches", "pixel_triangles"]
 
 Index = NDArray[np.int64]
 
@@ -130,8 +130,8 @@ def pixel_triangles(nside: int, pixels: Index) -> tuple[Index, NDArray[np.float6
     the Delaunay triangulation.
 
     Args:
-        nside: the resolution.
-        pixels: nested pixels `(N,)`, ascending.
+        nside: The resolution.
+        pixels: Numbers `(N,)` of the pixels in the nested scheme, ascending.
 
     Returns:
         The pixels `(M,)` that are concerned, their centres `(M, 3)` on the unit sphere, and the

@@ -1,18 +1,18 @@
 """Images: grids of rectangular pixels in the plane."""
 
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.linalg
-import scipy.sparse
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from apsgeo.domains.base import Domain, check_kernel_size, laplacian_of, with_sign
+from apsgeo.domains.base import check_kernel_size, with_sign
+from apsgeo.domains.edges import EdgeDomain, Edges, laplacian_of
 from apsgeo.domains.image.layers import ImageConv, ImagePool, ImageUnpool
-from apsgeo.domains.symmetry import Symmetries, Symmetry
+from apsgeo.domains.symmetry import Symmetry
 from apsgeo.errors import GridError, InputError
 
 __all__ = ["ImageDomain"]
@@ -20,7 +20,7 @@ __all__ = ["ImageDomain"]
 Array = NDArray[np.float64]
 
 
-class ImageDomain(Domain):
+class ImageDomain(EdgeDomain):
     r"""Represent an image of square pixels with sides of length one.
 
     Nodes run over rows, then columns. No flux crosses the border (Neumann condition), so that the
@@ -28,13 +28,13 @@ class ImageDomain(Domain):
     transform*, DCT-2) with the eigenvalues :math:`4 \sin^2(\pi i / 2H) + 4 \sin^2(\pi j / 2W)`.
 
     Args:
-        height: number of rows.
-        width: number of columns.
-        row_edges: ascending edges `(height + 1,)` of the rows, in place of 0, 1, 2, ...
-        column_edges: ascending edges `(width + 1,)` of the columns, likewise.
+        height: Number of rows.
+        width: Number of columns.
+        row_edges: Ascending edges `(height + 1,)` of the rows, in place of 0, 1, 2, ...
+        column_edges: Ascending edges `(width + 1,)` of the columns, likewise.
 
     Raises:
-        GridError: a side has no pixel, or edges are not ascending, or not one more than pixels.
+        GridError: If a side has no pixel, or edges are not ascending, or not one more than pixels.
 
     Example:
         >>> domain = ImageDomain(28, 28)
@@ -47,6 +47,7 @@ class ImageDomain(Domain):
     """
 
     kind: ClassVar[str] = "image"
+    radius_km = 1.0  # an image has no unit but its pixel, which stands for the kilometre
 
     def __init__(
         self,
@@ -67,11 +68,6 @@ class ImageDomain(Domain):
     def num_nodes(self) -> int:
         """The number of pixels."""
         return self.shape[0] * self.shape[1]
-
-    @property
-    def radius_km(self) -> float:
-        """One: an image has no unit but its pixel, which stands for the kilometre."""
-        return 1.0
 
     @cached_property
     def _sizes(self) -> tuple[Array, Array]:
@@ -95,34 +91,17 @@ class ImageDomain(Domain):
         return torch.from_numpy(np.outer(*self._sizes).ravel())
 
     @cached_property
-    def _faces(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
-        """The two nodes, the distance and the length of each face between pixels."""
+    def _edges(self) -> Edges:
+        """The five-point stencil: an edge between any two pixels that share a side."""
         index = np.arange(self.num_nodes).reshape(self.shape)
         ones = np.ones(self.shape)
         (row, column), (height, width) = self._centres, self._sizes
         down, right = np.diff(row)[:, None], np.diff(column)[None, :]
         start = np.concatenate([index[:, :-1].ravel(), index[:-1].ravel()])
         end = np.concatenate([index[:, 1:].ravel(), index[1:].ravel()])
-        distance = [(ones[:, :-1] * right).ravel(), (ones[:-1] * down).ravel()]
-        length = [(ones[:, :-1] * height[:, None]).ravel(), (ones[:-1] * width).ravel()]
-        return start, end, np.concatenate(distance), np.concatenate(length)
-
-    @cached_property
-    def stiffness(self) -> scipy.sparse.csc_array:
-        """The stiffness `(N, N)`, the five-point stencil; no flux leaves the image."""
-        start, end, distance, length = self._faces
-        return laplacian_of(length / distance, start, end, self.num_nodes)
-
-    @cached_property
-    def edge_index(self) -> Tensor:
-        """Pixels that share a side `(2, E)`, in both directions."""
-        one_way = torch.from_numpy(np.stack(self._faces[:2]))
-        return torch.cat([one_way, one_way.flip(0)], 1)
-
-    @cached_property
-    def edge_length(self) -> Tensor:
-        """The distances `(E,)` of the pixels' centres."""
-        return torch.from_numpy(self._faces[2]).repeat(2)
+        distance = np.concatenate([(ones[:, :-1] * right).ravel(), (ones[:-1] * down).ravel()])
+        side = [(ones[:, :-1] * height[:, None]).ravel(), (ones[:-1] * width).ravel()]
+        return Edges(start, end, distance, np.concatenate(side) / distance)
 
     @cached_property
     def colouring(self) -> Tensor:
@@ -137,14 +116,13 @@ class ImageDomain(Domain):
         high = torch.tensor([self.row_edges[-1], self.column_edges[-1]])
         return (2 * (self.positions - low) / (high - low) - 1).T.float()
 
-    @cached_property
-    def symmetries(self) -> Symmetries:
+    def _mirrors_and_turns(self) -> dict[str, Symmetry]:
         """Mirror images, and the transpose of a square."""
         index = torch.arange(self.num_nodes).reshape(self.shape)
         found = {"left-right": index.flip(1), "up-down": index.flip(0)}
         if self.shape[0] == self.shape[1]:
             found["transpose"] = index.T
-        return Symmetries.of(self, {n: Symmetry(p.flatten(), 2) for n, p in found.items()})
+        return {n: Symmetry(p.flatten(), 2) for n, p in found.items()}
 
     def _compute_eigenbasis(self, k: int) -> tuple[Tensor, Tensor]:
         """Take the smoothest products of the eigenfunctions of rows and of columns."""
@@ -168,20 +146,17 @@ class ImageDomain(Domain):
         # what is equal but for rounding keeps its order, whatever the unit of length
         first = np.argsort(np.round(squares * sides.prod(), 6), kind="stable")[:k]
         functions = np.ones((self.num_nodes, k))
-        for wave, side, place in zip(waves[:, first], sides, self._from_border.T, strict=True):
+        places = self.positions.numpy() - [self.row_edges[0], self.column_edges[0]]
+        for wave, side, place in zip(waves[:, first], sides, places.T, strict=True):
             norm = np.sqrt(np.where(wave > 0, 2.0, 1.0) / side)
             functions *= norm * np.cos(np.pi * np.outer(place, wave) / side)
         return torch.from_numpy(squares[first]), torch.from_numpy(functions)
-
-    @property
-    def _from_border(self) -> Array:
-        return self.positions.numpy() - [self.row_edges[0], self.column_edges[0]]
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
         """Make an ordinary convolution; the border's pixels are repeated beyond it.
 
         Raises:
-            InputError: `kernel_size` is even or not positive.
+            InputError: If `kernel_size` is even or not positive.
         """
         check_kernel_size(kernel_size)
         return ImageConv(in_channels, out_channels, kernel_size, self.shape)
@@ -202,7 +177,7 @@ class ImageDomain(Domain):
         """Return the image of 2 x 2 blocks; the last of an odd number of rows has three.
 
         Raises:
-            InputError: the image has fewer than 4 x 4 pixels.
+            InputError: If the image has fewer than 4 x 4 pixels.
         """
         return self._coarse
 
@@ -218,29 +193,15 @@ class ImageDomain(Domain):
 
     def to_config(self) -> dict[str, Any]:
         """Return the shape, and the edges where they are not 0, 1, 2, ..."""
-        config: dict[str, Any] = {"kind": self.kind, "height": self.shape[0]}
-        config["width"] = self.shape[1]
-        for name in ("row_edges", "column_edges"):
-            edges = getattr(self, name)
-            config[name] = None if _is_unit(edges) else edges.tolist()
-        return config
+        edges = {"row_edges": self.row_edges, "column_edges": self.column_edges}
+        given = {name: None if _is_unit(e) else e.tolist() for name, e in edges.items()}
+        return {"kind": self.kind, "height": self.shape[0], "width": self.shape[1], **given}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the image from `to_config`."""
-        return cls(config["height"], config["width"], config["row_edges"], config["column_edges"])
-
-    def __eq__(self, other: object) -> bool:
+    def _same(self, other: Any) -> bool:
         """Whether the edges of rows and columns are the same."""
-        if not isinstance(other, ImageDomain):
-            return NotImplemented
         return np.array_equal(self.row_edges, other.row_edges) and np.array_equal(
             self.column_edges, other.column_edges
         )
-
-    def __hash__(self) -> int:
-        """Hash the shape."""
-        return hash((self.kind, self.shape))
 
     def __repr__(self) -> str:
         """Show the shape, and the extent where the pixels are not of size one."""

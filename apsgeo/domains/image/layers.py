@@ -11,10 +11,10 @@ class ImageConv(nn.Module):
     """Convolve an image; the border's pixels are repeated beyond it.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: odd width of the kernel in pixels.
-        shape: rows and columns.
+        in_channels: Number of channels in the input.
+        out_channels: Number of channels in the output.
+        kernel_size: Odd width of the kernel in pixels.
+        shape: Rows and columns.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class ImagePool(nn.Module):
     """Take the area-weighted mean of blocks of 2 x 2 pixels, three where a side is odd.
 
     Args:
-        heights: the rows' heights `(H,)`.
-        widths: the columns' widths `(W,)`.
-        coarse: rows and columns of the result.
+        heights: The rows' heights `(H,)`.
+        widths: The columns' widths `(W,)`.
+        coarse: Rows and columns of the result.
     """
 
     rows: Tensor
@@ -80,8 +80,8 @@ class ImageUnpool(nn.Module):
     """Give each pixel the value of the block that holds it.
 
     Args:
-        shape: rows and columns of the result.
-        coarse: rows and columns of the blocks.
+        shape: Rows and columns of the result.
+        coarse: Rows and columns of the blocks.
     """
 
     def __init__(self, shape: tuple[int, int], coarse: tuple[int, int]) -> None:

@@ -1,7 +1,7 @@
 """Latitude-longitude grids: regular and Gaussian, global and regional."""
 
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -9,10 +9,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from apsgeo.domains.base import EARTH_RADIUS_KM, Domain, Reduced, laplacian_of
+from apsgeo.domains.base import EARTH_RADIUS_KM, Reduced
+from apsgeo.domains.edges import EdgeDomain, Edges, arcs, laplacian_of
 from apsgeo.domains.harmonics import harmonic_eigenbasis
 from apsgeo.domains.latlon.layers import Border, LatLonConv, LatLonPool, LatLonUnpool
-from apsgeo.domains.symmetry import Symmetries, Symmetry
+from apsgeo.domains.symmetry import Symmetry
 from apsgeo.errors import GridError, InputError
 
 __all__ = ["LatLonDomain"]
@@ -22,7 +23,7 @@ Array = NDArray[np.float64]
 SAME_DEGREES = 1e-4  # coordinates stored as float32 differ by less, and grid spacings are larger
 
 
-class LatLonDomain(Domain):
+class LatLonDomain(EdgeDomain):
     """Represent a latitude-longitude grid on the sphere.
 
     Nodes run over latitude, then longitude, in the order given. A cell reaches to the midpoints
@@ -30,14 +31,14 @@ class LatLonDomain(Domain):
     The grid is periodic if its longitudes go round the globe.
 
     Args:
-        lat: latitudes of the rows in degrees, ascending or descending, from -90 to 90.
-        lon: longitudes of the columns in degrees, ascending.
-        lat_bounds: edges `(rows + 1,)` of the rows in degrees, in place of the midpoints.
-        lon_bounds: edges `(columns + 1,)` of the columns in degrees, in place of the midpoints.
+        lat: Latitudes of the rows in degrees, ascending or descending, from -90 to 90.
+        lon: Longitudes of the columns in degrees, ascending.
+        lat_bounds: Edges `(rows + 1,)` of the rows in degrees, in place of the midpoints.
+        lon_bounds: Edges `(columns + 1,)` of the columns in degrees, in place of the midpoints.
 
     Raises:
-        GridError: coordinates are non-finite, out of range, repeated or not monotonic, fewer than
-            two, or not inside their bounds.
+        GridError: If coordinates are non-finite, out of range, repeated or not monotonic, fewer
+            than two, or not inside their bounds.
 
     Example:
         >>> domain = LatLonDomain([45.0, -45.0], [0.0, 90.0, 180.0, 270.0])
@@ -48,6 +49,7 @@ class LatLonDomain(Domain):
     """
 
     kind: ClassVar[str] = "latlon"
+    radius_km = EARTH_RADIUS_KM
 
     def __init__(
         self,
@@ -91,11 +93,6 @@ class LatLonDomain(Domain):
         """The number of nodes: rows times columns."""
         return len(self.lat) * len(self.lon)
 
-    @property
-    def radius_km(self) -> float:
-        """The radius of the Earth in km."""
-        return EARTH_RADIUS_KM
-
     @cached_property
     def positions(self) -> Tensor:
         """Points `(N, 3)` on the unit sphere, float64."""
@@ -119,8 +116,8 @@ class LatLonDomain(Domain):
         return torch.from_numpy(np.outer(self._row_area, self._column_width).ravel())
 
     @cached_property
-    def _faces(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-        """The two nodes and the conductance (length / distance) of each face between cells."""
+    def _edges(self) -> Edges:
+        """An edge through each face between cells; of no length between the nodes of a pole."""
         rows, columns = self.shape
         index = np.arange(self.num_nodes).reshape(rows, columns)
         height = np.abs(np.diff(np.deg2rad(self.lat_bounds)))
@@ -135,13 +132,8 @@ class LatLonDomain(Domain):
         west, east = index[:, : len(next_lon)], np.roll(index, -1, 1)[:, : len(next_lon)]
         start = np.concatenate([west.ravel(), index[:-1].ravel()])
         end = np.concatenate([east.ravel(), index[1:].ravel()])
-        return start, end, np.concatenate([zonal.ravel(), meridional.ravel()])
-
-    @cached_property
-    def stiffness(self) -> scipy.sparse.csc_array:
-        """The stiffness `(N, N)`; no flux leaves a regional grid (Neumann condition)."""
-        start, end, conductance = self._faces
-        return laplacian_of(conductance, start, end, self.num_nodes)
+        length = arcs(self.positions, torch.from_numpy(np.stack([start, end]))).numpy()
+        return Edges(start, end, length, np.concatenate([zonal.ravel(), meridional.ravel()]))
 
     @cached_property
     def reduced(self) -> Reduced:
@@ -162,7 +154,7 @@ class LatLonDomain(Domain):
         members = np.bincount(label)
         spread = scipy.sparse.csr_array((np.ones(len(label)), (np.arange(len(label)), label)))
         mean_lon = np.bincount(label, np.tile(self.lon, rows)) / members
-        start, end, conductance = self._faces
+        start, end, _, conductance = self._edges
         zonal = np.diff(self.lon, append=self.lon[0] + 360.0)[start % columns]
         apart = (mean_lon[label[end]] - mean_lon[label[start]]) % 360.0
         along = start // columns == end // columns
@@ -178,19 +170,6 @@ class LatLonDomain(Domain):
         )
 
     @cached_property
-    def edge_index(self) -> Tensor:
-        """Cells that share a face `(2, E)`, in both directions."""
-        start, end, _ = self._faces
-        one_way = torch.from_numpy(np.stack([start, end]))
-        return torch.cat([one_way, one_way.flip(0)], 1)
-
-    @cached_property
-    def edge_length(self) -> Tensor:
-        """Great-circle distances `(E,)` in radians; zero between the nodes of a pole."""
-        start, end = self.positions[self.edge_index[0]], self.positions[self.edge_index[1]]
-        return 2 * torch.asin(((end - start).norm(dim=1) / 2).clamp(max=1.0))
-
-    @cached_property
     def colouring(self) -> Tensor:
         """The checkerboard `(N,)`; an odd global grid has like neighbours along its seam."""
         rows, columns = self.shape
@@ -203,28 +182,26 @@ class LatLonDomain(Domain):
         cos_lat = torch.from_numpy(np.repeat(np.cos(np.deg2rad(self.lat)), self.shape[1]))
         return torch.stack([x, y, z, cos_lat]).float()
 
-    @cached_property
-    def symmetries(self) -> Symmetries:
+    def _mirrors_and_turns(self) -> dict[str, Symmetry]:
         """A turn by one column, and the mirror images of east and west, north and south."""
         index = torch.arange(self.num_nodes).reshape(self.shape)
         found = {"east-west": Symmetry(index.flip(1).flatten(), 2)}
         found["north-south"] = Symmetry(index.flip(0).flatten(), 2)
         if self.is_global:
             found["turn"] = Symmetry(index.roll(1, 1).flatten(), self.shape[1])
-        return Symmetries.of(self, found)
+        return found
 
     def continuous_eigenbasis(self, k: int) -> tuple[Tensor, Tensor] | None:
         """Return the real spherical harmonics, if the grid is global."""
         if not self.is_global or float(self.areas.sum()) < 4 * np.pi * (1 - 1e-6):
             return None
-        values, harmonics = harmonic_eigenbasis(self.positions.numpy(), k)
-        return torch.from_numpy(values), torch.from_numpy(harmonics)
+        return harmonic_eigenbasis(self.positions, k)
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
         """Make a convolution, periodic in longitude and across the poles where the grid is.
 
         Raises:
-            InputError: `kernel_size` is even, or too wide for the grid.
+            InputError: If `kernel_size` is even, or too wide for the grid.
         """
         if kernel_size % 2 == 0 or not 0 < kernel_size <= min(self.shape):
             raise InputError(
@@ -279,7 +256,7 @@ class LatLonDomain(Domain):
         """Return the grid of pairs of rows and columns, whose cells are unions of this grid's.
 
         Raises:
-            InputError: the grid has fewer than 5 x 5 cells.
+            InputError: If the grid has fewer than 5 x 5 cells.
         """
         return self._coarse
 
@@ -306,23 +283,12 @@ class LatLonDomain(Domain):
             "lon_bounds": self.lon_bounds.tolist(),
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild the grid from `to_config`."""
-        return cls(config["lat"], config["lon"], config["lat_bounds"], config["lon_bounds"])
-
-    def __eq__(self, other: object) -> bool:
+    def _same(self, other: Any) -> bool:
         """Whether coordinates and bounds agree within 1e-4 degrees, in the same order."""
-        if not isinstance(other, LatLonDomain):
-            return NotImplemented
         return self.shape == other.shape and all(
             np.allclose(getattr(self, name), getattr(other, name), rtol=0, atol=SAME_DEGREES)
             for name in ("lat", "lon", "lat_bounds", "lon_bounds")
         )
-
-    def __hash__(self) -> int:
-        """Hash the shape alone, since coordinates are equal within a tolerance."""
-        return hash((self.kind, self.shape))
 
     def __repr__(self) -> str:
         """Show size and extent."""

@@ -27,7 +27,13 @@ class Border(NamedTuple):
     """The weight `(W,)` of the column east of `opposite`, to interpolate linearly."""
 
 
-class _Extend(torch.autograd.Function):
+class _Bordered(torch.autograd.Function):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.pad, ctx.border = inputs
+
+
+class _Extend(_Bordered):
     """Extend a grid `(B, C, H, W)` by `pad` cells each way, with one copy of the data.
 
     The map is linear; `_Fold` is its adjoint. (The same from `torch.cat` costs four copies forward
@@ -54,15 +60,11 @@ class _Extend(torch.autograd.Function):
         return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.pad, ctx.border = inputs
-
-    @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         return _Fold.apply(grads[0], ctx.pad, ctx.border), None, None
 
 
-class _Fold(torch.autograd.Function):
+class _Fold(_Bordered):
     """Add what lies beyond the border to the cells that it was copied from."""
 
     @staticmethod
@@ -80,10 +82,6 @@ class _Fold(torch.autograd.Function):
         else:
             grid[:, :, south] += _turn_back(below, border)
         return grid
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.pad, ctx.border = inputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -128,11 +126,11 @@ class LatLonConv(nn.Module):
     """Convolve a latitude-longitude grid, round the globe and across its poles.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: odd width of the kernel in cells.
-        shape: rows and columns of the grid.
-        border: what lies beyond the grid's border.
+        in_channels: Number of channels in the input.
+        out_channels: Number of channels in the output.
+        kernel_size: Odd width of the kernel in cells.
+        shape: Rows and columns of the grid.
+        border: Description of what lies beyond the grid's border.
     """
 
     opposite: Tensor
@@ -170,8 +168,8 @@ class LatLonPool(nn.Module):
     A cell's area is the product of its row's and its column's share, and so are the weights.
 
     Args:
-        rows: weights `(coarse rows, rows)`; each row of it sums to one.
-        columns: weights `(columns, coarse columns)`; each column of it sums to one.
+        rows: Weights `(coarse rows, rows)`; each row of it sums to one.
+        columns: Weights `(columns, coarse columns)`; each column of it sums to one.
     """
 
     rows: Tensor
@@ -192,9 +190,9 @@ class LatLonUnpool(nn.Module):
     """Give each cell the value of the coarse cell that holds it.
 
     Args:
-        rows: the coarse row `(rows,)` of each row.
-        columns: the coarse column `(columns,)` of each column.
-        shape: coarse rows and columns.
+        rows: The coarse row `(rows,)` of each row.
+        columns: The coarse column `(columns,)` of each column.
+        shape: Coarse rows and columns.
     """
 
     rows: Tensor

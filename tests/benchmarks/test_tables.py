@@ -1,0 +1,63 @@
+"""The committed tables are what the benchmarks' columns make of the committed numbers."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apsgeo.metrics.scoreboard import Scoreboard
+from apsgeo.metrics.table import Table
+from benchmarks.amortization.suite import TABLE as AMORTIZATION
+from benchmarks.domains.suite import TABLE as DOMAINS
+from benchmarks.images.scores import TABLE as IMAGES
+from benchmarks.priors.report import GRADIENTS, pivoted
+from benchmarks.priors.report import TABLE as PRIORS
+from benchmarks.report import RESULTS
+from benchmarks.scaling.suite import TABLE as SCALING
+from benchmarks.truth.scores import TABLE as TRUTH
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return rows with numbers in place of their texts."""
+
+    def value(key: str, text: str) -> Any:
+        try:
+            return text if key == "units" else float(text or "nan")
+        except ValueError:
+            return {"True": True, "False": False}.get(text, text)
+
+    with path.open(encoding="utf-8") as file:
+        return [{key: value(key, row[key]) for key in row} for row in csv.DictReader(file)]
+
+
+TRUTH_PAGES = [path.stem for path in sorted((RESULTS / "truth").glob("*.csv"))]
+CASES = {
+    "ncep": (Scoreboard().table, "ncep"),
+    "domains": (DOMAINS, "domains"),
+    "images": (IMAGES, "images"),
+    "scaling": (SCALING, "scaling"),
+    "priors": (PRIORS, "priors"),
+    "prior_gradients": (GRADIENTS, "priors"),
+    **{f"truth/{name}": (TRUTH, f"truth/{name}") for name in TRUTH_PAGES},
+    "truth/amortization": (AMORTIZATION, "truth/amortization"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_committed_table_is_made_of_its_numbers(name: str) -> None:
+    table, page = CASES[name]
+    rows = read(RESULTS / f"{name}.csv")
+    made = table.markdown(pivoted(rows) if name == "priors" else rows)
+    said = (RESULTS / f"{page}.md").read_text(encoding="utf-8").splitlines()
+    lines = made.splitlines()[2:]
+    assert len(lines) >= 4
+    assert [line for line in lines if line not in said] == []
+    assert made.splitlines()[0] in said
+
+
+def test_what_no_row_has_is_no_column_and_errors_stand_behind_their_values() -> None:
+    table: Table = AMORTIZATION
+    line = table.markdown([{"measurements": 4.0, "gap": 0.5, "error": 0.25}]).splitlines()
+    assert line[0] == "| measurements learned from | gap, nats a value |"
+    assert line[2] == "| 4 | 0.50000 ± 0.25000 |"
