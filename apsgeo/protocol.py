@@ -49,6 +49,7 @@ NOISE_STD = 0.25
 """Noise of the observations in K."""
 DENSITIES = (0.01, 0.05, 0.30)
 """Observed fractions of the area."""
+_ROWS = {"localised Gaussian": "localised Gaussian (base of APS)"}
 EOF_RANKS = (100, 200, 300, 400, 500, 600)
 
 
@@ -276,6 +277,7 @@ def compared_methods(
         if diffusion is not None or name not in SAMPLERS
     }
     made["EOF interpolation"] = protocol.eof_interpolation(progress=progress)
+    made = {_ROWS.get(name, name): method for name, method in made.items()}
     noise = protocol.noise_std
     methods: dict[str, Method] = {
         name: Posterior.of(prior, method, Mask(), noise) for name, method in made.items()

@@ -15,15 +15,16 @@ from apsgeo import datasets
 from apsgeo.baselines import SAMPLERS
 from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.field_prior import FieldPrior
+from apsgeo.gaussian.scales import HybridScales
 from apsgeo.metrics.scoreboard import Scoreboard, Scores
 from apsgeo.models import load
 from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
 from apsgeo.protocol import DENSITIES, NOISE_STD, NcepProtocol, compared_methods
-from benchmarks.ncep.train_demo import BASELINE, HELD_OUT_FROM, HISTORY, scales
+from benchmarks.ncep.train_demo import BASELINE, HELD_OUT_FROM, HISTORY
 from benchmarks.options import Option
-from benchmarks.report import RESULTS, page, save, write
+from benchmarks.report import page, save, write
 
 OPTIONS = {
     "members": 32,
@@ -50,13 +51,12 @@ def diffusion_prior(folder: Path, seed: int) -> DiffusionPrior:
     """Return the diffusion prior of a folder; it is trained, if it is not there."""
     if not folder.exists():
         history = datasets.load("ncep-air").sel(time=HISTORY)
-        hybrid, _ = scales(history, RESULTS / "ncep_scales.json")
         fit_prior(
             history,
             baseline=BASELINE,
             held_out_from=HELD_OUT_FROM,
-            scales=hybrid,
-            anchor_scales=hybrid,
+            scales=HybridScales(),
+            anchor_scales=HybridScales(),
             training=Training(steps=_PRIOR_STEPS),
             seed=seed,
         ).save(folder)
