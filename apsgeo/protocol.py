@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from apsgeo.baselines import ITERATIVE, METHODS
+from apsgeo.baselines import METHODS, SAMPLERS
 from apsgeo.baselines.gaussian import choose_rank
 from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains import LatLonDomain
@@ -49,6 +49,7 @@ NOISE_STD = 0.25
 """Noise of the observations in K."""
 DENSITIES = (0.01, 0.05, 0.30)
 """Observed fractions of the area."""
+_ROWS = {"localised Gaussian": "localised Gaussian (base of APS)"}
 EOF_RANKS = (100, 200, 300, 400, 500, 600)
 
 
@@ -273,9 +274,10 @@ def compared_methods(
     made = {
         name: make(prior)
         for name, make in METHODS.items()
-        if diffusion is not None or name not in ITERATIVE
+        if diffusion is not None or name not in SAMPLERS
     }
     made["EOF interpolation"] = protocol.eof_interpolation(progress=progress)
+    made = {_ROWS.get(name, name): method for name, method in made.items()}
     noise = protocol.noise_std
     methods: dict[str, Method] = {
         name: Posterior.of(prior, method, Mask(), noise) for name, method in made.items()

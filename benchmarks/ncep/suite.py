@@ -12,18 +12,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from apsgeo import datasets
-from apsgeo.baselines import ITERATIVE
+from apsgeo.baselines import SAMPLERS
 from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.field_prior import FieldPrior
+from apsgeo.gaussian.scales import HybridScales
 from apsgeo.metrics.scoreboard import Scoreboard, Scores
 from apsgeo.models import load
 from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
 from apsgeo.protocol import DENSITIES, NOISE_STD, NcepProtocol, compared_methods
-from benchmarks.ncep.train_demo import BASELINE, HELD_OUT_FROM, HISTORY, scales
+from benchmarks.ncep.train_demo import BASELINE, HELD_OUT_FROM, HISTORY
 from benchmarks.options import Option
-from benchmarks.report import RESULTS, page, save, write
+from benchmarks.report import page, save, write
 
 OPTIONS = {
     "members": 32,
@@ -50,13 +51,12 @@ def diffusion_prior(folder: Path, seed: int) -> DiffusionPrior:
     """Return the diffusion prior of a folder; it is trained, if it is not there."""
     if not folder.exists():
         history = datasets.load("ncep-air").sel(time=HISTORY)
-        hybrid, _ = scales(history, RESULTS / "ncep_scales.json")
         fit_prior(
             history,
             baseline=BASELINE,
             held_out_from=HELD_OUT_FROM,
-            scales=hybrid,
-            anchor_scales=hybrid,
+            scales=HybridScales(),
+            anchor_scales=HybridScales(),
             training=Training(steps=_PRIOR_STEPS),
             seed=seed,
         ).save(folder)
@@ -78,7 +78,7 @@ def score(options: argparse.Namespace, made: str) -> Scoreboard:
     if any(options.methods):
         methods = {name: methods[name] for name in options.methods}
     months = dict.fromkeys(methods, protocol.test[:: options.every])
-    months |= dict.fromkeys(ITERATIVE, protocol.test[:: options.iterative_every])
+    months |= dict.fromkeys(SAMPLERS, protocol.test[:: options.iterative_every])
     board = Scoreboard()
     for density in options.densities:
         for name, method in methods.items():
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, made: str) -> None:
     about = (
         f"{board.rows[0]['records']} test months from 2010 on, noise {NOISE_STD} K, scores over "
         "unobserved cells weighted by cos(latitude). The protocol is described in "
-        f"`apsgeo/protocol.py`. Iterative samplers ({', '.join(ITERATIVE)}) take minutes a field, "
+        f"`apsgeo/protocol.py`. Iterative samplers ({', '.join(SAMPLERS)}) take minutes a field, "
         f"and have every {options.iterative_every}th month only; their prior was trained for "
         f"{_PRIOR_STEPS} steps."
     )
