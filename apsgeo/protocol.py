@@ -161,6 +161,7 @@ class NcepProtocol:
         density: float,
         *,
         members: int = 32,
+        name: str | None = None,
         batch: int = 8,
         progress: bool = True,
     ) -> Scores:
@@ -169,7 +170,7 @@ class NcepProtocol:
         Methods without exact marginals are scored by their members, seeded by the protocol's seed.
         """
         tally = Tally()
-        label = f"{method.name}, {100 * density:g} %"
+        label = f"{name or method.name}, {100 * density:g} %"
         with tqdm(total=len(index), desc=label, unit="field", disable=not progress) as bar:
             for start in range(0, len(index), batch):
                 part = index[start : start + batch]
