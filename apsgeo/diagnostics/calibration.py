@@ -153,7 +153,7 @@ def reliability(
 ) -> Array:
     """Return the share of values that central intervals of each level cover, (level, ...).
 
-    Equal to the levels for a calibrated ensemble of any size; see `apsgeo.metrics.coverage`.
+    Equal to the levels for a calibrated ensemble of any size; see `apsgeo.metrics.scores.coverage`.
 
     Args:
         members: (K, ..., node).

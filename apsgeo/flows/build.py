@@ -206,8 +206,8 @@ class FlowSpec(Spec):
 class SpectralSpec(Spec):
     """A flow on the coefficients of the anchor's patterns, for posteriors of several modes.
 
-    See `apsgeo.flows.SpectralFlow`; it starts from the anchor's posterior, and is for measurements
-    of nodes.
+    See `apsgeo.flows.spectral.SpectralFlow`; it starts from the anchor's posterior, and is for
+    measurements of nodes.
 
     Attributes:
         patterns: The anchor's leading loadings, at most.
