@@ -166,7 +166,9 @@ def _compare(
 ) -> Scoreboard:
     board = Scoreboard()
     for name, method in compared_methods(protocol, anchored, paper).items():
-        board.add(name, density, protocol.evaluate(method, months, density, members=members))
+        board.add(
+            name, density, protocol.evaluate(method, months, density, members=members, name=name)
+        )
     return board
 
 

@@ -187,7 +187,7 @@ def spread_skill(
     weights: xr.DataArray | None = None,
     member_dim: Hashable = "member",
 ) -> xr.DataArray:
-    """Compute `apsgeo.metrics.spread_skill` over ``dim``; without unit, 1 is calibrated."""
+    """Compute `apsgeo.metrics.scores.spread_skill` over ``dim``; without unit, 1 is calibrated."""
     return _apply(scores.spread_skill, ensemble, truth, dim, weights, member_dim, False)
 
 

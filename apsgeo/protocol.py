@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from apsgeo.baselines import ITERATIVE, METHODS
+from apsgeo.baselines import METHODS, SAMPLERS
 from apsgeo.baselines.gaussian import choose_rank
 from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains import LatLonDomain
@@ -49,6 +49,7 @@ NOISE_STD = 0.25
 """Standard deviation of the observations' noise, in K."""
 DENSITIES = (0.01, 0.05, 0.30)
 """Observed fractions of the area."""
+_ROWS = {"localised Gaussian": "localised Gaussian (base of APS)"}
 EOF_RANKS = (100, 200, 300, 400, 500, 600)
 
 
@@ -160,6 +161,7 @@ class NcepProtocol:
         density: float,
         *,
         members: int = 32,
+        name: str | None = None,
         batch: int = 8,
         progress: bool = True,
     ) -> Scores:
@@ -168,7 +170,7 @@ class NcepProtocol:
         Methods without exact marginals are scored by their members, seeded by the protocol's seed.
         """
         tally = Tally()
-        label = f"{method.name}, {100 * density:g} %"
+        label = f"{name or method.name}, {100 * density:g} %"
         with tqdm(total=len(index), desc=label, unit="field", disable=not progress) as bar:
             for start in range(0, len(index), batch):
                 part = index[start : start + batch]
@@ -273,9 +275,10 @@ def compared_methods(
     made = {
         name: make(prior)
         for name, make in METHODS.items()
-        if diffusion is not None or name not in ITERATIVE
+        if diffusion is not None or name not in SAMPLERS
     }
     made["EOF interpolation"] = protocol.eof_interpolation(progress=progress)
+    made = {_ROWS.get(name, name): method for name, method in made.items()}
     noise = protocol.noise_std
     methods: dict[str, Method] = {
         name: Posterior.of(prior, method, Mask(), noise) for name, method in made.items()

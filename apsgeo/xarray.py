@@ -245,10 +245,11 @@ class ApsAccessor:
 def _check_types(obs: Any, posterior: Any) -> None:
     if not isinstance(obs, xr.DataArray | xr.Dataset):
         raise InputError(f"obs is a {type(obs).__name__}; expected an xarray.DataArray or Dataset")
-    if not hasattr(posterior, "posterior"):
+    if not hasattr(posterior, "family"):
         raise InputError(
             f"posterior is a {type(posterior).__name__}; expected a Posterior: open a saved one "
-            "with apsgeo.load, or make one of a prior with apsgeo.distill"
+            "with apsgeo.load, make one of a prior with apsgeo.distill, or of any method with "
+            "apsgeo.Posterior.of(prior, method, operator, noise_std)"
         )
 
 

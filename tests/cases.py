@@ -1,12 +1,14 @@
-"""What many tests draw from: random numbers whose seed a developer can shift, and small fields."""
+"""What tests share: random inputs whose seeds a developer can shift, tolerances, histories."""
 
 import os
+from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
-__all__ = ["numpy_seeded", "rounding", "seed_weights", "seeded"]
+__all__ = ["history", "monthly", "noise", "numpy_seeded", "rounding", "seed_weights", "seeded"]
 
 SHIFT = 1000 * int(os.environ.get("APSGEO_TEST_SEED", "0"))
 
@@ -21,13 +23,18 @@ def numpy_seeded(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed + SHIFT)
 
 
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Draw standard normal numbers in float64."""
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
+
+
 def seed_weights(seed: int = 0) -> None:
     """Seed torch's global generator, from which layers draw their first weights."""
     torch.manual_seed(seed + SHIFT)
 
 
-def rounding(terms: int, scale: float | Tensor = 1.0, dtype: torch.dtype = torch.float32) -> float:
-    """Bound the error of so many roundings, in any order, of numbers of up to a size.
+def rounding(terms: int, scale: Any = 1.0) -> float:
+    """Bound the error of so many roundings to float32, in any order, of numbers of up to a size.
 
     A rounding errs by at most half of eps, and a sum of n terms by n - 1 of them (Higham 2002,
     Accuracy and Stability of Numerical Algorithms, eq. 4.4); the other half is for two such sums
@@ -35,8 +42,26 @@ def rounding(terms: int, scale: float | Tensor = 1.0, dtype: torch.dtype = torch
 
     Args:
         terms: Number of roundings that a result went through.
-        scale: What they were of: a number, or a tensor whose largest magnitude it is.
-        dtype: That of the arithmetic.
+        scale: What they were of: a number, or an array whose largest magnitude counts.
     """
-    size = float(scale.detach().abs().max()) if isinstance(scale, Tensor) else scale
-    return terms * torch.finfo(dtype).eps * size
+    values = scale.detach() if isinstance(scale, Tensor) else torch.as_tensor(np.asarray(scale))
+    return terms * torch.finfo(torch.float32).eps * float(values.abs().max())
+
+
+def monthly(values: np.ndarray, lat: np.ndarray, lon: np.ndarray, units: str) -> xr.DataArray:
+    """Label (time, lat, lon) values as temperatures of months from January 1990, in float32."""
+    coords = {"time": xr.date_range("1990-01-01", periods=len(values), freq="MS")}
+    coords |= {"lat": lat, "lon": lon}
+    return xr.DataArray(
+        values.astype("float32"), coords, ("time", "lat", "lon"), "air", {"units": units}
+    )
+
+
+def history(years: int) -> xr.DataArray:
+    """Make smooth monthly fields in degC on 6 x 10 nodes; mean and spread follow the season."""
+    lat, lon, rng = np.linspace(75, -75, 6), np.arange(0, 360, 36.0), numpy_seeded(0)
+    waves = [np.cos(np.deg2rad(k * lon)) * np.cos(np.deg2rad(lat))[:, None] for k in (1, 2)]
+    season = np.cos(np.tile(np.arange(1, 13), years) * np.pi / 6)[:, None, None]
+    amplitude = rng.standard_normal((len(season), 2)) * (1.5 + season[:, 0])
+    values = 15 + 10 * season + np.einsum("tk,kij->tij", amplitude, np.stack(waves))
+    return monthly(values + 0.3 * rng.standard_normal(values.shape), lat, lon, "degC")

@@ -25,7 +25,7 @@ from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.protocol import NcepProtocol
-from tests.cases import numpy_seeded
+from tests.cases import numpy_seeded, rounding
 
 COMMANDS = ("fit", "distill", "impute", "evaluate", "demo", "data", "era5")
 
@@ -213,7 +213,9 @@ def test_members_and_months_asked_for_do_not_change_a_member(
         obs[2:3].aps.impute(anchored, members=16),
         obs.chunk(time=2).aps.impute(anchored, members=16),
     ):
-        assert float((abs(other - members) / spread).max()) < 1e-5
+        # a flow of some hundred sums and products in float32, and fields of that size
+        allowed = rounding(256) * spread + rounding(2, members)
+        assert bool((abs(other - members) <= allowed).all())
 
 
 def test_bounds_that_are_not_written_are_not_named(

@@ -115,6 +115,10 @@ def test_what_stands_apart_imports_little(name: str) -> None:
     assert {part(module) for module in reached(f"apsgeo.{name}")} <= ONLY[name] | {name}
 
 
+def test_contributing_shows_the_layers() -> None:
+    assert LAYERS in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
 def test_no_circle_of_modules() -> None:
     assert not circle(imports())
 

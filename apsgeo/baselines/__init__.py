@@ -1,7 +1,8 @@
 """Methods that trained posteriors are compared with.
 
 A baseline is a `Method` that is made of a `FieldPrior`. To add one, write its file, and name what
-makes it in `METHODS`: the shared tests, the NCEP table and `Posterior.of` then take it.
+makes it in `METHODS`, or in `SAMPLERS` if it iterates: the shared tests, the NCEP table and
+`Posterior.of` then take it.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,12 @@ from apsgeo.baselines.gaussian import (
 from apsgeo.field_prior import FieldPrior
 from apsgeo.measurement import Method
 
-__all__ = ["ITERATIVE", "METHODS"]
+__all__ = ["METHODS", "SAMPLERS"]
+
+SAMPLERS: dict[str, Callable[[FieldPrior], Method]] = {
+    "DPS": DPS.of,
+}
+"""Iterative samplers of the diffusion prior, by their names in tables."""
 
 METHODS: dict[str, Callable[[FieldPrior], Method]] = {
     "climatology": climatology,
@@ -25,9 +31,6 @@ METHODS: dict[str, Callable[[FieldPrior], Method]] = {
     "kriging": kriging,
     "hybrid Gaussian": hybrid,
     "localised Gaussian": localised,
-    "DPS": DPS.of,
+    **SAMPLERS,
 }
 """Functions that make each method of a prior, by its name in tables."""
-
-ITERATIVE = frozenset({"DPS"})
-"""Names of methods that need a diffusion prior."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from apsgeo.diffusion.denoiser import AnchoredDenoiser
 from apsgeo.diffusion.samplers import Ancestral, Path, Time
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
-from apsgeo.measurement import Draws, Measurement, members_noise
+from apsgeo.measurement import Bias, Draws, Measurement, members_noise
 
 __all__ = ["DPS"]
 
@@ -38,7 +39,8 @@ class DPS:
     prior: AnchoredDenoiser
     steps: int = 200
     strength: float = 1.0
-    name = "DPS"
+    name: ClassVar[str] = "DPS"
+    bias: ClassVar[Bias] = Bias(mean=0.9, variance=(0.3, 1.0))
 
     @classmethod
     def of(cls, prior: FieldPrior) -> DPS:

@@ -153,7 +153,8 @@ def reliability(
 ) -> Array:
     """Return the share of values that central intervals of each level cover, (level, ...).
 
-    They equal the levels for a calibrated ensemble of any size; see `apsgeo.metrics.coverage`.
+    They equal the levels for a calibrated ensemble of any size; see
+    `apsgeo.metrics.scores.coverage`.
 
     Args:
         members: Members (K, ..., node).

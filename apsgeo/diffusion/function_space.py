@@ -20,9 +20,9 @@ __all__ = ["FunctionSpacePrior"]
 class FunctionSpacePrior(DiffusionPrior):
     r"""A diffusion prior that was trained at one resolution and is evaluated at others (`on`).
 
-    Its network (`apsgeo.nn.FunctionSpaceNet`) gives smooth functions of the place. Without an
-    anchor these are the smooth part m of the signal and, at each node, the logarithm h of the
-    variance of the signal about m. With x = x_t / alpha and gamma = alpha^2 / sigma^2,
+    Its network (`apsgeo.nn.function_space.FunctionSpaceNet`) gives smooth functions of the place.
+    Without an anchor these are the smooth part m of the signal and, at each node, the logarithm h
+    of the variance of the signal about m. With x = x_t / alpha and gamma = alpha^2 / sigma^2,
 
         predict(x_t, t) = m + g (x - m),    g = 1 / (1 + exp(-h) / gamma),
 
@@ -104,7 +104,7 @@ class FunctionSpacePrior(DiffusionPrior):
         on, or than the eigenfunctions, is left to the anchor; without one it is taken for white.
 
         Args:
-            domain: Another resolution; see `apsgeo.nn.FunctionSpaceNet.on`.
+            domain: Another resolution; see `apsgeo.nn.function_space.FunctionSpaceNet.on`.
             anchor: Anchor on the new domain, fitted to the same fields, if the prior has an anchor.
             static: Static fields (field, node) there, if the network has some.
 

@@ -43,8 +43,8 @@ class DenoiserSpec:
     """The architecture of a diffusion prior.
 
     Attributes:
-        size: Size of the network, a name in `apsgeo.nn.SIZES`: about 0.3, 1, 3, 10 or 30 million
-            parameters.
+        size: Size of the network, a name in `apsgeo.nn.unet.SIZES`: about 0.3, 1, 3, 10 or 30
+            million parameters.
         schedule: Noise schedule.
         levels: Number of levels of noise, each of which caches a factorization of the anchor.
         network: Kind of network, that of one of `_DENOISERS`: "unet", or "function-space",

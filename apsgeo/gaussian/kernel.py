@@ -11,6 +11,7 @@ from scipy.linalg import cholesky
 from torch import Tensor
 
 from apsgeo.domains.base import Domain
+from apsgeo.errors import InputError
 from apsgeo.gaussian.localised import DenseSystem
 from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.gaussian.systems import System
@@ -65,9 +66,17 @@ class KernelPrior(GaussianPrior):
             nodes: Number of nodes of the part, drawn in proportion to area.
             times: Number of fields of the part, drawn evenly.
             seed: Seed of that draw.
+
+        Raises:
+            InputError: If the fields have more than one channel.
         """
         from sklearn.gaussian_process import GaussianProcessRegressor
 
+        if fields.shape[1] != 1:
+            raise InputError(
+                f"kriging is of one channel, and the fields have {fields.shape[1]}; fit a hybrid "
+                "prior to all, or krige each channel alone."
+            )
         rng = np.random.default_rng(seed)
         share = (domain.areas / domain.areas.sum()).numpy()
         node = rng.choice(len(share), min(nodes, int((share > 0).sum())), replace=False, p=share)

@@ -123,6 +123,8 @@ class GaussianPosterior(GaussianDraws):
         out = torch.empty_like(self._like)
         for group in self._groups:
             var = group.system.posterior_variance(group.prior.variance.reshape(-1).numpy())
+            if var is None:
+                return None
             out[group.index] = signal_of(np.sqrt(np.maximum(var, 0.0))[:, None], self._like[:1])
         return out
 

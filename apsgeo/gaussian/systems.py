@@ -62,12 +62,12 @@ class System(ABC):
     def update(self, data: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
         """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some values."""
 
-    def posterior_variance(self, variance: np.ndarray) -> np.ndarray:
+    def posterior_variance(self, variance: np.ndarray) -> np.ndarray | None:
         """Return the posterior variance (size,), given the prior's variance (size,).
 
-        Only systems of priors with `exact_marginals` have it.
+        None where it would cost more than the posterior mean.
         """
-        raise NotImplementedError
+        return None
 
     @abstractmethod
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
@@ -168,6 +168,10 @@ class DirectSystem(_Observed):
         """Return the posterior mean C A^T (A C A^T + R)^{-1} data at all or some values."""
         cross = self._cross if nodes is None else self._cross[nodes]
         return cross @ self._weights(data)
+
+    def posterior_variance(self, variance: np.ndarray) -> np.ndarray:
+        """Return the posterior variance (size,), given the prior's variance (size,)."""
+        return variance - self._gram.explained(self._cross.T)
 
     def log_evidence(self, data: np.ndarray) -> np.ndarray:
         """Return log N(data; 0, A C A^T + R) of what is observed, (m,)."""

@@ -1,8 +1,17 @@
 """Measurements of fields, their units, and the contract of every method that samples p(x | y)."""
 
-from apsgeo.measurement.draws import Draws, Method, NoiseDraws, members_noise
+from apsgeo.measurement.draws import Bias, Draws, Method, NoiseDraws, members_noise
 from apsgeo.measurement.family import Family
 from apsgeo.measurement.measurement import Measurement
 from apsgeo.measurement.normals import Normals
 
-__all__ = ["Draws", "Family", "Measurement", "Method", "NoiseDraws", "Normals", "members_noise"]
+__all__ = [
+    "Bias",
+    "Draws",
+    "Family",
+    "Measurement",
+    "Method",
+    "NoiseDraws",
+    "Normals",
+    "members_noise",
+]

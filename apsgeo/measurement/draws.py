@@ -24,7 +24,7 @@ Examples:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from apsgeo.errors import InputError
 from apsgeo.measurement.measurement import Measurement
 from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction, Prediction
 
-__all__ = ["Draws", "Method", "NoiseDraws", "members_noise"]
+__all__ = ["Bias", "Draws", "Method", "NoiseDraws", "members_noise"]
 
 
 class Method(Protocol):
@@ -49,6 +49,21 @@ class Method(Protocol):
     def posterior(self, measurement: Measurement) -> Draws:
         """Return the posterior of the fields behind a batch of measurements."""
         ...
+
+
+class Bias(NamedTuple):
+    """How far a method that is no exact posterior may be from that of its own prior.
+
+    A method that has such an attribute, `bias`, is held to it by the shared tests, which measure
+    it for a Gaussian prior whose noise is 0.3 of its spread and of which 30 % is observed.
+
+    Attributes:
+        mean: Greatest error of the mean, a root mean square in posterior standard deviations.
+        variance: Range of the mean variance over the exact one.
+    """
+
+    mean: float
+    variance: tuple[float, float]
 
 
 class Draws(ABC):

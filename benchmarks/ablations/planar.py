@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from apsgeo.gaussian.mixture import GaussianMixturePrior
 from apsgeo.metrics.table import Row
 from apsgeo.optim.training import Training
 from benchmarks.truth.planar import EightGaussians, Planar, Ring
-from benchmarks.truth.planar_rows import Plan, score, train
+from benchmarks.truth.planar_rows import BaseName, Plan, score, train
 
 _MEMBERS = 63
 _SPLINE = Spline(8, 4.0)
@@ -59,7 +59,7 @@ def objective_rows(**budget: int) -> list[Row]:
             objective=objective,
             annealing=annealing,
         )
-        for base in ("normal", "gaussian")
+        for base in get_args(BaseName)
         for name, objective, annealing in (
             ("reverse", "reverse", 1.0),
             ("reverse, annealed", "reverse", _ANNEALING),

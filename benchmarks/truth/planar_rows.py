@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,9 @@ from benchmarks.truth.planar import (
 )
 from benchmarks.truth.scores import calibration, excess_scores, weight_scores
 
+BaseName = Literal["white", "anchor"]
+"""Where a flow starts: N(0, I), or the posterior of the Gaussian anchor."""
+
 _CONTEXT = 8
 _BATCH = 128
 _WIDTH = 64
@@ -55,7 +59,7 @@ class Plan:
     """The architecture and the training of a flow of points."""
 
     name: str
-    base: str
+    base: BaseName
     maps: Elementwise
     objective: str
     couplings: int = 4
@@ -91,7 +95,7 @@ class _Context(nn.Module):
 
 def planar_flow(density: Planar, plan: Plan) -> ConditionalFlow:
     """Return an untrained flow of points (batch, 1, 2)."""
-    base: Base = WhiteNoise() if plan.base == "white" else density.anchor
+    bases: dict[BaseName, Base] = {"white": WhiteNoise(), "anchor": density.anchor}
     transforms: list[nn.Module] = [
         GlobalCoupling(
             torch.eye(2)[None],
@@ -104,7 +108,7 @@ def planar_flow(density: Planar, plan: Plan) -> ConditionalFlow:
         for index in range(plan.couplings)
     ]
     transforms.append(ElementwiseMap(density.anchor.domain, 1, _CONTEXT, Affine()))
-    return ConditionalFlow(base, _Context(ConditionalFlow.inputs(1)), transforms)
+    return ConditionalFlow(bases[plan.base], _Context(ConditionalFlow.inputs(1)), transforms)
 
 
 def planar_chains(density: Planar) -> HMC:

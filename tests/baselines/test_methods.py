@@ -1,6 +1,6 @@
 """Every method samples the posterior of the prior that it states, on every domain.
 
-A new method is named in `METHODS`, and gets these tests for its name here.
+A new method is named in `METHODS`, and gets these tests for its name there.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from torch import Tensor
 
 import apsgeo
-from apsgeo.baselines import ITERATIVE, METHODS
+from apsgeo.baselines import METHODS, SAMPLERS
 from apsgeo.baselines.gaussian import choose_rank, eof_prior, kriging
 from apsgeo.diffusion.analytic import AnalyticDiffusion
 from apsgeo.errors import InputError
@@ -23,8 +23,8 @@ from apsgeo.gaussian.fit import fit_gaussian
 from apsgeo.gaussian.kernel import KernelPrior
 from apsgeo.gaussian.scales import HybridScales, LocalisedScales, Scales
 from apsgeo.gaussian.seasonal import SeasonalPrior
-from apsgeo.measurement import Draws, Measurement, Method, Normals
-from apsgeo.operators import Mask
+from apsgeo.measurement import Bias, Draws, Measurement, Method, Normals
+from apsgeo.operators import Downsample, Mask
 from apsgeo.posterior import Posterior
 from tests.cases import numpy_seeded, seeded
 from tests.places import PLACES, Place
@@ -32,11 +32,6 @@ from tests.places import PLACES, Place
 NOISE = 0.3
 DRAWS = 1500
 FIELDS = 60
-
-# Methods that are no exact posterior of their prior: the most that their mean is off, as a root
-# mean square in posterior standard deviations, and the range of their variance over the exact one.
-# The figures are those of their docstrings, with a margin for 40 members of one record.
-BIASED = {"DPS": (0.9, (0.3, 1.0))}
 
 
 def prior_on(place: Place) -> FieldPrior:
@@ -88,7 +83,7 @@ def make(name: str, prior: FieldPrior) -> Method:
 def quick(name: str, prior: FieldPrior) -> Any:
     """Make a method of few steps, where it has any."""
     method = make(name, prior)
-    return replace(method, steps=12) if name in ITERATIVE else method  # type: ignore[type-var]
+    return replace(method, steps=12) if name in SAMPLERS else method  # type: ignore[type-var]
 
 
 def covariance(name: str, prior: FieldPrior) -> np.ndarray:
@@ -125,17 +120,19 @@ def measured(prior: FieldPrior) -> Measurement:
 
 def closed_form(prior: np.ndarray, given: Measurement, t: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the posterior's mean and variance (N,) of a record, by dense algebra."""
-    seen = given.mask[t, 0].numpy()
-    total = prior[seen][:, seen] + np.diag(given.noise_std[t, 0, seen].numpy() ** 2)
-    gain = np.linalg.solve(total, prior[seen]).T
-    mean = gain @ given.values[t, 0, seen].numpy()
-    return mean, np.diag(prior) - (gain * prior[:, seen]).sum(1)
+    seen = given.mask[t].flatten().numpy()
+    operator = given.operator.forward(np.eye(len(prior)))[seen]
+    noise = given.noise_std[t].flatten().numpy()[seen]
+    cross = operator @ prior
+    gain = np.linalg.solve(cross @ operator.T + np.diag(noise**2), cross).T
+    mean = gain @ given.values[t].flatten().numpy()[seen]
+    return mean, np.diag(prior) - (gain * cross.T).sum(1)
 
 
 def test_members_have_the_moments_of_the_closed_form(name: str, prior: FieldPrior) -> None:
     given, method = measured(prior), make(name, prior)
-    if name in BIASED:
-        check_biased(method, given[:1], covariance(name, prior), *BIASED[name])
+    if (bias := getattr(method, "bias", None)) is not None:
+        check_biased(method, given[:1], covariance(name, prior), bias)
         return
     draws = method.posterior(given)
     members = draws.members(DRAWS, 3)[:, :, 0].double().numpy()
@@ -153,19 +150,62 @@ def test_members_have_the_moments_of_the_closed_form(name: str, prior: FieldPrio
             np.testing.assert_allclose(std[t, 0] ** 2, variance, rtol=1e-8)
 
 
-def check_biased(
-    method: Method,
-    given: Measurement,
-    prior: np.ndarray,
-    most: float,
-    ratios: tuple[float, float],
-) -> None:
+def check_biased(method: Method, given: Measurement, prior: np.ndarray, bias: Bias) -> None:
     members = method.posterior(given).members(40, 3)[:, 0, 0].double().numpy()
     mean, variance = closed_form(prior, given, 0)
     error = np.sqrt(((members.mean(0) - mean) ** 2 / variance).mean())
-    assert error < most
+    assert error < bias.mean
     assert error < 0.5 * np.sqrt((mean**2 / variance).mean())  # that of the prior's own mean
-    assert ratios[0] < (members.var(0, ddof=1) / variance).mean() < ratios[1]
+    least, most = bias.variance
+    assert least < (members.var(0, ddof=1) / variance).mean() < most
+
+
+@pytest.mark.parametrize("place", ["latlon", "healpix"])
+def test_other_operators_are_measured_too(name: str, place: str) -> None:
+    """Averages over coarser cells: the mean is exact, and DPS is nearer than the prior."""
+    prior = prior_on(PLACES[place])
+    linear, method = Downsample(2).on(prior.domain), make(name, prior)
+    truth = prior.gaussian.annual.sample(2, seeded(6)).double()
+    values = linear.apply(truth) + 0.1 * torch.randn(linear.apply(truth).shape, generator=seeded(7))
+    values[0, 0, 1] = torch.nan
+    given = Measurement.of(values, 0.1, linear)
+    draws = method.posterior(given)
+    mean, variance = closed_form(covariance(name, prior), given, 0)
+    if getattr(method, "bias", None) is not None:
+        found = draws.members(12, 0)[:, 0, 0].mean(0).numpy()
+        assert np.abs(found - mean).mean() < 0.5 * np.abs(mean).mean()
+        return
+    np.testing.assert_allclose(draws.mean[0, 0], mean, atol=1e-8)
+    if (std := draws.marginal_std) is not None:
+        np.testing.assert_allclose(std[0, 0] ** 2, variance, atol=1e-8)
+
+
+def test_methods_take_several_channels(name: str) -> None:
+    """Two channels that are independent are filled as each alone; kriging says that it cannot."""
+    one = prior_on(PLACES["image"])
+    fields = torch.randn(FIELDS, 2, one.domain.num_nodes, generator=seeded(8))
+    normals = replace(one.normals, mean=one.normals.mean.repeat(1, 2, 1))
+    normals = replace(normals, std=one.normals.std.repeat(1, 2, 1))
+    scales = HybridScales.start(one.domain)
+    both = fit_gaussian(scales.field(one.domain, fields), fields, scales, rank=5)
+    prior = replace(
+        one,
+        normals=normals,
+        gaussian=both,
+        anchor=both,
+        diffusion=AnalyticDiffusion(both.annual),  # type: ignore[arg-type]
+    )
+    if name == "kriging":
+        with pytest.raises(InputError, match="one channel"):
+            KernelPrior.fit(one.domain, fields)
+        return
+    values = fields[:2].double()
+    mask = torch.rand(values.shape, generator=seeded(9)) < 0.4
+    draws = quick(name, prior).posterior(Measurement(values, mask, torch.tensor(NOISE)))
+    members = draws.members(3, 0)
+    assert members.shape == (3, *values.shape)
+    assert bool(torch.isfinite(members).all())
+    assert float(members.std(0)[~mask].mean()) > float(members.std(0)[mask].mean())
 
 
 def test_a_member_depends_on_seed_record_and_number_alone(name: str, prior: FieldPrior) -> None:
@@ -213,13 +253,16 @@ def test_every_method_fills_gaps_with_labels(name: str) -> None:
     np.testing.assert_allclose(ensemble.values.reshape(3, -1), expected.reshape(3, -1), rtol=1e-6)
 
 
-def test_a_method_without_density_says_so(prior: FieldPrior) -> None:
-    draws: Draws = METHODS["DPS"](prior).posterior(measured(prior))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_has_no_density_and_needs_a_diffusion_prior(
+    sampler: str, prior: FieldPrior
+) -> None:
+    draws: Draws = SAMPLERS[sampler](prior).posterior(measured(prior))
     assert draws.marginal_std is None
     with pytest.raises(InputError, match="without a density"):
         draws.log_prob(draws.measurement.values)
     with pytest.raises(InputError, match="diffusion prior"):
-        METHODS["DPS"](replace(prior, diffusion=None))
+        SAMPLERS[sampler](replace(prior, diffusion=None))
 
 
 def test_kriging_finds_the_covariance_it_was_fitted_to() -> None:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from apsgeo.gaussian.draws import WhiteNoise
 from apsgeo.gaussian.mixture import GaussianMixturePrior
 from benchmarks.ablations import fields as ablation_fields
 from benchmarks.ablations import planar as ablation_planar
@@ -13,7 +14,7 @@ from benchmarks.ablations.planar import exact_diffusion, trained_prior
 from benchmarks.ablations.suite import report
 from benchmarks.truth.mixture import NOISE_STD, MixtureProblem
 from benchmarks.truth.planar import EightGaussians
-from benchmarks.truth.planar_rows import Plan
+from benchmarks.truth.planar_rows import Plan, planar_flow
 from benchmarks.truth.training import Recipe
 from tests.cases import seeded
 
@@ -27,6 +28,16 @@ def test_the_exact_diffusion_is_that_of_the_eight_gaussians() -> None:
     assert isinstance(prior, GaussianMixturePrior)
     expected = density.log_prob(points[:, 0].double())
     torch.testing.assert_close(prior.log_prob(points.double()), expected, rtol=0.0, atol=1e-6)
+
+
+def test_objectives_are_tried_from_both_bases(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[Plan] = []
+    monkeypatch.setattr(
+        ablation_planar, "_all", lambda densities, methods, **_: plans.extend(methods)
+    )
+    ablation_planar.objective_rows()
+    white = [isinstance(planar_flow(EightGaussians(), plan).base, WhiteNoise) for plan in plans]
+    assert white == 6 * [True] + 6 * [False]
 
 
 def test_the_bound_of_a_trained_prior_is_below_its_density() -> None:

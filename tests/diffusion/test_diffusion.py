@@ -448,7 +448,7 @@ def white_anchor() -> DenseGaussian:
 def small_prior(anchor: Any, levels: int = 12) -> DiffusionPrior:
     seed_weights(0)
     inputs = 1 if anchor is None else 2
-    network = UNet(GRID, inputs, 1, width=8, depth=0, cond_dim=64)
+    network = UNet(GRID, inputs, 1, width=16, depth=0, cond_dim=64)
     return DiffusionPrior(GRID, 1, network, anchor=anchor, levels=levels)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import xarray as xr
@@ -16,12 +15,13 @@ from apsgeo.distillation.pairs import PairSet
 from apsgeo.errors import InputError
 from apsgeo.flows.build import FlowSpec
 from apsgeo.gaussian.scales import HybridScales
+from tests.cases import numpy_seeded
 
 SPEC = FlowSpec(width=4, depth=1, context=4, patterns=2, coupling_width=4)
 
 
 def images() -> xr.DataArray:
-    values = np.random.default_rng(0).standard_normal((24, 6, 6)).cumsum(1)
+    values = numpy_seeded(0).standard_normal((24, 6, 6)).cumsum(1)
     return xr.DataArray(values.astype("float32"), dims=("sample", "y", "x"))
 
 

@@ -18,7 +18,7 @@ from apsgeo.operators import Downsample, Mask
 from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
-from tests.cases import numpy_seeded, seed_weights, seeded
+from tests.cases import monthly, numpy_seeded, seed_weights, seeded
 
 NOISE = 0.3
 SPEC = FlowSpec(base="white", width=16, depth=1, context=6, local=2, patterns=4, coupling_width=8)
@@ -28,19 +28,12 @@ MONTHS = 96
 
 def history() -> xr.DataArray:
     """Smooth fields in K with a season, and some rough."""
-    lat, lon = np.linspace(75, -75, 6), np.arange(0, 360, 60.0)
-    time = xr.date_range("1990-01-01", periods=MONTHS, freq="MS")
-    rng = numpy_seeded(0)
+    lat, lon, rng = np.linspace(75, -75, 6), np.arange(0, 360, 60.0), numpy_seeded(0)
     wave = np.cos(np.deg2rad(lon)) * np.cos(np.deg2rad(lat))[:, None]
     values = rng.standard_normal((MONTHS, 1, 1)) * wave + 280.0
     values = values + 0.3 * rng.standard_normal(values.shape)
-    values += np.cos(time.month.values * np.pi / 6)[:, None, None]
-    return xr.DataArray(
-        values.astype("float32"),
-        dims=("time", "lat", "lon"),
-        coords={"time": time, "lat": lat, "lon": lon},
-        name="air",
-    )
+    values += np.cos((np.arange(MONTHS) % 12 + 1) * np.pi / 6)[:, None, None]
+    return monthly(values, lat, lon, "K")
 
 
 @pytest.fixture(scope="module")

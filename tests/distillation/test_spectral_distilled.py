@@ -22,7 +22,7 @@ from apsgeo.operators import Downsample, Mask
 from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
-from tests.cases import numpy_seeded, seed_weights, seeded
+from tests.cases import monthly, numpy_seeded, rounding, seed_weights, seeded
 
 SPEC = SpectralSpec(patterns=6, candidates=2, width=16, bins=8)
 NOISE = 0.3
@@ -32,16 +32,11 @@ WAVE = np.cos(np.deg2rad(LON)) * np.cos(np.deg2rad(LAT))[:, None]
 
 def history() -> xr.DataArray:
     """Monthly fields in two regimes, a pattern or its negative, with a seasonal mean and spread."""
-    time = xr.date_range("1990-01-01", periods=144, freq="MS")
-    month = np.cos(time.month.values * np.pi / 6)
+    month = np.cos(np.tile(np.arange(1, 13), 12) * np.pi / 6)
     rng = numpy_seeded(0)
-    sign = rng.choice([-1.0, 1.0], size=len(time)) * (2.0 + month)
+    sign = rng.choice([-1.0, 1.0], size=len(month)) * (2.0 + month)
     values = 15 + 10 * month[:, None, None] + 2.0 * sign[:, None, None] * WAVE
-    values = values + 0.5 * rng.standard_normal(values.shape)
-    coords = {"time": time, "lat": LAT, "lon": LON}
-    return xr.DataArray(
-        values.astype("float32"), coords, ("time", "lat", "lon"), "air", {"units": "degC"}
-    )
+    return monthly(values + 0.5 * rng.standard_normal(values.shape), LAT, LON, "degC")
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +129,8 @@ def test_saved_weights_keep_their_patterns_whatever_their_sign(
     assert torch.equal(again.flow.whiten, posterior.flow.whiten)
     assert "whiten" in again.flow.state_dict()
     identity = again.flow.whiten.double() @ again.flow.colour.double().T
-    # float32 products of float32 patterns
-    torch.testing.assert_close(identity, torch.eye(6).double(), rtol=0.0, atol=1e-5)
+    # products over sixty nodes of patterns kept in float32
+    torch.testing.assert_close(identity, torch.eye(6).double(), rtol=0.0, atol=rounding(60))
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +213,8 @@ def test_members_do_not_depend_on_the_batch(posterior: Posterior) -> None:
     y, season = gappy()
     together = posterior(y, season=season).members(4, 5)
     alone = posterior(y[1:2], season=season[1:2], key=torch.arange(1, 2)).members(2, 5)
-    torch.testing.assert_close(alone, together[:2, 1:2], rtol=1e-5, atol=1e-4)
+    error = rounding(256, together)  # a flow of some hundred sums and products
+    torch.testing.assert_close(alone, together[:2, 1:2], rtol=0.0, atol=error)
 
 
 @pytest.mark.parametrize("objective", ["score", "forward", "reverse"])

@@ -13,7 +13,7 @@ import pytest
 import scipy.sparse
 import torch
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor, nn
+from torch import nn
 
 from apsgeo import domains
 from apsgeo.domains import (
@@ -27,7 +27,7 @@ from apsgeo.domains import (
 from apsgeo.errors import InputError, ModelError
 from apsgeo.nn.function_space import FunctionSpaceNet
 from apsgeo.nn.unet import UNet
-from tests.cases import numpy_seeded, rounding, seed_weights, seeded
+from tests.cases import noise, numpy_seeded, rounding, seed_weights, seeded
 
 SPHERE = 4 * math.pi
 
@@ -146,10 +146,6 @@ def case(request: pytest.FixtureRequest) -> tuple[Domain, float]:
 @pytest.fixture
 def domain(case: tuple[Domain, float]) -> Domain:
     return case[0]
-
-
-def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=seeded(0), dtype=torch.float64)
 
 
 def test_areas_are_positive_and_sum_to_the_domain(case: tuple[Domain, float]) -> None:

@@ -11,14 +11,10 @@ from torch import Tensor
 from apsgeo.domains import Domain, HEALPixDomain
 from apsgeo.domains.harmonics import real_harmonics
 from apsgeo.errors import GridError, InputError
-from tests.cases import numpy_seeded, seeded
+from tests.cases import noise, numpy_seeded
 
 # the offset along (x, y) of each of healpy's directions: SW, W, NW, N, NE, E, SE, S
 OFFSETS = [(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)]
-
-
-def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=seeded(0), dtype=torch.float64)
 
 
 def quarter_turn(domain: HEALPixDomain) -> Tensor:

@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from apsgeo.domains import ImageDomain
 from apsgeo.errors import GridError
-from tests.cases import rounding, seeded
-
-
-def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=seeded(0), dtype=torch.float64)
+from tests.cases import noise, rounding
 
 
 def test_two_by_three_image_by_hand() -> None:

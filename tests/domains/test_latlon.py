@@ -12,7 +12,7 @@ from torch import Tensor
 
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import GridError, InputError
-from tests.cases import seeded
+from tests.cases import noise
 
 
 def global_grid(rows: int, columns: int, *, poles: bool = True) -> LatLonDomain:
@@ -32,10 +32,6 @@ GRIDS = {
     "odd-columns": global_grid(11, 15),
     "regional": LatLonDomain(np.arange(60.0, 32.0, -2.5), np.arange(-10.0, 16.0, 2.5)),
 }
-
-
-def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=seeded(0), dtype=torch.float64)
 
 
 def test_two_by_four_grid_by_hand() -> None:

@@ -7,15 +7,10 @@ import pytest
 import scipy.sparse
 import torch
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor
 
 from apsgeo.domains import MeshDomain
 from apsgeo.errors import GridError
-from tests.cases import numpy_seeded, rounding, seeded
-
-
-def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=seeded(0), dtype=torch.float64)
+from tests.cases import noise, numpy_seeded, rounding
 
 
 def icosphere(splits: int) -> MeshDomain:

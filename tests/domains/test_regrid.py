@@ -17,7 +17,7 @@ from apsgeo.domains import (
 )
 from apsgeo.domains.regrid import bilinear, conservative
 from apsgeo.errors import InputError
-from tests.cases import seeded
+from tests.cases import noise
 
 
 def grid(rows: int, columns: int, *, poles: bool = True) -> LatLonDomain:
@@ -28,10 +28,6 @@ def grid(rows: int, columns: int, *, poles: bool = True) -> LatLonDomain:
 def smooth(domain: Domain) -> Tensor:
     x, y, z = domain.positions.T
     return 1 + x * y + z**3 + 0.5 * torch.sin(3 * x)
-
-
-def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=seeded(0), dtype=torch.float64)
 
 
 SOURCES = {

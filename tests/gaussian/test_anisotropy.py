@@ -107,13 +107,16 @@ def test_cells_that_never_vary_are_left_as_they_are(domain: Domain) -> None:
 def test_ranges_that_follow_the_place_predict_better(
     kind: type[HybridScales] | type[TwoRangeScales],
 ) -> None:
-    """Fields reach twice as far in the east: a prior that learns it has the lower CRPS there."""
+    """Fields reach four times as far in the east: a prior that learns it has the lower CRPS.
+
+    From few observations, some 15 of 768 nodes; where they are dense, no range matters.
+    """
     domain = HEALPixDomain(8)
-    field = MaternField(domain, 5000.0, 2, reach=further_in_the_east(domain) ** 1.5)
+    field = MaternField(domain, 5000.0, 2, reach=further_in_the_east(domain) ** 2)
     fields = draws(field, RECORDS)
     history, truth = fields[: RECORDS - 20], fields[RECORDS - 20 :]
     generator = seeded(0)
-    mask = Mask.at_density(domain, 0.1, generator).expand_as(truth)
+    mask = Mask.at_density(domain, 0.02, generator).expand_as(truth)
     noisy = truth + 0.1 * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
     measured = Measurement(noisy, mask, torch.full_like(truth, 0.1))
     scores = []

@@ -122,12 +122,12 @@ def test_denoiser_differentiates_to_the_posterior_covariance(
     mixture: GaussianMixturePrior,
 ) -> None:
     """Its Jacobian is cov(x | s) / noise^2, responsibilities included."""
-    x, noise_std = fields(mixture, 1), 4.0
+    x, noise_std = fields(mixture, 1), 6.0
     jacobian = torch.autograd.functional.jacobian(lambda s: mixture.denoise(s, noise_std), x)
     means, covariances = dense(mixture)
     joint = log_density(mixture, x, noise_std**2)[:, 0]
     shares = np.exp(joint - logsumexp(joint))
-    assert shares.max() < 0.9
+    assert shares.max() < 0.99
     gains = [cov @ np.linalg.inv(cov + noise_std**2 * np.eye(len(cov))) for cov in covariances]
     flat = x.flatten().numpy()
     each = np.array([m + gain @ (flat - m) for m, gain in zip(means, gains, strict=True)])
@@ -150,13 +150,13 @@ def moments(
 
 
 def check_draws(draws: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> None:
-    """Compare draws (draw, size) with exact moments, entry by entry, to five standard errors."""
+    """Compare draws (draw, size) with exact moments, thousands of them, to six standard errors."""
     centre = draws - mean
     var = np.diag(covariance)
-    assert (np.abs(centre.mean(0)) < 5 * np.sqrt(var / len(draws))).all()
+    assert (np.abs(centre.mean(0)) < 6 * np.sqrt(var / len(draws))).all()
     found = centre.T @ centre / len(draws)
     error = np.sqrt(((centre**2).T @ centre**2 / len(draws) - found**2) / len(draws))
-    assert (np.abs(found - covariance) < 5 * error).all()
+    assert (np.abs(found - covariance) < 6 * error).all()
 
 
 def test_draws_have_the_moments_of_the_mixture(mixture: GaussianMixturePrior) -> None:

@@ -21,6 +21,7 @@ from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.xarray import impute
+from tests.cases import numpy_seeded
 
 SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 SCALES = HybridScales(range_km=4000.0)
@@ -32,7 +33,7 @@ def history(calendar: str | None = None) -> xr.DataArray:
     options: dict[str, Any] = {} if calendar is None else {"calendar": calendar}
     time = xr.date_range("2000-01-01", periods=MONTHS, freq="MS", **options)
     lat, lon = np.array([-60.0, -20.0, 20.0, 60.0]), np.arange(0, 360, 60.0)
-    rng = np.random.default_rng(0)
+    rng = numpy_seeded(0)
     wave = np.cos(np.deg2rad(lon)) * np.cos(np.deg2rad(lat))[:, None]
     values = rng.standard_normal((MONTHS, 1, 1)) * wave
     values = values + 0.3 * rng.standard_normal(values.shape)
@@ -127,7 +128,7 @@ def test_dates_of_another_calendar_go_all_the_way(tmp_path: Any) -> None:
     given = history("noleap")
     prior = FieldPrior.load(fit(given).save(tmp_path / "prior"))
     posterior = distilled(prior, history=given)
-    obs = given[-3:].where(np.random.default_rng(1).random((3, 4, 6)) < 0.5)
+    obs = given[-3:].where(numpy_seeded(1).random((3, 4, 6)) < 0.5)
     ensemble = impute(obs, posterior, members=4)
     assert ensemble.time.equals(obs.time)
     scores = score_ensemble(ensemble, given, obs, progress=False)

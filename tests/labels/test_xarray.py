@@ -526,6 +526,7 @@ def test_arguments_of_other_types_are_refused(obs: xr.DataArray, posterior: Post
     refused(InputError, "obs has the variables slp, and the model is of air", slp, posterior)
     refused(InputError, "obs is a ndarray", obs.values, posterior)
     refused(InputError, "posterior is a str; .*apsgeo.load", obs, "ncep-air")
+    refused(InputError, "a IndependentCells; .*Posterior.of", obs, posterior.method)
     refused(InputError, "in which no value can be missing", obs.fillna(0).astype(int), posterior)
     kept = {name: getattr(posterior, name) for name in ("units", "normals", "operator")}
     elsewhere = SimpleNamespace(codomain="a mesh")

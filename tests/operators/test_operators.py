@@ -279,8 +279,10 @@ def test_draws_have_the_exact_covariance(kind: str, which: type[GaussianPrior]) 
     spread = np.sqrt(np.diag(covariance))
     error = np.sqrt((np.outer(spread, spread) ** 2 + covariance**2) / DRAWS)
     assert (np.abs(draws.T @ draws / DRAWS - covariance) < 6 * error).all()
-    ratio = posterior.std().flatten().numpy() / spread  # 48 draws: about 10 % each
-    assert abs(ratio.mean() - 1) < 0.05
+    # 48 draws: about 10 % each, and their mean varies as squares that are correlated do
+    ratio = posterior.std().flatten().numpy() / spread
+    correlated = np.mean((covariance / np.outer(spread, spread)) ** 2)
+    assert abs(ratio.mean() - 1) < 5 * 0.5 * np.sqrt(2 / 48 * correlated) < 0.2
 
 
 @pytest.mark.parametrize("kind", ["gaussian-blur", "spectral-truncation", "compose", "downsample"])
