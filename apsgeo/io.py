@@ -151,7 +151,7 @@ def load_model(
 
 
 def of_kind(classes: Iterable[type[K]], config: Mapping[str, Any], what: str) -> type[K]:
-    """Return that of the classes whose `kind` a configuration has.
+    """Return the class whose `kind` is that of a configuration.
 
     Raises:
         ModelError: If none has it; `what` is the name of such things.

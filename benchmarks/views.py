@@ -1,7 +1,7 @@
-"""How domains are drawn: for each pixel of a picture the node that stands there.
+"""Views of domains: the node that stands at each pixel of a picture.
 
-A view returns node numbers (row, column), and -1 where there is nothing. All but the images' need
-only positions and edges, so that meshes, grids and pixels are drawn by the same few lines.
+A view returns node numbers (row, column), and -1 where there is nothing. All views but that of
+images need only positions and edges, so that the same few lines draw meshes, grids and pixels.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def along_z(domain: Domain) -> Index:
 
 
 def seen(view: Index, values: NDArray[Any]) -> NDArray[Any]:
-    """Return what a view shows of values (node,), NaN where no node is."""
+    """Return the picture of values (node,) in a view, NaN where no node is."""
     return np.where(view >= 0, values[view], np.nan)
 
 

@@ -54,7 +54,7 @@ class DPS:
         return cls(prior.diffusion)
 
     def posterior(self, measurement: Measurement) -> Draws:
-        """Return what draws fields behind measurements."""
+        """Return draws of the fields behind measurements."""
         return _Guided(self, measurement)
 
 

@@ -44,7 +44,7 @@ class _Uniformity(NamedTuple):
 
 
 def ranks(members: ArrayLike, truth: ArrayLike) -> Ranks:
-    """Return how many members lie below the truth, for simulation-based calibration.
+    """Return the number of members below the truth, for simulation-based calibration.
 
     For a p-value, give one scalar quantity of independent simulations, such as an amplitude on a
     pattern, or log q(x|y) itself, which sees more than most (Talts et al. 2018, arXiv 1804.06788;
@@ -65,7 +65,7 @@ def ranks(members: ArrayLike, truth: ArrayLike) -> Ranks:
 
 
 def tarp_ranks(members: ArrayLike, truth: ArrayLike, references: ArrayLike | None = None) -> Ranks:
-    """Return how many members lie closer to a reference point than the truth does.
+    """Return the number of members that are closer to a reference point than the truth.
 
     TARP (Lemos et al. 2023, arXiv 2302.03026, algorithm 2) tests accuracy with random points. The
     share of closer members is the credibility of the least ball about the reference that holds the

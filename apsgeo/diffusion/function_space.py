@@ -62,7 +62,7 @@ class FunctionSpacePrior(DiffusionPrior):
 
     @staticmethod
     def network_channels(channels: int, anchor: GaussianPrior | None) -> tuple[int, int]:
-        """Return how many channels the network takes, and how many it gives."""
+        """Return the numbers of channels that the network takes and gives."""
         return (channels, 2 * channels) if anchor is None else (2 * channels, channels)
 
     def equivalent_log_snr(self, log_snr: Tensor) -> Tensor:

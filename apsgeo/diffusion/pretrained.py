@@ -73,7 +73,7 @@ class FunctionSchedule(Schedule):
         return 2.0 * torch.log(alpha / sigma)
 
     def rate(self, t: float | Tensor) -> Tensor:
-        """Return how fast log(snr) falls, by autograd."""
+        """Return the rate at which log(snr) falls, by autograd."""
         with torch.enable_grad():
             time = torch.as_tensor(t, dtype=torch.float64).detach().clone().requires_grad_()
             (slope,) = torch.autograd.grad(self.log_snr(time).sum(), time)

@@ -86,7 +86,7 @@ class DiffusionPrior(DiffusionDensity):
 
     @staticmethod
     def network_channels(channels: int, anchor: GaussianPrior | None) -> tuple[int, int]:
-        """Return how many channels the network takes, and how many it gives."""
+        """Return the numbers of channels that the network takes and gives."""
         return channels if anchor is None else 2 * channels, channels
 
     def correction(self, x_t: Tensor, mean: Tensor, log_snr: Tensor) -> Tensor:

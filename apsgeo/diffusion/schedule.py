@@ -49,7 +49,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def rate(self, t: float | Tensor) -> Tensor:
-        """Return how fast the log of the signal-to-noise ratio falls, per unit time."""
+        """Return the rate, per unit time, at which the log of the signal-to-noise ratio falls."""
 
     @abstractmethod
     def time_of_snr(self, snr: float | Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Schedule(ABC):
         return torch.exp(self.log_snr(t))
 
     def to_config(self) -> dict[str, Any]:
-        """Return what `from_config` rebuilds the schedule from, fit for JSON."""
+        """Return a JSON-able configuration, from which `from_config` rebuilds the schedule."""
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
 
 

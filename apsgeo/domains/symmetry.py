@@ -78,7 +78,7 @@ class Symmetries(Mapping[str, Symmetry]):
         return f"Symmetries({', '.join(self)})"
 
     def only(self, *names: str) -> Symmetries:
-        """Return those of the names given.
+        """Return the symmetries that have these names.
 
         Raises:
             InputError: If the domain has no symmetry of a name.

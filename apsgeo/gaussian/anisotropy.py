@@ -1,4 +1,4 @@
-"""What a history says about how far fields reach across each face: local, anisotropic ranges."""
+"""The reach of fields across each face, from a history: local, anisotropic ranges."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _faces(stiffness: sp.csc_array) -> sp.coo_array:
 
 
 def face_reach(domain: Domain, fields: Tensor) -> Array:
-    r"""Return how far fields (time, channel, node) reach across each face, from the history.
+    r"""Return the reach of fields (time, channel, node) across each face.
 
     Cells i and j of `Domain.reduced` adjoin with their centres l apart. With their values z scaled
     to unit variance, the reach is l^2 / E (z_i - z_j)^2, the square of a correlation length along

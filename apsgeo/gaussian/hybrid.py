@@ -142,7 +142,7 @@ class HybridPrior(GaussianPrior):
 
     @cached_property
     def _pattern(self) -> sp.csc_array:
-        """Where a posterior precision may differ from zero if nodes are measured one by one."""
+        """Entries of a posterior precision that may not be zero, with nodes measured one by one."""
         return sp.block_diag([self.matern.pattern] * self.channels, format="csc")
 
     @cached_property

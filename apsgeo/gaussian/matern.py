@@ -44,7 +44,7 @@ class LocalField(ABC):
 
     @cached_property
     def pattern(self) -> sp.csc_array:
-        """Where the precision of z may differ from zero once nodes are measured one by one."""
+        """Entries of the precision of z that may not be zero, with nodes measured one by one."""
         return sp.csc_array(self.precision.astype(bool) + (self.basis.T @ self.basis).astype(bool))
 
     @cached_property

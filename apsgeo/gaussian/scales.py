@@ -110,7 +110,7 @@ class _Point:
 
 
 class _Hybrid(_Point, ABC):
-    """What the scales of hybrid covariances share."""
+    """The common part of the scales of hybrid covariances."""
 
     eof_weight: float
     nugget: float
@@ -239,7 +239,7 @@ class LocalisedScales(_Point):
 
     Attributes:
         eof_weight: Share of the EOF covariance that is kept, in (0, 1).
-        tapered_share: Share of that which acts within the taper only, in (0, 1).
+        tapered_share: Share of the kept covariance that acts within the taper only, in (0, 1).
         taper_km: Half the distance at which the taper reaches zero.
         range_km: Range of the Matern residual.
         nugget: Fraction of each node's variance that is white.

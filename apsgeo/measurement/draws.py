@@ -52,14 +52,14 @@ class Method(Protocol):
 
 
 class Bias(NamedTuple):
-    """How far a method that is no exact posterior may be from that of its own prior.
+    """The largest errors of a method whose draws are not the exact posterior of its prior.
 
-    A method that has such an attribute, `bias`, is held to it by the shared tests, which measure
-    it for a Gaussian prior whose noise is 0.3 of its spread and of which 30 % is observed.
+    The shared tests hold a method with such an attribute, `bias`, to it. They measure it with a
+    Gaussian prior, noise of 0.3 of its standard deviation, and 30 % of the nodes observed.
 
     Attributes:
         mean: Greatest error of the mean, a root mean square in posterior standard deviations.
-        variance: Range of the mean variance over the exact one.
+        variance: Range of the ratio of the mean variance to the exact one.
     """
 
     mean: float

@@ -1,4 +1,4 @@
-"""What networks on a condition share."""
+"""Layers of networks that are given a condition."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class OneOf(Several, _Family):
         return any(each.includes(operator) for each in self.operators)
 
     def typical(self) -> tuple[Operator, ...]:
-        """Return what is typical of each."""
+        """Return the typical operators of each family."""
         return tuple(member for each in self.operators for member in each.typical())
 
     def features(self, operator: Operator) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""How a network is trained, apart from what it is and what it learns from."""
+"""Settings of the training of any network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Training", "seeded"]
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained, whatever it is: ``Training(steps=20_000, patience=3)``.
+    """Settings of the training of any network, such as ``Training(steps=20_000, patience=3)``.
 
     Attributes:
         steps: Number of steps of the optimizer; 0 for none. None stands for the default of what is

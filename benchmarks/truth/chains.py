@@ -40,7 +40,7 @@ class HMC:
     name = "HMC"
 
     def posterior(self, measurement: Measurement) -> Draws:
-        """Return what runs a chain for each member."""
+        """Return draws that run a chain for each member."""
         return _ChainDraws(self, measurement)
 
 

@@ -44,7 +44,7 @@ from benchmarks.truth.planar import (
 from benchmarks.truth.scores import calibration, excess_scores, weight_scores
 
 BaseName = Literal["white", "anchor"]
-"""Where a flow starts: N(0, I), or the posterior of the Gaussian anchor."""
+"""Base of a flow: N(0, I), or the posterior of the Gaussian anchor."""
 
 _CONTEXT = 8
 _BATCH = 128
