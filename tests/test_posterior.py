@@ -225,7 +225,7 @@ def test_saved_prior_is_the_same(prior: FieldPrior, skip: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("objective", ["score", "forward", "mixed"])
-@pytest.mark.parametrize("base", ["gaussian", "normal"])
+@pytest.mark.parametrize("base", ["anchor", "white"])
 def test_training_never_ends_worse_on_held_out_months(
     prior: FieldPrior, objective: Any, base: Any
 ) -> None:

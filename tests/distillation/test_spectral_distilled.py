@@ -248,5 +248,6 @@ def test_specs_are_rebuilt_from_their_configuration() -> None:
     for spec in (SPEC, replace(SPEC, regimes=2), FlowSpec(width=4)):
         assert spec_from_config(spec.to_config()) == spec
     assert spec_from_config({"width": 4}) == FlowSpec(width=4)  # as was saved before there were two
+    assert spec_from_config({"base": "normal", "scales": 3}) == FlowSpec(base="white", roughness=3)
     with pytest.raises(ModelError, match="flow"):
         spec_from_config({"kind": "unknown"})
