@@ -198,7 +198,7 @@ def distill(
     """Train a model that samples the posterior of any observations in one evaluation."""
     _refuse_existing(posterior, overwrite)
     from apsgeo.distillation.distill import distill as train
-    from apsgeo.flows.build import FlowSpec
+    from apsgeo.flows.build import CouplingSpec
     from apsgeo.io import read_field
     from apsgeo.operators import Mask
     from apsgeo.optim.training import Training
@@ -210,7 +210,7 @@ def distill(
         history=None if history is None else read_field(history, variable),
         measurements=None if measurements is None else read_field(measurements, variable),
         objective=objective,
-        spec=FlowSpec(base=base, **_ARCHITECTURE[base]),
+        spec=CouplingSpec(base=base, **_ARCHITECTURE[base]),
         seed=seed,
         training=Training(steps=steps),
     )

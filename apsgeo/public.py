@@ -9,7 +9,7 @@ from apsgeo.domains import ImageDomain as ImageDomain
 from apsgeo.domains import LatLonDomain as LatLonDomain
 from apsgeo.domains import MeshDomain as MeshDomain
 from apsgeo.field_prior import FieldPrior as FieldPrior
-from apsgeo.flows.build import FlowSpec as FlowSpec
+from apsgeo.flows.build import CouplingSpec as CouplingSpec
 from apsgeo.flows.build import SpectralSpec as SpectralSpec
 from apsgeo.gaussian.prior import GaussianPrior as GaussianPrior
 from apsgeo.gaussian.scales import HybridScales as HybridScales

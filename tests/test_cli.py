@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from apsgeo import datasets, demo, distill
 from apsgeo.cli import app
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import HybridScales, LocalisedScales
 from apsgeo.io import read_field, write_netcdf
@@ -79,7 +79,7 @@ def prior(field: xr.DataArray) -> FieldPrior:
 
 def untrained(prior: FieldPrior, base: Any) -> Posterior:
     """A flow before its first step: its members may be no good, but they are members."""
-    spec = FlowSpec(base=base, width=4, depth=1, context=4, patterns=2, coupling_width=4)
+    spec = CouplingSpec(base=base, width=4, depth=1, context=4, patterns=2, coupling_width=4)
     return distill(
         prior,
         Mask(),

@@ -19,8 +19,8 @@ from apsgeo.distillation.held_out import spread_factors
 from apsgeo.distillation.pairs import PairSet, simulate_pairs
 from apsgeo.distillation.sources import Fields, draws_of_prior
 from apsgeo.errors import GridError, InputError, ModelError
-from apsgeo.flows.build import FlowSpec
-from apsgeo.flows.flow import ConditionalFlow
+from apsgeo.flows.build import CouplingSpec
+from apsgeo.flows.flow import CouplingFlow
 from apsgeo.gaussian.scales import HybridScales, LocalisedScales
 from apsgeo.measurement import members_noise
 from apsgeo.operators import Mask
@@ -29,7 +29,7 @@ from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from tests.cases import history, rounding, seed_weights, seeded
 
-SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+SPEC = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 NOISE = 0.3
 SCALES = HybridScales(0.5, 5000.0, 0.01)
 ANCHOR = LocalisedScales(0.8, 0.6, 6000.0, 5000.0, 0.01)
@@ -73,7 +73,7 @@ def test_one_network_evaluation_a_field_for_any_number_of_members(
     posterior: Posterior, members: int
 ) -> None:
     evaluated: list[int] = []
-    assert isinstance(posterior.flow, ConditionalFlow)
+    assert isinstance(posterior.flow, CouplingFlow)
     hook = posterior.flow.context.register_forward_hook(
         lambda _module, inputs, _output: evaluated.append(len(inputs[0]))
     )
@@ -229,7 +229,9 @@ def test_saved_prior_is_the_same(prior: FieldPrior, skip: Any, tmp_path: Path) -
 def test_training_never_ends_worse_on_held_out_months(
     prior: FieldPrior, objective: Any, base: Any
 ) -> None:
-    spec = FlowSpec(base=base, width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+    spec = CouplingSpec(
+        base=base, width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4
+    )
     made = distilled(prior, objective=objective, spec=spec, steps=10)
     scores = [row["validation"] for row in made.provenance["log"]]
     assert min(scores) <= 1.0 + 1e-6
@@ -318,7 +320,7 @@ def test_history_without_dates_is_refused() -> None:
 
 
 def test_paper_form_is_saved_whatever_its_patterns(prior: FieldPrior, tmp_path: Path) -> None:
-    spec = FlowSpec(base="white", width=8, depth=1, context=4, local=2, coupling_width=4)
+    spec = CouplingSpec(base="white", width=8, depth=1, context=4, local=2, coupling_width=4)
     made = distilled(prior, spec=spec, objective="reverse", steps=1)
     assert isinstance(apsgeo.load(made.save(tmp_path / "model")), Posterior)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from apsgeo.domains import GraphDomain
 from apsgeo.errors import InputError
-from apsgeo.flows.build import FlowSpec, Site, SpectralSpec, build_flow
+from apsgeo.flows.build import CouplingSpec, Site, SpectralSpec, build_flow
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.fit import fit_gaussian
 from apsgeo.gaussian.low_rank import LowRankPrior
@@ -32,7 +32,7 @@ def mixture() -> GaussianMixturePrior:
     return GaussianMixturePrior([component, component], [0.6, 0.4], torch.stack([mean, -mean]))
 
 
-@pytest.fixture(scope="module", params=[FlowSpec(width=8, depth=0, context=4, local=1), None])
+@pytest.fixture(scope="module", params=[CouplingSpec(width=8, depth=0, context=4, local=1), None])
 def posterior(request: pytest.FixtureRequest, mixture: GaussianMixturePrior) -> Posterior:
     """A flow that is wrong: it starts from one Gaussian, and its weights are off."""
     spec = request.param or SpectralSpec(patterns=3, candidates=2, width=8, bins=4)

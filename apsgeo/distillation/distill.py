@@ -27,7 +27,7 @@ from apsgeo.distillation.objective import (
 from apsgeo.distillation.pairs import Batch, PairSet
 from apsgeo.distillation.sources import Measuring, fields_of_prior
 from apsgeo.errors import InputError
-from apsgeo.flows.build import FlowSpec, Site, Spec, build_flow
+from apsgeo.flows.build import CouplingSpec, FlowSpec, Site, build_flow
 from apsgeo.flows.context import site_features
 from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
@@ -59,7 +59,7 @@ def distill(
     history: xr.DataArray | xr.Dataset | None = None,
     measurements: xr.DataArray | xr.Dataset | None = None,
     objective: Mode = "score",
-    spec: Spec | None = None,
+    spec: FlowSpec | None = None,
     score_weight: float = 1.0,
     annealing: float = 1.0,
     folds: int = 4,
@@ -85,7 +85,7 @@ def distill(
             The history then only says how wide the members should be.
         objective: "score" is the CRPS of the members on simulated pairs; "reverse" the paper's
             amortized KL, "forward" maximum likelihood on the pairs, "mixed" the mean of both.
-        spec: Architecture of the flow; `FlowSpec()` by default.
+        spec: Architecture of the flow; `CouplingSpec()` by default.
         score_weight: Weight of the CRPS of the members in "forward" and "mixed", where likelihood
             alone spends itself on the shortest waves.
         annealing: Temperature at which the reverse divergence of "reverse" and "mixed" starts; one
@@ -112,7 +112,7 @@ def distill(
             with another objective than "reverse", with operators other than masks, or with a range
             of noise.
     """
-    spec = spec or FlowSpec()
+    spec = spec or CouplingSpec()
     if not (math.isfinite(annealing) and annealing >= 1.0):
         raise InputError(f"annealing={annealing}; give a temperature of at least 1.")
     if measurements is not None and objective != "reverse":
@@ -245,7 +245,7 @@ def _log_density(prior: FieldPrior) -> LogDensity:
     return estimate
 
 
-def _check_density(prior: FieldPrior, spec: Spec, mode: Mode) -> None:
+def _check_density(prior: FieldPrior, spec: FlowSpec, mode: Mode) -> None:
     values = prior.domain.num_nodes * prior.normals.mean.shape[1]
     dense = spec.base == "anchor" and prior.anchor.kind == "localised" and values > _MOST_DENSE
     if dense and mode != "score":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from apsgeo.errors import InputError
 from apsgeo.flows.context import SiteContext
 from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, LocalCoupling
 from apsgeo.flows.elementwise import elementwise
-from apsgeo.flows.flow import ConditionalFlow, Flow
+from apsgeo.flows.flow import CouplingFlow, Flow
 from apsgeo.flows.patterns import GlobalAutoregressive, GlobalCoupling, GlobalMap
 from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.spectral import SpectralFlow
@@ -26,9 +26,9 @@ from apsgeo.io import of_kind
 from apsgeo.operators.linear import LinearMap
 
 __all__ = [
+    "CouplingSpec",
     "FlowSpec",
     "Site",
-    "Spec",
     "SpectralSpec",
     "build_flow",
     "large_scale_patterns",
@@ -42,6 +42,9 @@ _GLOBAL_MAPS: dict[str, type[GlobalMap]] = {
 }
 
 
+BaseName = Literal["anchor", "white"]
+
+
 @dataclass(frozen=True)
 class Site:
     """Everything that a flow is built from, beside its spec.
@@ -52,7 +55,7 @@ class Site:
         known: Fields that the networks see beside the measurement, if any.
         features: Fixed features (feature, node) of the nodes.
         anchor: The Gaussian prior; needed by the base "anchor".
-        regimes: Mixture that `Spec.regimes_in` found in the fields to learn from.
+        regimes: Mixture that `FlowSpec.regimes_in` found in the fields to learn from.
     """
 
     domain: Domain
@@ -74,11 +77,11 @@ class Site:
         return self.anchor
 
 
-class Spec(ABC):
+class FlowSpec(ABC):
     """The architecture of a flow: a frozen dataclass whose attributes JSON can hold."""
 
     kind: ClassVar[str]
-    base: Literal["anchor", "white"] = "anchor"
+    base: BaseName = "anchor"
 
     @abstractmethod
     def build(self, site: Site) -> Flow:
@@ -114,7 +117,7 @@ class Spec(ABC):
 
 
 @dataclass(frozen=True)
-class FlowSpec(Spec):
+class CouplingSpec(FlowSpec):
     """A flow of local and global couplings, with a U-Net for its context.
 
     Attributes:
@@ -140,7 +143,7 @@ class FlowSpec(Spec):
         InputError: If there are no such maps, or `roughness` is negative.
     """
 
-    base: Literal["anchor", "white"] = "anchor"
+    base: BaseName = "anchor"
     width: int = 32
     depth: int = 4
     context: int = 16
@@ -155,6 +158,8 @@ class FlowSpec(Spec):
     roughness: int = 0
 
     def __post_init__(self) -> None:
+        if self.base not in (known := get_args(BaseName)):
+            raise InputError(f"base={self.base!r}; give one of {[*known]}.")
         if self.global_maps not in _GLOBAL_MAPS:
             raise InputError(f"global_maps={self.global_maps!r}; give one of {[*_GLOBAL_MAPS]}.")
         if self.roughness < 0:
@@ -162,11 +167,11 @@ class FlowSpec(Spec):
 
     kind: ClassVar[str] = "coupling"
 
-    def build(self, site: Site) -> ConditionalFlow:
+    def build(self, site: Site) -> CouplingFlow:
         """Return an untrained flow: the identity on its base."""
         base: Base = site.needed_anchor if self.base == "anchor" else WhiteNoise()
         roughness = Roughness(site.domain, self.roughness) if self.roughness else None
-        inputs = ConditionalFlow.inputs(site.channels, site.known, roughness)
+        inputs = CouplingFlow.inputs(site.channels, site.known, roughness)
         context = SiteContext(
             site.domain,
             inputs,
@@ -199,11 +204,11 @@ class FlowSpec(Spec):
                 )
             )
         transforms.append(ElementwiseMap(site.domain, site.channels, self.context, maps))
-        return ConditionalFlow(base, context, transforms, roughness, site.known)
+        return CouplingFlow(base, context, transforms, roughness, site.known)
 
 
 @dataclass(frozen=True)
-class SpectralSpec(Spec):
+class SpectralSpec(FlowSpec):
     """A flow on the coefficients of the anchor's patterns, for posteriors with several modes.
 
     It starts from the anchor's posterior, and is for measurements of nodes. See
@@ -277,23 +282,23 @@ class SpectralSpec(Spec):
         if not linear.is_identity:
             raise InputError(
                 f"a spectral flow is for measurements of nodes, such as Mask(), and {linear!r} is "
-                "not; use FlowSpec()."
+                "not; use CouplingSpec()."
             )
 
 
 _FORMER_BASES = {"gaussian": "anchor", "normal": "white"}
 """Names of bases in models that were saved before version 0.2."""
 
-_SPECS: list[type[Spec]] = [FlowSpec, SpectralSpec]
+_SPECS: list[type[FlowSpec]] = [CouplingSpec, SpectralSpec]
 
 
-def spec_from_config(config: dict[str, Any]) -> Spec:
-    """Rebuild a spec from `Spec.to_config`; one without a kind, as was saved before, is a FlowSpec.
+def spec_from_config(config: dict[str, Any]) -> FlowSpec:
+    """Rebuild a spec from `FlowSpec.to_config`; one without a kind is a `CouplingSpec`.
 
     Raises:
         ModelError: If its `kind` is not known here.
     """
-    described = {"kind": FlowSpec.kind} | config
+    described = {"kind": CouplingSpec.kind} | config
     if "base" in described:
         described["base"] = _FORMER_BASES.get(described["base"], described["base"])
     if "scales" in described:  # the name of roughness before version 0.2
@@ -312,7 +317,7 @@ def large_scale_patterns(prior: SeasonalPrior, count: int) -> tuple[Tensor, Tens
     return basis.unflatten(0, scaled.shape[:2]) / weights.sqrt()[None, :, None], weights
 
 
-def build_flow(site: Site, spec: Spec) -> Flow:
+def build_flow(site: Site, spec: FlowSpec) -> Flow:
     """Return an untrained flow, the identity on its base; it knows its `spec`."""
     flow = spec.build(site)
     flow.spec = spec

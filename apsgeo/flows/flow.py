@@ -16,7 +16,7 @@ from apsgeo.gaussian.draws import Base
 from apsgeo.measurement import Measurement, NoiseDraws
 from apsgeo.operators.base import HELD_OUT_DENSITIES
 
-__all__ = ["ConditionalFlow", "Conditioning", "Flow", "FlowDraws"]
+__all__ = ["Conditioning", "CouplingFlow", "Flow", "FlowDraws"]
 
 _MOMENT_DRAWS = 128
 
@@ -153,7 +153,7 @@ class _NodeConditioning(Conditioning):
     free: ClassVar[tuple[str, ...]] = ("mean", "context")
 
 
-class ConditionalFlow(Flow):
+class CouplingFlow(Flow):
     r"""A flow x = mean + std T(c r; context(y)), where r is the base's standardized deviation.
 
     Args:

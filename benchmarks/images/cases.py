@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
 from apsgeo import datasets
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.operators import Block, Downsample, GaussianBlur, Identity, Mask
 from benchmarks.domains.cases import halves
 from benchmarks.tasks import Task
@@ -58,7 +58,7 @@ class ImageCase:
     shading: float
     rank: int
     large: bool
-    flow: FlowSpec
+    flow: CouplingSpec
     steps: int
     batch: int
     lr: float
@@ -111,7 +111,7 @@ def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
         shading=0.0,
         rank=300,
         large=False,
-        flow=FlowSpec(width=24, depth=3, local=4, coupling_width=12, roughness=3),
+        flow=CouplingSpec(width=24, depth=3, local=4, coupling_width=12, roughness=3),
         steps=2000,
         batch=12,
         lr=1e-3,
@@ -148,7 +148,7 @@ def terrain(size: int = TILE) -> ImageCase:
         shading=3.0,
         rank=100,
         large=True,
-        flow=FlowSpec(width=16, depth=4, local=4, coupling_width=8, patterns=0, roughness=4),
+        flow=CouplingSpec(width=16, depth=4, local=4, coupling_width=8, patterns=0, roughness=4),
         steps=4500,
         batch=3,
         lr=2e-3,

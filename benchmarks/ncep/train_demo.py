@@ -15,7 +15,7 @@ import xarray as xr
 import apsgeo
 from apsgeo import datasets
 from apsgeo.distillation.distill import distill
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import (
     HybridScales,
     LocalisedScales,
@@ -37,10 +37,10 @@ MODELS = Path(apsgeo.__file__).parent / "models"
 HISTORY = slice(None, "2009")
 HELD_OUT_FROM = "2005-01-01"
 BASELINE = ("1961", "2000")
-ANCHORED = FlowSpec(base="anchor", width=16, depth=4, context=16, local=0, patterns=0)
+ANCHORED = CouplingSpec(base="anchor", width=16, depth=4, context=16, local=0, patterns=0)
 # About the same time for either model: a step of the paper's form evaluates the diffusion prior.
 FLOW_STEPS = {"ncep-air": 1800, "ncep-air-paper": 240}
-PAPER = FlowSpec(base="white", width=16, depth=4, context=16, local=8, patterns=0)
+PAPER = CouplingSpec(base="white", width=16, depth=4, context=16, local=8, patterns=0)
 
 
 def scales(history: xr.DataArray, file: Path) -> tuple[Scales, Scales]:

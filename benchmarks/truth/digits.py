@@ -24,7 +24,7 @@ from torch import Tensor
 import apsgeo
 from apsgeo.atomic import atomic_file
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.measurement import Measurement
 from apsgeo.metrics.table import Row
 from apsgeo.operators import Mask
@@ -39,7 +39,9 @@ NOISE_STD = 0.5  # noise in standard deviations of a node
 DENSITIES = (0.05, 0.2)  # densities that the measurements have in turn
 _LEARNED = (0.04, 0.25)
 _CASE = "digits-on-bunny"
-_SPEC = FlowSpec(width=24, depth=3, local=4, coupling_width=12, elementwise="spline", roughness=3)
+_SPEC = CouplingSpec(
+    width=24, depth=3, local=4, coupling_width=12, elementwise="spline", roughness=3
+)
 _PART = 32  # draws of the prior at once
 _SHOWN = 4  # measurements in the figure
 

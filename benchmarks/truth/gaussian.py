@@ -21,7 +21,7 @@ from apsgeo.domains import (
     LatLonDomain,
     MeshDomain,
 )
-from apsgeo.flows.build import FlowSpec, Site, build_flow
+from apsgeo.flows.build import CouplingSpec, Site, build_flow
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.fit import fit_gaussian
 from apsgeo.gaussian.scales import HybridScales
@@ -66,7 +66,9 @@ def make_posterior(domain: Domain, seed: int) -> tuple[Posterior, Tensor]:
     fields = fields + 0.5 * torch.randn(fields.shape, generator=generator)
     scales = HybridScales.start(domain)
     prior = fit_gaussian(scales.field(domain), fields, scales, rank=_RANK)
-    spec = FlowSpec(width=8, depth=0, context=4, patterns=4, coupling_width=4, elementwise="spline")
+    spec = CouplingSpec(
+        width=8, depth=0, context=4, patterns=4, coupling_width=4, elementwise="spline"
+    )
     shape = (1, 1, domain.num_nodes)
     normals = Normals(torch.zeros(shape), torch.ones(shape), torch.ones(shape[-1:]).bool())
     torch.manual_seed(seed)

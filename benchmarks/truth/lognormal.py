@@ -18,7 +18,7 @@ from torch import Tensor
 
 import apsgeo
 from apsgeo.domains import ImageDomain
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.dense import DensePrior
 from apsgeo.measurement import Measurement
 from apsgeo.metrics.table import Row
@@ -77,14 +77,14 @@ class _Method:
     """A way to make a posterior: of the logarithm or not, by which flow, in how many steps."""
 
     name: str
-    spec: FlowSpec
+    spec: CouplingSpec
     steps: int
     of_logarithm: bool = False
 
 
 def _methods(steps: int) -> tuple[_Method, ...]:
     small = {"width": 24, "depth": 3, "local": 4, "coupling_width": 12}
-    affine, spline = FlowSpec(**small), FlowSpec(**small, elementwise="spline")  # type: ignore[arg-type]
+    affine, spline = CouplingSpec(**small), CouplingSpec(**small, elementwise="spline")  # type: ignore[arg-type]
     return (
         _Method("Gaussian anchor, untrained", affine, 0),
         _Method("anchored, forward, affine maps", affine, steps),

@@ -22,7 +22,7 @@ from apsgeo.distillation.objective import (
 from apsgeo.distillation.pairs import Batch
 from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.elementwise import Affine, Elementwise, Spline
-from apsgeo.flows.flow import ConditionalFlow
+from apsgeo.flows.flow import CouplingFlow
 from apsgeo.flows.patterns import GlobalCoupling
 from apsgeo.flows.start import Moments
 from apsgeo.gaussian.draws import Base, WhiteNoise
@@ -93,7 +93,7 @@ class _Context(nn.Module):
         return self.net(features.flatten(1)).unflatten(1, (_CONTEXT, 2))
 
 
-def planar_flow(density: Planar, plan: Plan) -> ConditionalFlow:
+def planar_flow(density: Planar, plan: Plan) -> CouplingFlow:
     """Return an untrained flow of points (batch, 1, 2)."""
     bases: dict[BaseName, Base] = {"white": WhiteNoise(), "anchor": density.anchor}
     transforms: list[nn.Module] = [
@@ -108,7 +108,7 @@ def planar_flow(density: Planar, plan: Plan) -> ConditionalFlow:
         for index in range(plan.couplings)
     ]
     transforms.append(ElementwiseMap(density.anchor.domain, 1, _CONTEXT, Affine()))
-    return ConditionalFlow(bases[plan.base], _Context(ConditionalFlow.inputs(1)), transforms)
+    return CouplingFlow(bases[plan.base], _Context(CouplingFlow.inputs(1)), transforms)
 
 
 def planar_chains(density: Planar) -> HMC:
@@ -145,7 +145,7 @@ def train(
     steps: int,
     seed: int,
     log_density: LogDensity | None = None,
-) -> tuple[ConditionalFlow, float]:
+) -> tuple[CouplingFlow, float]:
     """Return a trained flow and the processor's seconds that it took.
 
     The reverse divergence takes the exact log-density by default.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.distillation.objective import frozen
-from apsgeo.flows.build import FlowSpec, Site, build_flow
+from apsgeo.flows.build import CouplingSpec, Site, build_flow
 from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 from apsgeo.gaussian.posterior import GaussianPosterior
@@ -132,7 +132,7 @@ def train_paper(problem: MixtureProblem, recipe: Recipe, seed: int) -> tuple[Flo
         The flow and the processor's seconds.
     """
     torch.manual_seed(seed)
-    spec = FlowSpec(
+    spec = CouplingSpec(
         base="white", width=16, depth=2, context=8, local=8, patterns=0, coupling_width=16
     )
     domain = problem.domain

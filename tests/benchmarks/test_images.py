@@ -11,7 +11,7 @@ import xarray as xr
 from scipy.ndimage import maximum_filter
 
 import apsgeo
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.metrics.table import Row
 from apsgeo.operators import Downsample, Mask
@@ -45,7 +45,7 @@ def case() -> ImageCase:
         shading=0.0,
         rank=8,
         large=True,
-        flow=FlowSpec(width=8, depth=1, local=2, patterns=0, coupling_width=4),
+        flow=CouplingSpec(width=8, depth=1, local=2, patterns=0, coupling_width=4),
         steps=2,
         batch=4,
         lr=1e-3,

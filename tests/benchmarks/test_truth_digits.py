@@ -14,7 +14,7 @@ from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.distillation.measuring import Noise
 from apsgeo.distillation.sources import Fields, Measuring
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.build import FlowSpec, Site, build_flow
+from apsgeo.flows.build import CouplingSpec, Site, build_flow
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.measurement import Family
 from apsgeo.operators import Mask
@@ -89,7 +89,7 @@ def test_with_one_fold_measurements_meet_the_anchor_itself(prior: FieldPrior) ->
     generator = seeded(2)
     learned = Fields(torch.randn(6, 1, prior.domain.num_nodes), torch.zeros(6, dtype=torch.long))
     family = Family(Mask(), prior.domain)
-    spec = FlowSpec(width=8, depth=0, context=4, patterns=4, coupling_width=4)
+    spec = CouplingSpec(width=8, depth=0, context=4, patterns=4, coupling_width=4)
     features = torch.zeros(3, prior.domain.num_nodes)
     flow = build_flow(Site(prior.domain, 1, None, features, prior.anchor), spec)
     noise = Noise.of(0.1, family, 1)

@@ -17,7 +17,7 @@ from apsgeo.distillation import sources
 from apsgeo.distillation.distill import distill
 from apsgeo.distillation.pairs import PairSet, simulate_pairs
 from apsgeo.errors import InputError
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.io import write_netcdf
 from apsgeo.operators import Mask
@@ -110,7 +110,7 @@ def test_held_out_images_meet_many_masks(monkeypatch: pytest.MonkeyPatch) -> Non
         return made[-1]
 
     monkeypatch.setattr(sources, "simulate_pairs", spy)
-    spec = FlowSpec(width=8, depth=1, context=4, local=2, patterns=0, coupling_width=4)
+    spec = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=0, coupling_width=4)
     distill(
         fit(images(), steps=0),
         Mask(),

@@ -13,11 +13,11 @@ from apsgeo import FieldPrior, Mask, Posterior, Training, distill, fit_prior
 from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.distillation.pairs import PairSet
 from apsgeo.errors import InputError
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from tests.cases import numpy_seeded
 
-SPEC = FlowSpec(width=4, depth=1, context=4, patterns=2, coupling_width=4)
+SPEC = CouplingSpec(width=4, depth=1, context=4, patterns=2, coupling_width=4)
 
 
 def images() -> xr.DataArray:

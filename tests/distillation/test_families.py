@@ -12,7 +12,7 @@ from torch import Tensor
 import apsgeo
 from apsgeo.distillation.distill import distill
 from apsgeo.errors import InputError
-from apsgeo.flows.build import FlowSpec, SpectralSpec
+from apsgeo.flows.build import CouplingSpec, SpectralSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.operators import (
     Block,
@@ -29,7 +29,7 @@ from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from tests.cases import numpy_seeded, rounding, seeded
 
-SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+SPEC = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 FAMILY = OneOf((Mask(0.1, 0.5), Downsample(2), Downsample(4), GaussianBlurs(0.8, 2.0)))
 MEMBERS: list[Operator] = [Block(), Downsample(2), Downsample(4), GaussianBlur(1.3)]
 NOISE = (0.05, 0.5)
@@ -158,7 +158,7 @@ def test_what_is_not_of_the_family_is_refused(prior: FieldPrior, untrained: Post
     for bad in ((0.5, 0.1), (0.0, 1.0), (1.0,), torch.ones(16)):
         with pytest.raises(InputError, match="noise_std"):
             distill(prior, FAMILY, bad, spec=SPEC, training=Training(steps=0, progress=False))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="FlowSpec"):
+    with pytest.raises(InputError, match="CouplingSpec"):
         distilled(prior, spec=SpectralSpec(patterns=4), steps=0)
     with pytest.raises(InputError, match="two positive lengths"):
         GaussianBlurs(2.0, 1.0)

@@ -12,7 +12,7 @@ from apsgeo.distillation import sources
 from apsgeo.distillation.distill import distill
 from apsgeo.distillation.pairs import PairSet, measured_pairs
 from apsgeo.errors import GridError, InputError
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.operators import Downsample, Mask
 from apsgeo.optim.training import Training
@@ -21,8 +21,10 @@ from apsgeo.prior import FieldPrior, fit_prior
 from tests.cases import monthly, numpy_seeded, seed_weights, seeded
 
 NOISE = 0.3
-SPEC = FlowSpec(base="white", width=16, depth=1, context=6, local=2, patterns=4, coupling_width=8)
-ANCHORED = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+SPEC = CouplingSpec(
+    base="white", width=16, depth=1, context=6, local=2, patterns=4, coupling_width=8
+)
+ANCHORED = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 MONTHS = 96
 
 

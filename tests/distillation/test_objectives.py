@@ -19,7 +19,7 @@ from apsgeo.distillation.objective import (
 from apsgeo.distillation.pairs import Batch
 from apsgeo.domains import LatLonDomain
 from apsgeo.flows.coupling import ElementwiseMap
-from apsgeo.flows.flow import ConditionalFlow, Conditioning
+from apsgeo.flows.flow import Conditioning, CouplingFlow
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Moments
 from apsgeo.gaussian.fit import fit_gaussian
@@ -33,7 +33,7 @@ FIELDS, MEMBERS = 2, 300
 
 
 @pytest.fixture(scope="module")
-def setting() -> tuple[ConditionalFlow, Batch]:
+def setting() -> tuple[CouplingFlow, Batch]:
     """A flow of one map at each node, on the posterior of its anchor."""
     domain = LatLonDomain(np.linspace(80, -80, 4), np.arange(0, 360, 90.0))
     generator = seeded(0)
@@ -48,11 +48,11 @@ def setting() -> tuple[ConditionalFlow, Batch]:
     deviations = start.deviations(noise)
     batch = Batch(values, Moments.of(start, torch.empty(0, 0)), deviations, base)
     seed_weights(0)
-    context = nn.Conv1d(ConditionalFlow.inputs(1), 3, 1)
-    return ConditionalFlow(base, context, [ElementwiseMap(domain, 1, 3)]), batch
+    context = nn.Conv1d(CouplingFlow.inputs(1), 3, 1)
+    return CouplingFlow(base, context, [ElementwiseMap(domain, 1, 3)]), batch
 
 
-def given(flow: ConditionalFlow, batch: Batch) -> Conditioning:
+def given(flow: CouplingFlow, batch: Batch) -> Conditioning:
     return flow.condition(batch.start)
 
 
@@ -61,7 +61,7 @@ def anchor(signal: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
     return batch.base.log_prob(signal, batch.season)
 
 
-def gradients(loss: ReverseKL, flow: ConditionalFlow, batch: Batch) -> Tensor:
+def gradients(loss: ReverseKL, flow: CouplingFlow, batch: Batch) -> Tensor:
     """The gradient of the last layer's bias, one row a member."""
     (bias,) = [p for name, p in flow.transforms.named_parameters() if name.endswith("bias")]
     rows = []
@@ -73,14 +73,14 @@ def gradients(loss: ReverseKL, flow: ConditionalFlow, batch: Batch) -> Tensor:
 
 
 def test_path_gradient_is_zero_for_every_member_of_the_exact_posterior(
-    setting: tuple[ConditionalFlow, Batch],
+    setting: tuple[CouplingFlow, Batch],
 ) -> None:
     path, total = (gradients(kind(anchor), *setting) for kind in (PathReverseKL, ReverseKL))
     assert float(path.abs().max()) < 1e-4 * float(total.std(0).max())
 
 
 def test_path_gradient_has_the_mean_of_the_total_one(
-    setting: tuple[ConditionalFlow, Batch],
+    setting: tuple[CouplingFlow, Batch],
 ) -> None:
     flow, batch = setting
     kept = {name: value.clone() for name, value in flow.state_dict().items()}
@@ -106,7 +106,7 @@ def test_frozen_weights_thaw_again() -> None:
 
 
 def test_what_follows_is_trained_and_the_weight_of_each_mode_is_not(
-    setting: tuple[ConditionalFlow, Batch],
+    setting: tuple[CouplingFlow, Batch],
 ) -> None:
     _, batch = setting
     assert isinstance(batch.base, SeasonalPrior)
@@ -139,7 +139,7 @@ def test_temperature_falls_geometrically_to_one_at_half_time() -> None:
 
 
 def test_at_a_temperature_the_tempered_posterior_is_the_optimum(
-    setting: tuple[ConditionalFlow, Batch],
+    setting: tuple[CouplingFlow, Batch],
 ) -> None:
     """Of a Gaussian that is twice as wide: there the path gradient is zero for every member."""
     flow, batch = setting

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apsgeo.distillation.distill import distill
 from apsgeo.errors import InputError
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.measurement import Measurement
 from apsgeo.operators import (
@@ -33,7 +33,7 @@ from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from tests.cases import history, rounding, seeded
 
-SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+SPEC = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 NOISE = 0.3
 POINTS = PointSample(((10.0, 20.0), (-44.0, 200.0), (70.0, 3.0)))
 OPERATORS: list[Operator] = [

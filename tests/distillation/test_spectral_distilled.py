@@ -14,7 +14,7 @@ import apsgeo
 from apsgeo.distillation.distill import distill
 from apsgeo.distillation.objective import LeadingForwardKL
 from apsgeo.errors import InputError, ModelError
-from apsgeo.flows.build import FlowSpec, Site, SpectralSpec, build_flow, spec_from_config
+from apsgeo.flows.build import CouplingSpec, Site, SpectralSpec, build_flow, spec_from_config
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.gaussian.regimes import fit_regimes
 from apsgeo.gaussian.scales import HybridScales
@@ -232,22 +232,24 @@ def test_training_never_ends_worse_on_held_out_months(prior: FieldPrior) -> None
 
 
 def test_operators_that_are_not_of_nodes_are_refused(prior: FieldPrior) -> None:
-    with pytest.raises(InputError, match="FlowSpec"):
+    with pytest.raises(InputError, match="CouplingSpec"):
         distill(prior, Downsample(2), NOISE, spec=SPEC, training=Training(progress=False))
     with pytest.raises(InputError, match="patterns"):
         distilled(prior, spec=SpectralSpec(patterns=1))
 
 
 def test_other_flows_have_no_leading_coefficient(prior: FieldPrior) -> None:
-    made = distilled(prior, spec=FlowSpec(width=8, depth=1, context=4, local=0), steps=0)
+    made = distilled(prior, spec=CouplingSpec(width=8, depth=1, context=4, local=0), steps=0)
     with pytest.raises(InputError, match="SpectralSpec"):
         LeadingForwardKL()(made.flow, None, None, None)  # type: ignore[arg-type]
 
 
 def test_specs_are_rebuilt_from_their_configuration() -> None:
-    for spec in (SPEC, replace(SPEC, regimes=2), FlowSpec(width=4)):
+    for spec in (SPEC, replace(SPEC, regimes=2), CouplingSpec(width=4)):
         assert spec_from_config(spec.to_config()) == spec
-    assert spec_from_config({"width": 4}) == FlowSpec(width=4)  # as was saved before there were two
-    assert spec_from_config({"base": "normal", "scales": 3}) == FlowSpec(base="white", roughness=3)
+    assert spec_from_config({"width": 4}) == CouplingSpec(width=4)
+    assert spec_from_config({"base": "normal", "scales": 3}) == CouplingSpec(
+        base="white", roughness=3
+    )
     with pytest.raises(ModelError, match="flow"):
         spec_from_config({"kind": "unknown"})

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
 from apsgeo.flows.build import (
+    CouplingSpec,
     FlowSpec,
     Site,
-    Spec,
     SpectralSpec,
     build_flow,
     large_scale_patterns,
@@ -190,7 +190,7 @@ def test_flow_is_inverted(
     domain: LatLonDomain,
     anchor: SeasonalPrior,
 ) -> None:
-    spec = FlowSpec(
+    spec = CouplingSpec(
         base=base,
         width=8,
         depth=1,
@@ -228,7 +228,12 @@ def test_patterns_are_orthonormal_under_their_weights(anchor: SeasonalPrior) -> 
     torch.testing.assert_close(gram, torch.eye(4, dtype=gram.dtype))
 
 
-@pytest.mark.parametrize("spec", [FlowSpec(), SpectralSpec()])
-def test_a_gaussian_base_without_its_prior_is_refused(domain: LatLonDomain, spec: Spec) -> None:
+@pytest.mark.parametrize("spec", [CouplingSpec(), SpectralSpec()])
+def test_a_gaussian_base_without_its_prior_is_refused(domain: LatLonDomain, spec: FlowSpec) -> None:
     with pytest.raises(InputError, match="anchor"):
         build_flow(Site(domain, 1, None, torch.zeros(1, domain.num_nodes)), spec)
+
+
+def test_a_base_of_another_name_is_refused() -> None:
+    with pytest.raises(InputError, match="give one of"):
+        CouplingSpec(base="gaussian")  # type: ignore[arg-type]

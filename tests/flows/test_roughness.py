@@ -78,7 +78,7 @@ def test_a_flow_sees_the_roughness_and_is_saved_with_it(tmp_path: Path) -> None:
             prior,
             apsgeo.Mask(0.3, 0.5),
             0.1,
-            spec=apsgeo.FlowSpec(width=8, depth=1, context=4, patterns=0, roughness=octaves),
+            spec=apsgeo.CouplingSpec(width=8, depth=1, context=4, patterns=0, roughness=octaves),
             training=apsgeo.Training(steps=5, progress=False),
             rounds=1,
         )
@@ -92,4 +92,4 @@ def test_a_flow_sees_the_roughness_and_is_saved_with_it(tmp_path: Path) -> None:
 
 def test_a_negative_number_of_octaves_is_refused() -> None:
     with pytest.raises(InputError, match="roughness=-1"):
-        apsgeo.FlowSpec(roughness=-1)
+        apsgeo.CouplingSpec(roughness=-1)

@@ -21,7 +21,7 @@ from apsgeo.domains import ImageDomain, LatLonDomain
 from apsgeo.errors import GridError, InputError
 from apsgeo.evaluation import score_ensemble
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.labels.channels import as_array, as_variables, windows
 from apsgeo.operators import Mask
@@ -31,7 +31,7 @@ from apsgeo.prior import fit_prior
 from apsgeo.xarray import impute
 from tests.cases import numpy_seeded
 
-SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+SPEC = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 SCALES = HybridScales(range_km=2.0, eof_weight=0.9)
 TIME = xr.date_range("2000-01-01", periods=60, freq="MS")
 

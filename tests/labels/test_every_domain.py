@@ -18,7 +18,7 @@ from apsgeo.distillation.distill import distill
 from apsgeo.domains import Domain, GraphDomain, HEALPixDomain, ImageDomain, MeshDomain
 from apsgeo.errors import GridError, InputError
 from apsgeo.evaluation import score_ensemble
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.io import read_field, write_netcdf
 from apsgeo.labels.healpix import label_healpix
@@ -31,7 +31,7 @@ from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.xarray import impute, write_ensemble
 from tests.cases import numpy_seeded
 
-SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+SPEC = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 TIME = xr.date_range("2000-01-01", periods=48, freq="MS")
 NAME: dict[str, Any] = {"name": "t", "attrs": {"units": "K", "long_name": "temperature"}}
 

@@ -16,7 +16,7 @@ from apsgeo.cli import app
 from apsgeo.domains import GraphDomain, HEALPixDomain, ImageDomain, LatLonDomain, MeshDomain
 from apsgeo.errors import GridError, InputError, NothingObservedWarning
 from apsgeo.evaluation import score_ensemble
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.io import read_field, write_netcdf
 from apsgeo.labels.healpix import label_healpix
@@ -39,7 +39,7 @@ from apsgeo.prior import fit_prior
 from apsgeo.xarray import impute, write_ensemble
 from tests.cases import numpy_seeded
 
-SPEC = FlowSpec(width=4, depth=1, context=4, local=2, patterns=2, coupling_width=4)
+SPEC = CouplingSpec(width=4, depth=1, context=4, local=2, patterns=2, coupling_width=4)
 FAMILY = OneOf((Mask(0.1, 0.5), Downsample(2), Downsample(4), GaussianBlurs(0.8, 2.0)))
 TIME = xr.date_range("1990-01-01", periods=48, freq="MS")
 GRID = LatLonDomain(np.linspace(75, -75, 6), np.arange(0, 360, 36.0))

@@ -12,7 +12,7 @@ from torch import Tensor
 from apsgeo.distillation.distill import distill
 from apsgeo.errors import GridError, InputError, UnitsError
 from apsgeo.evaluation import score_ensemble
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.labels.layout import Layout
 from apsgeo.labels.records import Records
@@ -23,7 +23,7 @@ from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.xarray import impute
 from tests.cases import numpy_seeded
 
-SPEC = FlowSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+SPEC = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
 SCALES = HybridScales(range_km=4000.0)
 MONTHS = 60
 

@@ -22,7 +22,7 @@ from apsgeo.domains import (
 )
 from apsgeo.domains.interpolation import interpolation
 from apsgeo.errors import InputError, ModelError
-from apsgeo.flows.flow import ConditionalFlow
+from apsgeo.flows.flow import CouplingFlow
 from apsgeo.gaussian import hybrid
 from apsgeo.gaussian.draws import WhiteNoise
 from apsgeo.gaussian.hybrid import HybridPrior
@@ -572,7 +572,7 @@ def test_a_flow_is_conditioned_on_the_back_projected_innovation() -> None:
             return features
 
     base = WhiteNoise()
-    flow = ConditionalFlow(base, Context(), [])
+    flow = CouplingFlow(base, Context(), [])
     linear = Downsample(2).on(domain)
     y = Measurement.of(torch.where(draw(2, 1, 16) > 0, draw(2, 1, 16), torch.nan), 0.5, linear)
     posterior = base.posterior(y)
