@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,8 +31,6 @@ from apsgeo.measurement import Draws, Family, Measurement, Method, NoiseDraws, N
 from apsgeo.operators import LinearMap, Operator
 
 __all__ = ["FieldDistribution", "Posterior"]
-
-_MOMENT_DRAWS = 128
 
 
 class FieldDistribution(Distribution, Draws):
@@ -77,7 +75,7 @@ class FieldDistribution(Distribution, Draws):
     def _noise_draws(self) -> NoiseDraws:
         if not isinstance(self.draws, NoiseDraws):
             raise InputError(
-                f"{type(self.draws).__name__} are no function of noise; use members(count, seed)."
+                "the members of this method are no function of noise; use members(count, seed)."
             )
         return self.draws
 
@@ -127,11 +125,13 @@ class FieldDistribution(Distribution, Draws):
         Raises:
             InputError: If some nodes are not valid (land), where there is no density.
         """
+        measured = self.measurement.to(value.device)
         each = [
-            log_prior(fields).double() + self.measurement.log_likelihood(fields).double()
+            log_prior(fields).double() + measured.log_likelihood(fields).double()
             for fields in self._standardized(value)
         ]
-        return (torch.stack(each) - self._log_units.double()).reshape(value.shape[:-2])
+        units = self._log_units.to(value.device).double()
+        return (torch.stack(each) - units).reshape(value.shape[:-2])
 
     def _restore(self, fields: Tensor) -> Tensor:
         return self._normals.restore(fields, self._season)
@@ -140,8 +140,7 @@ class FieldDistribution(Distribution, Draws):
         """Return fields (..., batch, channel, node) as anomalies (member, batch, channel, node)."""
         if not bool(self._normals.valid.all()):
             raise InputError("a density needs a domain on which every node is valid.")
-        members = value.reshape(-1, *self.batch_shape, *value.shape[-2:])
-        return self._normals.standardize(members, self._season)
+        return self._normals.standardize(self.as_members(value), self._season)
 
     @property
     def _log_units(self) -> Tensor:
@@ -157,16 +156,17 @@ class FieldDistribution(Distribution, Draws):
     def marginal_std(self) -> Tensor | None:
         """Exact standard deviation (batch, channel, node), None where it is not known."""
         std = self.draws.marginal_std
-        return None if std is None else std * self._normals.std[self._season].to(std)
+        return None if std is None else self._scale(std)
 
     @property
     def variance(self) -> Tensor:
         """Variance (batch, channel, node); if not known exactly, of 128 draws with fixed noise."""
-        std = self.marginal_std
-        if std is not None:
-            return std**2
-        with torch.no_grad():
-            return self.members(_MOMENT_DRAWS, 0).var(0)
+        return self._scale(self._scale(self.draws.variance))
+
+    def _scale(self, values: Tensor) -> Tensor:
+        """Multiply values (batch, channel, node) by the normals' spread; NaN where not valid."""
+        std, valid = self._normals.std[self._season].to(values), self._normals.valid
+        return torch.where(valid.to(values.device), values * std, torch.nan)
 
 
 @dataclass
@@ -308,9 +308,8 @@ class Posterior:
 
     def posterior(self, measurement: Measurement) -> FieldDistribution:
         """Return the posterior of the fields behind measurements in the units of the data."""
-        return FieldDistribution(
-            self.method.posterior(self.normals.measure(measurement)), self.normals
-        )
+        given = replace(measurement, operator=self.family.own(measurement.operator))
+        return FieldDistribution(self.method.posterior(self.normals.measure(given)), self.normals)
 
     def __call__(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import apsgeo
+from apsgeo.baselines.gaussian import climatology
 from apsgeo.diagnostics.importance import ImportanceWeights, importance_weights
 from apsgeo.diffusion.samplers import DPMSolver
 from apsgeo.distillation import sources
@@ -299,6 +300,9 @@ def test_land_stays_missing() -> None:
     y, season = gappy(1)
     draws = made(y, season=season).members(2, 0)
     assert bool(torch.isnan(draws[..., 2 * 10 + 3]).all())
+    for method in (made.method, climatology(fitted)):
+        variance = Posterior.of(fitted, method, Mask(), NOISE)(y, season=season).variance
+        assert int(torch.isnan(variance).sum()) == 1
     assert int(torch.isnan(draws).sum()) == 2
 
 
@@ -379,3 +383,16 @@ def test_spread_is_calibrated_at_every_density(
     _, before = spread_factors(prior, made.flow, seen[-1])
     assert before.mean() < -0.2
     assert np.polyfit(shares, before, 1)[0] < -0.1
+
+
+@pytest.mark.parametrize("season", [-1, 12])
+def test_a_season_that_is_none_is_refused(posterior: Posterior, season: int) -> None:
+    y, _ = gappy(1)
+    with pytest.raises(InputError, match="from 0 to 11"):
+        posterior(y, season=torch.tensor([season]))
+
+
+def test_no_record_is_refused(posterior: Posterior) -> None:
+    y, season = gappy(1)
+    with pytest.raises(InputError, match="no record"):
+        posterior(y[:0], season=season[:0])

@@ -59,7 +59,8 @@ class Batch:
     @property
     def season(self) -> Tensor:
         """Index (batch,) of each record's season."""
-        return self.measurement.season_of(1)
+        season = self.measurement.season
+        return torch.zeros(len(self.truth), dtype=torch.long) if season is None else season
 
     @property
     def measurement(self) -> Measurement:

@@ -18,8 +18,6 @@ from apsgeo.operators.base import HELD_OUT_DENSITIES
 
 __all__ = ["Conditioning", "CouplingFlow", "Flow", "FlowDraws"]
 
-_MOMENT_DRAWS = 128
-
 _SHARES = min(HELD_OUT_DENSITIES), max(HELD_OUT_DENSITIES)
 """Least and greatest observed share, between which the spread is calibrated."""
 
@@ -253,13 +251,8 @@ class FlowDraws(NoiseDraws):
 
     def log_prob(self, signal: Tensor) -> Tensor:
         """Return log q(x | y) (..., batch) of fields (..., batch, channel, node)."""
-        members = signal.reshape(-1, *signal.shape[-3:]).to(self.conditioning.mean)
+        members = self.as_members(signal).to(self.conditioning.mean)
         deviations, log_det = self.flow.pull(members, self.conditioning)
-        base = self.base.peak_log_prob().to(log_det) - self.base.energy(deviations)
+        energy = self.base.energy(deviations.cpu())  # where the base was solved
+        base = (self.base.peak_log_prob() - energy).to(log_det)
         return (base - log_det).reshape(signal.shape[:-2])
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of 128 draws with fixed noise, (batch, channel, node)."""
-        with torch.no_grad():
-            return self.members(_MOMENT_DRAWS, 0).mean(0)

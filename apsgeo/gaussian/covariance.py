@@ -19,7 +19,7 @@ __all__ = ["Covariance"]
 
 _ROWS = 1024  # rows of the covariance at once
 _PROBES = 48  # draws behind the posterior's marginal standard deviation
-_PROBE_SEED = 20240717
+PROBE_SEED = 20240717
 _KEPT_LEVELS = 128  # factorizations for white noise on every node
 
 
@@ -123,7 +123,7 @@ class Covariance(ABC):
     @cached_property
     def _probe_draws(self) -> tuple[np.ndarray, dict[str, Any]]:
         """Fixed prior draws (size, 48), and the state of the generator after them."""
-        rng = np.random.default_rng(_PROBE_SEED)
+        rng = np.random.default_rng(PROBE_SEED)
         draws = self.draw(rng.standard_normal((self.draw_dim, _PROBES)))
         return draws, dict(rng.bit_generator.state)
 

@@ -50,7 +50,7 @@ class GaussianDraws(NoiseDraws):
 
     def log_prob(self, signal: Tensor) -> Tensor:
         """Return the log density (..., batch) of fields (..., batch, channel, node)."""
-        members = signal.reshape(-1, *signal.shape[-3:])
+        members = self.as_members(signal)
         result = self.peak_log_prob().to(signal) - self.energy(members - self.mean.to(signal))
         return result.reshape(signal.shape[:-2])
 

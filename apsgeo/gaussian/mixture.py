@@ -271,7 +271,7 @@ class GaussianMixturePosterior(NoiseDraws):
 
     def log_prob(self, signal: Tensor) -> Tensor:
         """Return log p(x|y) = log p(x) + log N(y; A x, R) - log p(y), exactly, (..., batch)."""
-        members = signal.reshape(-1, *signal.shape[-3:])
+        members = self.as_members(signal)
         joint = torch.stack(
             [self.prior.log_prob(each) + self.measurement.log_likelihood(each) for each in members]
         )

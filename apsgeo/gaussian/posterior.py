@@ -82,7 +82,7 @@ class GaussianPosterior(GaussianDraws):
         """
         members = len(noise)
         like = self._like
-        out = torch.empty(members, *like.shape, dtype=like.dtype)
+        out = like.new_empty(members, *like.shape)
         for group in self._groups:
             part = noise[:, group.index]
             fields = signal_of(group.draw(part.reshape(-1, part.shape[-1])), like[:1])
@@ -223,7 +223,7 @@ class _Group:
 
     def draw(self, noise: Tensor) -> np.ndarray:
         """Turn standard normal noise (m, noise_dim) into deviations from the mean (size, m)."""
-        draws, white = np.split(noise.double().numpy().T, [self.prior.draw_dim])
+        draws, white = np.split(noise.cpu().double().numpy().T, [self.prior.draw_dim])
         return self.deviations(self.prior.draw(draws), white)
 
     def deviations(self, draws: np.ndarray, white: np.ndarray) -> np.ndarray:

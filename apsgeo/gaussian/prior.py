@@ -6,14 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apsgeo.gaussian.covariance import Covariance
+from apsgeo.gaussian.covariance import PROBE_SEED, Covariance
 from apsgeo.gaussian.posterior import GaussianPosterior
 from apsgeo.linalg.columns import columns_of, signal_of, symmetric
 from apsgeo.measurement import Measurement
 
 __all__ = ["GaussianPrior"]
-
-_PROBE_SEED = 20240717
 
 
 class GaussianPrior(Covariance):
@@ -48,7 +46,7 @@ class GaussianPrior(Covariance):
         """Return the root mean square of the posterior standard deviation after white noise."""
         if noise_std == 0.0:
             return 0.0
-        rng = np.random.default_rng(_PROBE_SEED)
+        rng = np.random.default_rng(PROBE_SEED)
         signs = rng.choice([-1.0, 1.0], size=(self.size, 16))
         # Posterior covariance of x under white noise is sigma^2 - sigma^4 (C + sigma^2)^{-1}.
         inverse_trace = (signs * self._level(noise_std).solve(signs)).mean()

@@ -78,7 +78,13 @@ class Gram:
     """The Cholesky factor of A C A^T + R, a matrix (observed, observed) that is overwritten."""
 
     def __init__(self, matrix: np.ndarray) -> None:
-        self._factor = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+        try:
+            self._factor = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+        except np.linalg.LinAlgError as error:
+            raise InputError(
+                "the covariance of what was observed is singular: nodes coincide (poles), or the "
+                "noise is too small; there is no density without noise."
+            ) from error
 
     def _half(self, values: np.ndarray) -> np.ndarray:
         return solve_triangular(self._factor, values, lower=True, check_finite=False)

@@ -2,7 +2,7 @@
 
 A method samples p(x | y). It takes a `Measurement` (values, mask, noise, operator, season, key)
 and returns `Draws`: a mean, members, and a log-density where it knows one. Gaussian priors,
-mixtures, flows, chains, iterative samplers and interpolators are methods.
+mixtures, flows, iterative samplers and interpolators are methods.
 
 Examples:
     Observe two of the six pixels of an image, and draw the others:
@@ -36,6 +36,8 @@ from apsgeo.measurement.measurement import Measurement
 from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction, Prediction
 
 __all__ = ["Bias", "Draws", "Method", "NoiseDraws", "members_noise"]
+
+_MOMENT_DRAWS = 128
 
 
 class Method(Protocol):
@@ -91,9 +93,29 @@ class Draws(ABC):
             InputError: If the method has no density.
         """
         raise InputError(
-            f"{type(self).__name__} draws members without a density; use a flow, a Gaussian prior "
-            "or a mixture where log_prob is needed."
+            "this method draws members without a density; use a flow, a Gaussian prior or a "
+            "mixture where log_prob is needed."
         )
+
+    def as_members(self, signal: Tensor) -> Tensor:
+        """Return fields (..., batch, channel, node) as (member, batch, channel, node).
+
+        Raises:
+            InputError: If they are of another batch than the measurements.
+        """
+        if signal.ndim < 3 or signal.shape[-3] != len(self.measurement):
+            raise InputError(
+                f"fields have shape {tuple(signal.shape)}; (..., batch, channel, node) with "
+                f"{len(self.measurement)} measurements was expected: many fields of one "
+                "measurement are fields[:, None]."
+            )
+        return signal.reshape(-1, *signal.shape[-3:])
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance (batch, channel, node); if not known exactly, of 128 draws with fixed noise."""
+        std = self.marginal_std
+        return self.members(_MOMENT_DRAWS, 0).var(0) if std is None else std**2
 
     @property
     def marginal_std(self) -> Tensor | None:
@@ -133,6 +155,11 @@ class NoiseDraws(Draws):
     def from_noise(self, noise: Tensor) -> Tensor:
         """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node)."""
 
+    @property
+    def mean(self) -> Tensor:
+        """Mean (batch, channel, node) of 128 draws with fixed noise, unless it is known exactly."""
+        return self.members(_MOMENT_DRAWS, 0).mean(0)
+
     def members(self, count: int, seed: int) -> Tensor:
         """Return the fields of `members_noise`; see `Draws.members`."""
         noise = members_noise(seed, self.measurement.key, count, self.noise_dim)
@@ -149,7 +176,7 @@ def members_noise(seed: int, keys: Tensor, count: int, size: int, stream: int = 
     """
     each = []
     for key in keys.tolist():
-        words = np.random.SeedSequence([seed, key % 2**64, *([stream] if stream else [])])
+        words = np.random.SeedSequence([seed, key % 2**64], spawn_key=(stream,) if stream else ())
         generator = np.random.Generator(np.random.Philox(words))
         each.append(generator.standard_normal((count, size), dtype=np.float32))
     return torch.from_numpy(np.stack(each, axis=1))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from apsgeo.domains.base import Domain
+from apsgeo.errors import InputError
 from apsgeo.operators import LinearMap, Operator
 
 __all__ = ["Family"]
@@ -38,6 +40,26 @@ class Family:
             found.features = self.operator.features(member)
             self._maps[member] = found
         return self._maps[member]
+
+    def own(self, linear: LinearMap) -> LinearMap:
+        """Return the family's own map for one of a measurement made elsewhere.
+
+        Raises:
+            InputError: If the family has several members, and the map does not say which it is.
+        """
+        if len(linear.features) == self.features:
+            return linear
+        for member in self.operator.typical():
+            if linear.is_identity and self.on(member).is_identity:
+                return self.on(member)
+        raise InputError(
+            f"the measurement's {linear!r} does not say which of {self.operator!r} it is; measure "
+            "with posterior.family.on(operator)."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and send without the maps, which may hold functions."""
+        return Family, (self.operator, self.domain)
 
     @property
     def features(self) -> int:

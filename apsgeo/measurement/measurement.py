@@ -15,7 +15,7 @@ from apsgeo.operators.linear import IdentityMap, LinearMap
 __all__ = ["Measurement"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurement:
     """Values y = A x + n where `mask` is true.
 
@@ -47,6 +47,8 @@ class Measurement:
                 f"values {tuple(self.values.shape)} and mask {tuple(self.mask.shape)} must both "
                 "be (batch, channel, node)."
             )
+        if len(self.values) == 0:
+            raise InputError("a measurement of no record was given; give at least one.")
         operator = _or_identity(self.operator, self.values.shape[-1])
         object.__setattr__(self, "operator", operator)
         if self.operator.num_observations != self.values.shape[-1]:
@@ -116,7 +118,12 @@ class Measurement:
 
     def float(self) -> Measurement:
         """Return the measurement in single precision."""
-        return replace(self, values=self.values.float(), noise_std=self.noise_std.float())
+        return replace(
+            self,
+            values=self.values.float(),
+            noise_std=self.noise_std.float(),
+            scale=None if self.scale is None else self.scale.float(),
+        )
 
     def __getitem__(self, index: slice | Tensor) -> Measurement:
         """Return some of the records."""
@@ -138,9 +145,15 @@ class Measurement:
         """Return the index (batch,) of each record's season, zero if there is one season only.
 
         Raises:
-            InputError: If there are several seasons and those of the records are not known.
+            InputError: If there are several seasons and those of the records are not known, or
+                one is not among them.
         """
         if self.season is not None:
+            if bool(((self.season < 0) | (self.season >= seasons)).any()):
+                raise InputError(
+                    f"season={self.season.tolist()} given; expected an index from 0 to "
+                    f"{seasons - 1} for each record."
+                )
             return self.season
         if seasons > 1:
             raise InputError(

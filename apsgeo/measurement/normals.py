@@ -119,7 +119,10 @@ class Normals:
         """
         seen, season = measurement, measurement.season_of(self.seasons)
         mean, std = self.mean.to(seen.values)[season], self.std.to(seen.values)[season]
-        operator, mask = seen.operator, seen.mask & self.observable(seen.operator)
+        operator, mask = (
+            seen.operator,
+            seen.mask & self.observable(seen.operator).to(seen.mask.device),
+        )
         if operator.is_identity:
             values, noise_std = self.standardize(seen.values, season), seen.noise_std / std
             return replace(seen, values=values, mask=mask, noise_std=noise_std, season=season)

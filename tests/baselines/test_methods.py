@@ -220,6 +220,25 @@ def test_a_member_depends_on_seed_record_and_number_alone(name: str, prior: Fiel
     assert float((renamed - members).abs().amin((0, 2, 3)).max()) > 0.0
 
 
+def test_a_density_is_of_fields_of_the_same_batch(name: str, prior: FieldPrior) -> None:
+    if name in SAMPLERS:
+        return
+    draws = make(name, prior).posterior(measured(prior)[:1])
+    fields = draws.members(4, 0)
+    if name == "kriging" and len(np.unique(prior.domain.positions.round(decimals=9), axis=0)) < len(
+        prior.domain.positions
+    ):  # nodes at the poles coincide, so that there is no density
+        with pytest.raises(InputError, match="singular"):
+            draws.log_prob(fields)
+        return
+    each = torch.stack([draws.log_prob(field) for field in fields])
+    together = draws.log_prob(fields)
+    assert together.shape == (4, 1)
+    torch.testing.assert_close(together, each, rtol=1e-9, atol=1e-9)
+    with pytest.raises(InputError, match="fields\\[:, None\\]"):
+        draws.log_prob(fields[:, 0])
+
+
 @pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30])
 def test_what_stands_under_the_mask_changes_no_bit(
     name: str, prior: FieldPrior, junk: float

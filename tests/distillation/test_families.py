@@ -14,6 +14,7 @@ from apsgeo.distillation.distill import distill
 from apsgeo.errors import InputError
 from apsgeo.flows.build import CouplingSpec, SpectralSpec
 from apsgeo.gaussian.scales import HybridScales
+from apsgeo.measurement import Measurement
 from apsgeo.operators import (
     Block,
     Downsample,
@@ -162,3 +163,19 @@ def test_what_is_not_of_the_family_is_refused(prior: FieldPrior, untrained: Post
         distilled(prior, spec=SpectralSpec(patterns=4), steps=0)
     with pytest.raises(InputError, match="two positive lengths"):
         GaussianBlurs(2.0, 1.0)
+
+
+def test_measurements_made_elsewhere_are_told_of_the_family(untrained: Posterior) -> None:
+    """In double precision, through the family's own operator or as plain values of nodes."""
+    mask = Block()
+    y = measured(untrained, mask, 0.1)
+    plain = Measurement.of(y.double(), 0.1)
+    found = untrained.posterior(plain).members(2, 0)
+    expected = untrained(y, noise_std=0.1, operator=mask).members(2, 0)
+    torch.testing.assert_close(found.float(), expected, rtol=1e-5, atol=1e-4)
+    coarse = measured(untrained, Downsample(2), 0.1).double()
+    through = Measurement.of(coarse, 0.1, untrained.family.on(Downsample(2)))
+    assert bool(torch.isfinite(untrained.posterior(through).members(2, 0)).all())
+    foreign = Measurement.of(coarse, 0.1, Downsample(2).on(untrained.domain))
+    with pytest.raises(InputError, match="does not say which"):
+        untrained.posterior(foreign)
