@@ -38,7 +38,7 @@ class FieldPrior:
         anchor: The Gaussian prior whose posterior flows start from: localised where its size
             allows, else the hybrid itself.
         diffusion: The diffusion prior, or None if it was not asked for.
-        units, name: Units and name of the variable, or None if unknown.
+        units, variable: Units and name of the variable, or None if unknown.
         held_out_from: Date, or without dates the number, of the first record that was held out, or
             None.
         provenance: Record of how it was fitted.
@@ -51,14 +51,14 @@ class FieldPrior:
     anchor: SeasonalPrior
     diffusion: DiffusionPrior | None = None
     units: str | None = None
-    name: str | None = None
+    variable: str | None = None
     held_out_from: str | int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     history: Records | None = None
 
     def __repr__(self) -> str:
         return (
-            f"FieldPrior({self.name!r} [{self.units}] on {self.domain!r}, {self.anchor!r}, "
+            f"FieldPrior({self.variable!r} [{self.units}] on {self.domain!r}, {self.anchor!r}, "
             f"diffusion={self.diffusion is not None})"
         )
 
@@ -95,7 +95,7 @@ class FieldPrior:
         if isinstance(fields, Records):
             return fields
         records = Records.of(fields, self.domain, given=given, wanted="the prior")
-        records.check("the prior", self.name, self.units, self.normals.channels)
+        records.check("the prior", self.variable, self.units, self.normals.channels)
         return records
 
     def season_of(self, fields: Labelled) -> Tensor:
@@ -141,7 +141,7 @@ class FieldPrior:
             "gaussian": gaussian,
             "anchor": None,
             "units": self.units,
-            "name": self.name,
+            "name": self.variable,
             "held_out_from": self.held_out_from,
             "provenance": self.provenance,
             "diffusion": None,
@@ -181,7 +181,7 @@ class FieldPrior:
             anchor=anchor,
             diffusion=diffusion,
             units=config["units"],
-            name=config["name"],
+            variable=config["name"],
             held_out_from=config["held_out_from"],
             provenance=config["provenance"],
         )

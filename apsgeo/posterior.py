@@ -232,7 +232,7 @@ class Posterior:
             method=method,
             noise_std=torch.as_tensor(noise_std, dtype=torch.float32),
             units=prior.units,
-            variable=prior.name,
+            variable=prior.variable,
             provenance={"prior": prior.provenance, "method": method.name},
         )
 

@@ -122,7 +122,7 @@ def fit_prior(
         gaussian=gaussian,
         anchor=anchor,
         units=records.units,
-        name=records.name,
+        variable=records.name,
         held_out_from=held_out_from,
         history=records,
         provenance={

@@ -221,7 +221,7 @@ class NcepProtocol:
             anchor=hybrid if anchor is None else anchor,
             diffusion=diffusion,
             units=self.field.attrs.get("units"),
-            name=None if self.field.name is None else str(self.field.name),
+            variable=None if self.field.name is None else str(self.field.name),
             history=Records.of(self.field.isel(time=self.fit), self.domain),
         )
 

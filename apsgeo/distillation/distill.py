@@ -158,7 +158,7 @@ def distill(
         method=flow.eval(),
         noise_std=noise.middle,
         units=prior.units,
-        variable=prior.name,
+        variable=prior.variable,
         provenance={
             "prior": prior.provenance,
             **options,

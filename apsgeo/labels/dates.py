@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -213,6 +214,7 @@ class Dates:
                 "dates, or fit without."
             )
         found = np.zeros(len(self), dtype=bool)
+        first, last = _dashed(first), None if last is None else _dashed(last)
         try:
             if self.values.dtype.kind == "M":  # in its own unit: pandas fails far from 1970
                 found = self.values >= np.datetime64(first)
@@ -226,6 +228,11 @@ class Dates:
                 "as '2001-12-31'."
             ) from error
         return found
+
+
+def _dashed(date: str) -> str:
+    """Write 20011231 as 2001-12-31: numpy takes the former for a year."""
+    return re.sub(r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3", date)
 
 
 def _are_cftime(values: NDArray[Any]) -> bool:

@@ -125,7 +125,7 @@ class DigitsProblem:
     def distill(self, learned: Tensor, objective: Objective, steps: int, seed: int) -> Posterior:
         """Train a flow on draws of the prior (draw, 1, node), the last tenth held out."""
         values = self.restore(learned)[:, 0].numpy()
-        history = xr.DataArray(values, dims=("sample", "node"), name=self.prior.name)
+        history = xr.DataArray(values, dims=("sample", "node"), name=self.prior.variable)
         return apsgeo.distill(
             replace(self.prior, held_out_from=len(values) * 9 // 10),
             Mask(*_LEARNED),

@@ -128,7 +128,7 @@ def test_a_data_set_in_a_data_set_out() -> None:
     history = weather()
     history["t"] = history.t.transpose("lon", "time", "lat")
     prior = fit(history, scales=HybridScales(), anchor_scales=HybridScales())
-    assert (prior.name, prior.units) == ("u, t", "m s-1, K")
+    assert (prior.variable, prior.units) == ("u, t", "m s-1, K")
     posterior = untrained(prior, torch.tensor([[0.1], [0.5]]), history=history)
     obs = weather().isel(time=slice(-3, None))
     obs["t"] = obs.t.where(False)

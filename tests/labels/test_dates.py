@@ -101,3 +101,13 @@ def test_dates_that_cannot_be_read_are_refused() -> None:
     assert dates(days).since("2000-02-30").tolist() == [False, False, True]
     with pytest.raises(InputError, match="names dates, and obs has none"):
         dates(np.arange(4), "sample").since("2000")
+
+
+def test_a_date_without_dashes_is_no_year() -> None:
+    time = xr.date_range("1990-01-01", periods=36, freq="MS")
+    array = xr.DataArray(np.zeros(36), {"time": time}, ("time",))
+    found = Dates.of(array, ("time",), "the history")
+    np.testing.assert_array_equal(
+        found.within("19910101", "19911231"), found.within("1991-01-01", "1991-12-31")
+    )
+    assert found.within("19910101", "19911231").sum() == 12
