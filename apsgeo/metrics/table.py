@@ -68,12 +68,15 @@ class Table:
     def markdown(self, rows: Sequence[Row]) -> str:
         """Return a Markdown table with a line a row, labels to the left and numbers to the right.
 
+        It is made of the digits that `write_rows` keeps, so that the CSV gives the same table.
+
         >>> table = Table(Column("method", "name"), Column("CRPS [K]", "crps", ".2f"))
         >>> print(table.markdown([{"name": "kriging", "crps": 0.3568}]), end="")
         | method | CRPS [K] |
         | --- | ---: |
         | kriging | 0.36 |
         """
+        rows = [{key: _rounded(value) for key, value in row.items()} for row in rows]
         shown = [column for column in self.columns if any(column.cell(row) for row in rows)]
         rule = ["---" if isinstance(rows[0].get(c.key), str) else "---:" for c in shown]
         lines = [[c.heading for c in shown], rule]
@@ -89,6 +92,10 @@ def write_rows(path: str | os.PathLike[str], rows: Sequence[Row], overwrite: boo
     """
     texts = [{key: _text(value) for key, value in row.items()} for row in rows]
     write_csv(path, texts, overwrite)
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _text(value: Any) -> str:
