@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -86,15 +87,20 @@ class _GuidedAncestral(Ancestral):
     measurement: Measurement = field(kw_only=True)
     strength: float = field(kw_only=True)
 
-    def _step(self, path: Path, now: Time, then: Time) -> Tensor:
-        given, kept = self.measurement, (then.v / now.v) ** 2
+    @cached_property
+    def _weight(self) -> Tensor:
+        """Relative precision of each observation, (batch, channel, observation)."""
+        given = self.measurement
         typical = torch.where(given.mask, given.noise_std, torch.inf).flatten(1).amin(1)
         typical = typical.nan_to_num(posinf=1.0)  # where nothing was observed
-        weight = given.mask * typical[:, None, None] / given.noise_std
+        return given.mask * typical[:, None, None] / given.noise_std
+
+    def _step(self, path: Path, now: Time, then: Time) -> Tensor:
+        given, kept = self.measurement, (then.v / now.v) ** 2
         with torch.enable_grad():
             s = path.s.detach().requires_grad_()
             clean = path.denoise(s, now)
-            misfit = weight * (given.values - given.apply(clean))
+            misfit = self._weight * (given.values - given.apply(clean))
             length = misfit.square().flatten(1).sum(1).clamp(min=1e-12).sqrt()
             (slope,) = torch.autograd.grad(length.sum(), s)
         mean = kept * path.s + (1.0 - kept) * clean.detach()

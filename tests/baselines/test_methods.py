@@ -184,8 +184,8 @@ def test_methods_take_several_channels(name: str) -> None:
     """Two channels that are independent are filled as each alone; kriging says that it cannot."""
     one = prior_on(PLACES["image"])
     fields = torch.randn(FIELDS, 2, one.domain.num_nodes, generator=seeded(8))
-    normals = replace(one.normals, mean=one.normals.mean.repeat(1, 2, 1))
-    normals = replace(normals, std=one.normals.std.repeat(1, 2, 1))
+    mean, std = (part.repeat(1, 2, 1) for part in (one.normals.mean, one.normals.std))
+    normals = replace(one.normals, mean=mean, std=std)
     scales = HybridScales.start(one.domain)
     both = fit_gaussian(scales.field(one.domain, fields), fields, scales, rank=5)
     prior = replace(
