@@ -83,6 +83,15 @@ class Covariance(ABC):
     def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the block C[rows, columns] of the covariance, float64."""
 
+    def covariance_blocks(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the blocks C[rows, columns] (block, i, j) of rows (block, i), columns (block, j).
+
+        They are float32, on the device of the rows; here they are computed one by one.
+        """
+        pairs = zip(rows.cpu().numpy(), columns.cpu().numpy(), strict=True)
+        blocks = [self.covariance(row, column).astype(np.float32) for row, column in pairs]
+        return torch.from_numpy(np.stack(blocks)).to(rows.device)
+
     def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
         """Return C times columns (size, m); here block by block, at a cost of size squared."""
         every = np.arange(self.size)

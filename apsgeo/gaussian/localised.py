@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.linalg import cholesky
 from scipy.special import k1
@@ -29,6 +30,7 @@ MOST_VALUES = 20_000
 
 _ROWS = 1024  # rows of the covariance at once
 _TABLE = 8192  # entries of a tabulated correlation function
+_FINE_TABLE = 2**18  # entries of one that is not interpolated, for many blocks
 _TAPER_ERROR = 1e-2  # mean variance that the taper's factor may leave out, before it is rescaled
 _JITTER = 2e-5  # white share of the Matern correlation: poles coincide, and it is kept in float32
 _DRAWS = 8  # draws at once
@@ -119,6 +121,15 @@ class LocalisedField:
         correlation = table[lower] + fraction * (table[lower + 1] - table[lower])
         same = rows[:, None] == columns
         return np.where(same, 1.0, (1.0 - _JITTER) * correlation)
+
+    @cached_property
+    def correlations(self) -> tuple[float, Tensor, Tensor]:
+        """Entries per unit of chord length of two fine tables, the taper's and the Matern one."""
+        extent = float(np.linalg.norm(self._positions.max(0) - self._positions.min(0)))
+        km = np.linspace(0.0, extent, _FINE_TABLE) * self.domain.radius_km
+        both = gaspari_cohn(km / self.taper_km), matern_correlation(km / self.range_km)
+        taper, matern = (torch.from_numpy(table).float() for table in both)
+        return (_FINE_TABLE - 1) / extent, taper, (1.0 - _JITTER) * matern
 
     @cached_property
     def matern_full(self) -> NDArray[np.float32]:
@@ -268,6 +279,43 @@ class LocalisedPrior(GaussianPrior):
         row, column = np.nonzero(rows[:, None] == columns)
         block[row, column] += self._nugget_var[rows[row]]
         return block
+
+    @cached_property
+    def _tensors(self) -> dict[torch.device, tuple[Tensor, ...]]:
+        """Positions, loadings, scale, nugget, and the tables of correlations, by device."""
+        return {}
+
+    def _on(self, device: torch.device) -> tuple[Tensor, ...]:
+        if device not in self._tensors:
+            arrays = self.domain.positions.numpy(), self._loadings, self._scale, self._nugget_var
+            tensors = [torch.from_numpy(array).float() for array in arrays]
+            tensors += self.field.correlations[1:]
+            self._tensors[device] = tuple(tensor.to(device) for tensor in tensors)
+        return self._tensors[device]
+
+    def covariance_blocks(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the blocks C[rows, columns] (block, i, j), float32, with the taper itself."""
+        position, loadings, scale, nugget, taper, matern = self._on(rows.device)
+        nodes = self.domain.num_nodes
+        here = position[rows % nodes]
+        there = here if columns is rows else position[columns % nodes]
+        centre = there.mean(1, keepdim=True)  # small numbers have small rounding errors
+        here, there = here - centre, there - centre
+        squares = here.square().sum(2)[:, :, None] + there.square().sum(2)[:, None]
+        chord = torch.baddbmm(squares, here, there.mT, alpha=-2.0).clamp_(min=0.0).sqrt_()
+        place = chord.mul_(self.field.correlations[0]).to(torch.int32).flatten()
+        place.clamp_(max=len(taper) - 1)
+        weight = taper.index_select(0, place).mul_(self.tapered_weight).add_(self.global_weight)
+        left = loadings[rows]
+        right = left if columns is rows else loadings[columns]
+        block = torch.bmm(left, right.mT).mul_(weight.view_as(chord))
+        local = matern.index_select(0, place).view_as(chord)
+        local.mul_(scale[rows][:, :, None]).mul_(scale[columns][:, None])
+        if self.channels > 1:
+            local.mul_((rows // nodes)[:, :, None] == (columns // nodes)[:, None])
+        block.add_(local)
+        white = nugget + _JITTER * scale.square()
+        return block.add_((rows[:, :, None] == columns[:, None]) * white[rows][:, :, None])
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
         """Map noise (draw_dim, m) to prior draws (size, m), in single precision."""

@@ -18,7 +18,7 @@ from apsgeo.linalg.columns import columns_of, signal_of
 from apsgeo.measurement import Measurement
 from apsgeo.operators.linear import LinearMap
 
-__all__ = ["GaussianPosterior", "each_prior"]
+__all__ = ["Alike", "GaussianPosterior", "each_prior", "fields_alike"]
 
 
 def each_prior(
@@ -57,7 +57,7 @@ class GaussianPosterior(GaussianDraws):
             )
         self._priors, self.measurement = priors, measurement
         self._like = measurement.values.new_empty(measurement.shape)
-        self._groups = list(_groups(priors, measurement))
+        self._groups = list(fields_alike(priors, measurement))
 
     @property
     def noise_dim(self) -> int:
@@ -208,7 +208,7 @@ class GaussianPosterior(GaussianDraws):
 
 
 @dataclass(frozen=True)
-class _Group:
+class Alike:
     """Fields that share prior, operator, mask and noise."""
 
     prior: Covariance
@@ -232,7 +232,7 @@ class _Group:
         return draws - self.system.update(seen)
 
 
-def _groups(priors: Sequence[Covariance], measurement: Measurement) -> Iterable[_Group]:
+def fields_alike(priors: Sequence[Covariance], measurement: Measurement) -> Iterable[Alike]:
     """Yield a group for each distinct prior, mask, noise and scale."""
     count = len(measurement.values)
     observed = measurement.mask.reshape(count, -1).cpu().numpy()
@@ -246,7 +246,7 @@ def _groups(priors: Sequence[Covariance], measurement: Measurement) -> Iterable[
     for members in seen.values():
         first = members[0]
         operator = measurement.operator
-        yield _Group(
+        yield Alike(
             priors[first],
             operator if scale is None else operator.scaled(scale[first]),
             observed[first],

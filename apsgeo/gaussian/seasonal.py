@@ -89,9 +89,13 @@ class SeasonalPrior:
         found = {s: self.at(s) for s in sorted(set(season.tolist()))}
         return [found[s] for s in season.tolist()]
 
+    def of(self, measurement: Measurement) -> list[GaussianPrior]:
+        """Return the prior of each measured field, by its season."""
+        return self._all(measurement.season, len(measurement))
+
     def posterior(self, measurement: Measurement) -> GaussianPosterior:
         """Return the exact posterior of the fields behind a measurement, by their seasons."""
-        return GaussianPosterior(self._all(measurement.season, len(measurement)), measurement)
+        return GaussianPosterior(self.of(measurement), measurement)
 
     def log_prob(self, signal: Tensor, season: Tensor) -> Tensor:
         """Return the exact log density (batch,) of signals (batch, channel, node)."""
