@@ -356,8 +356,8 @@ class Posterior:
             "provenance": self.provenance,
             "anchor": None,
         }
-        if isinstance(flow.base, SeasonalPrior):
-            config["anchor"], state = flow.base.to_state()
+        if flow.anchor is not None:
+            config["anchor"], state = flow.anchor.to_state()
             tensors |= {f"anchor.{name}": value for name, value in state.items()}
         if isinstance(flow, SpectralFlow) and flow.regimes is not None:
             state = flow.regimes.to_tensors()

@@ -34,6 +34,7 @@ from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.draws import WhiteNoise
 from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.measurement import Family
 from apsgeo.operators import Operator
 from apsgeo.optim.checkpoint import digest
@@ -237,8 +238,9 @@ def _log_density(prior: FieldPrior) -> LogDensity:
 
     def estimate(signal: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         if diffusion is None:
-            anchor = batch.base if isinstance(batch.base, SeasonalPrior) else prior.anchor
-            return anchor.log_prob(signal, batch.season)
+            if isinstance(batch.base, SeasonalPrior | VecchiaPrior):
+                return batch.base.log_prob(signal, batch.season)
+            return prior.anchor.log_prob(signal, batch.season)
         bound = diffusion.elbo if diffusion.anchor is None else diffusion.anchored_log_prob
         return bound(signal, generator=generator, points=_DENSITY_POINTS).value
 

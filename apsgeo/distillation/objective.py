@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,8 +186,22 @@ def fair_crps(members: Tensor, truth: Tensor) -> Tensor:
     return error - spread / (count * (count - 1))
 
 
+def normal_crps(mean: Tensor, std: Tensor, truth: Tensor) -> Tensor:
+    """Return the CRPS of normal distributions, elementwise; differentiable.
+
+    Equation 5 of Gneiting et al. (2005, https://doi.org/10.1175/MWR2904.1).
+    """
+    z = (truth - mean) / std
+    density = torch.exp(-0.5 * z.square()) / math.sqrt(2.0 * math.pi)
+    return std * (z * torch.erf(z / math.sqrt(2.0)) + 2.0 * density - 1.0 / math.sqrt(math.pi))
+
+
 class CRPS:
-    """The continuous ranked probability score over the nodes, in the units of the data.
+    """The continuous ranked probability score over the nodes, relative to that of the base.
+
+    A field that few observations tell about has a large score whatever is drawn; relative to the
+    base all fields count alike. Where the flow's marginals are normal and known, their score is
+    exact, and its gradient has far less noise than that of a few members.
 
     Args:
         weights: Weights (season, channel, node): area times the normals' standard deviation.
@@ -200,10 +215,19 @@ class CRPS:
     def __call__(
         self, flow: Flow, batch: Batch, conditioning: Conditioning, generator: torch.Generator
     ) -> Tensor:
-        """Return the weighted mean score of the flow's members."""
-        fields, _ = flow.push(batch.deviations[: self.members], conditioning)
-        score = fair_crps(fields, batch.truth)
-        return (score * self.weights[batch.season].to(score)).mean()
+        """Return the weighted mean score of the flow's members, relative to that of the base."""
+        weights = self.weights[batch.season].to(batch.truth)
+        normal = flow.marginals(conditioning)
+        if normal is None:
+            deviations = batch.deviations[: self.members]
+            fields, _ = flow.push(deviations, conditioning)
+            score = fair_crps(fields, batch.truth)
+            start = fair_crps(batch.start.mean + deviations, batch.truth)
+        else:
+            score = normal_crps(*normal, batch.truth)
+            start = normal_crps(batch.start.mean, batch.start.std(), batch.truth)
+        totals = [(each * weights).flatten(1).sum(1) for each in (score, start)]
+        return (totals[0] / totals[1]).mean()
 
 
 class WeightedSum:

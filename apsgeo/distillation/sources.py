@@ -16,6 +16,7 @@ from apsgeo.field_prior import FieldPrior
 from apsgeo.flows.flow import Flow
 from apsgeo.gaussian.draws import Base
 from apsgeo.gaussian.fit import contiguous_folds
+from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.labels.records import Records
 from apsgeo.measurement import Family
 
@@ -29,9 +30,12 @@ _PRIOR_DRAWS = 480
 
 def _bases(prior: FieldPrior, flow: Flow, learned: Fields, folds: int) -> Sequence[Base]:
     """Return one base for each fold: the flow's own, or anchors fitted without the fold."""
-    if folds == 1 or flow.base is not prior.anchor:
+    if folds == 1 or flow.anchor is not prior.anchor:
         return [flow.base] * folds
-    return prior.cross_fitted(prior.anchor, learned.fields, learned.season, folds)
+    anchors = prior.cross_fitted(prior.anchor, learned.fields, learned.season, folds)
+    if isinstance(flow.base, VecchiaPrior):
+        return [flow.base.of(anchor) for anchor in anchors]
+    return anchors
 
 
 @dataclass(frozen=True)

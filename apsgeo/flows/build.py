@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -22,6 +23,7 @@ from apsgeo.flows.start import Known
 from apsgeo.gaussian.draws import Base, WhiteNoise
 from apsgeo.gaussian.regimes import LowRankMixturePrior, fit_regimes
 from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.io import of_kind
 from apsgeo.operators.linear import LinearMap
 
@@ -42,7 +44,7 @@ _GLOBAL_MAPS: dict[str, type[GlobalMap]] = {
 }
 
 
-BaseName = Literal["anchor", "white"]
+BaseName = Literal["anchor", "local", "white"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,13 @@ class Site:
         if self.anchor is None:
             raise InputError("this flow starts from a Gaussian anchor; give one, or base='white'.")
         return self.anchor
+
+
+_BASES: dict[BaseName, Callable[[Site], Base]] = {
+    "anchor": lambda site: site.needed_anchor,
+    "local": lambda site: VecchiaPrior(site.needed_anchor),
+    "white": lambda site: WhiteNoise(),
+}
 
 
 class FlowSpec(ABC):
@@ -121,12 +130,14 @@ class CouplingSpec(FlowSpec):
     """A flow of local and global couplings, with a U-Net for its context.
 
     Attributes:
-        base: "anchor", the posterior of the Gaussian anchor, or "white", the paper's N(0, I).
+        base: "anchor", the exact posterior of the Gaussian anchor; "local", its approximation by
+            near observations, of the same cost for any mask (`VecchiaPrior`); or "white", the
+            paper's N(0, I).
         width, depth: Width and depth of the context U-Net.
         context: Number of features that the U-Net hands to the transforms.
         embedding: Number of features that the U-Net learns for each node.
         local: Number of local couplings, which alternate between the two colours.
-        patterns: Number of large-scale patterns of the global couplings, of the base "anchor" only.
+        patterns: Number of large-scale patterns of the global couplings; none of the base "white".
         coupling_width: Number of hidden channels of a local coupling.
         elementwise: Map of a single number: "affine", or "spline", a monotone rational-quadratic
             spline and then an affine map, which can split modes.
@@ -169,7 +180,7 @@ class CouplingSpec(FlowSpec):
 
     def build(self, site: Site) -> CouplingFlow:
         """Return an untrained flow: the identity on its base."""
-        base: Base = site.needed_anchor if self.base == "anchor" else WhiteNoise()
+        base = _BASES[self.base](site)
         roughness = Roughness(site.domain, self.roughness) if self.roughness else None
         inputs = CouplingFlow.inputs(site.channels, site.known, roughness)
         context = SiteContext(
@@ -183,7 +194,7 @@ class CouplingSpec(FlowSpec):
         )
         maps = elementwise(self.elementwise, self.bins)
         transforms: list[nn.Module] = []
-        if self.patterns and self.base == "anchor":
+        if self.patterns and self.base != "white":
             basis, weights = large_scale_patterns(site.needed_anchor, self.patterns)
             kind = _GLOBAL_MAPS[self.global_maps]
             for parity in (True, False):

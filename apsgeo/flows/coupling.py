@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
-from apsgeo.flows.elementwise import AFFINE, Elementwise
+from apsgeo.flows.elementwise import AFFINE, Affine, Elementwise
 from apsgeo.nn.layers import zero
 
 __all__ = ["ChannelMixing", "ElementwiseMap", "LocalCoupling"]
@@ -40,6 +40,17 @@ class ElementwiseMap(nn.Module):
 
     def _raw(self, context: Tensor) -> Tensor:
         return _parameters_last(self.head(context), self.elementwise.count)
+
+    @property
+    def affine(self) -> bool:
+        """Whether the map is affine."""
+        return isinstance(self.elementwise, Affine)
+
+    def shift_and_scale(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the shift and the slope (batch, channel, node) of an affine map."""
+        raw = self._raw(context)
+        shift, log_scale = self.elementwise.forward(torch.zeros_like(raw[..., 0]), raw)
+        return shift, log_scale.exp()
 
     def forward(self, r: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return r' and the log-determinant."""

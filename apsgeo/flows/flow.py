@@ -10,9 +10,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.start import Known, Moments, Start
 from apsgeo.gaussian.draws import Base
+from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.measurement import Measurement, NoiseDraws
 from apsgeo.operators.base import HELD_OUT_DENSITIES
 
@@ -91,6 +94,19 @@ class Flow(nn.Module, ABC):
     def device(self) -> torch.device:
         """Device of the networks."""
         return self.spread.device
+
+    @property
+    def anchor(self) -> SeasonalPrior | None:
+        """The Gaussian prior behind the base, if it has one."""
+        prior = self.base.prior if isinstance(self.base, VecchiaPrior) else self.base
+        return prior if isinstance(prior, SeasonalPrior) else None
+
+    def marginals(self, conditioning: Any) -> tuple[Tensor, Tensor] | None:
+        """Return mean and standard deviation (batch, channel, node) of the members, if normal.
+
+        None where they are not, or are not known without draws.
+        """
+        return None
 
     @property
     def functionals(self) -> Tensor:
@@ -199,6 +215,22 @@ class CouplingFlow(Flow):
         features = torch.cat([mean, std, innovation, mask, noise, *known, *rough], dim=1)
         context = self.context(features)
         return _NodeConditioning(mean, log_share(measurement).to(mean), std, context)
+
+    def marginals(self, conditioning: _NodeConditioning) -> tuple[Tensor, Tensor] | None:
+        """Return mean and standard deviation of the members, if all maps are node by node affine.
+
+        The base must know its own, as `VecchiaPrior` does.
+        """
+        if not isinstance(self.base, VecchiaPrior):
+            return None
+        std = self._log_spread(conditioning).exp()
+        mean = torch.zeros_like(std)
+        for transform in self.transforms:
+            if not (isinstance(transform, ElementwiseMap) and transform.affine):
+                return None
+            shift, scale = transform.shift_and_scale(conditioning.context)
+            mean, std = shift + scale * mean, scale * std
+        return conditioning.mean + conditioning.std * mean, conditioning.std * std
 
     def _push(self, deviation: Tensor, conditioning: _NodeConditioning) -> tuple[Tensor, Tensor]:
         r, total = deviation / conditioning.std, deviation.new_zeros(deviation.shape[:2])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
@@ -48,6 +50,12 @@ class VecchiaPrior:
         """Name of the method in tables."""
         return f"local {self.prior.kind} Gaussian"
 
+    def of(self, prior: Covariance | SeasonalPrior) -> VecchiaPrior:
+        """Return the same approximation of another prior on the same domain."""
+        other = copy.copy(self)
+        other.prior = prior
+        return other
+
     @cached_property
     def ordering(self) -> Ordering:
         """The blocks, of values (channel * node)."""
@@ -84,6 +92,12 @@ class VecchiaPrior:
             observed = torch.from_numpy(np.flatnonzero(group.observed))
             laws.append(Laws(factors, observed, group.index))
         return VecchiaPosterior(self.ordering, laws, measurement)
+
+    def log_prob(self, signal: Tensor, season: Tensor | None = None) -> Tensor:
+        """Return the log density (batch,) of signals (batch, channel, node), by their seasons."""
+        nothing = torch.zeros(signal.shape, dtype=torch.bool, device=signal.device)
+        blank = Measurement(torch.zeros_like(signal), nothing, torch.ones(()), season=season)
+        return self.posterior(blank).log_prob(signal)
 
     def _priors(self, measurement: Measurement) -> list[Covariance]:
         if isinstance(self.prior, SeasonalPrior):
