@@ -24,6 +24,7 @@ SUITES = {
     "scaling": "scaling.suite",
     "truth": "truth.suite",
     "amortization": "amortization.suite",
+    "amortized": "amortized.suite",
     "ablations": "ablations.suite",
     "images": "images.suite",
     "priors": "priors.suite",

@@ -83,6 +83,7 @@ class Factor:
 def factorize(prior: Covariance, blocks: Blocks, seen: Seen, count: int) -> Factor:
     """Return the conditional law of blocks given the `count` nearest observations of each."""
     observations = np.arange(len(seen.noise_var))
+    count = min(count, len(observations))
     found, exists = nearest_of(seen.place, observations, blocks.centre, count)
     index, exist = torch.from_numpy(found), torch.from_numpy(exists)
     parts = [

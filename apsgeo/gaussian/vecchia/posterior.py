@@ -145,8 +145,7 @@ class VecchiaPosterior(GaussianDraws):
 
     def _seen(self, law: Laws) -> Tensor:
         """Return what was observed, (observation, field), and a row of zeros if nothing was."""
-        values = self.measurement.values[law.index].flatten(1)[:, law.observed].float().T
-        return values if len(values) else values.new_zeros(1, len(law.index))
+        return self.measurement.values[law.index].flatten(1)[:, law.observed].float().T
 
     def _parts(self, law: Laws) -> zip[tuple[Blocks, Factor]]:
         return zip(self.ordering.parts, law.factors, strict=True)

@@ -1,0 +1,1 @@
+"""What one network evaluation is worth on ncep-air: scores and seconds of every posterior."""

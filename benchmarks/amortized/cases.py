@@ -1,0 +1,70 @@
+"""The ways of measuring a month: random points, regions that are hidden, swaths, ships' tracks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apsgeo import datasets
+from apsgeo.domains import LatLonDomain
+from apsgeo.measurement import Measurement
+from apsgeo.operators import Block, Swath
+from apsgeo.protocol import NcepProtocol
+
+__all__ = ["CASES", "observe"]
+
+Index = NDArray[np.int64]
+
+_BLOCK = 0.75  # observed share of the area around a hidden region
+_SWATH = 0.15  # observed share of the area within swaths
+
+CASES: dict[str, float | Callable[[LatLonDomain, int, torch.Generator], Tensor]] = {
+    "0.5 %": 0.005,
+    "1 %": 0.01,
+    "5 %": 0.05,
+    "30 %": 0.3,
+    "80 %": 0.8,
+    "block": lambda domain, month, generator: Block.at_density(Block(), domain, _BLOCK, generator),
+    "swath": lambda domain, month, generator: Swath.at_density(Swath(), domain, _SWATH, generator),
+    "ships": lambda domain, month, generator: _ships(domain, month),
+}
+"""Observed share of random points, or the mask (node,) of a domain and a month, by name."""
+
+
+def observe(protocol: NcepProtocol, month: int, name: str) -> Measurement:
+    """Simulate the observations of a month; they depend on seed, month and case alone."""
+    case = CASES[name]
+    if isinstance(case, float):
+        return protocol.observe(np.array([month]), case)
+    seed = [protocol.seed, int(protocol.key[month]) % 2**64, len(name), ord(name[0])]
+    words = np.random.SeedSequence(seed).generate_state(2, np.uint32)
+    generator = torch.Generator().manual_seed(int(words[0]))
+    mask = case(protocol.domain, int(protocol.season[month]), generator)
+    noise = np.random.default_rng(seed).standard_normal(protocol.values.shape[1])
+    values = (protocol.values[month] + protocol.noise_std * noise).astype(protocol.values.dtype)
+    return Measurement(
+        torch.from_numpy(values).double()[None, None],
+        mask[None, None],
+        torch.tensor(protocol.noise_std, dtype=torch.float64),
+        season=torch.tensor([int(protocol.season[month])]),
+        key=torch.tensor([int(protocol.key[month])]),
+    )
+
+
+@cache
+def _sea_surface() -> NDArray[np.bool_]:
+    """Return where COADS has a sea surface temperature (month, lat, lon), from 89 N on."""
+    return datasets.load("coads").notnull().sortby("lat", ascending=False).values
+
+
+def _ships(domain: LatLonDomain, month: int) -> Tensor:
+    """Return the nodes (node,) whose nearest cell ships have measured, in the climatology."""
+    measured = _sea_surface()[month]
+    rows = np.rint((89.0 - domain.lat) / 2.0).clip(0, 89).astype(int)
+    columns = np.rint((domain.lon - 1.0) / 2.0).astype(int) % 180
+    return torch.from_numpy(measured[np.ix_(rows, columns)].ravel())
