@@ -28,6 +28,7 @@ from apsgeo.models import load as load
 from apsgeo.operators import Block as Block
 from apsgeo.operators import Compose as Compose
 from apsgeo.operators import Downsample as Downsample
+from apsgeo.operators import Gaps as Gaps
 from apsgeo.operators import GaussianBlur as GaussianBlur
 from apsgeo.operators import GaussianBlurs as GaussianBlurs
 from apsgeo.operators import Identity as Identity

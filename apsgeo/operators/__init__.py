@@ -12,6 +12,7 @@ from apsgeo.operators.blur import GaussianBlur
 from apsgeo.operators.combine import Compose, Stack
 from apsgeo.operators.downsample import Downsample
 from apsgeo.operators.families import GaussianBlurs, OneOf
+from apsgeo.operators.gaps import Gaps
 from apsgeo.operators.identity import Identity
 from apsgeo.operators.linear import LinearMap
 from apsgeo.operators.mask import Mask
@@ -24,6 +25,7 @@ __all__ = [
     "Block",
     "Compose",
     "Downsample",
+    "Gaps",
     "GaussianBlur",
     "GaussianBlurs",
     "Identity",
@@ -43,6 +45,7 @@ OPERATORS: list[type[Operator]] = [
     Mask,
     Swath,
     Block,
+    Gaps,
     Identity,
     Downsample,
     GaussianBlur,

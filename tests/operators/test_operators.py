@@ -36,6 +36,7 @@ from apsgeo.operators import (
     Block,
     Compose,
     Downsample,
+    Gaps,
     GaussianBlur,
     GaussianBlurs,
     Identity,
@@ -520,7 +521,7 @@ def test_at_the_nodes_points_are_the_nodes(name: str) -> None:
         assert (matrix.diagonal() > 0.999).all()
 
 
-@pytest.mark.parametrize("masks", [Mask(), Swath(), Block(), Block(count=3)], ids=repr)
+@pytest.mark.parametrize("masks", [Mask(), Swath(), Block(), Block(count=3), Gaps()], ids=repr)
 def test_masks_cover_the_share_asked_for(masks: RandomMask) -> None:
     domain = HEALPixDomain(16)
     share = (domain.areas / domain.areas.sum()).numpy()
