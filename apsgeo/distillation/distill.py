@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, Literal
 
 import torch
 import xarray as xr
 from torch import Tensor
+from tqdm import tqdm
 
 from apsgeo.device import choose_device, on_device
+from apsgeo.distillation.foretell import foretell
 from apsgeo.distillation.held_out import calibrate_spread, held_out_score
 from apsgeo.distillation.measuring import Noise
 from apsgeo.distillation.objective import (
@@ -142,13 +145,18 @@ def distill(
     with seeded(seed):
         flow = build_flow(site, spec)
     measuring = Measuring(prior, family, noise, flow, generator, training.progress)
+    device = choose_device(training.device)
+    loss = _objective(prior, flow, objective, score_weight)
     if measurements is None:
-        train = measuring.simulated(learned, folds, rounds)
+        bases = measuring.bases(learned, folds)
+        if training.progress:
+            with on_device(device, flow, prior.diffusion):
+                tqdm.write(foretell(measuring, learned, bases, rounds, loss, training), sys.stderr)
+        train = measuring.simulated(learned, bases, rounds)
     else:
         train = measuring.real(prior.records(measurements, "the measurements"))
     held = measuring.held_out(later)
-    with on_device(choose_device(training.device), flow, prior.diffusion):
-        loss = _objective(prior, flow, objective, score_weight)
+    with on_device(device, flow, prior.diffusion):
         options = {"objective": objective, "score_weight": score_weight, "annealing": annealing}
         log = _train(prior, flow, loss, train, held, training, seed, options)
         calibrate_spread(prior, flow, held)

@@ -28,16 +28,6 @@ _MOST_HELD_OUT = 160  # records; more would cost as much as the training
 _PRIOR_DRAWS = 480
 
 
-def _bases(prior: FieldPrior, flow: Flow, learned: Fields, folds: int) -> Sequence[Base]:
-    """Return one base for each fold: the flow's own, or anchors fitted without the fold."""
-    if folds == 1 or flow.anchor is not prior.anchor:
-        return [flow.base] * folds
-    anchors = prior.cross_fitted(prior.anchor, learned.fields, learned.season, folds)
-    if isinstance(flow.base, VecchiaPrior):
-        return [flow.base.of(anchor) for anchor in anchors]
-    return anchors
-
-
 @dataclass(frozen=True)
 class Fields:
     """Standardized anomalies (record, channel, node), and the seasons of the records."""
@@ -108,15 +98,25 @@ class Measuring:
     generator: torch.Generator
     progress: bool
 
-    def simulated(self, learned: Fields, folds: int, rounds: int) -> PairSet:
-        """Simulate measurements to learn from, `rounds` of each field."""
+    def bases(self, learned: Fields, folds: int) -> Sequence[Base]:
+        """Return one base for each fold: the flow's own, or ones fitted without the fold."""
+        base, prior = self.flow.base, self.prior
+        if folds == 1 or self.flow.anchor is not prior.anchor:
+            return [base] * folds
+        anchors = prior.cross_fitted(prior.anchor, learned.fields, learned.season, folds)
+        if isinstance(base, VecchiaPrior):
+            return [base.of(anchor) for anchor in anchors]
+        return anchors
+
+    def simulated(self, learned: Fields, bases: Sequence[Base], rounds: int) -> PairSet:
+        """Simulate measurements to learn from, `rounds` of each field, by the bases of its fold."""
         fields, season = learned.fields, learned.season
-        count = rounds * folds * self.prior.normals.seasons
+        count = rounds * len(bases) * self.prior.normals.seasons
         return simulate_pairs(
             fields,
             season,
-            contiguous_folds(len(fields), folds),
-            _bases(self.prior, self.flow, learned, folds),
+            contiguous_folds(len(fields), len(bases)),
+            bases,
             self.prior.normals,
             [simulate(self.family, self.noise, self.generator) for _ in range(count)],
             functionals=self.flow.functionals,

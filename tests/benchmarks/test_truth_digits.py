@@ -96,6 +96,6 @@ def test_with_one_fold_measurements_meet_the_anchor_itself(prior: FieldPrior) ->
     measuring = Measuring(prior, family, noise, flow, generator, progress=False)
     found = {}
     for folds in (1, 2):
-        pairs = measuring.simulated(learned, folds, rounds=1)
+        pairs = measuring.simulated(learned, measuring.bases(learned, folds), rounds=1)
         found[folds] = [base is prior.anchor for base in pairs.bases]
     assert found == {1: [True], 2: [False, False]}

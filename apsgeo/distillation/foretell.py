@@ -1,0 +1,64 @@
+"""How long a distillation will take, said before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from apsgeo.distillation.objective import CRPS, Objective
+from apsgeo.distillation.sources import Fields, Measuring
+from apsgeo.gaussian.draws import Base
+from apsgeo.gaussian.fit import contiguous_folds
+from apsgeo.optim.training import Training
+
+__all__ = ["foretell"]
+
+
+def foretell(
+    measuring: Measuring,
+    learned: Fields,
+    bases: Sequence[Base],
+    rounds: int,
+    loss: Objective,
+    training: Training,
+) -> str:
+    """Time one group of pairs and one step, and say how long all of them will take.
+
+    It draws from a generator of its own, so that the training is the same without it. Validations,
+    and what else runs on the machine later, are not foreseen.
+    """
+    steps, batch = training.steps or 0, training.batch or 1
+    own = replace(measuring, generator=torch.Generator().manual_seed(0), progress=False)
+    flow, first = measuring.flow, contiguous_folds(len(learned.fields), len(bases)) == 0
+    one = first & (learned.season == learned.season[0])
+    few = Fields(learned.fields[one], learned.season[one])
+    pairs = own.simulated(few, bases[:1], 1)  # what is prepared once is not in the measured time
+    a_group = _seconds(lambda: own.simulated(few, bases[:1], 1))
+    cells = len(bases) * len(learned.season.unique())
+    simulating = a_group * rounds * cells / torch.get_num_threads()
+
+    def step() -> None:
+        drawn = pairs.draw(batch, CRPS.members, own.generator).to(flow.device)
+        loss(flow, drawn, flow.condition(drawn.start), own.generator).backward()
+        flow.zero_grad()
+
+    if steps:
+        step()
+    stepping = steps * _seconds(step) if steps else 0.0
+    return (
+        f"distill: about {_minutes(simulating + stepping)} ({_minutes(simulating)} for "
+        f"{rounds * cells} groups of pairs, {_minutes(stepping)} for {steps} steps)"
+    )
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
