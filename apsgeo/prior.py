@@ -72,8 +72,9 @@ def fit_prior(
             that of the last tenth of the history.
         scales: Scales of the hybrid covariance, if already known, which spares the search.
         anchor_scales: Scales of the anchor's covariance, if already known. Any of a hybrid
-            covariance make the hybrid prior the anchor. By default the anchor is localised if the
-            field has at most 20 000 values.
+            covariance make the hybrid prior the anchor. By default the anchor is localised, and
+            the scales of more than 20 000 values are chosen on coarser cells; on a large domain
+            that cannot be coarsened it is the hybrid prior.
         rank: Number of EOFs.
         skip: "gaussian" gives the denoiser the Gaussian prior as skip connection, "none" is the
             paper's plain form.
@@ -110,10 +111,9 @@ def fit_prior(
     if scales is None:
         scales = select_scales(domain, fields, HybridScales.start(domain), **search)
     gaussian = anchor = fit_gaussian(scales.field(domain, fields), fields, scales, **fit)
-    localised = anchor_scales is None or isinstance(anchor_scales, LocalisedScales)
-    if localised and fields[0].numel() <= MOST_VALUES:
-        if anchor_scales is None:
-            anchor_scales = select_scales(domain, fields, LocalisedScales.start(domain), **search)
+    if anchor_scales is None and (small := _small_enough(domain, fields)) is not None:
+        anchor_scales = select_scales(*small, LocalisedScales.start(domain), **search)
+    if isinstance(anchor_scales, LocalisedScales):
         field = anchor_scales.field(domain, fields)
         anchor = fit_gaussian(field, fields, anchor_scales, **fit)
     prior = FieldPrior(
@@ -148,6 +148,19 @@ def fit_prior(
         options = {"seed": seed, "augment": augment}
         _fit_diffusion(prior, fields, season, validation, folds, training, **options)
     return prior
+
+
+def _small_enough(domain: Domain, fields: Tensor) -> tuple[Domain, Tensor] | None:
+    """Coarsen fields until the scales of a localised covariance can be chosen on them.
+
+    The scales are lengths in km and shares, which larger cells do not change. None where a large
+    domain cannot be coarsened.
+    """
+    while fields[0].numel() > MOST_VALUES:
+        if not domain.can_coarsen:
+            return None
+        fields, domain = domain.pool()(fields), domain.coarse()
+    return domain, fields
 
 
 def _check_land(augment: Symmetries | None, valid: Tensor) -> None:

@@ -30,7 +30,9 @@ from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from tests.cases import history, rounding, seed_weights, seeded
 
-SPEC = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+SPEC = CouplingSpec(
+    base="anchor", width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4
+)
 NOISE = 0.3
 SCALES = HybridScales(0.5, 5000.0, 0.01)
 ANCHOR = LocalisedScales(0.8, 0.6, 6000.0, 5000.0, 0.01)

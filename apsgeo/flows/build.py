@@ -127,7 +127,12 @@ class FlowSpec(ABC):
 
 @dataclass(frozen=True)
 class CouplingSpec(FlowSpec):
-    """A flow of local and global couplings, with a U-Net for its context.
+    """A flow of node by node maps, and of local and global couplings, with a U-Net for its context.
+
+    By default there are no couplings: the network corrects the mean and the spread of every node,
+    and members keep the correlations of the base. That is learned fastest, since the score of
+    normal marginals is known. Where fields are far from Gaussian, as images are, add couplings and
+    splines.
 
     Attributes:
         base: "anchor", the exact posterior of the Gaussian anchor; "local", its approximation by
@@ -154,13 +159,13 @@ class CouplingSpec(FlowSpec):
         InputError: If there are no such maps, or `roughness` is negative.
     """
 
-    base: BaseName = "anchor"
-    width: int = 32
+    base: BaseName = "local"
+    width: int = 24
     depth: int = 4
     context: int = 16
     embedding: int = 8
-    local: int = 2
-    patterns: int = 32
+    local: int = 0
+    patterns: int = 0
     coupling_width: int = 8
     elementwise: Literal["affine", "spline"] = "affine"
     bins: int = 8

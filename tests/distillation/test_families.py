@@ -30,7 +30,9 @@ from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from tests.cases import numpy_seeded, rounding, seeded
 
-SPEC = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+SPEC = CouplingSpec(
+    base="anchor", width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4
+)
 FAMILY = OneOf((Mask(0.1, 0.5), Downsample(2), Downsample(4), GaussianBlurs(0.8, 2.0)))
 MEMBERS: list[Operator] = [Block(), Downsample(2), Downsample(4), GaussianBlur(1.3)]
 NOISE = (0.05, 0.5)

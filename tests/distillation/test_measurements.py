@@ -24,7 +24,9 @@ NOISE = 0.3
 SPEC = CouplingSpec(
     base="white", width=16, depth=1, context=6, local=2, patterns=4, coupling_width=8
 )
-ANCHORED = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+ANCHORED = CouplingSpec(
+    base="anchor", width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4
+)
 MONTHS = 96
 
 

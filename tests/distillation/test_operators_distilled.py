@@ -33,7 +33,9 @@ from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from tests.cases import history, rounding, seeded
 
-SPEC = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)
+SPEC = CouplingSpec(
+    base="anchor", width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4
+)
 NOISE = 0.3
 POINTS = PointSample(((10.0, 20.0), (-44.0, 200.0), (70.0, 3.0)))
 OPERATORS: list[Operator] = [
