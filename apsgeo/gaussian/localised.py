@@ -293,29 +293,35 @@ class LocalisedPrior(GaussianPrior):
             self._tensors[device] = tuple(tensor.to(device) for tensor in tensors)
         return self._tensors[device]
 
-    def covariance_blocks(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the blocks C[rows, columns] (block, i, j), float32, with the taper itself."""
-        position, loadings, scale, nugget, taper, matern = self._on(rows.device)
+    def covariance_blocks(self, values: Tensor, leading: int | None = None) -> Tensor:
+        """Return the blocks C[v, v[:leading]] (block, i, leading) of values v (block, i), float32.
+
+        They are computed on the device of the values, with the taper itself.
+        """
+        position, loadings, scale, nugget, taper, matern = self._on(values.device)
         nodes = self.domain.num_nodes
-        here = position[rows % nodes]
-        there = here if columns is rows else position[columns % nodes]
-        centre = there.mean(1, keepdim=True)  # small numbers have small rounding errors
-        here, there = here - centre, there - centre
-        squares = here.square().sum(2)[:, :, None] + there.square().sum(2)[:, None]
-        chord = torch.baddbmm(squares, here, there.mT, alpha=-2.0).clamp_(min=0.0).sqrt_()
-        place = chord.mul_(self.field.correlations[0]).to(torch.int32).flatten()
-        place.clamp_(max=len(taper) - 1)
+        here = position[values % nodes]
+        here = here - here.mean(1, keepdim=True)  # small numbers have small rounding errors
+        squares = here.square().sum(2)
+        there = here[:, :leading]
+        chord = torch.baddbmm(
+            squares[:, :, None] + squares[:, None, :leading], here, there.mT, alpha=-2.0
+        )
+        place = chord.clamp_(min=0.0).sqrt_().mul_(self.field.correlations[0]).to(torch.int32)
+        place = place.flatten().clamp_(max=len(taper) - 1)
         weight = taper.index_select(0, place).mul_(self.tapered_weight).add_(self.global_weight)
-        left = loadings[rows]
-        right = left if columns is rows else loadings[columns]
-        block = torch.bmm(left, right.mT).mul_(weight.view_as(chord))
+        each = loadings.index_select(0, values.flatten()).view(*values.shape, -1)
+        block = torch.bmm(each, each[:, :leading].mT).mul_(weight.view_as(chord))
         local = matern.index_select(0, place).view_as(chord)
-        local.mul_(scale[rows][:, :, None]).mul_(scale[columns][:, None])
+        size = scale[values]
+        local.mul_(size[:, :, None]).mul_(size[:, None, :leading])
         if self.channels > 1:
-            local.mul_((rows // nodes)[:, :, None] == (columns // nodes)[:, None])
+            channel = values // nodes
+            local.mul_(channel[:, :, None] == channel[:, None, :leading])
         block.add_(local)
-        white = nugget + _JITTER * scale.square()
-        return block.add_((rows[:, :, None] == columns[:, None]) * white[rows][:, :, None])
+        white = nugget[values] + _JITTER * size.square()
+        same = values[:, :, None] == values[:, None, :leading]
+        return block.add_(same * white[:, None, :leading])
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
         """Map noise (draw_dim, m) to prior draws (size, m), in single precision."""
