@@ -20,7 +20,7 @@ Index = NDArray[np.int64]
 _FIRST = 4  # log2 of the number of parts that have a node on the coarsest level
 _SPARSE = 16  # least number of nodes for each node of the finest of the coarse levels
 _NEIGHBOURS = 8  # nearest blocks that are drawn at other times
-_WIDE = 4  # times the nodes of a block of the last level that a coarse block may span
+_WIDE = 2  # log2 of the blocks of the last level that a coarse block may span
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ class Ordering:
 
         Args:
             positions: Positions of the nodes.
-            block: Largest number of nodes of a block.
+            block: Number of nodes of a block, up to a factor of the root of two.
             before: Number of earlier nodes that a block is drawn given.
         """
         nodes = len(positions)
-        last = max(0, int(np.ceil(np.log2(nodes / block))))
+        last = max(0, round(np.log2(nodes / block)))
         levels = range(_FIRST, int(np.log2(max(1, nodes // _SPARSE))) + 1, 2)
         deepest = max([last, *levels])
-        wide = max(0, int(np.ceil(np.log2(nodes / (_WIDE * block)))))
+        wide = max(0, last - _WIDE)
         part = _bisected(positions, deepest)
         free = np.ones(nodes, dtype=bool)
         drawn = np.zeros(0, dtype=np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import cached_property
 
 import numpy as np
@@ -38,7 +39,7 @@ class VecchiaPrior:
         prior: The Gaussian prior, or one for each season.
         observations: Number of nearest observations that a block is drawn given.
         before: Number of nearest earlier nodes that a block is drawn given.
-        block: Largest number of nodes of a block.
+        block: Number of nodes of a block, up to a factor of the root of two.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class VecchiaPrior:
     def _counts(self, seen: Seen) -> list[int]:
         """Return how many observations the blocks of each part are given."""
         count = self.observations * self._shape[0]
-        own = self.block * len(seen) / self._shape[1]
+        own = self.ordering.fine.nodes.shape[1] * len(seen) / math.prod(self._shape)
         usual = max(count, round(_AROUND * own))
         first = _MORE * count if len(seen) < _FEW * count else usual
         most = max(_FEWEST, _ENTRIES * self._shape[0] // seen.width)
