@@ -83,14 +83,16 @@ class Covariance(ABC):
     def covariance(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return the block C[rows, columns] of the covariance, float64."""
 
-    def covariance_blocks(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the blocks C[rows, columns] (block, i, j) of rows (block, i), columns (block, j).
+    def covariance_blocks(self, values: Tensor, leading: int | None = None) -> Tensor:
+        """Return the blocks C[v, v[:leading]] (block, i, leading) of values v (block, i).
 
-        They are float32, on the device of the rows; here they are computed one by one.
+        They are float32, on the device of the values; here they are computed one by one.
         """
-        pairs = zip(rows.cpu().numpy(), columns.cpu().numpy(), strict=True)
-        blocks = [self.covariance(row, column).astype(np.float32) for row, column in pairs]
-        return torch.from_numpy(np.stack(blocks)).to(rows.device)
+        blocks = [
+            self.covariance(each, each[:leading]).astype(np.float32)
+            for each in values.cpu().numpy()
+        ]
+        return torch.from_numpy(np.stack(blocks)).to(values.device)
 
     def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
         """Return C times columns (size, m); here block by block, at a cost of size squared."""

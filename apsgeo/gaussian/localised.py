@@ -1,4 +1,4 @@
-"""The localised prior: a tapered EOF covariance, dense, for up to some twenty thousand values."""
+"""The localised prior: a tapered EOF covariance, exact up to some twenty thousand values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ __all__ = [
 ]
 
 MOST_VALUES = 20_000
-"""Largest number of values (channels times nodes) of a `LocalisedPrior`; it needs their square."""
+"""Most values (channels times nodes) of which a `LocalisedPrior` has an exact posterior.
+
+It needs their square in memory. `VecchiaPrior` does not, and takes any number.
+"""
 
 _ROWS = 1024  # rows of the covariance at once
 _TABLE = 8192  # entries of a tabulated correlation function
@@ -36,6 +39,15 @@ _JITTER = 2e-5  # white share of the Matern correlation: poles coincide, and it 
 _DRAWS = 8  # draws at once
 
 Array = NDArray[np.float64]
+
+
+def _check_size(values: int) -> None:
+    if values > MOST_VALUES:
+        raise InputError(
+            f"exact draws and posteriors of a localised prior of {values} values need their square "
+            f"in memory; the most is {MOST_VALUES}. Use VecchiaPrior(prior), whose cost is linear, "
+            "or the hybrid covariance."
+        )
 
 
 def gaspari_cohn(ratio: Array) -> Array:
@@ -107,7 +119,7 @@ class LocalisedField:
 
     def matern(self, rows: np.ndarray, columns: np.ndarray) -> Array:
         """Return the Matern correlation of nodes, (row, column)."""
-        if self.draft:
+        if self.draft or len(self._positions) > MOST_VALUES:
             return self._matern(rows, columns)
         return self.matern_full[rows[:, None], columns].astype(np.float64)
 
@@ -133,7 +145,12 @@ class LocalisedField:
 
     @cached_property
     def matern_full(self) -> NDArray[np.float32]:
-        """The Matern correlation of all nodes, (node, node)."""
+        """The Matern correlation of all nodes, (node, node).
+
+        Raises:
+            InputError: If there are more than `MOST_VALUES` nodes.
+        """
+        _check_size(len(self._positions))
         every = np.arange(len(self._positions))
         full = np.empty((len(every), len(every)), dtype=np.float32)
         for start in range(0, len(every), _ROWS):
@@ -205,8 +222,8 @@ class LocalisedPrior(GaussianPrior):
         global_weight: Share a of the EOF covariance that acts at all distances.
         tapered_weight: Share b of it that acts within the taper only.
 
-    Raises:
-        InputError: If there are more than `MOST_VALUES` values.
+    Exact draws and posteriors raise an InputError if there are more than `MOST_VALUES` values; then
+    `VecchiaPrior` samples its posterior.
     """
 
     kind = "localised"
@@ -225,21 +242,23 @@ class LocalisedPrior(GaussianPrior):
         super().__init__()
         self.field = field
         self.domain, self.channels = field.domain, int(loadings.shape[0])
-        if self.size > MOST_VALUES:
-            raise InputError(
-                f"a localised prior of {self.size} values needs their square in memory; the most "
-                f"is {MOST_VALUES}. Use the hybrid covariance."
-            )
         self.loadings, self.local_scale, self.nugget_std = loadings, local_scale, nugget_std
         self.global_weight, self.tapered_weight = float(global_weight), float(tapered_weight)
         self._loadings = loadings.double().flatten(0, 1).numpy()
         self._scale = local_scale.double().flatten().numpy()
         self._nugget_var = nugget_std.double().flatten().numpy() ** 2
-        # a + b T = W W^T: the taper's factor, and a constant column for what acts everywhere.
+
+    @cached_property
+    def _weights(self) -> Array:
+        """Factor W (size, feature) of a + b T: the taper's, and a column for all distances."""
         everywhere = np.full((self.domain.num_nodes, 1), np.sqrt(self.global_weight))
-        weights = np.hstack([np.sqrt(self.tapered_weight) * field.taper, everywhere])
-        self._weights = np.tile(weights, (self.channels, 1))
-        self.draw_dim = self.rank * self._weights.shape[1] + 2 * self.size
+        weights = np.hstack([np.sqrt(self.tapered_weight) * self.field.taper, everywhere])
+        return np.tile(weights, (self.channels, 1))
+
+    @property
+    def draw_dim(self) -> int:  # type: ignore[override]
+        """Length of the standard normal vector behind one prior draw."""
+        return self.rank * self._weights.shape[1] + 2 * self.size
 
     def __repr__(self) -> str:
         return (
@@ -293,32 +312,44 @@ class LocalisedPrior(GaussianPrior):
             self._tensors[device] = tuple(tensor.to(device) for tensor in tensors)
         return self._tensors[device]
 
-    def covariance_blocks(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the blocks C[rows, columns] (block, i, j), float32, with the taper itself."""
-        position, loadings, scale, nugget, taper, matern = self._on(rows.device)
+    def covariance_blocks(self, values: Tensor, leading: int | None = None) -> Tensor:
+        """Return the blocks C[v, v[:leading]] (block, i, leading) of values v (block, i), float32.
+
+        They are computed on the device of the values, with the taper itself.
+        """
+        position, loadings, scale, nugget, taper, matern = self._on(values.device)
         nodes = self.domain.num_nodes
-        here = position[rows % nodes]
-        there = here if columns is rows else position[columns % nodes]
-        centre = there.mean(1, keepdim=True)  # small numbers have small rounding errors
-        here, there = here - centre, there - centre
-        squares = here.square().sum(2)[:, :, None] + there.square().sum(2)[:, None]
-        chord = torch.baddbmm(squares, here, there.mT, alpha=-2.0).clamp_(min=0.0).sqrt_()
-        place = chord.mul_(self.field.correlations[0]).to(torch.int32).flatten()
-        place.clamp_(max=len(taper) - 1)
+        here = position[values % nodes]
+        here = here - here.mean(1, keepdim=True)  # small numbers have small rounding errors
+        squares = here.square().sum(2)
+        there = here[:, :leading]
+        chord = torch.baddbmm(
+            squares[:, :, None] + squares[:, None, :leading], here, there.mT, alpha=-2.0
+        )
+        place = chord.clamp_(min=0.0).sqrt_().mul_(self.field.correlations[0]).to(torch.int32)
+        place = place.flatten().clamp_(max=len(taper) - 1)
         weight = taper.index_select(0, place).mul_(self.tapered_weight).add_(self.global_weight)
-        left = loadings[rows]
-        right = left if columns is rows else loadings[columns]
-        block = torch.bmm(left, right.mT).mul_(weight.view_as(chord))
+        each = loadings.index_select(0, values.flatten()).view(*values.shape, -1)
+        block = torch.bmm(each, each[:, :leading].mT).mul_(weight.view_as(chord))
         local = matern.index_select(0, place).view_as(chord)
-        local.mul_(scale[rows][:, :, None]).mul_(scale[columns][:, None])
+        size = scale[values]
+        local.mul_(size[:, :, None]).mul_(size[:, None, :leading])
         if self.channels > 1:
-            local.mul_((rows // nodes)[:, :, None] == (columns // nodes)[:, None])
+            channel = values // nodes
+            local.mul_(channel[:, :, None] == channel[:, None, :leading])
         block.add_(local)
-        white = nugget + _JITTER * scale.square()
-        return block.add_((rows[:, :, None] == columns[:, None]) * white[rows][:, :, None])
+        white = nugget[values] + _JITTER * size.square()
+        same = values[:, :, None] == values[:, None, :leading]
+        return block.add_(same * white[:, None, :leading])
+
+    def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
+        """Return C times columns (size, m), block by block."""
+        _check_size(self.size)
+        return super().covariance_apply(columns)
 
     def draw(self, noise: np.ndarray) -> np.ndarray:
         """Map noise (draw_dim, m) to prior draws (size, m), in single precision."""
+        _check_size(self.size)
         features = self._weights.shape[1]
         ends = np.cumsum([self.rank * features, self.size])
         amplitudes, local, nugget = np.split(noise.astype(np.float32), ends)
@@ -336,4 +367,5 @@ class LocalisedPrior(GaussianPrior):
 
     def make_system(self, observed: np.ndarray, noise_var: np.ndarray) -> System:
         """Return the dense system of an observed set."""
+        _check_size(self.size)
         return DenseSystem(self, observed, noise_var)

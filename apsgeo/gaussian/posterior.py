@@ -219,6 +219,7 @@ class Alike:
 
     @cached_property
     def system(self) -> System:
+        """The system, factorized when it is first asked for."""
         return self.prior.system(self.operator, self.observed, self.noise_var)
 
     def draw(self, noise: Tensor) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,7 +15,7 @@ from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
 from apsgeo.gaussian.vecchia.ordering import Blocks, nearest_of
 
-__all__ = ["Factor", "Seen", "factorize"]
+__all__ = ["Factor", "Seen", "Within", "factorize"]
 
 _ENTRIES = 2**18  # entries of covariance blocks at once, so that they stay in the cache
 _JITTER = 1e-5  # share of the variance that is white, for single precision
@@ -36,9 +37,21 @@ class Seen:
     noise_var: Tensor
     place: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.noise_var)
+
+    @property
+    def width(self) -> int:
+        """Most values of an observation."""
+        return self.values.shape[1]
+
     @classmethod
     def of(
-        cls, matrix: sp.csr_array, observed: np.ndarray, noise_var: np.ndarray, positions: np.ndarray
+        cls,
+        matrix: sp.csr_array,
+        observed: np.ndarray,
+        noise_var: np.ndarray,
+        positions: np.ndarray,
     ) -> Seen:
         """Take the observed rows of a matrix (observation, value).
 
@@ -80,21 +93,62 @@ class Factor:
     variance: Tensor
 
 
-def factorize(prior: Covariance, blocks: Blocks, seen: Seen, count: int) -> Factor:
-    """Return the conditional law of blocks given the `count` nearest observations of each."""
-    observations = np.arange(len(seen.noise_var))
-    count = min(count, len(observations))
-    found, exists = nearest_of(seen.place, observations, blocks.centre, count)
-    index, exist = torch.from_numpy(found), torch.from_numpy(exists)
-    parts = [
-        _factorize(prior, blocks, seen, index[each], exist[each], each)
-        for each in _chunks(len(blocks), count * seen.values.shape[1] + _width(blocks))
-    ]
+class Within:
+    """The covariance of each block's earlier and own values, which no mask changes.
+
+    It is kept as long as the prior is.
+    """
+
+    def __init__(self) -> None:
+        self._kept: WeakKeyDictionary[Covariance, tuple[Tensor, ...]] = WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[type[Within], tuple[()]]:
+        """Pickle nothing of what is kept."""
+        return Within, ()
+
+    def of(self, prior: Covariance, parts: Sequence[Blocks]) -> tuple[Tensor, ...]:
+        """Return the blocks (block, p + t, p + t) of each part of an ordering, float32."""
+        found = self._kept.get(prior)
+        if found is None:
+            found = self._kept[prior] = tuple(_within(prior, blocks) for blocks in parts)
+        return found
+
+
+def _within(prior: Covariance, blocks: Blocks) -> Tensor:
+    values, used = _values(blocks)
+    parts = []
+    for each in _chunks(len(values), values.shape[1]):
+        own = prior.covariance_blocks(values[each])
+        own = torch.where(used[each, :, None] & used[each, None], own, 0.0)
+        own.diagonal(dim1=1, dim2=2).mul_(1.0 + _JITTER).add_(~used[each])
+        parts.append(own)
+    return torch.cat(parts)
+
+
+def _values(blocks: Blocks) -> tuple[Tensor, Tensor]:
+    """Return the earlier and own values (block, p + t) of blocks, and which of them are real."""
+    return torch.cat([blocks.before, blocks.nodes], 1), torch.cat([blocks.known, blocks.real], 1)
+
+
+def factorize(prior: Covariance, blocks: Blocks, within: Tensor, seen: Seen, count: int) -> Factor:
+    """Return the conditional law of blocks given the `count` nearest observations of each.
+
+    Args:
+        prior: The covariance.
+        blocks: The blocks.
+        within: Their `Within` covariance.
+        seen: The observations.
+        count: Number of observations; all, if there are fewer.
+    """
+    index = torch.from_numpy(nearest_of(seen.place, blocks.centre, count)[0])
+    width = index.shape[1] * seen.width + within.shape[1]
+    values, used = _values(blocks)
+    given = index.shape[1] + blocks.before.shape[1]
+    parts = []
+    for each in _chunks(len(blocks), width):
+        matrix = _joint(prior, values[each], used[each], within[each], seen, index[each])
+        parts.append(_conditional(_cholesky(matrix), index.shape[1], given))
     return Factor(index, *(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-
-
-def _width(blocks: Blocks) -> int:
-    return blocks.before.shape[1] + blocks.nodes.shape[1]
 
 
 def _chunks(count: int, width: int) -> Iterator[slice]:
@@ -103,49 +157,41 @@ def _chunks(count: int, width: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _factorize(
-    prior: Covariance, blocks: Blocks, seen: Seen, index: Tensor, exist: Tensor, each: slice
-) -> tuple[Tensor, ...]:
-    k, p = index.shape[1], blocks.before.shape[1]
-    matrix = _covariance(prior, blocks, seen, index, each)
-    used = torch.cat([exist, blocks.known[each], blocks.real[each]], 1)
-    matrix = torch.where(used[:, :, None] & used[:, None], matrix, 0.0)
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
-    diagonal.mul_(1.0 + _JITTER).add_(~used)
-    diagonal[:, :k] += torch.where(exist, seen.noise_var[index], 0.0)
-    root = _cholesky(matrix)
-    both = torch.linalg.solve_triangular(
-        root[:, : k + p, : k + p], root[:, k + p :, : k + p], upper=False, left=False
-    )
-    local = torch.linalg.solve_triangular(
-        root[:, :k, :k], root[:, k + p :, :k], upper=False, left=False
-    )
-    variance = root[:, k + p :, k:].square().sum(2)
-    own = root[:, k + p :, k + p :].clone()
-    return both[..., :k].clone(), both[..., k:].clone(), own, local, variance
-
-
-def _covariance(
-    prior: Covariance, blocks: Blocks, seen: Seen, index: Tensor, each: slice
+def _joint(
+    prior: Covariance, values: Tensor, used: Tensor, within: Tensor, seen: Seen, index: Tensor
 ) -> Tensor:
-    """Return the covariance of a block's observations, earlier values and own ones together."""
-    values = torch.cat([blocks.before[each], blocks.nodes[each]], 1)
-    entries, weights = seen.values[index], seen.weights[index]
-    every = torch.cat([entries.flatten(1), values], 1)
-    matrix = prior.covariance_blocks(every, every)
-    if entries.shape[2] == 1:
-        scale = torch.cat([weights[..., 0], weights.new_ones(values.shape)], 1)
-        return matrix.mul_(scale[:, :, None]).mul_(scale[:, None])
-    spread = _contracted(matrix, weights)
-    return _contracted(spread.mT, weights).mT
+    """Return the lower triangle of the covariance of observations, earlier and own values."""
+    count, total = index.shape[1], index.shape[1] + values.shape[1]
+    matrix = within.new_zeros(len(index), total, total)
+    matrix[:, count:, count:] = within
+    if count == 0:
+        return matrix
+    entries, weights = seen.values[index].flatten(1), seen.weights[index]
+    every = torch.cat([entries, values], 1)
+    found = _summed(prior.covariance_blocks(every, entries.shape[1]), weights)
+    matrix[:, :count, :count] = _summed(found[:, : entries.shape[1]].mT, weights).mT
+    matrix[:, count:, :count] = torch.where(used[:, :, None], found[:, entries.shape[1] :], 0.0)
+    matrix.diagonal(dim1=1, dim2=2)[:, :count].mul_(1.0 + _JITTER).add_(seen.noise_var[index])
+    return matrix
 
 
-def _contracted(matrix: Tensor, weights: Tensor) -> Tensor:
-    """Sum the leading rows of blocks (block, k * p + v, j) with weights (block, k, p)."""
-    count = weights[0].numel()
-    leading = matrix[:, :count].unflatten(1, weights.shape[1:])
-    summed = (weights[:, :, None] @ leading)[:, :, 0]
-    return torch.cat([summed, matrix[:, count:]], 1)
+def _summed(matrix: Tensor, weights: Tensor) -> Tensor:
+    """Sum the columns of blocks (block, i, k * p) with weights (block, k, p)."""
+    if weights.shape[2] == 1:
+        return matrix * weights.mT
+    return (matrix.unflatten(2, weights.shape[1:]) * weights[:, None]).sum(3)
+
+
+def _conditional(root: Tensor, count: int, given: int) -> tuple[Tensor, ...]:
+    """Return the weights and roots of `Factor` by the root of the joint covariance."""
+    cross = root[:, given:, :given]
+    both = torch.linalg.solve_triangular(root[:, :given, :given], cross, upper=False, left=False)
+    local = torch.linalg.solve_triangular(
+        root[:, :count, :count], cross[..., :count], upper=False, left=False
+    )
+    variance = root[:, given:, count:].square().sum(2)
+    own = root[:, given:, given:].clone()
+    return both[..., :count].clone(), both[..., count:].clone(), own, local, variance
 
 
 def _cholesky(matrix: Tensor) -> Tensor:

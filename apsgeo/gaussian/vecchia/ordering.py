@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count, pairwise
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ Bools = NDArray[np.bool_]
 Index = NDArray[np.int64]
 
 _FIRST = 4  # log2 of the number of parts that have a node on the coarsest level
-_SPARSE = 8  # least number of nodes for each node of the finest of the coarse levels
-_WIDE = 2  # times the nodes of a block of the last level that a coarse block may span
+_SPARSE = 16  # least number of nodes for each node of the finest of the coarse levels
+_NEIGHBOURS = 8  # nearest blocks that are drawn at other times
+_WIDE = 2  # log2 of the blocks of the last level that a coarse block may span
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Blocks:
     Attributes:
         nodes: Nodes (block, t).
         real: Which of them (block, t) are nodes; the others are padding.
-        before: Nodes (block, p) drawn before, the nearest to the block's centre.
+        before: Nodes (block, p) drawn before, the nearest to the block.
         known: Which of them (block, p) are nodes; the others are padding.
         centre: Centres (block, d) of the blocks.
         steps: Blocks that are drawn at a time, as ranges, in the order of drawing.
@@ -63,10 +65,10 @@ class Ordering:
 
     The nodes are bisected along their widest axis again and again (a k-d tree). The coarsest level
     holds the central node of each of 16 parts, and every further one that of each quarter of a
-    part; the last level holds all nodes that are left, in blocks of neighbours. A block is of one
-    of four colours, and the blocks of a colour are drawn at a time: neighbours are drawn one given
-    the other. So a node is drawn given near ones and far ones, as in the maximin ordering of
-    Guinness (2018, arXiv 1609.05372), in a number of steps that grows as the log of their number.
+    part; the last level holds all nodes that are left, in blocks of neighbours. The blocks of a
+    level are coloured so that neighbours differ, and those of a colour are drawn at a time. So a
+    node is drawn given near ones and far ones, as in the maximin ordering of Guinness (2018, arXiv
+    1609.05372), in a number of steps that grows as the log of the number of nodes.
 
     Attributes:
         coarse: Small blocks, of all levels but the last.
@@ -86,21 +88,21 @@ class Ordering:
         return Ordering(*(part and part.of_values(channels, nodes) for part in vars(self).values()))
 
     @classmethod
-    def of(cls, positions: Array, *, block: int = 24, before: int = 12) -> Ordering:
+    def of(cls, positions: Array, *, block: int = 24, before: int = 24) -> Ordering:
         """Order the nodes at some positions (node, d).
 
         Args:
             positions: Positions of the nodes.
-            block: Largest number of nodes of a block.
+            block: Number of nodes of a block, up to a factor of the root of two.
             before: Number of earlier nodes that a block is drawn given.
         """
-        count = len(positions)
-        last = max(0, int(np.ceil(np.log2(count / block))))
-        levels = range(_FIRST, int(np.log2(max(1, count // _SPARSE))) + 1, 2)
+        nodes = len(positions)
+        last = max(0, round(np.log2(nodes / block)))
+        levels = range(_FIRST, int(np.log2(max(1, nodes // _SPARSE))) + 1, 2)
         deepest = max([last, *levels])
-        wide = max(0, int(np.ceil(np.log2(count / (_WIDE * block)))))
+        wide = max(0, last - _WIDE)
         part = _bisected(positions, deepest)
-        free = np.ones(count, dtype=bool)
+        free = np.ones(nodes, dtype=bool)
         drawn = np.zeros(0, dtype=np.int64)
         coarse: list[_Step] = []
         for depth in levels:
@@ -115,26 +117,22 @@ class Ordering:
 
 @dataclass(frozen=True)
 class _Step:
-    """Blocks that are drawn at a time, and for each the nodes before it."""
+    """Blocks that are drawn at a time: their nodes in a row, and for each the nodes before it."""
 
-    blocks: list[Index]
+    nodes: Index
+    sizes: Index
     centre: Array
     before: Index
     known: Bools
 
 
-def nearest_of(
-    positions: Array, nodes: Index, centre: Array, count: int
-) -> tuple[Index, Bools]:
-    """Return the nodes (query, count) of some that are nearest to each centre, and which exist."""
-    found = np.zeros((len(centre), count), dtype=np.int64)
-    exists = np.zeros((len(centre), count), dtype=bool)
-    most = min(count, len(nodes))
-    if most:
-        tree = cKDTree(positions[nodes])
-        place = tree.query(centre, k=np.arange(1, most + 1), workers=-1)[1]
-        found[:, :most], exists[:, :most] = nodes[place], True
-    return found, exists
+def nearest_of(positions: Array, centre: Array, count: int) -> tuple[Index, Array]:
+    """Return the `count` positions (query, count) that are nearest to each, and their distances."""
+    rank = np.arange(1, min(count, len(positions)) + 1)
+    if len(rank) == 0:
+        return np.zeros((len(centre), 0), dtype=np.int64), np.zeros((len(centre), 0))
+    away, place = cKDTree(positions).query(centre, k=rank, workers=torch.get_num_threads())
+    return place, away
 
 
 def _bisected(positions: Array, depth: int) -> Index:
@@ -167,36 +165,70 @@ def _representatives(positions: Array, part: Index, free: Bools) -> Index:
     return first[np.bincount(part, ~free) == 0]
 
 
-def _steps(
-    positions: Array, nodes: Index, part: Index, drawn: Index, before: int
-) -> list[_Step]:
-    """Group nodes by their part, and the parts into steps by one of four colours."""
+def _steps(positions: Array, nodes: Index, part: Index, drawn: Index, before: int) -> list[_Step]:
+    """Group nodes by their part, and the parts into steps in which no two are neighbours."""
+    nodes = nodes[np.argsort(part[nodes], kind="stable")]
+    starts = _starts(part[nodes])
+    sizes = np.diff(starts, append=len(nodes))
+    centre = np.add.reduceat(positions[nodes], starts) / sizes[:, None]
+    colour = _coloured(centre)
     steps: list[_Step] = []
-    for colour in range(4):
-        chosen = nodes[part[nodes] % 4 == colour]
-        if len(chosen):
-            chosen = chosen[np.argsort(part[chosen], kind="stable")]
-            starts = _starts(part[chosen])
-            sizes = np.diff(starts, append=len(chosen))
-            centre = np.add.reduceat(positions[chosen], starts) / sizes[:, None]
-            found, known = nearest_of(positions, drawn, centre, before)
-            steps.append(_Step(np.split(chosen, starts[1:]), centre, found, known))
-            drawn = np.concatenate([drawn, chosen])
+    for each in range(colour.max() + 1):
+        here = colour == each
+        chosen = nodes[np.repeat(here, sizes)]
+        found, known = _before(positions, drawn, chosen, sizes[here], before)
+        steps.append(_Step(chosen, sizes[here], centre[here], found, known))
+        drawn = np.concatenate([drawn, chosen])
     return steps
 
 
+def _coloured(centre: Array) -> Index:
+    """Give blocks numbers, each the smallest that no neighbour before it has."""
+    near = nearest_of(centre, centre, _NEIGHBOURS + 1)[0]
+    pairs = np.stack([np.repeat(np.arange(len(centre)), near.shape[1]), near.ravel()])
+    pairs = np.concatenate([pairs, pairs[::-1]], 1)
+    pairs = pairs[:, pairs[0] > pairs[1]]
+    earlier = pairs[1, np.argsort(pairs[0], kind="stable")].tolist()
+    ends = np.cumsum(np.bincount(pairs[0], minlength=len(centre))).tolist()
+    colour: list[int] = []
+    for start, end in pairwise([0, *ends]):
+        taken = {colour[other] for other in earlier[start:end]}
+        colour.append(next(c for c in count() if c not in taken))
+    return np.array(colour)
+
+
+def _before(
+    positions: Array, drawn: Index, nodes: Index, sizes: Index, most: int
+) -> tuple[Index, Bools]:
+    """Return the drawn nodes (block, most) nearest to any node of a block, and which exist."""
+    place, away = nearest_of(positions[drawn], positions[nodes], most)
+    block = np.repeat(np.arange(len(sizes)), sizes * place.shape[1])
+    order = np.lexsort((away.ravel(), place.ravel(), block))
+    block, other, least = block[order], place.ravel()[order], away.ravel()[order]
+    first = (np.diff(block, prepend=-1) != 0) | (np.diff(other, prepend=-1) != 0)
+    block, other, least = block[first], other[first], least[first]
+    order = np.lexsort((least, block))
+    block, other = block[order], other[order]
+    starts = _starts(block)
+    rank = np.arange(len(block)) - np.repeat(starts, np.diff(starts, append=len(block)))
+    near = rank < most
+    found = np.zeros((len(sizes), most), dtype=np.int64)
+    known = np.zeros((len(sizes), most), dtype=bool)
+    found[block[near], rank[near]], known[block[near], rank[near]] = drawn[other[near]], True
+    return found, known
+
+
 def _joined(steps: list[_Step]) -> Blocks:
-    blocks = [nodes for step in steps for nodes in step.blocks]
-    sizes = np.array([len(nodes) for nodes in blocks])
+    sizes = np.concatenate([step.sizes for step in steps])
     real = np.arange(sizes.max()) < sizes[:, None]
     nodes = np.zeros(real.shape, dtype=np.int64)
-    nodes[real] = np.concatenate(blocks)
-    ends = np.cumsum([len(step.blocks) for step in steps])
+    nodes[real] = np.concatenate([step.nodes for step in steps])
+    ends = np.cumsum([len(step.sizes) for step in steps]).tolist()
     return Blocks(
         torch.from_numpy(nodes),
         torch.from_numpy(real),
         torch.from_numpy(np.concatenate([step.before for step in steps])),
         torch.from_numpy(np.concatenate([step.known for step in steps])),
         np.concatenate([step.centre for step in steps]),
-        tuple(slice(end - len(s.blocks), end) for end, s in zip(ends.tolist(), steps, strict=True)),
+        tuple(slice(end - len(s.sizes), end) for end, s in zip(ends, steps, strict=True)),
     )

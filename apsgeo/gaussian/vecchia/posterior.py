@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from apsgeo.gaussian.covariance import PROBE_SEED, Covariance
+from apsgeo.gaussian.covariance import PROBE_SEED
 from apsgeo.gaussian.draws import GaussianDraws
 from apsgeo.gaussian.vecchia.factor import Factor
 from apsgeo.gaussian.vecchia.ordering import Blocks, Ordering
@@ -144,7 +144,7 @@ class VecchiaPosterior(GaussianDraws):
         return out
 
     def _seen(self, law: Laws) -> Tensor:
-        """Return what was observed, (observation, field), and a row of zeros if nothing was."""
+        """Return what was observed, (observation, field)."""
         return self.measurement.values[law.index].flatten(1)[:, law.observed].float().T
 
     def _parts(self, law: Laws) -> zip[tuple[Blocks, Factor]]:

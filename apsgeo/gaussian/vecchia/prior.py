@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import cached_property
 
 import numpy as np
@@ -11,14 +12,21 @@ from torch import Tensor
 
 from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
-from apsgeo.gaussian.posterior import fields_alike
+from apsgeo.gaussian.posterior import Alike, fields_alike
 from apsgeo.gaussian.seasonal import SeasonalPrior
-from apsgeo.gaussian.vecchia.factor import Seen, factorize
+from apsgeo.gaussian.vecchia.factor import Factor, Seen, Within, factorize
 from apsgeo.gaussian.vecchia.ordering import Ordering
 from apsgeo.gaussian.vecchia.posterior import Laws, VecchiaPosterior
 from apsgeo.measurement import Measurement
 
 __all__ = ["VecchiaPrior"]
+
+_FEW = 10  # times the observations that a block is given; where fewer are observed, ...
+_MORE = 4  # ... the first blocks, which carry what is far, are given so many times as many
+_AROUND = 2.5  # observations that a block is given, at least, for each of its own
+_WIDEST = 128  # nodes of an observation
+_ENTRIES = 640  # nodes of the observations that a block is given, beyond the fewest
+_FEWEST = 8
 
 
 class VecchiaPrior:
@@ -31,7 +39,7 @@ class VecchiaPrior:
         prior: The Gaussian prior, or one for each season.
         observations: Number of nearest observations that a block is drawn given.
         before: Number of nearest earlier nodes that a block is drawn given.
-        block: Largest number of nodes of a block.
+        block: Number of nodes of a block, up to a factor of the root of two.
     """
 
     def __init__(
@@ -39,11 +47,13 @@ class VecchiaPrior:
         prior: Covariance | SeasonalPrior,
         *,
         observations: int = 40,
-        before: int = 12,
+        before: int = 24,
         block: int = 24,
     ) -> None:
         self.prior = prior
         self.observations, self.before, self.block = observations, before, block
+        self._shape = (len(prior.variance), prior.domain.num_nodes)
+        self._within = Within()
 
     @property
     def name(self) -> str:
@@ -61,7 +71,7 @@ class VecchiaPrior:
         """The blocks, of values (channel * node)."""
         positions = self.prior.domain.positions.numpy()
         ordering = Ordering.of(positions, block=self.block, before=self.before)
-        return ordering.of_values(len(self.prior.variance), len(positions))
+        return ordering.of_values(*self._shape)
 
     def posterior(self, measurement: Measurement) -> VecchiaPosterior:
         """Return the draws of the fields behind a measurement.
@@ -69,29 +79,44 @@ class VecchiaPrior:
         Raises:
             InputError: If the operator is no sparse matrix.
         """
-        channels, nodes = self.prior.variance.shape
-        if measurement.shape[1:] != (channels, nodes):
+        if measurement.shape[1:] != self._shape:
             raise InputError(
                 f"the measurement has (channel, node) = {measurement.shape[1:]}, the prior "
-                f"{(channels, nodes)}; measure on the prior's own domain."
+                f"{self._shape}; measure on the prior's own domain."
+            )
+        groups = fields_alike(self._priors(measurement), measurement)
+        laws = [
+            Laws(self._factors(each), torch.from_numpy(np.flatnonzero(each.observed)), each.index)
+            for each in groups
+        ]
+        return VecchiaPosterior(self.ordering, laws, measurement)
+
+    def _factors(self, group: Alike) -> tuple[Factor, ...]:
+        channels = self._shape[0]
+        matrix = group.operator.to_matrix(channels)
+        if matrix is None or np.diff(matrix.indptr).max(initial=0) > _WIDEST:
+            raise InputError(
+                f"{group.operator!r} is not a sparse matrix of at most {_WIDEST} nodes a row, and "
+                "a local posterior needs each observation to be of a few near nodes; take the "
+                "exact posterior of the prior."
             )
         positions = np.tile(self.prior.domain.positions.numpy(), (channels, 1))
-        laws = []
-        for group in fields_alike(self._priors(measurement), measurement):
-            matrix = group.operator.to_matrix(channels)
-            if matrix is None:
-                raise InputError(
-                    f"{group.operator!r} is not a sparse matrix, and a local posterior needs each "
-                    "observation to be of a few nodes; take the exact posterior of the prior."
-                )
-            seen = Seen.of(matrix, group.observed, group.noise_var, positions)
-            factors = tuple(
-                factorize(group.prior, blocks, seen, self.observations)
-                for blocks in self.ordering.parts
-            )
-            observed = torch.from_numpy(np.flatnonzero(group.observed))
-            laws.append(Laws(factors, observed, group.index))
-        return VecchiaPosterior(self.ordering, laws, measurement)
+        seen = Seen.of(matrix, group.observed, group.noise_var, positions)
+        parts = self.ordering.parts
+        within = self._within.of(group.prior, parts)
+        return tuple(
+            factorize(group.prior, *each, seen, count)
+            for *each, count in zip(parts, within, self._counts(seen), strict=True)
+        )
+
+    def _counts(self, seen: Seen) -> list[int]:
+        """Return how many observations the blocks of each part are given."""
+        count = self.observations * self._shape[0]
+        own = self.ordering.fine.nodes.shape[1] * len(seen) / math.prod(self._shape)
+        usual = max(count, round(_AROUND * own))
+        first = _MORE * count if len(seen) < _FEW * count else usual
+        most = max(_FEWEST, _ENTRIES * self._shape[0] // seen.width)
+        return [min(first, most), *[min(usual, most)] * (len(self.ordering.parts) - 1)]
 
     def log_prob(self, signal: Tensor, season: Tensor | None = None) -> Tensor:
         """Return the log density (batch,) of signals (batch, channel, node), by their seasons."""
