@@ -168,10 +168,12 @@ def _joint(
         return matrix
     entries, weights = seen.values[index].flatten(1), seen.weights[index]
     every = torch.cat([entries, values], 1)
-    found = _summed(prior.covariance_blocks(every, entries.shape[1]), weights)
+    found = prior.covariance_blocks(every, entries.shape[1])
+    white = _JITTER * prior.variance.flatten().to(found)[entries]
+    found = _summed(found.add_((every[:, :, None] == entries[:, None]) * white[:, None]), weights)
     matrix[:, :count, :count] = _summed(found[:, : entries.shape[1]].mT, weights).mT
     matrix[:, count:, :count] = torch.where(used[:, :, None], found[:, entries.shape[1] :], 0.0)
-    matrix.diagonal(dim1=1, dim2=2)[:, :count].mul_(1.0 + _JITTER).add_(seen.noise_var[index])
+    matrix.diagonal(dim1=1, dim2=2)[:, :count].add_(seen.noise_var[index])
     return matrix
 
 
