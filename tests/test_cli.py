@@ -454,6 +454,7 @@ def test_the_demo_leaves_what_it_promises(field: xr.DataArray, tmp_path: Path) -
         "kriging",
         "hybrid Gaussian",
         "localised Gaussian (base of APS)",
+        "local Gaussian",
         "APS, paper's form",
         "APS, anchored",
     ]

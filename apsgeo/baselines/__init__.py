@@ -13,6 +13,7 @@ from apsgeo.baselines.gaussian import (
     eof_interpolation,
     hybrid,
     kriging,
+    local,
     localised,
 )
 from apsgeo.field_prior import FieldPrior
@@ -31,6 +32,7 @@ METHODS: dict[str, Callable[[FieldPrior], Method]] = {
     "kriging": kriging,
     "hybrid Gaussian": hybrid,
     "localised Gaussian": localised,
+    "local Gaussian": local,
     **SAMPLERS,
 }
 """Functions that make each method of a prior, by its name in tables."""

@@ -101,7 +101,7 @@ def covariance(name: str, prior: FieldPrior) -> np.ndarray:
             return loadings @ loadings.T + np.diag(left)
         case "kriging":
             return kernel_prior(prior).kernel(prior.domain.positions.numpy())
-        case "localised Gaussian":
+        case "localised Gaussian" | "local Gaussian":
             return prior.anchor.annual.covariance(nodes, nodes)
     return prior.gaussian.annual.covariance(nodes, nodes)  # the hybrid, and of what DPS samples
 

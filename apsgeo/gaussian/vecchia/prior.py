@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,30 +18,36 @@ from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.vecchia.factor import Factor, Seen, Within, factorize
 from apsgeo.gaussian.vecchia.ordering import Ordering
 from apsgeo.gaussian.vecchia.posterior import Laws, VecchiaPosterior
-from apsgeo.measurement import Measurement
+from apsgeo.measurement import Bias, Measurement
 
 __all__ = ["VecchiaPrior"]
 
-_FEW = 10  # times the observations that a block is given; where fewer are observed, ...
-_MORE = 4  # ... the first blocks, which carry what is far, are given so many times as many
+_FEW = 10  # times the observations of a block that are few in all
+_MORE = 4  # times as many that the first blocks are then given
 _AROUND = 2.5  # observations that a block is given, at least, for each of its own
-_WIDEST = 128  # nodes of an observation
-_ENTRIES = 640  # nodes of the observations that a block is given, beyond the fewest
-_FEWEST = 8
+_WIDEST = 128  # most nodes of an observation
+_NODES = 16  # nodes of the observations that a block is given, for each observation of one node
+_FEWEST = 8  # observations that a block is given, however wide
 
 
 class VecchiaPrior:
     """A method that samples a Gaussian prior's posterior at a cost linear in the values.
 
     It takes what `VecchiaPosterior` says from the prior's covariance. The cost of a value does not
-    depend on how many are observed, and nothing is factorized but blocks of some seventy values.
+    depend on how many are observed, and nothing is factorized but blocks of some ninety values.
+    What no mask changes, the covariance of a block with the values before it, is kept.
+
+    A block is given more observations than asked for where it has as many itself. Where few are
+    observed, the blocks that are drawn first are: later ones are drawn given these.
 
     Args:
         prior: The Gaussian prior, or one for each season.
-        observations: Number of nearest observations that a block is drawn given.
+        observations: Number of nearest observations of each channel that a block is drawn given.
         before: Number of nearest earlier nodes that a block is drawn given.
         block: Number of nodes of a block, up to a factor of the root of two.
     """
+
+    bias: ClassVar[Bias] = Bias(mean=0.3, variance=(0.8, 1.2))
 
     def __init__(
         self,
@@ -58,7 +65,7 @@ class VecchiaPrior:
     @property
     def name(self) -> str:
         """Name of the method in tables."""
-        return f"local {self.prior.kind} Gaussian"
+        return "local Gaussian"
 
     def of(self, prior: Covariance | SeasonalPrior) -> VecchiaPrior:
         """Return the same approximation of another prior on the same domain."""
@@ -77,7 +84,8 @@ class VecchiaPrior:
         """Return the draws of the fields behind a measurement.
 
         Raises:
-            InputError: If the operator is no sparse matrix.
+            InputError: If the measurement is of another domain, or the operator is not a sparse
+                matrix of a few nodes a row.
         """
         if measurement.shape[1:] != self._shape:
             raise InputError(
@@ -102,11 +110,11 @@ class VecchiaPrior:
             )
         positions = np.tile(self.prior.domain.positions.numpy(), (channels, 1))
         seen = Seen.of(matrix, group.observed, group.noise_var, positions)
-        parts = self.ordering.parts
+        parts, counts = self.ordering.parts, self._counts(seen)
         within = self._within.of(group.prior, parts)
         return tuple(
-            factorize(group.prior, *each, seen, count)
-            for *each, count in zip(parts, within, self._counts(seen), strict=True)
+            factorize(group.prior, blocks, own, seen, count)
+            for blocks, own, count in zip(parts, within, counts, strict=True)
         )
 
     def _counts(self, seen: Seen) -> list[int]:
@@ -115,7 +123,7 @@ class VecchiaPrior:
         own = self.ordering.fine.nodes.shape[1] * len(seen) / math.prod(self._shape)
         usual = max(count, round(_AROUND * own))
         first = _MORE * count if len(seen) < _FEW * count else usual
-        most = max(_FEWEST, _ENTRIES * self._shape[0] // seen.width)
+        most = max(_FEWEST, _NODES * count // seen.width)
         return [min(first, most), *[min(usual, most)] * (len(self.ordering.parts) - 1)]
 
     def log_prob(self, signal: Tensor, season: Tensor | None = None) -> Tensor:
