@@ -19,6 +19,7 @@ __all__ = ["Factor", "Seen", "Within", "factorize"]
 
 _ENTRIES = 2**18  # entries of covariance blocks at once, so that they stay in the cache
 _JITTER = 1e-5  # share of the variance that is white, for single precision
+_MORE_WHITE = (2e-6, 1e-4)  # shares that are added where a block is not positive definite
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _values(blocks: Blocks) -> tuple[Tensor, Tensor]:
 
 
 def factorize(prior: Covariance, blocks: Blocks, within: Tensor, seen: Seen, count: int) -> Factor:
-    """Return the conditional law of blocks given the `count` nearest observations of each.
+    """Return the conditional law of blocks given `count` observations: its own, then near ones.
 
     Args:
         prior: The covariance.
@@ -140,7 +141,7 @@ def factorize(prior: Covariance, blocks: Blocks, within: Tensor, seen: Seen, cou
         seen: The observations.
         count: Number of observations; all, if there are fewer.
     """
-    index = torch.from_numpy(nearest_of(seen.place, blocks.centre, count)[0])
+    index = torch.from_numpy(_chosen(blocks, seen, count))
     width = index.shape[1] * seen.width + within.shape[1]
     values, used = _values(blocks)
     given = index.shape[1] + blocks.before.shape[1]
@@ -149,6 +150,33 @@ def factorize(prior: Covariance, blocks: Blocks, within: Tensor, seen: Seen, cou
         matrix = _joint(prior, values[each], used[each], within[each], seen, index[each])
         parts.append(_conditional(_cholesky(matrix), index.shape[1], given))
     return Factor(index, *(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def _chosen(blocks: Blocks, seen: Seen, count: int) -> np.ndarray:
+    """Return the observations (block, count) of a block: those of its own values, then near ones.
+
+    The nearest ones alone may lack some of its own: near a pole a grid has many nodes in one place.
+    """
+    near, away = nearest_of(seen.place, blocks.centre, count)
+    kept = near.shape[1]
+    block = np.repeat(np.arange(len(blocks)), kept)
+    owner = np.full(int(blocks.nodes.max()) + 1, -1)
+    real = blocks.real.numpy()
+    owner[blocks.nodes.numpy()[real]] = np.nonzero(real)[0]
+    main = seen.values[torch.arange(len(seen)), seen.weights.abs().argmax(1)].numpy()
+    known = main < len(owner)
+    own = np.flatnonzero(known)[owner[main[known]] >= 0]
+    block = np.concatenate([owner[main[own]], block])
+    which = np.concatenate([own, near.ravel()])
+    far = np.concatenate([np.full(len(own), -1.0), away.ravel()])
+    order = np.lexsort((far, which, block))  # an own one is first of its two
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (np.diff(block[order]) != 0) | (np.diff(which[order]) != 0)
+    order = order[first]
+    order = order[np.lexsort((far[order], block[order]))]
+    starts = np.flatnonzero(np.diff(block[order], prepend=-1))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    return which[order[rank < kept]].reshape(len(blocks), kept)
 
 
 def _chunks(count: int, width: int) -> Iterator[slice]:
@@ -199,15 +227,17 @@ def _conditional(root: Tensor, count: int, given: int) -> tuple[Tensor, ...]:
 def _cholesky(matrix: Tensor) -> Tensor:
     """Return the lower factors of blocks; double precision helps those that single one fails."""
     root, info = torch.linalg.cholesky_ex(matrix)
-    failed = info != 0
-    if bool(failed.any()):
+    for white in _MORE_WHITE:
+        failed = (info != 0).nonzero()[:, 0]
+        if not len(failed):
+            return root
         again = matrix[failed].double()
-        again.diagonal(dim1=1, dim2=2).mul_(1.0 + 10 * _JITTER)
-        better, info = torch.linalg.cholesky_ex(again)
-        if bool((info != 0).any()):
-            raise InputError(
-                "the covariance of some neighbouring nodes is not positive definite; give the "
-                "prior a larger nugget."
-            )
-        root[failed] = better.to(root)
+        again.diagonal(dim1=1, dim2=2).mul_(1.0 + white)
+        better, found = torch.linalg.cholesky_ex(again)
+        root[failed], info[failed] = better.to(root), found
+    if bool((info != 0).any()):
+        raise InputError(
+            "the covariance of some neighbouring nodes is not positive definite; give the prior a "
+            "larger nugget."
+        )
     return root
