@@ -24,7 +24,7 @@ __all__ = ["VecchiaPrior"]
 
 _FEW = 10  # times the observations of a block that are few in all
 _MORE = 4  # times as many that the first blocks are then given
-_AROUND = 2.5  # observations that a block is given, at least, for each of its own
+_AROUND = 3  # observations that a block is given, at least, for each of its own
 _WIDEST = 128  # most nodes of an observation
 _NODES = 16  # nodes of the observations that a block is given, for each observation of one node
 _FEWEST = 8  # observations that a block is given, however wide
