@@ -84,7 +84,7 @@ def test_a_block_is_given_the_nearest_nodes_to_any_of_its_own(positions: Array) 
 
 
 def test_nodes_that_coincide_are_drawn_one_after_the_other() -> None:
-    """Else their correlation of one would be lost: a block is given all others', or is drawn with."""
+    """Drawn at a time, in two blocks, they would lose their correlation of one."""
     positions = globe()
     for nodes, _ in steps_of(Ordering.of(positions)):
         place = [np.unique(positions[here].round(9), axis=0) for here in nodes]

@@ -31,12 +31,14 @@ class Seen:
         weights: Their weights (observation, p), zero where it has fewer.
         noise_var: Variance (observation,) of the noise.
         place: Positions (observation, d).
+        main: The value (observation,) that weighs most.
     """
 
     values: Tensor
     weights: Tensor
     noise_var: Tensor
     place: np.ndarray
+    main: np.ndarray
 
     def __len__(self) -> int:
         return len(self.noise_var)
@@ -70,7 +72,8 @@ class Seen:
         share = np.abs(weights) + 1e-30
         place = (share[:, :, None] * positions[values]).sum(1) / share.sum(1)[:, None]
         var = torch.from_numpy(noise_var[observed]).float()
-        return cls(torch.from_numpy(values), torch.from_numpy(weights).float(), var, place)
+        main = np.take_along_axis(values, share.argmax(1)[:, None], 1)[:, 0]
+        return cls(torch.from_numpy(values), torch.from_numpy(weights).float(), var, place, main)
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def factorize(prior: Covariance, blocks: Blocks, within: Tensor, seen: Seen, cou
         seen: The observations.
         count: Number of observations; all, if there are fewer.
     """
-    index = torch.from_numpy(_chosen(blocks, seen, count))
+    index = torch.from_numpy(_observations(blocks, seen, count))
     width = index.shape[1] * seen.width + within.shape[1]
     values, used = _values(blocks)
     given = index.shape[1] + blocks.before.shape[1]
@@ -152,31 +155,24 @@ def factorize(prior: Covariance, blocks: Blocks, within: Tensor, seen: Seen, cou
     return Factor(index, *(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-def _chosen(blocks: Blocks, seen: Seen, count: int) -> np.ndarray:
-    """Return the observations (block, count) of a block: those of its own values, then near ones.
-
-    The nearest ones alone may lack some of its own: near a pole a grid has many nodes in one place.
-    """
-    near, away = nearest_of(seen.place, blocks.centre, count)
-    kept = near.shape[1]
-    block = np.repeat(np.arange(len(blocks)), kept)
-    owner = np.full(int(blocks.nodes.max()) + 1, -1)
+def _observations(blocks: Blocks, seen: Seen, most: int) -> np.ndarray:
+    """Return the observations (block, most) of each block's own values, and those nearest to it."""
+    near = nearest_of(seen.place, blocks.centre, most)[0]
     real = blocks.real.numpy()
+    owner = np.full(int(blocks.nodes.max()) + 1, -1)
     owner[blocks.nodes.numpy()[real]] = np.nonzero(real)[0]
-    main = seen.values[torch.arange(len(seen)), seen.weights.abs().argmax(1)].numpy()
-    known = main < len(owner)
-    own = np.flatnonzero(known)[owner[main[known]] >= 0]
-    block = np.concatenate([owner[main[own]], block])
-    which = np.concatenate([own, near.ravel()])
-    far = np.concatenate([np.full(len(own), -1.0), away.ravel()])
-    order = np.lexsort((far, which, block))  # an own one is first of its two
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (np.diff(block[order]) != 0) | (np.diff(which[order]) != 0)
-    order = order[first]
-    order = order[np.lexsort((far[order], block[order]))]
-    starts = np.flatnonzero(np.diff(block[order], prepend=-1))
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-    return which[order[rank < kept]].reshape(len(blocks), kept)
+    block = np.where(seen.main < len(owner), owner[np.minimum(seen.main, len(owner) - 1)], -1)
+    order = np.argsort(block, kind="stable")
+    order = order[block[order] >= 0]
+    counts = np.bincount(block[order], minlength=len(blocks))
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    own = np.full((len(blocks), min(most, counts.max(initial=0))), -1)
+    fits = rank < own.shape[1]
+    own[block[order][fits], rank[fits]] = order[fits]
+    every = np.concatenate([own, near], 1)
+    again = np.concatenate([own < 0, block[near] == np.arange(len(blocks))[:, None]], 1)
+    first = np.argsort(again, axis=1, kind="stable")[:, : near.shape[1]]
+    return np.take_along_axis(every, first, 1)
 
 
 def _chunks(count: int, width: int) -> Iterator[slice]:
