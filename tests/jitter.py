@@ -1,6 +1,6 @@
 """Rounding of another processor: what torch adds up or looks up is off by a unit in the last place.
 
-A processor, its number of threads and the alignment of memory decide in which order a kernel adds
+A processor, its number of threads and the place in memory may decide in which order a kernel adds
 up. `APSGEO_TEST_JITTER=1` moves the results of such kernels at random, so that a test that compares
 the bits of two computations fails here, always, rather than elsewhere, now and then.
 """
