@@ -126,7 +126,8 @@ def load_folder(
         raise ModelError(f"{path / WEIGHTS_FILE} is not a safetensors file: {error}") from error
     if _describe(tensors) != expected["tensors"]:
         raise ModelError(f"the tensors in {path / WEIGHTS_FILE} are not those of {CONFIG_FILE}")
-    return header["config"], tensors
+    # Clones are aligned as torch aligns: on some processors that decides how MKL adds up.
+    return header["config"], {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def load_model(

@@ -8,7 +8,16 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-__all__ = ["history", "monthly", "noise", "numpy_seeded", "rounding", "seed_weights", "seeded"]
+__all__ = [
+    "alike",
+    "history",
+    "monthly",
+    "noise",
+    "numpy_seeded",
+    "rounding",
+    "seed_weights",
+    "seeded",
+]
 
 SHIFT = 1000 * int(os.environ.get("APSGEO_TEST_SEED", "0"))
 
@@ -46,6 +55,27 @@ def rounding(terms: int, scale: Any = 1.0) -> float:
     """
     values = scale.detach() if isinstance(scale, Tensor) else torch.as_tensor(np.asarray(scale))
     return terms * torch.finfo(torch.float32).eps * float(values.abs().max())
+
+
+def alike(found: Any, expected: Any, terms: int = 64) -> None:
+    """Assert that numbers computed twice, in another order, batch or layout, differ by rounding.
+
+    Args:
+        found: Tensor, array or number, in which a NaN is where it is in the other.
+        expected: Likewise, of the same shape and precision. The labels of two labelled arrays are
+            equal.
+        terms: Number of roundings, of numbers as large as the largest, that a result went through.
+    """
+    if isinstance(found, xr.DataArray) and isinstance(expected, xr.DataArray):
+        assert found.dims == expected.dims
+        xr.testing.assert_equal(found.coords.to_dataset(), expected.coords.to_dataset())
+    first, second = (
+        each.detach() if isinstance(each, Tensor) else torch.as_tensor(np.asarray(each))
+        for each in (found, expected)
+    )
+    scale = torch.nan_to_num(second).abs().max() if second.numel() else 0.0
+    bound = terms * torch.finfo(second.dtype).eps * float(scale)
+    torch.testing.assert_close(first, second, rtol=0, atol=bound, equal_nan=True)
 
 
 def monthly(values: np.ndarray, lat: np.ndarray, lon: np.ndarray, units: str) -> xr.DataArray:

@@ -1,11 +1,15 @@
-"""What every test may rely on: no network, and a cache of its own."""
+"""What every test may rely on: no network, and a cache of its own. Rounding may be another's."""
 
 import errno
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
+
+from tests.jitter import JITTERS, Jitter
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +29,12 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("APSGEO_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _jitter(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not JITTERS or request.node.get_closest_marker("same_bits"):
+        yield
+        return
+    with Jitter(), dask.config.set(scheduler="synchronous"):  # a mode is of one thread
+        yield

@@ -195,6 +195,7 @@ def test_impute_writes_cf_netcdf(
             xr.testing.assert_identical(air[name], obs[name])
 
 
+@pytest.mark.same_bits
 def test_run_twice_the_files_are_the_same_bytes(gappy: Path, saved: Path, tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("first.nc", "second.nc", "other.nc")]
     for file, seed in zip(files, (0, 0, 1), strict=True):
@@ -436,6 +437,7 @@ def small_demo(
     monkeypatch.setattr(datasets, "load", lambda name: {"ncep-air": field}[name])
 
 
+@pytest.mark.same_bits
 @pytest.mark.usefixtures("small_demo")
 def test_the_demo_leaves_what_it_promises(field: xr.DataArray, tmp_path: Path) -> None:
     options = ("--output", tmp_path / "demo", "--every", 12, "--members", 6, "--density", 0.3)

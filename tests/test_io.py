@@ -79,6 +79,13 @@ def test_a_saved_model_comes_back_bit_for_bit(model: Path) -> None:
     assert sorted(file.name for file in model.iterdir()) == ["config.json", "weights.safetensors"]
 
 
+def test_loaded_tensors_are_aligned_as_others_are(tmp_path: Path) -> None:
+    """Or products of them would be rounded otherwise than before they were saved."""
+    odd = {f"{count}": torch.ones(count) for count in range(1, 9)}
+    _, found = load_folder(save_folder(tmp_path / "model", "prior", {}, odd))
+    assert {tensor.data_ptr() % 64 for tensor in found.values()} == {0}
+
+
 def test_saving_twice_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
     again = save_folder(tmp_path / "again", "posterior", CONFIG, tensors())
     for file in model.iterdir():

@@ -16,7 +16,7 @@ from apsgeo.measurement import Normals
 from apsgeo.operators import Mask
 from apsgeo.posterior import FieldDistribution, Posterior
 from apsgeo.refinement import adapt, metropolis
-from tests.cases import seed_weights, seeded
+from tests.cases import rounding, seed_weights, seeded
 
 NODES, NOISE, COPIES = 12, 0.4, 400
 
@@ -107,7 +107,8 @@ def test_adaptation_lowers_the_divergence(
     adapted = adapt(found, mixture.log_prob, steps=40, lr=0.05, members=4)
     after = kl(adapted, mixture) + evidence
     assert 0.0 < after < 0.9 * before  # what is left: one Gaussian's share of two modes
-    assert kl(found, mixture) + evidence == before  # the one that was given is as it was
+    # the one that was given is as it was
+    assert kl(found, mixture) + evidence == pytest.approx(before, rel=rounding(256))
     for name, value in posterior.flow.state_dict().items():
         assert torch.equal(value, weights[name])
     assert all(parameter.requires_grad for parameter in posterior.flow.parameters())

@@ -15,6 +15,7 @@ from apsgeo.distillation.pairs import Batch
 from apsgeo.errors import InputError
 from apsgeo.flows.flow import Conditioning, Flow
 from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
+from apsgeo.gaussian.vecchia import VecchiaPrior
 
 __all__ = [
     "CRPS",
@@ -196,6 +197,12 @@ def normal_crps(mean: Tensor, std: Tensor, truth: Tensor) -> Tensor:
     return std * (z * torch.erf(z / math.sqrt(2.0)) + 2.0 * density - 1.0 / math.sqrt(math.pi))
 
 
+def _knows_std(batch: Batch) -> bool:
+    """Tell whether the standard deviation of the base is exact, and not an estimate by draws."""
+    base = batch.base
+    return isinstance(base, VecchiaPrior) and base.takes(batch.measurement.operator)
+
+
 class CRPS:
     """The continuous ranked probability score over the nodes, relative to that of the base.
 
@@ -218,7 +225,7 @@ class CRPS:
         """Return the weighted mean score of the flow's members, relative to that of the base."""
         weights = self.weights[batch.season].to(batch.truth)
         normal = flow.marginals(conditioning)
-        if normal is None:
+        if normal is None or not _knows_std(batch):
             deviations = batch.deviations[: self.members]
             fields, _ = flow.push(deviations, conditioning)
             score = fair_crps(fields, batch.truth)

@@ -18,6 +18,7 @@ from apsgeo.operators.linear import LinearMap
 __all__ = ["Covariance"]
 
 _ROWS = 1024  # rows of the covariance at once
+_SMALL = 4096  # values of a signal whose covariance may be kept as a matrix
 _PROBES = 48  # draws behind the posterior's marginal standard deviation
 PROBE_SEED = 20240717
 _KEPT_LEVELS = 128  # factorizations for white noise on every node
@@ -86,13 +87,20 @@ class Covariance(ABC):
     def covariance_blocks(self, values: Tensor, leading: int | None = None) -> Tensor:
         """Return the blocks C[v, v[:leading]] (block, i, leading) of values v (block, i).
 
-        They are float32, on the device of the values; here they are computed one by one.
+        They are float32, on the device of the values. Here those of a small signal are taken from
+        the covariance of all values, which is kept, and others are computed one by one.
         """
-        blocks = [
-            self.covariance(each, each[:leading]).astype(np.float32)
-            for each in values.cpu().numpy()
-        ]
-        return torch.from_numpy(np.stack(blocks)).to(values.device)
+        index = values.cpu().numpy()
+        if self.size <= _SMALL:
+            blocks = self._small[index[:, :, None], index[:, None, :leading]]
+        else:
+            blocks = np.stack([self.covariance(v, v[:leading]) for v in index])
+        return torch.from_numpy(blocks.astype(np.float32)).to(values.device)
+
+    @cached_property
+    def _small(self) -> np.ndarray:
+        every = np.arange(self.size)
+        return self.covariance(every, every).astype(np.float32)
 
     def covariance_apply(self, columns: np.ndarray) -> np.ndarray:
         """Return C times columns (size, m); here block by block, at a cost of size squared."""

@@ -67,7 +67,8 @@ class Sampler:
 
     def __call__(self, values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
         """Return members (member, record, *shape) of values (record, ...)."""
-        observations = np.array(self.measured.channel_nodes(values), dtype=np.float32)
+        # In one order of memory, in which kernels add up: members are the same bits in any layout.
+        observations = np.array(self.measured.channel_nodes(values), np.float32, order="C")
         drawn = self.posterior(
             torch.from_numpy(observations),
             season=torch.from_numpy(records["season"].copy()),

@@ -239,6 +239,7 @@ def test_a_density_is_of_fields_of_the_same_batch(name: str, prior: FieldPrior) 
         draws.log_prob(fields[:, 0])
 
 
+@pytest.mark.same_bits
 @pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30])
 def test_what_stands_under_the_mask_changes_no_bit(
     name: str, prior: FieldPrior, junk: float

@@ -23,7 +23,7 @@ from apsgeo.gaussian.hybrid import HybridPrior
 from apsgeo.gaussian.matern import MaternField
 from apsgeo.nn.unet import UNet
 from apsgeo.optim.training import Training
-from tests.cases import seed_weights, seeded
+from tests.cases import alike, rounding, seed_weights, seeded
 
 # Four nodes, two channels: eight dimensions, in which everything is known in closed form.
 SMALL = LatLonDomain([-30.0, 30.0], [0.0, 180.0])
@@ -317,7 +317,7 @@ def test_anchored_equals_the_anchor_while_the_network_is_zero() -> None:
     prior = anchored(anchor)
     x = anchor.sample(3, seeded(1)).reshape(-1, *SHAPE).requires_grad_()
     estimate = prior.anchored_log_prob(x, samples=2)
-    assert torch.equal(estimate.value, anchor.log_prob(x))
+    alike(estimate.value, anchor.log_prob(x))
     assert bool((estimate.standard_error == 0.0).all())
     (gradient,) = torch.autograd.grad(prior.estimate_log_prob(x).value.sum(), x)
     assert torch.allclose(gradient, anchor.score(x))
@@ -423,7 +423,7 @@ def test_leaving_out_the_networks_jacobian_changes_the_gradient_not_the_value() 
         ).value
         values.append(value)
         gradients.append(torch.autograd.grad(value.sum(), x)[0])
-    assert torch.equal(values[0], values[1])
+    torch.testing.assert_close(values[0], values[1], rtol=1e-10, atol=1e-10)
     assert float((gradients[0] - gradients[1]).abs().max()) > 1e-2
 
 
@@ -465,7 +465,7 @@ def test_training_improves_unseen_fields(with_anchor: bool) -> None:
     curve = [record for record in log if "level" in record]
     assert history[0]["validation"] == pytest.approx(1.0, abs=1e-6)
     assert len(curve) == prior.levels
-    assert all(record["mse"] <= record["mse_anchor"] for record in curve)
+    assert all(record["mse"] <= record["mse_anchor"] * (1 + rounding(4)) for record in curve)
     assert sum(record["gain"] for record in curve) > 0.0
 
     unseen = skewed(200, 3)
@@ -486,7 +486,7 @@ def test_training_that_fails_leaves_the_anchor() -> None:
     )
     assert log[0]["best"] == 1.0
     assert sum(record.get("best", 0.0) for record in log) == 1.0
-    assert torch.equal(prior.estimate_log_prob(fields).value, white_anchor().log_prob(fields))
+    alike(prior.estimate_log_prob(fields).value.float(), white_anchor().log_prob(fields))
 
 
 def test_shrinkage_never_lets_a_level_worsen() -> None:
@@ -497,11 +497,12 @@ def test_shrinkage_never_lets_a_level_worsen() -> None:
     log = train_diffusion(prior, skewed(8, 1), skewed(8, 2), Training(steps=0, progress=False))
     curve = [record for record in log if "level" in record]
     assert log[0]["validation"] > 1.0
-    assert all(record["mse"] <= record["mse_anchor"] for record in curve)
+    assert all(record["mse"] <= record["mse_anchor"] * (1 + rounding(4)) for record in curve)
     assert prior.shrinkage.tolist() == [record["shrinkage"] for record in curve]
     assert min(record["shrinkage"] for record in curve) < 0.9
 
 
+@pytest.mark.same_bits
 def test_training_is_reproducible() -> None:
     states = []
     for _ in range(2):
@@ -514,6 +515,7 @@ def test_training_is_reproducible() -> None:
     assert states[0][1] == states[1][1]
 
 
+@pytest.mark.same_bits
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     def train(prior: DiffusionPrior) -> list[dict[str, float]]:
         return train_diffusion(
@@ -586,6 +588,7 @@ def test_crossfit_anchors_see_their_own_records_only() -> None:
     assert len(first.signs) + len(second.signs) == 12
 
 
+@pytest.mark.same_bits
 @pytest.mark.parametrize("with_anchor", [True, False])
 def test_state_round_trip(with_anchor: bool) -> None:
     anchor = white_anchor() if with_anchor else None
@@ -614,7 +617,7 @@ def test_stands_on_the_real_gaussian_prior() -> None:
     prior = DiffusionPrior(GRID, 1, anchor=anchor, levels=20)
     x = anchor.sample(2, generator).requires_grad_()
     truth = anchor.log_prob(x).double()
-    assert torch.equal(prior.anchored_log_prob(x, points=3).value, truth)
+    alike(prior.anchored_log_prob(x, points=3).value.float(), truth.float())
     bound = prior.elbo(x, samples=40, generator=generator)
     assert within(bound, truth)
     (gradient,) = torch.autograd.grad(bound.value.sum(), x)

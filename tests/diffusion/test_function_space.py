@@ -33,7 +33,7 @@ from apsgeo.nn.function_space import FunctionSpaceNet
 from apsgeo.nn.unet import SIZES
 from apsgeo.optim.training import Training
 from apsgeo.prior import FieldPrior, fit_prior
-from tests.cases import noise, numpy_seeded, seed_weights, seeded
+from tests.cases import alike, noise, numpy_seeded, seed_weights, seeded
 
 NSIDES = {nside: HEALPixDomain(nside) for nside in (4, 8, 16, 32)}
 DEGREES = torch.tensor([l for l in range(5) for _ in range(2 * l + 1)], dtype=torch.float64)
@@ -182,8 +182,9 @@ def _gradient(net: FunctionSpaceNet, x: Tensor, weights: Tensor) -> Tensor:
 def test_what_is_read_is_linear_and_white_noise_counts_by_the_number_of_nodes() -> None:
     """Noise of twice the standard deviation on four times the nodes gives the same variance."""
     total = []
+    coarse = small_net(NSIDES[4])  # once: which of equally far places is taken, rounding decides
     for domain in (NSIDES[8], NSIDES[16], NSIDES[32]):
-        net = small_net(NSIDES[4]).on(domain)
+        net = coarse.on(domain)
         x, y = noise(2, 1, 1, domain.num_nodes)
         torch.testing.assert_close(net.read(3.0 * x + y), 3.0 * net.read(x) + net.read(y))
         rows = torch.stack([_gradient(net, x, noise(12, 32, seed=n)) for n in range(8)])
@@ -241,7 +242,7 @@ def test_static_fields_are_seen_on_either_domain() -> None:
     net = small_net(NSIDES[4], static=static)
     again = net.on(NSIDES[4], static)
     x = noise(2, 1, 192)
-    assert torch.equal(again(x), net(x))
+    alike(again(x), net(x))
     assert float((net.on(NSIDES[4], 0 * static)(x) - net(x)).detach().std()) > 1e-3
     assert torch.equal(net.state_dict()["static"], static.float().double())
 
@@ -330,6 +331,7 @@ def test_without_an_anchor_the_untrained_prior_is_the_denoiser_of_white_noise() 
         torch.testing.assert_close(there.predict(x_t, 0.3), expected)
 
 
+@pytest.mark.same_bits
 @pytest.mark.parametrize("with_anchor", [True, False])
 def test_a_prior_elsewhere_is_saved_and_comes_back(with_anchor: bool) -> None:
     seed_weights(0)

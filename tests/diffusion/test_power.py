@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -122,6 +123,7 @@ def test_a_network_that_helps_by_chance_alone_has_no_say() -> None:
     assert float(prior.correction(x_t, mean, log_snr).detach().abs().max()) == 0.0
 
 
+@pytest.mark.same_bits
 def test_saved_and_loaded_it_draws_alike() -> None:
     prior = fitted()
     config, tensors = prior.to_state()

@@ -23,7 +23,7 @@ from apsgeo.io import write_netcdf
 from apsgeo.operators import Mask
 from apsgeo.optim.training import Training
 from apsgeo.prior import FieldPrior, fit_prior
-from tests.cases import numpy_seeded
+from tests.cases import numpy_seeded, rounding
 
 
 def images(count: int = 40, seed: int = 0) -> xr.DataArray:
@@ -42,6 +42,7 @@ def weights(prior: FieldPrior, folder: Path) -> bytes:
     return (prior.save(folder) / "weights.safetensors").read_bytes()
 
 
+@pytest.mark.same_bits
 def test_a_killed_fit_goes_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,7 +75,7 @@ def test_the_denoising_of_held_out_records_is_kept_with_the_prior(tmp_path: Path
     assert prior.diffusion is not None
     np.testing.assert_allclose(table["noise_std"], prior.diffusion.noise_std)
     np.testing.assert_allclose(table["log_snr"], -2 * np.log(table["noise_std"]))
-    assert bool((table["mse"] <= table["mse_anchor"]).all())
+    assert bool((table["mse"] <= table["mse_anchor"] * (1 + rounding(4))).all())
     xr.testing.assert_identical(FieldPrior.load(prior.save(tmp_path / "prior")).denoising, table)
     with pytest.raises(InputError, match="no diffusion prior"):
         _ = fit(images(), steps=0).denoising

@@ -121,6 +121,7 @@ def test_order_of_convergence(kind: type[Sampler], order: int, converged: Tensor
     assert abs(math.log2(coarse / fine) - order) < 0.15
 
 
+@pytest.mark.same_bits
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_draws_are_those_of_the_seed_in_the_dtype_asked_for(kind: type[Sampler]) -> None:
     denoiser = AnalyticDiffusion(gaussian())

@@ -59,6 +59,7 @@ def test_the_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), expected)
 
 
+@pytest.mark.same_bits
 def test_what_is_drawn_before_does_not_matter(prior: FieldPrior) -> None:
     first = distilled(prior)
     torch.manual_seed(7)
@@ -67,6 +68,7 @@ def test_what_is_drawn_before_does_not_matter(prior: FieldPrior) -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.same_bits
 def test_a_killed_distillation_goes_on_to_the_same_bits(
     prior: FieldPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_untrained_it_is_the_exact_posterior_of_each_member(
         assert float(log_q[i]) == pytest.approx(exact, abs=1e-2)
 
 
+@pytest.mark.same_bits
 @pytest.mark.parametrize("objective", ["score", "forward", "reverse"])
 def test_it_is_trained_on_all_members_and_saved(
     prior: FieldPrior, objective: Any, tmp_path: Path

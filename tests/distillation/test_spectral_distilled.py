@@ -105,6 +105,7 @@ def test_log_prob_is_the_density_of_the_draws(posterior: Posterior) -> None:
     assert abs(float(ratio.mean()) - 1.0) < 5 * error
 
 
+@pytest.mark.same_bits
 def test_saved_it_gives_the_same_bits(posterior: Posterior, tmp_path: Path) -> None:
     again = apsgeo.load(posterior.save(tmp_path / "model"))
     assert isinstance(again, Posterior)
@@ -150,6 +151,7 @@ def test_regimes_are_fitted_to_the_anomalies_to_learn_from(
         assert torch.equal(value, expected.to_tensors()[name]), name
 
 
+@pytest.mark.same_bits
 def test_what_sees_regimes_is_saved_and_gives_the_same_bits(
     seeing: Posterior, tmp_path: Path
 ) -> None:

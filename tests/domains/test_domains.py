@@ -27,7 +27,7 @@ from apsgeo.domains import (
 from apsgeo.errors import InputError, ModelError
 from apsgeo.nn.function_space import FunctionSpaceNet
 from apsgeo.nn.unet import UNet
-from tests.cases import noise, numpy_seeded, rounding, seed_weights, seeded
+from tests.cases import alike, noise, numpy_seeded, rounding, seed_weights, seeded
 
 SPHERE = 4 * math.pi
 
@@ -243,7 +243,8 @@ def test_pool_keeps_the_integral(domain: Domain) -> None:
 
 def test_pool_inverts_unpool(domain: Domain) -> None:
     x = noise(2, 3, domain.coarse().num_nodes)
-    torch.testing.assert_close(domain.pool()(domain.unpool()(x)), x, rtol=0.0, atol=rounding(1, x))
+    error = rounding(4, x)  # shares are quotients of sums, kept in float32
+    torch.testing.assert_close(domain.pool()(domain.unpool()(x)), x, rtol=0.0, atol=error)
 
 
 def test_coarse_domains_cover_the_same_area_down_to_the_smallest(
@@ -287,7 +288,7 @@ def test_layers_keep_nothing_but_weights_in_their_state(domain: Domain) -> None:
     assert set(state) == {name for name, _ in conv.named_parameters()}
     domain.coarse().conv(2, 3).load_state_dict(state)
     x = noise(1, 2, domain.num_nodes).float()
-    torch.testing.assert_close(copy.deepcopy(conv)(x), conv(x), atol=0, rtol=0)
+    alike(copy.deepcopy(conv)(x), conv(x))
     assert not domain.pool().state_dict()
     assert not domain.unpool().state_dict()
 

@@ -252,6 +252,7 @@ def test_nothing_observed_returns_the_prior(mixture: GaussianMixturePrior) -> No
     assert torch.allclose(posterior.variance[0], mixture.variance)
 
 
+@pytest.mark.same_bits
 def test_values_under_the_mask_and_other_fields_of_the_batch_never_matter(
     mixture: GaussianMixturePrior,
 ) -> None:

@@ -108,6 +108,7 @@ def test_what_never_varies_does_not_count() -> None:
     assert not wider.means[..., -4:].any()
 
 
+@pytest.mark.same_bits
 def test_tensors_make_the_same_prior_to_the_bit() -> None:
     domain = ImageDomain(4, 4)
     fields, _ = two_regimes(domain, 300)

@@ -106,6 +106,7 @@ def test_a_history_is_laid_out_once(
     assert laid_out == [(MONTHS, 4, 6)]
 
 
+@pytest.mark.same_bits
 @pytest.mark.parametrize("calendar", ["standard", "noleap", "360_day"])
 @pytest.mark.parametrize("start", [None, "2004-03-01"])
 def test_a_history_may_be_of_any_calendar(

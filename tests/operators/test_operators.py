@@ -53,7 +53,7 @@ from apsgeo.operators import (
 from apsgeo.operators.blur import HEAT_TOLERANCE, HeatMap
 from apsgeo.operators.linear import StackedMap
 from apsgeo.operators.physics import from_physics, to_physics
-from tests.cases import numpy_seeded, rounding, seeded
+from tests.cases import alike, numpy_seeded, rounding, seeded
 from tests.places import PLACES, Place
 
 CHANNELS = 2
@@ -242,6 +242,7 @@ def test_posterior_is_exact(
     np.testing.assert_allclose(at_var[1], np.diag(covariance)[nodes], atol=1e-9)
 
 
+@pytest.mark.same_bits
 def test_values_under_the_mask_never_matter(place: Place, operator: Operator) -> None:
     y = measured(operator, place.domain)
     prior = prior_on(place.domain, place.km)
@@ -362,11 +363,9 @@ def test_the_default_measurement_is_of_the_nodes() -> None:
     noise = draw(2, 2, prior.noise_dim)
     for given in (y, plain):
         assert prior.posterior(given).noise_dim == prior.noise_dim
-    assert torch.equal(prior.posterior(y).mean, prior.posterior(plain).mean)
-    assert torch.equal(prior.posterior(y).std(), prior.posterior(plain).std())
-    assert torch.equal(
-        prior.posterior(y).deviations(noise), prior.posterior(plain).deviations(noise)
-    )
+    alike(prior.posterior(y).mean, prior.posterior(plain).mean)
+    alike(prior.posterior(y).std(), prior.posterior(plain).std())
+    alike(prior.posterior(y).deviations(noise), prior.posterior(plain).deviations(noise))
 
 
 # --- noise -------------------------------------------------------------------------------------
@@ -393,7 +392,7 @@ def test_two_instruments_with_different_noise() -> None:
     both = Stack((Downsample(2), points)).on(place.domain)
     x = draw(1, CHANNELS, place.domain.num_nodes)
     first, second = coarse.apply(x), points.on(place.domain).apply(x)
-    assert torch.equal(both.apply(x), both.join(first, second))
+    alike(both.apply(x), both.join(first, second))
     noise = both.join(0.5, torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
     assert noise.tolist() == pytest.approx([0.5] * coarse.num_observations + [0.1, 0.2, 0.3])
     # the two together, or one after the other: the posterior of the first is the second's prior

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from apsgeo.errors import ApsgeoError, InputError
 from apsgeo.optim.loop import EMA, StepFn, fit_loop, learning_rate
 from apsgeo.optim.training import Training
+from tests.cases import rounding
 
 TARGET = torch.tensor([1.0, -2.0, 3.0])
 
@@ -55,12 +56,14 @@ def test_minimises_and_returns_the_best_validated_weights() -> None:
     model = Line()
     history = fit(model, validate=lambda: distance(model), validate_every=20)
     best = min(record["validation"] for record in history)
-    assert distance(model) == best < 1e-2
+    assert distance(model) == pytest.approx(best, rel=rounding(4))
+    assert best < 1e-2
     assert [record["step"] for record in history] == list(range(0, 201, 20))
     last_best = [record for record in history if record["best"]][-1]
     assert last_best["validation"] == best
 
 
+@pytest.mark.same_bits
 def test_same_seed_same_weights_other_seed_other_weights() -> None:
     models = [Line(), Line(), Line()]
     histories = [fit(m, seed=seed) for m, seed in zip(models, (3, 3, 4), strict=True)]
@@ -130,6 +133,7 @@ def test_one_non_finite_gradient_is_skipped_many_stop() -> None:
         fit_loop(model, never, Training(steps=100, progress=False))
 
 
+@pytest.mark.same_bits
 @pytest.mark.parametrize("killed_at", [3, 40, 137])
 @pytest.mark.parametrize("validated", [True, False])
 def test_a_killed_run_goes_on_to_the_same_bits(

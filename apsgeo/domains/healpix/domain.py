@@ -162,8 +162,11 @@ class HEALPixDomain(Domain):
 
     @cached_property
     def edge_length(self) -> Tensor:
-        """Great-circle distances `(E,)` in radians."""
-        return arcs(self.positions, self.edge_index)
+        """Great-circle distances `(E,)` in radians, the same there and back."""
+        low, high = self.edge_index.sort(0).values
+        once, place = torch.unique(low * self.num_nodes + high, return_inverse=True)
+        ends = torch.stack([once // self.num_nodes, once % self.num_nodes])
+        return arcs(self.positions, ends)[place]
 
     @cached_property
     def colouring(self) -> Tensor:

@@ -19,6 +19,7 @@ __all__ = ["Factor", "Seen", "Within", "factorize"]
 
 _ENTRIES = 2**18  # entries of covariance blocks at once, so that they stay in the cache
 _JITTER = 1e-5  # share of the variance that is white, for single precision
+_MORE_WHITE = (2e-6, 1e-4)  # shares that are added where a block is not positive definite
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _values(blocks: Blocks) -> tuple[Tensor, Tensor]:
 
 
 def factorize(prior: Covariance, blocks: Blocks, within: Tensor, seen: Seen, count: int) -> Factor:
-    """Return the conditional law of blocks given the `count` nearest observations of each.
+    """Return the conditional law of blocks given `count` observations: its own, then near ones.
 
     Args:
         prior: The covariance.
@@ -191,10 +192,12 @@ def _joint(
         return matrix
     entries, weights = seen.values[index].flatten(1), seen.weights[index]
     every = torch.cat([entries, values], 1)
-    found = _summed(prior.covariance_blocks(every, entries.shape[1]), weights)
+    found = prior.covariance_blocks(every, entries.shape[1])
+    white = _JITTER * prior.variance.flatten().to(found)[entries]
+    found = _summed(found.add_((every[:, :, None] == entries[:, None]) * white[:, None]), weights)
     matrix[:, :count, :count] = _summed(found[:, : entries.shape[1]].mT, weights).mT
     matrix[:, count:, :count] = torch.where(used[:, :, None], found[:, entries.shape[1] :], 0.0)
-    matrix.diagonal(dim1=1, dim2=2)[:, :count].mul_(1.0 + _JITTER).add_(seen.noise_var[index])
+    matrix.diagonal(dim1=1, dim2=2)[:, :count].add_(seen.noise_var[index])
     return matrix
 
 
@@ -220,15 +223,17 @@ def _conditional(root: Tensor, count: int, given: int) -> tuple[Tensor, ...]:
 def _cholesky(matrix: Tensor) -> Tensor:
     """Return the lower factors of blocks; double precision helps those that single one fails."""
     root, info = torch.linalg.cholesky_ex(matrix)
-    failed = info != 0
-    if bool(failed.any()):
+    for white in _MORE_WHITE:
+        failed = (info != 0).nonzero()[:, 0]
+        if not len(failed):
+            return root
         again = matrix[failed].double()
-        again.diagonal(dim1=1, dim2=2).mul_(1.0 + 10 * _JITTER)
-        better, info = torch.linalg.cholesky_ex(again)
-        if bool((info != 0).any()):
-            raise InputError(
-                "the covariance of some neighbouring nodes is not positive definite; give the "
-                "prior a larger nugget."
-            )
-        root[failed] = better.to(root)
+        again.diagonal(dim1=1, dim2=2).mul_(1.0 + white)
+        better, found = torch.linalg.cholesky_ex(again)
+        root[failed], info[failed] = better.to(root), found
+    if bool((info != 0).any()):
+        raise InputError(
+            "the covariance of some neighbouring nodes is not positive definite; give the prior a "
+            "larger nugget."
+        )
     return root

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
-from apsgeo.gaussian.posterior import Alike, fields_alike
+from apsgeo.gaussian.draws import GaussianDraws
+from apsgeo.gaussian.posterior import Alike, GaussianPosterior, fields_alike
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.vecchia.factor import Factor, Seen, Within, factorize
 from apsgeo.gaussian.vecchia.ordering import Ordering
 from apsgeo.gaussian.vecchia.posterior import Laws, VecchiaPosterior
 from apsgeo.measurement import Bias, Measurement
+from apsgeo.operators.linear import LinearMap
 
 __all__ = ["VecchiaPrior"]
 
@@ -80,19 +82,29 @@ class VecchiaPrior:
         ordering = Ordering.of(positions, block=self.block, before=self.before)
         return ordering.of_values(*self._shape)
 
-    def posterior(self, measurement: Measurement) -> VecchiaPosterior:
+    def takes(self, operator: LinearMap) -> bool:
+        """Tell whether each observation is of a few nodes; others have the exact posterior."""
+        matrix = operator.to_matrix()
+        return matrix is not None and int(np.diff(matrix.indptr).max(initial=0)) <= _WIDEST
+
+    def posterior(self, measurement: Measurement) -> GaussianDraws:
         """Return the draws of the fields behind a measurement.
 
+        Where an observation is of many nodes, such as of a wide blur, none is near to a block, and
+        the draws are those of the prior's exact posterior.
+
         Raises:
-            InputError: If the measurement is of another domain, or the operator is not a sparse
-                matrix of a few nodes a row.
+            InputError: If the measurement is of another domain.
         """
         if measurement.shape[1:] != self._shape:
             raise InputError(
                 f"the measurement has (channel, node) = {measurement.shape[1:]}, the prior "
                 f"{self._shape}; measure on the prior's own domain."
             )
-        groups = fields_alike(self._priors(measurement), measurement)
+        priors = self._priors(measurement)
+        if not self.takes(measurement.operator):
+            return GaussianPosterior(priors, measurement)
+        groups = fields_alike(priors, measurement)
         laws = [
             Laws(self._factors(each), torch.from_numpy(np.flatnonzero(each.observed)), each.index)
             for each in groups
@@ -102,12 +114,7 @@ class VecchiaPrior:
     def _factors(self, group: Alike) -> tuple[Factor, ...]:
         channels = self._shape[0]
         matrix = group.operator.to_matrix(channels)
-        if matrix is None or np.diff(matrix.indptr).max(initial=0) > _WIDEST:
-            raise InputError(
-                f"{group.operator!r} is not a sparse matrix of at most {_WIDEST} nodes a row, and "
-                "a local posterior needs each observation to be of a few near nodes; take the "
-                "exact posterior of the prior."
-            )
+        assert matrix is not None
         positions = np.tile(self.prior.domain.positions.numpy(), (channels, 1))
         seen = Seen.of(matrix, group.observed, group.noise_var, positions)
         parts, counts = self.ordering.parts, self._counts(seen)
