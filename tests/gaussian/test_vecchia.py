@@ -227,6 +227,20 @@ def test_it_stays_so_where_there_are_many_blocks(large: Domain) -> None:
     assert max(divergence(draws, prior, t) for t in range(3)) < 0.02
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_first_blocks_are_given_more_where_few_are_observed(channels: int) -> None:
+    prior = localised(HEALPixDomain(8), channels)
+    shape = (2, channels, prior.domain.num_nodes)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[0, :, ::10], mask[1, :, ::2] = True, True  # 77 and 384 in each channel
+    draws = VecchiaPrior(prior, observations=16).posterior(
+        Measurement(torch.zeros(shape), mask, torch.tensor(0.3))
+    )
+    counts = [[factor.gain.shape[2] for factor in law.factors] for law in draws.laws]
+    dense = 3 * draws.ordering.fine.nodes.shape[1] // 2  # thrice those of a block itself
+    assert counts == [[64 * channels, 16 * channels], [dense, dense]]
+
+
 @pytest.mark.parametrize("name", ["localised", "two channels"])
 def test_density_is_that_of_its_draws(name: str) -> None:
     """N(mean, L L^T), with L as the draws have it: energy, constant and mean."""
