@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -49,7 +50,8 @@ NOISE_STD = 0.25
 """Standard deviation of the observations' noise, in K."""
 DENSITIES = (0.01, 0.05, 0.30)
 """Observed fractions of the area."""
-_ROWS = {"localised Gaussian": "localised Gaussian (base of APS)"}
+_ROWS = {"local Gaussian": "local Gaussian (base of APS)"}
+_OF_ANCHOR = ("localised Gaussian", "local Gaussian")  # made of the model's anchor, in its normals
 EOF_RANKS = (100, 200, 300, 400, 500, 600)
 
 
@@ -267,20 +269,21 @@ def compared_methods(
     Raises:
         InputError: If ``anchored`` has no Gaussian anchor.
     """
-    base = anchored.flow.base
-    if not isinstance(base, SeasonalPrior):
+    anchor = anchored.flow.anchor
+    if anchor is None:
         raise InputError(f"{anchored!r} has no Gaussian anchor to compare it with")
     scales = from_config(anchored.provenance["prior"]["scales"])
-    prior = protocol.prior(scales, anchor=base, diffusion=diffusion)
+    prior = protocol.prior(scales, anchor=anchor, diffusion=diffusion)
     made = {
         name: make(prior)
         for name, make in METHODS.items()
         if diffusion is not None or name not in SAMPLERS
     }
     made["EOF interpolation"] = protocol.eof_interpolation(progress=progress)
-    made = {_ROWS.get(name, name): method for name, method in made.items()}
     noise = protocol.noise_std
-    methods: dict[str, Method] = {
-        name: Posterior.of(prior, method, Mask(), noise) for name, method in made.items()
-    }
+    methods: dict[str, Method] = {}
+    for name, method in made.items():
+        own = Posterior.of(prior, method, Mask(), noise)
+        row = replace(anchored, method=method) if name in _OF_ANCHOR else own
+        methods[_ROWS.get(name, name)] = row
     return methods | {"APS, paper's form": paper, "APS, anchored": anchored}

@@ -453,8 +453,8 @@ def test_the_demo_leaves_what_it_promises(field: xr.DataArray, tmp_path: Path) -
         "EOF interpolation",
         "kriging",
         "hybrid Gaussian",
-        "localised Gaussian (base of APS)",
-        "local Gaussian",
+        "localised Gaussian",
+        "local Gaussian (base of APS)",
         "APS, paper's form",
         "APS, anchored",
     ]

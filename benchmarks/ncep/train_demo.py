@@ -46,7 +46,7 @@ NOISE = (0.05, 1.25)  # K; their geometric mean is the protocol's noise
 ANCHORED = CouplingSpec(base="local", width=16, depth=4, context=16, local=0, patterns=0)
 MONTHS = {"ncep-air": "from 1972 to 2004", "ncep-air-paper": "before 2005"}
 LEVELS = {"ncep-air": f"{NOISE[0]} to {NOISE[1]}", "ncep-air-paper": str(NOISE_STD)}
-FLOW_STEPS = {"ncep-air": 4000, "ncep-air-paper": 240}
+FLOW_STEPS = {"ncep-air": 3000, "ncep-air-paper": 240}
 PAPER = CouplingSpec(base="white", width=16, depth=4, context=16, local=8, patterns=0)
 
 
@@ -116,7 +116,7 @@ OPTIONS = {
     "prior_steps": Option(500, "of the diffusion prior"),
     "flow_steps": Option(int, f"of the flow; by default {FLOW_STEPS}"),
     "scales": Option(RESULTS / "ncep_scales.json", "chosen anew if absent"),
-    "rounds": Option(16, "measurements of each month"),
+    "rounds": Option(12, "measurements of each month"),
     "checkpoint": Option(Path, "folder that keeps the state of the training of ncep-air"),
     "output": Option(MODELS, "folder of the model folders"),
 }
