@@ -67,6 +67,7 @@ def operator_cases(place: Place) -> dict[str, Operator]:
         "mask": Mask(),
         "swath": Swath(width_km=place.km),
         "block": Block(count=2),
+        "gaps": Gaps(width_km=place.km),
         "identity": Identity(),
         "downsample": Downsample(2),
         "gaussian-blur": blur,
