@@ -116,11 +116,10 @@ def measure(
     return Measurement(values, mask, std, key=torch.arange(len(densities)) - 2)
 
 
-def exact(
-    prior: GaussianPrior, given: Measurement, record: int, jitter: float = JITTER
-) -> tuple[np.ndarray, np.ndarray]:
+def exact(prior: GaussianPrior, given: Measurement, record: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance given all that is observed in a record, by dense algebra."""
     matrix = covariance(prior)
+    matrix += np.diag(JITTER * np.diag(matrix))
     linear = given.operator.to_matrix(prior.channels)
     assert linear is not None
     operator = linear.toarray()
@@ -129,11 +128,10 @@ def exact(
     seen = given.mask[record].flatten().numpy()
     operator, noise_std = operator[seen], given.noise_std[record].flatten().numpy()[seen]
     cross = operator @ matrix
-    gram = cross @ operator.T
-    gram += np.diag(jitter * np.diag(gram) + noise_std**2)
+    gram = cross @ operator.T + np.diag(noise_std**2)
     gain = np.linalg.solve(gram, cross).T
     mean = gain @ given.values[record].double().flatten().numpy()[seen]
-    return mean, matrix + np.diag(jitter * np.diag(matrix)) - gain @ cross
+    return mean, matrix - gain @ cross
 
 
 def root_of(draws: VecchiaPosterior, record: int = 0) -> np.ndarray:
@@ -233,9 +231,8 @@ def test_first_blocks_are_given_more_where_few_are_observed(channels: int) -> No
     shape = (2, channels, prior.domain.num_nodes)
     mask = torch.zeros(shape, dtype=torch.bool)
     mask[0, :, ::10], mask[1, :, ::2] = True, True  # 77 and 384 in each channel
-    draws = VecchiaPrior(prior, observations=16).posterior(
-        Measurement(torch.zeros(shape), mask, torch.tensor(0.3))
-    )
+    given = Measurement(torch.zeros(shape), mask, torch.tensor(0.3))
+    draws = local(VecchiaPrior(prior, observations=16), given)
     counts = [[factor.gain.shape[2] for factor in law.factors] for law in draws.laws]
     dense = 3 * draws.ordering.fine.nodes.shape[1] // 2  # thrice those of a block itself
     assert counts == [[64 * channels, 16 * channels], [dense, dense]]
@@ -285,6 +282,15 @@ def test_nothing_observed_gives_the_prior(prior: GaussianPrior) -> None:
     torch.testing.assert_close(
         VecchiaPrior(prior).log_prob(fields), draws.log_prob(fields[:, None])[:, 0]
     )
+
+
+def test_the_prior_is_asked_for_blocks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything of the size of the grid, for every few blocks, would cost its square."""
+    prior = localised(HEALPixDomain(8))
+    given, method = measure(prior, (0.3,)), VecchiaPrior(prior)
+    for name in ("variance", "_weights"):
+        monkeypatch.delattr(LocalisedPrior, name)
+    assert bool(torch.isfinite(method.posterior(given).members(1, 0)).all())
 
 
 def test_values_under_the_mask_change_no_bit(prior: GaussianPrior) -> None:

@@ -193,8 +193,9 @@ def _joint(
     entries, weights = seen.values[index].flatten(1), seen.weights[index]
     every = torch.cat([entries, values], 1)
     found = prior.covariance_blocks(every, entries.shape[1])
-    white = _JITTER * prior.variance.flatten().to(found)[entries]
-    found = _summed(found.add_((every[:, :, None] == entries[:, None]) * white[:, None]), weights)
+    same = (every[:, :, None] == entries[:, None]).nonzero(as_tuple=True)
+    found[same] *= 1.0 + _JITTER
+    found = _summed(found, weights)
     matrix[:, :count, :count] = _summed(found[:, : entries.shape[1]].mT, weights).mT
     matrix[:, count:, :count] = torch.where(used[:, :, None], found[:, entries.shape[1] :], 0.0)
     matrix.diagonal(dim1=1, dim2=2)[:, :count].add_(seen.noise_var[index])
