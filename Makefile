@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-truth bench-amortization bench-amortized bench-ablations bench-images bench-priors bench-trained-priors docs clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-truth bench-amortization bench-amortized bench-ablations bench-images bench-priors bench-trained-priors docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -47,6 +47,9 @@ bench-domains: venv  ## impute, denoise, super-resolve on every domain; writes a
 
 bench-scaling: venv  ## measure the cost of a field by number of nodes; writes the table and figure
 	$(BIN)/python -m benchmarks scaling
+
+bench-scaling-local: venv  ## measure the cost of a local posterior, up to a million nodes
+	$(BIN)/python -m benchmarks scaling-local
 
 bench-truth: venv  ## score flows where the posterior is known exactly; writes the table and figure
 	$(BIN)/python -m benchmarks truth

@@ -22,6 +22,7 @@ SUITES = {
     "train-demo": "ncep.train_demo",
     "domains": "domains.suite",
     "scaling": "scaling.suite",
+    "scaling-local": "scaling.local",
     "truth": "truth.suite",
     "amortization": "amortization.suite",
     "amortized": "amortized.suite",

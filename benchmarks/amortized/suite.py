@@ -42,7 +42,7 @@ OPTIONS = {
     "model": Option("ncep-air", "the model: name or folder"),
     "former": Option("v0.2.0", "commit whose shipped model is compared with"),
     "methods": Option(("",), "names of rows; all by default"),
-    "cases": Option(tuple(CASES), "ways of measuring"),
+    "cases": Option(tuple(CASES), "ways of measuring", tuple(CASES)),
     "rows": Option(Path("build/amortized"), "folder that keeps what is scored already"),
 }
 
