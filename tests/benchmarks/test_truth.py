@@ -20,7 +20,7 @@ from benchmarks.truth.planar_rows import PLANS, train
 from benchmarks.truth.planar_rows import score as planar_score
 from benchmarks.truth.scores import TABLE, excess_scores, mode_errors
 from benchmarks.truth.training import Recipe, train_spectral
-from tests.cases import seed_weights, seeded
+from tests.cases import rounding, seed_weights, seeded
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,9 @@ def test_draws_by_quadrature_are_calibrated(kind: type[Planar]) -> None:
     at = exact.log_prob(points)[0]
     likelihood = -0.5 * ((exact.values - first) / NOISE_STD) ** 2
     constant = -0.5 * math.log(2 * math.pi) - math.log(NOISE_STD) - exact.log_evidence
-    torch.testing.assert_close(at, density.log_prob(points[0]) + likelihood + constant)
+    # Centres near 2 are in float32; four spreads of 1/4 off, log p moves 16 times as far as each.
+    expected = density.log_prob(points[0]) + likelihood + constant
+    torch.testing.assert_close(at, expected, rtol=1e-7, atol=rounding(2, 2 * 16 * 2.0))
 
 
 @pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])
@@ -82,7 +84,7 @@ def test_a_mode_without_members_is_collapsed_if_it_has_weight() -> None:
 def test_untrained_flows_are_exact_on_every_domain() -> None:
     """Bar 1: means to float32, log q within the rounding of its quadratic form."""
     for row in gaussian_rows(simulations=40, members=19, seed=3):
-        assert row["mean_error"] < 1e-5, row
+        assert row["mean_error"] < rounding(256), row
         assert row["kl_greatest"] < 1e-3, row
         assert min(row["sbc"], row["tarp"]) > 1e-6, row
 
