@@ -111,7 +111,15 @@ def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
         shading=0.0,
         rank=300,
         large=False,
-        flow=CouplingSpec(width=24, depth=3, local=4, coupling_width=12, roughness=3),
+        flow=CouplingSpec(
+            base="anchor",
+            width=24,
+            depth=3,
+            local=4,
+            patterns=32,
+            coupling_width=12,
+            roughness=3,
+        ),
         steps=2000,
         batch=12,
         lr=1e-3,
@@ -148,7 +156,9 @@ def terrain(size: int = TILE) -> ImageCase:
         shading=3.0,
         rank=100,
         large=True,
-        flow=CouplingSpec(width=16, depth=4, local=4, coupling_width=8, patterns=0, roughness=4),
+        flow=CouplingSpec(
+            base="anchor", width=16, depth=4, local=4, coupling_width=8, patterns=0, roughness=4
+        ),
         steps=4500,
         batch=3,
         lr=2e-3,

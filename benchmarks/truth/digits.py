@@ -40,7 +40,14 @@ DENSITIES = (0.05, 0.2)  # densities that the measurements have in turn
 _LEARNED = (0.04, 0.25)
 _CASE = "digits-on-bunny"
 _SPEC = CouplingSpec(
-    width=24, depth=3, local=4, coupling_width=12, elementwise="spline", roughness=3
+    base="anchor",
+    width=24,
+    depth=3,
+    local=4,
+    patterns=32,
+    coupling_width=12,
+    elementwise="spline",
+    roughness=3,
 )
 _PART = 32  # draws of the prior at once
 _SHOWN = 4  # measurements in the figure

@@ -67,7 +67,14 @@ def make_posterior(domain: Domain, seed: int) -> tuple[Posterior, Tensor]:
     scales = HybridScales.start(domain)
     prior = fit_gaussian(scales.field(domain), fields, scales, rank=_RANK)
     spec = CouplingSpec(
-        width=8, depth=0, context=4, patterns=4, coupling_width=4, elementwise="spline"
+        base="anchor",
+        width=8,
+        depth=0,
+        context=4,
+        local=2,
+        patterns=4,
+        coupling_width=4,
+        elementwise="spline",
     )
     shape = (1, 1, domain.num_nodes)
     normals = Normals(torch.zeros(shape), torch.ones(shape), torch.ones(shape[-1:]).bool())

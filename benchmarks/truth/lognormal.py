@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -83,8 +83,8 @@ class _Method:
 
 
 def _methods(steps: int) -> tuple[_Method, ...]:
-    small = {"width": 24, "depth": 3, "local": 4, "coupling_width": 12}
-    affine, spline = CouplingSpec(**small), CouplingSpec(**small, elementwise="spline")  # type: ignore[arg-type]
+    affine = CouplingSpec(base="anchor", width=24, depth=3, local=4, patterns=32, coupling_width=12)
+    spline = replace(affine, elementwise="spline")
     return (
         _Method("Gaussian anchor, untrained", affine, 0),
         _Method("anchored, forward, affine maps", affine, steps),

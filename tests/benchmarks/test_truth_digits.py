@@ -91,7 +91,7 @@ def test_with_one_fold_measurements_meet_the_anchor_itself(prior: FieldPrior) ->
     generator = seeded(2)
     learned = Fields(torch.randn(6, 1, prior.domain.num_nodes), torch.zeros(6, dtype=torch.long))
     family = Family(Mask(), prior.domain)
-    spec = CouplingSpec(width=8, depth=0, context=4, patterns=4, coupling_width=4)
+    spec = CouplingSpec(base="anchor", width=8, depth=0, context=4, patterns=4, coupling_width=4)
     features = torch.zeros(3, prior.domain.num_nodes)
     flow = build_flow(Site(prior.domain, 1, None, features, prior.anchor), spec)
     noise = Noise.of(0.1, family, 1)
