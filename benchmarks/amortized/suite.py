@@ -140,7 +140,7 @@ def run(options: argparse.Namespace, made: str) -> None:
             rare = case in _LONG and name in _DENSE
             months = protocol.test[:: options.rarely if rare else options.every]
             key = f"{name} {case} {len(months)} {options.members} {options.seed}".replace("%", "pc")
-            file = options.rows / made.split("commit ")[1][:12] / f"{key}.json"
+            file = options.rows / made.split("commit ")[1].split(";")[0] / f"{key}.json"
             if file.exists():  # a run that was stopped goes on
                 found = json.loads(file.read_text(encoding="utf-8"))
             else:

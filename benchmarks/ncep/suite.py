@@ -84,7 +84,12 @@ def score(options: argparse.Namespace, made: str) -> Scoreboard:
         for name, method in methods.items():
             members = options.iterative_members if name in SAMPLERS else options.members
             key = f"{name} {density} {len(months[name])} {members} {options.seed}"
-            file = options.prior.parent / "rows" / made.split("commit ")[1][:12] / f"{key}.json"
+            file = (
+                options.prior.parent
+                / "rows"
+                / made.split("commit ")[1].split(";")[0]
+                / f"{key}.json"
+            )
             if file.exists():  # a run that was stopped goes on
                 found = Scores(**json.loads(file.read_text(encoding="utf-8")))
             else:
