@@ -40,11 +40,12 @@ Skip = Literal["gaussian", "none"]
 Size = Literal["tiny", "small", "medium", "large", "huge"]
 Network = Literal["unet", "function-space"]
 Objective = Literal["mixed", "score", "reverse", "forward"]
-Base = Literal["anchor", "white"]
+Base = Literal["local", "anchor", "white"]
 
 _ARCHITECTURE: dict[Base, dict[str, Any]] = {
-    "anchor": {},
-    "white": {"local": 8, "patterns": 0},  # the paper's: affine couplings only
+    "local": {},
+    "anchor": {"local": 2, "patterns": 32},
+    "white": {"local": 8},  # the paper's: affine couplings only
 }
 
 
@@ -189,8 +190,12 @@ def distill(
     ] = (0.005, 0.5),
     objective: Annotated[Objective, typer.Option(help="reverse is the paper's.")] = "score",
     base: Annotated[
-        Base, typer.Option(help="What the flow starts from; white is the paper's.")
-    ] = "anchor",
+        Base,
+        typer.Option(
+            help="What the flow starts from: the anchor's posterior by near observations, its "
+            "exact posterior, or the paper's white noise."
+        ),
+    ] = "local",
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 2000,
     seed: Seed = 0,
     overwrite: Overwrite = False,
