@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from apsgeo.metrics.table import Row
 
 __all__ = ["draw"]
 
 _REFERENCE = "localised, exact"
+
+
+def _alike(found: dict[tuple[Any, Any], Row], case: str, method: str) -> bool:
+    """Tell whether a method and the reference have the same months in a case."""
+    reference = found.get((case, _REFERENCE))
+    return reference is not None and reference["records"] == found[case, method]["records"]
 
 
 def draw(rows: Sequence[Row], folder: Path) -> str:
@@ -22,7 +29,7 @@ def draw(rows: Sequence[Row], folder: Path) -> str:
     for method in dict.fromkeys(str(row["method"]) for row in rows):
         known = [case for case in cases if (case, method) in found]
         for axes, score in ((left, "crps"), (right, "seconds")):
-            at = [case for case in known if score != "crps" or (case, _REFERENCE) in found]
+            at = [case for case in known if score != "crps" or _alike(found, case, method)]
             values = [float(found[case, method][score]) for case in at]
             if score == "crps":
                 values = [

@@ -115,7 +115,7 @@ def score(
 TABLE = Table(
     Column("measured", "case"),
     Column("method", "method"),
-    Column("CRPS [K]", "crps", ".4f", best_among="case"),
+    Column("CRPS [K]", "crps", ".4f", best_among="compared"),
     Column("spread/skill", "spread_skill", ".3f"),
     Column("90 % coverage", "coverage90", percent()),
     Column("energy score [K]", "energy", ".4f"),
@@ -146,7 +146,9 @@ def run(options: argparse.Namespace, made: str) -> None:
             else:
                 found = score(method, protocol, months, case, options.members, name)
                 write(file, json.dumps(found))
-            rows.append({"case": case, "method": name, **found})
+            # scores are comparable where the months are the same
+            compared = f"{case}, {len(months)} months"
+            rows.append({"case": case, "method": name, "compared": compared, **found})
             print(rows[-1], flush=True)
     figure = draw(rows, options.figures)
     about = (
@@ -156,7 +158,8 @@ def run(options: argparse.Namespace, made: str) -> None:
         "that of the members over the truth's, by degree of the spherical harmonics. A block hides "
         "a quarter of the area, swaths see 15 % of it, and ships see where the COADS climatology "
         "of that calendar month has a sea surface temperature. Where exact dense posteriors take "
-        f"half a minute a field they have every {options.rarely}th month only.\n\n"
+        f"half a minute a field they have every {options.rarely}th month only, and are not to be "
+        "compared with rows of more months; the best of the same months is in bold.\n\n"
         "APS 0.2 is the model that version 0.2 shipped, a flow on the exact posterior of "
         "`localised`. `anchor` is the Gaussian prior of the present model, and its local gain the "
         "untrained start of it."

@@ -77,7 +77,7 @@ def test_scores_of_records_are_pooled(protocol: NcepProtocol, tmp_path) -> None:
     for band in range(len(BANDS)):  # noise has power in every band; few harmonics tell it loosely
         assert pooled[f"power_{band}"] == pytest.approx(1.0, abs=0.6)
     rows = [
-        {"case": case, "method": method, **pooled, "seconds": 0.1, "records": 6}
+        {"case": case, "method": method, "compared": case, **pooled, "seconds": 0.1, "records": 6}
         for case in ("5 %", "ships")
         for method in ("localised, exact", "APS")
     ]
