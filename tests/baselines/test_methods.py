@@ -26,7 +26,7 @@ from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.measurement import Bias, Draws, Measurement, Method, Normals
 from apsgeo.operators import Downsample, Mask
 from apsgeo.posterior import Posterior
-from tests.cases import numpy_seeded, seeded
+from tests.cases import alike, numpy_seeded, seeded
 from tests.places import PLACES, Place
 
 NOISE = 0.3
@@ -270,7 +270,7 @@ def test_every_method_fills_gaps_with_labels(name: str) -> None:
     ensemble = apsgeo.impute(obs, posterior, members=3)
     assert ensemble.dims == ("member", "sample", "lat", "lon")
     expected = posterior(values, noise_std=0.5).members(3, 0)
-    np.testing.assert_allclose(ensemble.values.reshape(3, -1), expected.reshape(3, -1), rtol=1e-6)
+    alike(ensemble.values.reshape(3, -1), expected.reshape(3, -1))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

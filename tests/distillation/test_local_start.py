@@ -114,6 +114,7 @@ def test_the_score_is_relative_to_the_base(prior: FieldPrior) -> None:
     assert wide.item() > 1.2
 
 
+@pytest.mark.same_bits
 def test_training_betters_the_score_and_is_saved(prior: FieldPrior, tmp_path: Any) -> None:
     training = Training(steps=30, batch=8, lr=3e-3, progress=False)
     made = distilled(prior, training=training)
