@@ -11,11 +11,6 @@ its own, so that the peak of its memory is known.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
-import resource
-import sys
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
@@ -28,7 +23,7 @@ from apsgeo.metrics.table import Column, Row, Table
 from apsgeo.operators import Mask
 from benchmarks.options import Option
 from benchmarks.report import page, save
-from benchmarks.scaling.suite import seconds_of, slope_of
+from benchmarks.scaling.suite import alone, peak_mib, seconds_of, slope_of
 
 PATTERNS = 49  # spherical harmonics up to degree six
 TAPER_KM, RANGE_KM = 3000.0, 1500.0
@@ -95,26 +90,22 @@ def cost(name: str, options: argparse.Namespace) -> Row:
     posterior = seconds_of(lambda: local.posterior(second))
     draws = local.posterior(second)
     members = seconds_of(lambda: draws.members(options.members, options.seed))
-    unit = 2**20 if sys.platform == "darwin" else 2**10
     return {
         "domain": name,
         "nodes": domain.num_nodes,
         "seconds": posterior + members,
         "members_seconds": members,
         "once_seconds": once - posterior,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
+        "peak_mib": peak_mib(),
     }
 
 
 def run(options: argparse.Namespace, made: str) -> None:
     """Run the benchmark and write its results."""
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for the processes that measure
     names = [f"nside {nside}" for nside in options.nsides]
     names += [f"{rows} x {2 * rows - 2}" for rows in options.rows]
     rows: list[Row] = []
-    with ProcessPoolExecutor(
-        1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
-    ) as pool:
+    with alone(options.threads) as pool:
         for name in names:
             rows.append(pool.submit(cost, name, options).result())
             print(rows[-1], flush=True)

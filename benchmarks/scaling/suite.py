@@ -95,6 +95,19 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def peak_mib() -> float:
+    """Return the most memory that this process has held, in MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def alone(threads: int) -> ProcessPoolExecutor:
+    """Return a pool that runs each piece of work in a fresh process, one at a time."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that measure
+    fresh = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1)
+
+
 def cost(task: str, nside: int, options: argparse.Namespace) -> Row:
     """Measure one task at one resolution."""
     torch.set_num_threads(options.threads)
@@ -115,15 +128,13 @@ def cost(task: str, nside: int, options: argparse.Namespace) -> Row:
         return seconds_of(posterior)
 
     seconds = min(field() for _ in range(options.fields))
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     return {
         "task": task,
         "nside": nside,
         "nodes": domain.num_nodes,
         "prior_seconds": prior_seconds,
         "seconds": seconds,
-        "peak_mib": peak,
+        "peak_mib": peak_mib(),
     }
 
 
@@ -183,10 +194,8 @@ def report(rows: list[Row], options: argparse.Namespace, made: str) -> str:
 
 def run(options: argparse.Namespace, made: str) -> None:
     """Run the benchmark and write its results."""
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for the processes that measure
-    fresh = multiprocessing.get_context("spawn")
     rows = []
-    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
+    with alone(options.threads) as pool:
         for task in TASKS:
             for nside in options.nsides:
                 rows.append(pool.submit(cost, task, nside, options).result())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
-from apsgeo.gaussian.vecchia.ordering import Blocks, nearest_of
+from apsgeo.gaussian.vecchia.ordering import Blocks, nearest_of, rank_within
 
 __all__ = ["Factor", "Seen", "Within", "factorize"]
 
@@ -165,7 +165,7 @@ def _observations(blocks: Blocks, seen: Seen, most: int) -> np.ndarray:
     order = np.argsort(block, kind="stable")
     order = order[block[order] >= 0]
     counts = np.bincount(block[order], minlength=len(blocks))
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rank = rank_within(counts)
     own = np.full((len(blocks), min(most, counts.max(initial=0))), -1)
     fits = rank < own.shape[1]
     own[block[order][fits], rank[fits]] = order[fits]

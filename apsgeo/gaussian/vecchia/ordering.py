@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-__all__ = ["Blocks", "Ordering", "nearest_of"]
+__all__ = ["Blocks", "Ordering", "nearest_of", "rank_within"]
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -146,9 +146,14 @@ def _bisected(positions: Array, depth: int) -> Index:
         most = np.maximum.reduceat(positions[order], starts)
         along = np.repeat((most - least).argmax(1), sizes)
         order = order[np.lexsort((positions[order, along], part[order]))]
-        rank = np.arange(len(order)) - np.repeat(starts, sizes)
+        rank = rank_within(sizes)
         part[order] = 2 * part[order] + (2 * rank >= np.repeat(sizes, sizes))
     return part
+
+
+def rank_within(sizes: Index) -> Index:
+    """Return the place of each element in its group, for groups of some sizes in a row."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
 def _starts(sorted_parts: Index) -> Index:
@@ -209,8 +214,7 @@ def _before(
     block, other, least = block[first], other[first], least[first]
     order = np.lexsort((least, block))
     block, other = block[order], other[order]
-    starts = _starts(block)
-    rank = np.arange(len(block)) - np.repeat(starts, np.diff(starts, append=len(block)))
+    rank = rank_within(np.bincount(block, minlength=len(sizes)))
     near = rank < most
     found = np.zeros((len(sizes), most), dtype=np.int64)
     known = np.zeros((len(sizes), most), dtype=bool)
