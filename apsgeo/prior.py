@@ -47,6 +47,7 @@ def fit_prior(
     folds: int = 4,
     seed: int = 0,
     training: Training = Training(),
+    **settings: Any,
 ) -> FieldPrior:
     """Learn what a variable looks like from complete fields.
 
@@ -86,13 +87,15 @@ def fit_prior(
         seed: Seed of masks, noise and weights.
         training: Settings of the diffusion prior's training, by default 1500 steps of 16 fields;
             ``Training(steps=0)`` leaves it out. The prior comes back on the CPU.
+        **settings: Settings of the training given by name, which go before those of `training`:
+            ``fit_prior(..., steps=0, progress=False)``.
 
     Raises:
         InputError: If the history is too short, has gaps that change with time, or has no dates
             where they are needed; if the checkpoint is of another run, or symmetries move land.
         GridError: If its labels do not say the domain, or do not fit the one given.
     """
-    training = training.filled(steps=1500, batch=16)
+    training = training.filled(steps=1500, batch=16, settings=settings)
     spec = DenoiserSpec() if spec is None else spec
     records = Records.of(history, domain, given="the history").as_history()
     domain = records.layout.domain

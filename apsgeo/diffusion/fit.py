@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +56,7 @@ def train_diffusion(
     crossfit: Sequence[tuple[GaussianPrior, Tensor]] | None = None,
     augment: Symmetries | None = None,
     precision: Literal["float32", "bfloat16"] | None = None,
+    **settings: Any,
 ) -> list[dict[str, float]]:
     r"""Train the denoiser of ``prior`` in place, and keep the weights best on held-out fields.
 
@@ -84,6 +85,7 @@ def train_diffusion(
             step.
         precision: Precision of the network in training; by default "bfloat16" (mixed precision:
             weights and losses stay in single precision) on CUDA, elsewhere "float32".
+        **settings: Settings of the training given by name, which go before those of `training`.
 
     Returns:
         The records of `fit_loop`, then one record per level: ``level``, ``log_snr``,
@@ -101,7 +103,7 @@ def train_diffusion(
                 f"{name} has shape {tuple(given.shape)}; expected (record, "
                 f"{prior.channels}, {prior.domain.num_nodes}) with at least one record"
             )
-    training = training.filled(steps=2000, batch=16)
+    training = training.filled(steps=2000, batch=16, settings=settings)
     batch = training.batch
     assert batch is not None
     everything = (prior.anchor, torch.arange(len(fields)))

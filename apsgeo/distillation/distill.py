@@ -70,6 +70,7 @@ def distill(
     rounds: int = 8,
     seed: int = 0,
     training: Training = Training(),
+    **settings: Any,
 ) -> Posterior:
     """Train a conditional flow once to sample the posterior of any measurement of a family.
 
@@ -103,6 +104,8 @@ def distill(
         training: Settings of the training, by default 2000 steps of 12 pairs. A killed training
             simulates its pairs again before it goes on from its checkpoint. The posterior comes
             back on the CPU; see `Posterior.to`.
+        **settings: Settings of the training given by name, which go before those of `training`:
+            ``distill(..., steps=500, progress=False)``.
 
     Returns:
         The posterior, with the weights that score best on held-out fields (at most 160, evenly from
@@ -131,7 +134,7 @@ def distill(
         spec.check(family.on(member))
     noise = Noise.of(noise_std, family, channels)
     records = prior.history if history is None else prior.records(history)
-    training = training.filled(steps=2000, batch=12)
+    training = training.filled(steps=2000, batch=12, settings=settings)
     generator = torch.Generator().manual_seed(seed)
     learned, later = fields_of_prior(prior, records, folds, generator)
     site = Site(

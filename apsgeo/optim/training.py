@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 
@@ -56,12 +56,23 @@ class Training:
             if given is not None and given < least:
                 raise InputError(f"{name}={given}; give at least {least}, or None")
 
-    def filled(self, steps: int, batch: int) -> Self:
-        """Return the same with these defaults where ``steps`` or ``batch`` was not given."""
+    def filled(self, steps: int, batch: int, settings: Mapping[str, Any]) -> Self:
+        """Return the same with some settings, and these defaults where neither gives any.
+
+        Raises:
+            TypeError: If a setting has a name that is none of the attributes.
+        """
+        known = [field.name for field in fields(self)]
+        if unknown := [name for name in settings if name not in known]:
+            raise TypeError(
+                f"unknown argument {unknown[0]!r}; beside its own arguments the function takes "
+                f"those of Training: {', '.join(known)}"
+            )
+        chosen = replace(self, **settings)
         return replace(
-            self,
-            steps=steps if self.steps is None else self.steps,
-            batch=batch if self.batch is None else self.batch,
+            chosen,
+            steps=steps if chosen.steps is None else chosen.steps,
+            batch=batch if chosen.batch is None else chosen.batch,
         )
 
 

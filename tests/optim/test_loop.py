@@ -235,3 +235,13 @@ def test_nothing_to_train_and_bad_arguments() -> None:
         fit_loop(nn.Identity(), lambda s, g: torch.zeros(()), Training(steps=1, progress=False))
     with pytest.raises(InputError, match="ema_decay"):
         EMA(Line(), 1.0)
+
+
+def test_settings_given_by_name_go_before_the_object_and_the_defaults() -> None:
+    training = Training(lr=0.5, batch=3).filled(steps=9, batch=8, settings={"batch": 5})
+    assert (training.steps, training.batch, training.lr) == (9, 5, 0.5)
+
+
+def test_unknown_settings_are_named() -> None:
+    with pytest.raises(TypeError, match="'stps'.*steps, batch, lr"):
+        Training().filled(steps=9, batch=8, settings={"stps": 0})
