@@ -267,12 +267,12 @@ def test_without_history_the_fields_are_draws_of_the_diffusion_prior(prior: Fiel
     assert prior.diffusion is not None
     season = torch.arange(125) % 12
     first, second = (seeded(3) for _ in range(2))
-    drawn = draws_of_prior(prior, season, first)
+    drawn = draws_of_prior(prior, "diffusion", season, first)
     sampler = DPMSolver(steps=20)
     parts = [sampler.sample(prior.diffusion, count, generator=second) for count in (120, 5)]
     assert torch.equal(drawn, torch.cat(parts))
     alone = replace(prior, diffusion=None)
-    gaussian = draws_of_prior(alone, season, seeded(3))
+    gaussian = draws_of_prior(alone, "gaussian", season, seeded(3))
     expected = prior.gaussian.sample(season, seeded(3))
     assert torch.equal(gaussian, expected)
 

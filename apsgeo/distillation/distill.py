@@ -28,7 +28,7 @@ from apsgeo.distillation.objective import (
     WeightedSum,
 )
 from apsgeo.distillation.pairs import Batch, PairSet
-from apsgeo.distillation.sources import Measuring, fields_of_prior
+from apsgeo.distillation.sources import Measuring, Teacher, fields_of_prior, teacher_of
 from apsgeo.errors import InputError
 from apsgeo.flows.build import CouplingSpec, FlowSpec, Site, build_flow
 from apsgeo.flows.context import site_features
@@ -62,6 +62,8 @@ def distill(
     *,
     history: xr.DataArray | xr.Dataset | None = None,
     measurements: xr.DataArray | xr.Dataset | None = None,
+    teacher: Teacher | None = None,
+    start: Posterior | None = None,
     objective: Mode = "score",
     spec: FlowSpec | None = None,
     score_weight: float = 1.0,
@@ -82,23 +84,27 @@ def distill(
             observation (of masks, each node), or one for each channel (channel, 1). From two
             numbers (least, most) a level is drawn log-uniformly for each simulated measurement;
             the posterior's default is then their geometric mean.
-        history: Complete fields to simulate measurements of; by default `prior.history`, or where
-            there is none draws of the diffusion prior, or else of the Gaussian one.
+        history: Complete fields to simulate measurements of; by default `prior.history`.
         measurements: Real measurements whose truth nobody knows, fields with NaN where nothing was
             observed, like those of `apsgeo.impute`. With objective="reverse", which needs no truth,
             the flow learns from these instead of simulated ones (the paper's unsupervised case).
             The history then only says how wide the members should be.
+        teacher: What is measured: "history", or draws of the prior, "diffusion" or "gaussian".
+            By default the history, or where there is none the diffusion prior, or else the Gaussian
+            one. The held-out fields of a history choose the weights, whoever teaches.
+        start: Posterior whose flow this one goes on from, such as one that another teacher trained;
+            by default it starts as the identity on its base. See docs/method.md on stages.
         objective: "score" is the CRPS of the members on simulated pairs; "reverse" the paper's
             amortized KL, "forward" maximum likelihood on the pairs, "mixed" the mean of both.
-        spec: Architecture of the flow; `CouplingSpec()` by default.
+        spec: Architecture of the flow; by default that of `start`, or `CouplingSpec()`.
         score_weight: Weight of the CRPS of the members in "forward" and "mixed", where likelihood
             alone spends itself on the shortest waves.
         annealing: Temperature at which the reverse divergence of "reverse" and "mixed" starts; one
             for no annealing. Above one it keeps a flow from falling into one of several modes; see
             `apsgeo.distillation.objective.Annealing`.
         folds: Number of blocks of the history; measurements of a block meet an anchor that was
-            fitted without it. One is for a history that the prior's anchor was not fitted to, such
-            as draws of the prior, whose measurements meet the anchor itself.
+            fitted without it. One is for a history that the prior's anchor was not fitted to.
+            Draws of the prior, which are no part of it, always meet the anchor itself.
         rounds: Number of measurements simulated of each field.
         seed: Seed of masks, noise and weights.
         training: Settings of the training, by default 2000 steps of 12 pairs. A killed training
@@ -119,6 +125,8 @@ def distill(
             with another objective than "reverse", with operators other than masks, or with a range
             of noise.
     """
+    if spec is None and start is not None:
+        spec = getattr(start.method, "spec", None)
     spec = spec or CouplingSpec()
     if not (math.isfinite(annealing) and annealing >= 1.0):
         raise InputError(f"annealing={annealing}; give a temperature of at least 1.")
@@ -136,7 +144,9 @@ def distill(
     records = prior.history if history is None else prior.records(history)
     training = training.filled(steps=2000, batch=12, settings=settings)
     generator = torch.Generator().manual_seed(seed)
-    learned, later = fields_of_prior(prior, records, folds, generator)
+    teacher = teacher_of(prior, records, teacher)
+    folds = folds if teacher == "history" else 1
+    learned, later = fields_of_prior(prior, records, teacher, folds, generator)
     site = Site(
         prior.domain,
         channels,
@@ -147,6 +157,8 @@ def distill(
     )
     with seeded(seed):
         flow = build_flow(site, spec)
+    if start is not None:
+        _go_on_from(flow, start)
     measuring = Measuring(prior, family, noise, flow, generator, training.progress)
     device = choose_device(training.device)
     loss = _objective(prior, flow, objective, score_weight)
@@ -179,11 +191,33 @@ def distill(
             "lr": training.lr,
             "folds": folds,
             "rounds": rounds,
+            "teacher": teacher,
+            "start": None if start is None else start.provenance,
             "measurements": 0 if measurements is None else len(train),
             "seed": seed,
             "log": [{k: v for k, v in row.items() if math.isfinite(v)} for row in log],
         },
     )
+
+
+def _go_on_from(flow: Flow, start: Posterior) -> None:
+    """Give a flow the weights of another one of the same architecture.
+
+    Raises:
+        InputError: If it has another one.
+    """
+    other = start.method
+    if not isinstance(other, Flow) or other.spec != flow.spec:
+        described = other.spec if isinstance(other, Flow) else other.name
+        raise InputError(f"start= is a posterior by {described}, and spec={flow.spec}; use its own")
+    weights, theirs = flow.state_dict(), other.state_dict()
+    differing = [name for name in weights if weights[name].shape != theirs[name].shape]
+    if differing:
+        raise InputError(
+            f"start= is of another domain or other channels: {differing[0]} has the shape "
+            f"{tuple(theirs[differing[0]].shape)}, here {tuple(weights[differing[0]].shape)}"
+        )
+    flow.load_state_dict(theirs)
 
 
 def _train(

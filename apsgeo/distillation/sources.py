@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +21,14 @@ from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.labels.records import Records
 from apsgeo.measurement import Family
 
-__all__ = ["Fields", "Measuring", "draws_of_prior", "fields_of_prior"]
+__all__ = [
+    "Fields",
+    "Measuring",
+    "Teacher",
+    "draws_of_prior",
+    "fields_of_prior",
+    "teacher_of",
+]
 
 _VALIDATION_MEMBERS = 16
 _HELD_OUT_GROUPS = 12
@@ -43,13 +51,40 @@ class Fields:
         return Fields(self.fields[picked], self.season[picked])
 
 
-def draws_of_prior(prior: FieldPrior, season: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a field for each season (record,) from the diffusion prior, or else the Gaussian one.
+Teacher = Literal["history", "diffusion", "gaussian"]
+"""What the fields to learn from are: the history, or draws of one of the priors."""
+
+
+def teacher_of(prior: FieldPrior, history: Records | None, teacher: Teacher | None) -> Teacher:
+    """Return the teacher: by default the history, or else the diffusion prior, or the Gaussian.
+
+    Raises:
+        InputError: If there is none of that name.
+    """
+    there: dict[Teacher, bool] = {
+        "history": history is not None,
+        "diffusion": prior.diffusion is not None,
+        "gaussian": True,
+    }
+    if teacher is None:
+        return next(name for name, is_there in there.items() if is_there)
+    if not there.get(teacher, False):
+        raise InputError(
+            f"teacher={teacher!r}; here there are {', '.join(n for n, has in there.items() if has)}"
+        )
+    return teacher
+
+
+def draws_of_prior(
+    prior: FieldPrior, teacher: Teacher, season: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Draw a field for each season (record,) from the diffusion prior or the Gaussian one.
 
     The diffusion prior does not know the season: its draws are of the whole year.
     """
-    if prior.diffusion is None:
+    if teacher == "gaussian":
         return prior.gaussian.sample(season, generator)
+    assert prior.diffusion is not None
     drawn = prior.diffusion.sample(len(season), generator)
     return drawn * prior.normals.valid
 
@@ -57,19 +92,29 @@ def draws_of_prior(prior: FieldPrior, season: Tensor, generator: torch.Generator
 def fields_of_prior(
     prior: FieldPrior,
     history: Records | None,
+    teacher: Teacher,
     folds: int,
     generator: torch.Generator,
 ) -> tuple[Fields, Fields]:
-    """Return fields to learn from, and held-out fields that decide when to stop."""
-    if history is None:
-        season = torch.arange(_PRIOR_DRAWS) % prior.normals.seasons
-        drawn = draws_of_prior(prior, season, generator)
-        cut = len(drawn) * 9 // 10
-        learned, later = (Fields(drawn[at], season[at]) for at in (slice(cut), slice(cut, None)))
-    else:
-        learned, later = (
+    """Return fields to learn from, and held-out fields that decide when to stop.
+
+    The latter are of the history wherever there is one.
+    """
+    past, later = None, None
+    if history is not None:
+        past, later = (
             Fields(prior.encode(part), prior.season_of(part)) for part in prior.split(history)
         )
+    if teacher == "history":
+        learned = past
+    else:
+        season = torch.arange(_PRIOR_DRAWS) % prior.normals.seasons
+        drawn = draws_of_prior(prior, teacher, season, generator)
+        cut = len(drawn) if later is not None else len(drawn) * 9 // 10
+        learned = Fields(drawn[:cut], season[:cut])
+        later = later or Fields(drawn[cut:], season[cut:])
+    assert learned is not None
+    assert later is not None
     if len(learned.fields) < folds or len(later.fields) == 0:
         raise InputError(
             f"{len(learned.fields)} fields to learn from and {len(later.fields)} held out from "
