@@ -11,7 +11,6 @@ import torch
 from apsgeo.distillation.objective import CRPS, Objective
 from apsgeo.distillation.sources import Fields, Measuring
 from apsgeo.gaussian.draws import Base
-from apsgeo.gaussian.fit import contiguous_folds
 from apsgeo.optim.training import Training
 
 __all__ = ["foretell"]
@@ -32,13 +31,12 @@ def foretell(
     """
     steps, batch = training.steps or 0, training.batch or 1
     own = replace(measuring, generator=torch.Generator().manual_seed(0), progress=False)
-    flow, first = measuring.flow, contiguous_folds(len(learned.fields), len(bases)) == 0
-    one = first & (learned.season == learned.season[0])
+    flow, cells = measuring.flow, measuring.cells(learned, len(bases))
+    one = cells[0][2]
     few = Fields(learned.fields[one], learned.season[one])
     pairs = own.simulated(few, bases[:1], 1)  # what is prepared once is not in the measured time
     a_group = _seconds(lambda: own.simulated(few, bases[:1], 1))
-    cells = len(bases) * len(learned.season.unique())
-    simulating = a_group * rounds * cells / torch.get_num_threads()
+    simulating = a_group * rounds * len(cells) / torch.get_num_threads()
 
     def step() -> None:
         drawn = pairs.draw(batch, CRPS.members, own.generator).to(flow.device)
@@ -50,7 +48,7 @@ def foretell(
     stepping = steps * _seconds(step) if steps else 0.0
     return (
         f"distill: about {_minutes(simulating + stepping)} ({_minutes(simulating)} for "
-        f"{rounds * cells} groups of pairs, {_minutes(stepping)} for {steps} steps)"
+        f"{rounds * len(cells)} groups of pairs, {_minutes(stepping)} for {steps} steps)"
     )
 
 

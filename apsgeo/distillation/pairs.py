@@ -271,10 +271,29 @@ def measured_pairs(
     return PairSet(torch.full_like(values, torch.nan), groups, [base], ways=1)
 
 
+Cell = tuple[int, int, Tensor]
+"""Fold, season, and indices of records that are measured alike."""
+
+
+def cells_of(fold: Tensor, season: Tensor, most: int | None = None) -> list[Cell]:
+    """Return the records of each fold and season, in parts of at most `most` records.
+
+    Args:
+        fold: Index (record,) of each record's fold.
+        season: Index (record,) of each record's season.
+        most: Most records of a cell; by default all.
+    """
+    found = []
+    for f in fold.unique().tolist():
+        for s in season.unique().tolist():
+            times = ((fold == f) & (season == s)).nonzero()[:, 0]
+            found += [(f, s, part) for part in times.split(most or len(times)) if len(part)]
+    return found
+
+
 def simulate_pairs(
     fields: Tensor,
-    season: Tensor,
-    fold: Tensor,
+    cells: Sequence[Cell],
     bases: Sequence[Base],
     normals: Normals,
     settings: Sequence[Setting],
@@ -286,26 +305,19 @@ def simulate_pairs(
 ) -> PairSet:
     """Simulate one measurement of every field for each of the settings' rounds.
 
-    Records of one fold and season share a setting, hence one factorization.
+    Records of one cell share a setting, hence one factorization.
 
     Args:
         fields: Standardized anomalies (time, channel, node), float32.
-        season: Index (time,) of each record's season.
-        fold: Index (time,) of each record's fold.
+        cells: Fold, season and records of each cell; see `cells_of`.
         bases: One base for each fold, fitted without the fields of that fold.
         normals: Normals behind `fields`, which standardize the noise.
-        settings: Settings, which the groups take in turn.
+        settings: Settings, of which each cell takes as many, one after the other.
         functionals: Functionals of the flow, whose variance it sees; see `Flow.functionals`.
         members: Number of base deviations kept for each group.
         seed: Seed of the noise.
         progress: Whether to show a progress bar.
     """
-    cells = [
-        (f, s, times)
-        for f in range(len(bases))
-        for s in range(normals.seasons)
-        if len(times := ((fold == f) & (season == s)).nonzero()[:, 0])
-    ]
     wanted = torch.empty(0, 0) if functionals is None else functionals
     rounds = len(settings) // max(1, len(cells))
     bar = tqdm(total=rounds * len(cells), desc="pairs", disable=not progress)

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from apsgeo.distillation.measuring import Noise, checks, simulate
 from apsgeo.distillation.objective import CRPS
-from apsgeo.distillation.pairs import PairSet, Setting, measured_pairs, simulate_pairs
+from apsgeo.distillation.pairs import (
+    Cell,
+    PairSet,
+    Setting,
+    cells_of,
+    measured_pairs,
+    simulate_pairs,
+)
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
 from apsgeo.flows.flow import Flow
@@ -34,6 +41,7 @@ _VALIDATION_MEMBERS = 16
 _HELD_OUT_GROUPS = 12
 _MOST_HELD_OUT = 160  # records; more would cost as much as the training
 _PRIOR_DRAWS = 480
+_SHARING = 16  # most records that share a mask, and so a factor
 
 
 @dataclass(frozen=True)
@@ -153,17 +161,24 @@ class Measuring:
             return [base.of(anchor) for anchor in anchors]
         return anchors
 
+    @staticmethod
+    def cells(learned: Fields, folds: int) -> list[Cell]:
+        """Return the fold, season and records of each few records that share a mask."""
+        fold = contiguous_folds(len(learned.fields), folds)
+        return cells_of(fold, learned.season, _SHARING)
+
     def simulated(self, learned: Fields, bases: Sequence[Base], rounds: int) -> PairSet:
         """Simulate measurements to learn from, `rounds` of each field, by the bases of its fold."""
-        fields, season = learned.fields, learned.season
-        count = rounds * len(bases) * self.prior.normals.seasons
+        cells = self.cells(learned, len(bases))
+        settings = [
+            simulate(self.family, self.noise, self.generator) for _ in range(rounds * len(cells))
+        ]
         return simulate_pairs(
-            fields,
-            season,
-            contiguous_folds(len(fields), len(bases)),
+            learned.fields,
+            cells,
             bases,
             self.prior.normals,
-            [simulate(self.family, self.noise, self.generator) for _ in range(count)],
+            settings,
             functionals=self.flow.functionals,
             members=2 * CRPS.members,
             seed=self._seed(),
@@ -208,13 +223,14 @@ class Measuring:
         """
         seasons = self.prior.normals.seasons
         parts = max(1, min(_HELD_OUT_GROUPS // seasons, len(later.fields) // seasons))
+        part = torch.arange(len(later.fields)) // seasons % parts
+        cells = cells_of(part, later.season)
         return simulate_pairs(
             later.fields,
-            later.season,
-            torch.arange(len(later.fields)) // seasons % parts,
+            cells,
             [self.flow.base] * parts,
             self.prior.normals,
-            checks(self.family, self.noise, seasons * parts, self.generator),
+            checks(self.family, self.noise, len(cells), self.generator),
             functionals=self.flow.functionals,
             members=_VALIDATION_MEMBERS,
             seed=self._seed(),
