@@ -19,6 +19,7 @@ _NUMBERS = {
     # the greatest |log q - log p| of a member
     "kl": "KL, nats",
     "kl_greatest": "greatest",
+    "kl_value": "KL, nats a value",
     "mean_error": "mean error, std",  # the greatest, in posterior standard deviations
     # expected scores of the members, relative to those of the exact posterior
     "crps": "CRPS",

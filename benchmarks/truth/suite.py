@@ -64,7 +64,8 @@ def rows_of(part: str, options: argparse.Namespace) -> list[Row]:
     """Train and score all methods on the problems of a part, and draw its figure if it has one."""
     seed = options.seed
     if part == "gaussian":
-        return gaussian_rows(simulations=options.simulations, members=39, seed=seed)
+        rows = gaussian_rows(simulations=options.simulations, members=39, seed=seed)
+        return rows + gaussian_rows(simulations=options.simulations, members=39, seed=seed, finer=2)
     if part == "plane":
         rows, panels = planar_rows(
             options.planar_steps, fields=options.planar_fields, members=63, seed=seed
