@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from apsgeo.errors import ApsgeoError, NothingObservedWarning
+from apsgeo.errors import ApsgeoError, ApsgeoWarning
 
 if TYPE_CHECKING:
     from apsgeo.metrics.scoreboard import Scores
@@ -33,7 +33,7 @@ class Commands(TyperGroup):
 
 def _one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
     def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
-        if issubclass(category, NothingObservedWarning):
+        if issubclass(category, ApsgeoWarning):
             typer.echo(f"warning: {message}", err=True)
         else:
             otherwise(message, category, *rest, **options)

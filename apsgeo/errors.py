@@ -5,11 +5,13 @@ Every message says what was given, what was expected, and what to do.
 
 __all__ = [
     "ApsgeoError",
+    "ApsgeoWarning",
     "DatasetError",
     "GridError",
     "InputError",
     "ModelError",
     "NothingObservedWarning",
+    "OneSeasonWarning",
     "OutputExistsError",
     "UnitsError",
 ]
@@ -43,5 +45,13 @@ class DatasetError(ApsgeoError):
     """A data set could not be fetched, verified or unpacked."""
 
 
-class NothingObservedWarning(UserWarning):
+class ApsgeoWarning(UserWarning):
+    """Base of every warning that apsgeo gives on purpose."""
+
+
+class OneSeasonWarning(ApsgeoWarning):
+    """A history has dates, but not every month twice: one normal holds for all times."""
+
+
+class NothingObservedWarning(ApsgeoWarning):
     """A record holds no observation: its members are draws from the prior."""

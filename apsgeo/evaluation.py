@@ -113,7 +113,9 @@ def _aligned(fields: xr.DataArray | xr.Dataset, like: Records, given: str) -> Re
             f"{given} has {records.channels} channels and the ensemble {like.channels}; give the "
             "same ones"
         )
-    if {records.dates.coordinate, like.dates.coordinate} != {"time"}:
+    if not (records.dates.known and like.dates.known) and (
+        {records.dates.coordinate, like.dates.coordinate} != {"time"}
+    ):
         if len(records) != len(like):
             raise InputError(
                 f"{given} has {len(records)} records and the ensemble {len(like)}, and they have "
@@ -125,7 +127,10 @@ def _aligned(fields: xr.DataArray | xr.Dataset, like: Records, given: str) -> Re
     if (absent := place < 0).any():
         raise InputError(
             f"{given} has no record for {absent.sum()} of the ensemble's {len(like)} times, such "
-            f"as {like.dates.values[absent][0]}; give one that covers them"
+            f"as {like.dates.values[absent][0]} ({like.dates.calendar}), but "
+            f"{records.dates.span[0]} ({records.dates.calendar}) and later; give one that covers "
+            "them. If these are the same records stamped otherwise, say so: "
+            ".assign_coords(time=ensemble['time'].values)"
         )
     return records[place]
 

@@ -58,8 +58,8 @@ class FieldPrior:
 
     def __repr__(self) -> str:
         return (
-            f"FieldPrior({self.variable!r} [{self.units}] on {self.domain!r}, {self.anchor!r}, "
-            f"diffusion={self.diffusion is not None})"
+            f"FieldPrior({self.variable!r} [{self.units}] on {self.domain!r}, "
+            f"{self.normals.described}, {self.anchor!r}, diffusion={self.diffusion is not None})"
         )
 
     @property

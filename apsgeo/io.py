@@ -8,7 +8,7 @@ a folder that holds any other file is refused.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from apsgeo.atomic import atomic_file, atomic_folder
+from apsgeo.cf import with_auxiliary
 from apsgeo.errors import InputError, ModelError
 
 __all__ = [
@@ -230,7 +231,7 @@ def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.
     Args:
         path: The netCDF file.
         variable: Name of the variable. It may be left out if the file holds only one field (a
-            numeric variable of two dimensions or more that is not the bounds of a coordinate).
+            numeric variable of two dimensions or more that does not describe others, as bounds do).
 
     Raises:
         InputError: If the file is missing or not netCDF, has no such variable, or has several
@@ -243,11 +244,14 @@ def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.
         dataset = xr.open_dataset(path, engine="netcdf4")
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{path} cannot be read as netCDF: {error}") from error
-    fields = _fields(dataset)
+    described = with_auxiliary(dataset)
+    fields = _fields(described)
     if variable is None and len(fields) == 1:
-        return _with_grid_mapping(dataset, fields[0])
+        return described[fields[0]]
+    if variable in described.data_vars:
+        return described[variable]
     if variable in dataset.data_vars:
-        return _with_grid_mapping(dataset, variable)
+        return dataset[variable]
     found = ", ".join(map(str, dataset.data_vars)) or "none"
     dataset.close()
     if variable is None:
@@ -258,22 +262,11 @@ def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.
     raise InputError(f"{path} has no variable {variable!r}; its variables: {found}")
 
 
-def _with_grid_mapping(dataset: xr.Dataset, name: Hashable) -> xr.DataArray:
-    """Return a variable with its grid mapping, which CF does not count among coordinates."""
-    mapping = dataset[name].attrs.get("grid_mapping")
-    known = mapping in dataset.data_vars
-    return dataset.set_coords(mapping)[name] if known else dataset[name]
-
-
 def _fields(dataset: xr.Dataset) -> list[str]:
-    bounds = {
-        array.attrs.get("bounds", array.encoding.get("bounds"))
-        for array in dataset.variables.values()
-    }
     return [
         str(name)
         for name, array in dataset.data_vars.items()
-        if array.ndim >= 2 and array.dtype.kind in "fiu" and name not in bounds
+        if array.ndim >= 2 and array.dtype.kind in "fiu"
     ]
 
 

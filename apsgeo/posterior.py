@@ -198,8 +198,8 @@ class Posterior:
 
     def __repr__(self) -> str:
         return (
-            f"Posterior({self.variable!r} [{self.units}] on {self.domain!r}, {self.operator!r}, "
-            f"{self.name})"
+            f"Posterior({self.variable!r} [{self.units}] on {self.domain!r}, "
+            f"{self.normals.described}, {self.operator!r}, {self.name})"
         )
 
     @classmethod

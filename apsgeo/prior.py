@@ -57,7 +57,9 @@ def fit_prior(
     Args:
         history: Complete fields with the dim time and those of one domain, such as (time, lat, lon)
             or (time, cells), in any order; nodes that are NaN at every time are taken for land.
-            Samples without dates have another dim than time, and are counted in their order.
+            The dim of dates may have any name. Samples without dates have a dim that is not named
+            time, and are counted in their order. A stacked ensemble, ``.stack(record=("member",
+            "time"))``, keeps its dates.
             Several channels are along a dim channel, band or rgb, or are the variables of a data
             set; `apsgeo.windows` makes channels of neighbouring times. They share one land.
         domain: Domain of the fields, if their labels do not say it, as on a mesh. See
@@ -129,7 +131,7 @@ def fit_prior(
         held_out_from=held_out_from,
         history=records,
         provenance={
-            "learned_from": [str(learned.dates.values[at]) for at in (0, -1)],
+            "learned_from": learned.dates.span,
             "records": len(fields),
             "scales": to_config(gaussian.scales),
             "anchor_scales": to_config(anchor.scales),

@@ -13,8 +13,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 import apsgeo
+from apsgeo.cf import MIDDLE
 from apsgeo.errors import InputError
-from apsgeo.labels.channels import as_variables
 from apsgeo.labels.checks import check_floating, integer
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def impute(
         >>> ensemble = apsgeo.impute(obs, apsgeo.load("ncep-air"), members=64)  # doctest: +SKIP
         >>> ensemble.quantile([0.05, 0.95], "member").compute()  # doctest: +SKIP
     """
+    from apsgeo.labels.channels import as_variables
     from apsgeo.labels.labels import moved  # brings in torch
     from apsgeo.labels.lazy import Sampler, draw
     from apsgeo.labels.noise import node_noise
@@ -191,9 +192,12 @@ def write_ensemble(
 
 def _field_shape(ensemble: xr.DataArray) -> tuple[int, ...]:
     """Return the shape of one member of one record; blocks hold some of these."""
+    from apsgeo.labels.times import record_dims
+
     chunks = ensemble.chunks or ((),) * ensemble.ndim
+    alone = ("member", *record_dims(ensemble))
     return tuple(
-        1 if dim in ("member", "time") or len(blocks) > 1 else ensemble.sizes[dim]
+        1 if dim in alone or len(blocks) > 1 else ensemble.sizes[dim]
         for dim, blocks in zip(ensemble.dims, chunks, strict=True)
     )
 
@@ -253,6 +257,12 @@ def _check_types(obs: Any, posterior: Any) -> None:
         )
 
 
+def _kept(like: xr.DataArray) -> dict[Any, xr.DataArray]:
+    """Return the coordinates but for the middles of bounds, which reading added."""
+    added = {f"{name}{MIDDLE}" for name in like.coords}
+    return {name: each for name, each in like.coords.items() if name not in added}
+
+
 def _labelled(
     members: dask.array.Array, like: xr.DataArray, noise: Tensor, seed: int
 ) -> xr.DataArray:
@@ -271,7 +281,7 @@ def _labelled(
     ensemble = xr.DataArray(
         members,
         dims=("member", *like.dims),
-        coords={**like.coords, "member": member},
+        coords={**_kept(like), "member": member},
         name=like.name,
         attrs={**like.attrs, **attrs},
     )

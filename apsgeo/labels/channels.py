@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from apsgeo.cf import with_auxiliary
 from apsgeo.errors import InputError
+from apsgeo.labels.dates import Dates
+from apsgeo.labels.times import record_dims
 
 __all__ = ["as_array", "as_variables", "windows"]
 
@@ -15,6 +18,7 @@ _VARIABLE, _LAG = "variable", "lag"
 def as_array(dataset: xr.DataArray | xr.Dataset) -> xr.DataArray:
     """Return the variables of a data set as channels along ``variable``; an array as it is.
 
+    Variables that only describe others (bounds, a grid mapping, cell measures) become coordinates.
     Name and, if they differ, the attribute ``units`` are those of the variables, joined by commas.
 
     Raises:
@@ -22,13 +26,16 @@ def as_array(dataset: xr.DataArray | xr.Dataset) -> xr.DataArray:
     """
     if isinstance(dataset, xr.DataArray):
         return dataset
+    dataset = with_auxiliary(dataset)
     dims = {name: variable.dims for name, variable in dataset.data_vars.items()}
     if not dims or len({frozenset(each) for each in dims.values()}) > 1:
         raise InputError(
             f"the data set has variables with the dims {dims}; expected several of the same dims: "
             "drop the others, dataset[['u', 'v']], or select one."
         )
-    joined = dataset.to_dataarray(_VARIABLE)
+    along = {dim for each in dims.values() for dim in each}
+    beyond = [name for name, each in dataset.coords.items() if not along.issuperset(each.dims)]
+    joined = dataset.drop_vars(beyond).to_dataarray(_VARIABLE)
     joined.attrs = {}
     units = [str(each.attrs.get("units")) for each in dataset.data_vars.values()]
     if "None" not in units:
@@ -39,7 +46,8 @@ def as_array(dataset: xr.DataArray | xr.Dataset) -> xr.DataArray:
 def as_variables(array: xr.DataArray, like: xr.Dataset) -> xr.Dataset:
     """Undo `as_array`, with the names of ``like`` and its attributes beside those of the array."""
     dataset = array.to_dataset(_VARIABLE)
-    for name, variable in like.data_vars.items():
+    for name in dataset.data_vars:
+        variable = like[name]
         added = {key: value for key, value in array.attrs.items() if key != "units"}
         dataset[name].attrs = {**variable.attrs, **added}
     dataset.attrs = like.attrs
@@ -49,23 +57,31 @@ def as_variables(array: xr.DataArray, like: xr.Dataset) -> xr.Dataset:
 def windows(array: xr.DataArray, size: int) -> xr.DataArray:
     """Return each time with its neighbours as channels along ``lag``, lazily with dask.
 
-    The first and the last times lack a neighbour and have no window. A prior that is fitted to
-    windows knows how fields change: fill ``windows(obs, size)`` with a posterior of it, and take
-    ``.sel(lag=0)``.
+    The first and the last times lack a neighbour and have no window, and neither have those beside
+    a missing record. A prior that is fitted to windows knows how fields change: fill ``windows(obs,
+    size)`` with a posterior of it, and take ``.sel(lag=0)``.
 
     Args:
-        array: Array (time, ...), with times that are equally far apart.
+        array: Array (time, ...), with times that are equally far apart; months are.
         size: Number of times in a window, odd.
 
     Raises:
         InputError: If the size is even or not above 1, or there are fewer times than that.
+        GridError: If times are repeated, do not ascend, or are not equally far apart.
     """
-    if size < 3 or size % 2 == 0 or "time" not in array.dims or array.sizes["time"] < size:
+    dim = next(iter(record_dims(array)), "time")
+    if size < 3 or size % 2 == 0 or dim not in array.dims or array.sizes[dim] < size:
         raise InputError(
             f"windows of {size} were asked for of dims {dict(array.sizes)}; give an odd number "
             "from 3 on, and an array with at least so many times"
         )
-    reach = size // 2
-    found = array.rolling(time=size, center=True).construct(_LAG)
+    reach, place = size // 2, Dates.of(array, (dim,), "the array").steps()
+    whole = reach + np.flatnonzero(place[2 * reach :] - place[: -2 * reach] == 2 * reach)
+    if not len(whole):
+        raise InputError(f"no {size} records follow on one another without one that is missing")
+    found = array.rolling({dim: size}, center=True).construct(_LAG)
     found = found.assign_coords({_LAG: np.arange(-reach, reach + 1)})
-    return found.isel(time=slice(reach, array.sizes["time"] - reach)).assign_attrs(array.attrs)
+    chosen = (
+        slice(reach, array.sizes[dim] - reach) if len(whole) == len(place) - 2 * reach else whole
+    )
+    return found.isel({dim: chosen}).assign_attrs(array.attrs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from apsgeo.errors import GridError, InputError
+from apsgeo.cf import MIDDLE
+from apsgeo.errors import GridError, InputError, OneSeasonWarning
+from apsgeo.labels.times import (
+    bounds_middle,
+    date_codes,
+    date_coordinate,
+    read_date,
+    regular_places,
+)
 
 __all__ = ["Dates"]
 
@@ -26,25 +35,39 @@ class Dates:
         values: Values (record,): datetime64, cftime of any calendar, or numbers.
         coordinate: Name of the coordinate, or None where the values are places.
         given: Name of the records in messages.
+        middle: Dates (record,) in the middle of the bounds that `values` have, if any.
+        stacked: Whether another coordinate tells apart records of the same date, as of the members
+            of an ensemble.
     """
 
     values: NDArray[Any]
     coordinate: str | None
     given: str
+    middle: NDArray[Any] | None = None
+    stacked: bool = False
 
     @classmethod
     def of(cls, array: xr.DataArray, dims: tuple[str, ...], given: str) -> Dates:
-        """Read the coordinate "time", or else that of the records' dim.
+        """Read the coordinate along the records that holds dates, else their numbers.
 
         Args:
             array: The records.
             dims: The dim that records lie along, as a tuple, which is empty for a single record.
             given: Name of the records in messages.
+
+        Raises:
+            InputError: If several coordinates hold dates, and nothing says which are meant.
         """
+        name = date_coordinate(array, dims, given)
+        if name is not None:
+            values = np.atleast_1d(array[name].values)
+            along = {str(k) for k, each in array.coords.items() if dims and each.dims == dims}
+            stacked = name not in dims and len(along - {name, name + MIDDLE}) > 0
+            return cls(values, name, given, bounds_middle(array, name), stacked)
         for name in ("time", *dims):
             if name in array.coords and array[name].dims == dims:
                 values = np.atleast_1d(array[name].values)
-                if values.dtype.kind in "Mmiuf" or _are_cftime(values):
+                if values.dtype.kind in "miuf":
                     return cls(values, name, given)
                 break
         return cls.counted(array.sizes[dims[0]] if dims else 1, given)
@@ -58,7 +81,8 @@ class Dates:
         return len(self.values)
 
     def __getitem__(self, index: slice | NDArray[Any]) -> Dates:
-        return replace(self, values=self.values[index])
+        middle = None if self.middle is None else self.middle[index]
+        return replace(self, values=self.values[index], middle=middle)
 
     @property
     def known(self) -> bool:
@@ -119,16 +143,26 @@ class Dates:
                 f"the model knows {seasons} seasons, and {self.given} has no dates; give it a "
                 "coordinate 'time' of dates: .assign_coords(time=...)"
             )
-        if self.values.dtype.kind == "M":
-            return self.values.astype("datetime64[M]").astype(np.int64) % _MONTHS
-        return np.array([date.month - 1 for date in self.values], dtype=np.int64)
+        return (date_codes(self.values if self.middle is None else self.middle, 2) - 1) % 13
 
     def count_seasons(self) -> int:
-        """Return 12 if every month is there at least twice, else 1."""
+        """Return 12 if every month is there at least twice, else 1.
+
+        Warns:
+            OneSeasonWarning: If there are dates, and yet one season.
+        """
         if not self.known:
             return 1
         counts = np.bincount(self.season(_MONTHS), minlength=_MONTHS)
-        return _MONTHS if counts.min() >= 2 else 1
+        if counts.min() >= 2:
+            return _MONTHS
+        warnings.warn(
+            f"{self.given} has the month {int(counts.argmin()) + 1} in {counts.min()} records to "
+            "learn from, where monthly normals need two of each: one normal holds for all times",
+            OneSeasonWarning,
+            stacklevel=3,
+        )
+        return 1
 
     def check_order(self) -> None:
         """Check that no value is missing, and that values ascend or descend.
@@ -137,11 +171,17 @@ class Dates:
             GridError: If a value is missing or repeated, or they do neither.
         """
         name, ticks = self.coordinate, self.ticks
-        if self.values.dtype.kind in "Mmf" and (bad := ~np.isfinite(self.values)).any():
-            raise GridError(f"{name!r} is missing or infinite in {bad.sum()} records; drop them")
+        self._check_finite()
         self.check_unique()
         if not ((ticks[1:] > ticks[:-1]).all() or (ticks[1:] < ticks[:-1]).all()):
             raise GridError(f"{name!r} neither ascends nor descends; use .sortby({name!r})")
+
+    def _check_finite(self) -> None:
+        if self.values.dtype.kind in "Mmf" and (bad := ~np.isfinite(self.values)).any():
+            raise GridError(
+                f"{self.coordinate!r} is missing or infinite in {bad.sum()} records; drop them: "
+                f".dropna({self.coordinate!r})"
+            )
 
     def check_unique(self) -> None:
         """Check that no value is repeated.
@@ -157,7 +197,7 @@ class Dates:
             )
 
     def check_history(self) -> None:
-        """Check that the values are dates, in ascending order.
+        """Check that the values are dates, in ascending order but for stacked ensembles.
 
         Raises:
             InputError: If the values are not dates.
@@ -165,13 +205,18 @@ class Dates:
         """
         if not self.known:
             raise InputError(
-                f"the 'time' of {self.given} holds no dates, which tell the seasons and what is "
-                "held out; assign them, or name the dim otherwise if these are samples without "
-                "dates: .rename(time='sample')."
+                f"the times of {self.given} hold no dates, which tell the seasons and what is held "
+                f"out, but {self.names[0]}, ...; assign them: .assign_coords(time=xr.date_range("
+                "'1981-01', periods=len(history), freq='MS')), say, or name the dim 'sample' if "
+                "these are samples without dates."
             )
+        if self.stacked:
+            self._check_finite()
+            return
         self.check_order()
         if (self.ticks[1:] < self.ticks[:-1]).any():
-            raise GridError(f"the times of {self.given} must ascend; use .sortby('time').")
+            name = self.coordinate
+            raise GridError(f"the times of {self.given} must ascend; use .sortby({name!r}).")
 
     def within(self, first: str, last: str) -> NDArray[np.bool_]:
         """Tell which records (record,) lie between two dates, each of which may be a year or month.
@@ -196,22 +241,42 @@ class Dates:
         first = len(self) - len(self) // 10
         if first == len(self):
             return None
-        return str(self.values[first]) if self.known else first
+        return str(self.values[self.ticks.argsort(kind="stable")[first]]) if self.known else first
+
+    @property
+    def span(self) -> list[str]:
+        """Name of the earliest and of the latest record."""
+        return [str(self.values[at]) for at in (self.ticks.argmin(), self.ticks.argmax())]
+
+    def steps(self) -> NDArray[np.int64]:
+        """Return the place (record,) of each record on an axis of equal steps, which may have gaps.
+
+        Raises:
+            GridError: If values do not ascend, or steps differ.
+        """
+        self.check_order()
+        return regular_places(self.values, self.ticks, self.known)
 
     def places_of(self, others: Dates) -> NDArray[np.int64]:
-        """Return the place (other,) of each other date among these, -1 where it is not there."""
+        """Return the place (other,) of each other date among these, -1 where it is not there.
+
+        Dates of two calendars are the same if their years, months, days and times of day are.
+        """
+        own, other = self.ticks, others.ticks
         if self.calendar != others.calendar:
-            return np.full(len(others), -1)
-        order = np.argsort(self.ticks)
-        after = np.searchsorted(self.ticks, others.ticks, sorter=order)
+            if not (self.known and others.known):
+                return np.full(len(others), -1)
+            own, other = date_codes(self.values), date_codes(others.values)
+        order = np.argsort(own)
+        after = np.searchsorted(own, other, sorter=order)
         place = order[after.clip(max=len(self) - 1)]
-        return np.where(self.ticks[place] == others.ticks, place, -1)
+        return np.where(own[place] == other, place, -1)
 
     def _between(self, first: str, last: str | None, argument: str) -> NDArray[np.bool_]:
         if not self.known:
             raise InputError(
-                f"{argument} names dates, and {self.given} has none along 'time'; give its records "
-                "dates, or fit without."
+                f"{argument} names dates, and {self.given} has none; give its records dates, or "
+                "fit without."
             )
         found = np.zeros(len(self), dtype=bool)
         first, last = _dashed(first), None if last is None else _dashed(last)
@@ -219,10 +284,12 @@ class Dates:
             if self.values.dtype.kind == "M":  # in its own unit: pandas fails far from 1970
                 found = self.values >= np.datetime64(first)
                 return found if last is None else found & (self.values < np.datetime64(last) + 1)
-            index = xr.DataArray(self.values, dims="time").to_index()
-            # numpy writes nanoseconds, which cftime does not read
-            found[index.slice_indexer(first.removesuffix(".000000000"), last)] = True
-        except (TypeError, ValueError, KeyError) as error:
+            code, fields = read_date(first, str(self.calendar))
+            found = date_codes(self.values, fields) >= code
+            if last is not None:
+                code, fields = read_date(last, str(self.calendar))
+                found &= date_codes(self.values, fields) <= code
+        except (TypeError, ValueError) as error:
             raise InputError(
                 f"{argument} cannot be read as dates of the calendar {self.calendar!r}; give them "
                 "as '2001-12-31'."
@@ -233,7 +300,3 @@ class Dates:
 def _dashed(date: str) -> str:
     """Write 20011231 as 2001-12-31: numpy takes the former for a year."""
     return re.sub(r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3", date)
-
-
-def _are_cftime(values: NDArray[Any]) -> bool:
-    return values.dtype.kind == "O" and all(hasattr(value, "calendar") for value in values)

@@ -26,13 +26,13 @@ from apsgeo.labels.latlon import (
     horizontal_dims,
     latlon_domain_of,
 )
+from apsgeo.labels.times import record_dims
 
 __all__ = ["Layout", "domain_of", "layout_of"]
 
 _ROWS = ("y", "row", "rows", "height", "h")
 _COLUMNS = ("x", "col", "cols", "column", "columns", "width", "w")
 _CHANNELS = ("channel", "channels", "band", "rgb", "variable", "lag")
-_RECORDS = "time"
 _NEAREST = 6  # other stations that each station is joined to
 
 Index = NDArray[np.int64]
@@ -74,7 +74,7 @@ class Layout:
         if len(records) > 1:
             raise GridError(
                 f"the array has dims {array.dims}; expected a time dimension and "
-                f"{', '.join(map(repr, self.cells))}. Select one level or member first."
+                f"{', '.join(map(repr, self.cells))}. {_mended(array, records)}"
             )
         return array.transpose(*records, *self.cells)
 
@@ -126,7 +126,7 @@ def layout_of(
     sizes multiply to that number.
 
     Args:
-        array: The data. Its dimension 'time' is never one of nodes.
+        array: The data. Its dims of dates are never ones of nodes.
         domain: Domain of the array, if known.
         given: Name of the array in messages.
         wanted: Name in messages of what the array is for.
@@ -264,7 +264,8 @@ def _placed_dims(array: xr.DataArray) -> tuple[str, ...]:
     if lat is None or lon is None:
         return ()
     along = {*lat.dims, *lon.dims}
-    return () if _RECORDS in along else tuple(str(dim) for dim in array.dims if dim in along)
+    of_records = along.intersection(record_dims(array))
+    return () if of_records else tuple(str(dim) for dim in array.dims if dim in along)
 
 
 def _by_place(
@@ -322,8 +323,27 @@ def _pixel_dims(array: xr.DataArray) -> tuple[str, str] | None:
 
 
 def _node_dims(array: xr.DataArray) -> tuple[str, ...]:
-    others = (_RECORDS, *_CHANNELS)
-    return tuple(str(dim) for dim in array.dims if str(dim).lower() not in others)
+    records = record_dims(array)
+    named = (str(dim) for dim in array.dims if str(dim).lower() not in _CHANNELS)
+    return tuple(dim for dim in named if dim not in records)
+
+
+def _mended(array: xr.DataArray, records: list[str]) -> str:
+    """Tell what to do about more dims than one of records."""
+    if "expver" in array.dims:
+        return (
+            "ERA5 and its preliminary version lie along 'expver', one of them NaN at each time: "
+            "join them, .max('expver')."
+        )
+    dated = [dim for dim in record_dims(array) if dim in records]
+    others = [dim for dim in records if dim not in dated]
+    if len(dated) == 1 and len(others) == 1:
+        return (
+            f"Select one along {others[0]!r} first, .isel({others[0]}=0); to learn from all, as of "
+            f"the members of an ensemble, stack them: .stack(record=({others[0]!r}, "
+            f"{dated[0]!r}))."
+        )
+    return "Select one level or member first."
 
 
 def _sizes(array: xr.DataArray) -> str:

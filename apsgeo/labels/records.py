@@ -18,6 +18,7 @@ from apsgeo.labels.channels import as_array
 from apsgeo.labels.checks import check_units
 from apsgeo.labels.dates import Dates
 from apsgeo.labels.layout import Layout, layout_of
+from apsgeo.labels.times import is_time
 
 __all__ = ["Records", "static_fields"]
 
@@ -151,10 +152,10 @@ class Records:
         check_units(self.array, units, given=self.given, wanted=wanted)
 
     def as_history(self) -> Records:
-        """Return the records of a history: with dates along time, counted along any other dim.
+        """Return the records of a history: with dates, or counted along a dim of samples.
 
         Raises:
-            InputError: If there is no dim of records, or the dim is time and has no dates.
+            InputError: If there is no dim of records, or a dim of times has no dates.
             GridError: If times do not ascend.
         """
         if self.dim is None:
@@ -162,7 +163,7 @@ class Records:
                 f"{self.given} has dims {self.array.dims}; a prior is fitted to many fields along "
                 "'time', or along a dim of samples that have no dates."
             )
-        if self.dim != "time":
+        if not (self.dates.known or is_time(self.dim)):
             return replace(self, dates=Dates.counted(len(self), self.given))
         self.dates.check_history()
         return self

@@ -92,6 +92,11 @@ class Normals:
         """Number of seasons."""
         return len(self.mean)
 
+    @property
+    def described(self) -> str:
+        """The number of seasons, in words."""
+        return "one season" if self.seasons == 1 else f"{self.seasons} seasons"
+
     def standardize(self, fields: Tensor, season: Tensor) -> Tensor:
         """Return (fields - mean) / std for fields (batch, channel, node) and season (batch,)."""
         mean, std = self.mean.to(fields)[season], self.std.to(fields)[season]

@@ -158,7 +158,7 @@ def test_places_may_be_in_radians() -> None:
 
 def test_levels_must_be_chosen() -> None:
     given, domain = CASES["stations"]
-    with pytest.raises(GridError, match="Select one level"):
+    with pytest.raises(GridError, match=r"Select one along 'z' first, .isel\(z=0\)"):
         layout_of(given, domain).ordered(given.expand_dims(z=2))
 
 
