@@ -2,16 +2,160 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Container, Mapping
+from typing import Any
+
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
-__all__ = ["DESCRIBING", "MIDDLE", "auxiliary_names", "with_auxiliary"]
+from apsgeo.errors import OutlierWarning
+
+__all__ = [
+    "DESCRIBING",
+    "KEPT_ENCODING",
+    "MIDDLE",
+    "auxiliary_names",
+    "float_encoding",
+    "lasting_attrs",
+    "with_auxiliary",
+    "without_dangling",
+    "without_invalid",
+]
 
 DESCRIBING = ("bounds", "climatology", "grid_mapping", "cell_measures", "ancillary_variables")
 """Attributes that name variables which describe another."""
 
 MIDDLE = "_middle"
 """What is added to the name of a coordinate to name the middle of its bounds."""
+
+
+_OF_VALUES = (
+    *("valid_range", "valid_min", "valid_max", "actual_range", "unpacked_valid_range"),
+    *("missing_value", "_FillValue", "scale_factor", "add_offset", "_Unsigned"),
+    *("flag_values", "flag_masks", "flag_meanings"),
+)
+_COMPRESSIONS = ("zlib", "zstd", "szip", "bzip2", "blosc", "compression")
+KEPT_ENCODING = (
+    *(*_COMPRESSIONS, "complevel", "shuffle", "fletcher32", "quantize_mode", "significant_digits"),
+    *("least_significant_digit", "blosc_shuffle", "szip_coding", "szip_pixels_per_block"),
+    *("dtype", "_FillValue", "missing_value", "units", "calendar", "grid_mapping", "coordinates"),
+)
+_PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "dtype")
+
+
+def lasting_attrs(attrs: Mapping[str, Any], names: Container[Any]) -> dict[str, Any]:
+    """Return the attributes of a variable that hold for other values of it, too.
+
+    Ranges, fill values and flags were those of its own values: readers would mask others by them.
+
+    Args:
+        attrs: Attributes of the variable.
+        names: Names of the variables beside it; what describes it by others is left out.
+    """
+    return {
+        name: value
+        for name, value in attrs.items()
+        if name not in _OF_VALUES and not (name in DESCRIBING and _dangles(value, names))
+    }
+
+
+def _dangles(value: Any, names: Container[Any]) -> bool:
+    """Tell whether an attribute such as "area: areacella" names a variable that is not there."""
+    return any(word not in names for word in str(value).split() if not word.endswith(":"))
+
+
+def without_dangling(dataset: xr.Dataset) -> xr.Dataset:
+    """Leave out the attributes that name variables which a data set lacks."""
+    dataset = dataset.copy()
+    for name, variable in dataset.variables.items():
+        each = dataset[name]
+        each.attrs = {
+            key: value
+            for key, value in variable.attrs.items()
+            if key not in DESCRIBING or not _dangles(value, dataset.variables)
+        }
+        each.encoding = {
+            key: value
+            for key, value in variable.encoding.items()
+            if key not in DESCRIBING or not _dangles(value, dataset.variables)
+        }
+    return dataset
+
+
+def float_encoding(encoding: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    """Return the encoding of a variable that members of it, of floating point, can have.
+
+    The layout in a file goes, since the array is larger; so does packing to integers, whose range
+    members may leave, and what only one of netCDF and the versions of Zarr knows. Of two fill
+    values one stays.
+    """
+    kept = {name: value for name, value in encoding.items() if name in KEPT_ENCODING}
+    if np.dtype(encoding.get("dtype", dtype)).kind != "f":
+        return {name: value for name, value in kept.items() if name not in _PACKING}
+    if (other := kept.pop("missing_value", None)) is not None:
+        fill = kept.setdefault("_FillValue", other)
+        if np.array_equal(fill, other, equal_nan=True) and np.ndim(other) == 0:
+            kept["missing_value"] = other
+    return kept
+
+
+def without_invalid(array: xr.DataArray, given: str) -> xr.DataArray:
+    """Make NaN of values that the attributes of an array say are missing, lazily with dask.
+
+    That is what lies outside `valid_range`, or `valid_min` and `valid_max`, which are in the units
+    of packed values if they are of their type, and what is a fill value that was not decoded.
+
+    Args:
+        array: Values, floating point, or else they are returned as they are.
+        given: Name of the array in messages.
+
+    Warns:
+        OutlierWarning: If there are values outside the range.
+    """
+    low, high = _valid_range(array)
+    fills = [array.attrs[name] for name in ("missing_value", "_FillValue") if name in array.attrs]
+    if array.dtype.kind != "f" or ((low, high) == (None, None) and not fills):
+        return array
+
+    def known(values: NDArray[Any]) -> NDArray[Any]:
+        values = np.where(np.isin(values, np.ravel(fills).astype(values.dtype)), np.nan, values)
+        low_, high_ = (np.nan if each is None else each for each in (low, high))
+        outside = (values < low_) | (values > high_)
+        if outside.any():
+            warnings.warn(
+                f"{given} has {outside.sum()} values outside its own valid range, {low} to {high}, "
+                f"such as {values[outside][0]:g}: they count as missing",
+                OutlierWarning,
+                stacklevel=3,
+            )
+        return np.where(outside, np.nan, values).astype(array.dtype)
+
+    masked = xr.apply_ufunc(
+        known, array, dask="parallelized", output_dtypes=[array.dtype], keep_attrs=True
+    )
+    masked.encoding = array.encoding
+    return masked
+
+
+def _valid_range(array: xr.DataArray) -> tuple[float | None, float | None]:
+    low, high = array.attrs.get("valid_range", (None, None))
+    ends = [array.attrs.get("valid_min", low), array.attrs.get("valid_max", high)]
+    stored, scale = array.encoding.get("dtype"), array.encoding.get("scale_factor", 1.0)
+    packed = stored is not None and np.dtype(stored).kind in "iu"
+    slack = 1e-6 * max((abs(float(end)) for end in ends if end is not None), default=0.0)
+    for place, end in enumerate(ends):
+        if end is not None:
+            value = float(end)
+            if packed and np.asarray(end).dtype.kind in "iu":
+                value, slack = value * scale + array.encoding.get("add_offset", 0.0), abs(scale) / 2
+            ends[place] = value
+    if scale < 0 and None not in ends:
+        ends = sorted(ends)
+    return tuple(  # type: ignore[return-value]
+        None if end is None else end + sign * slack for end, sign in zip(ends, (-1, 1), strict=True)
+    )
 
 
 def auxiliary_names(dataset: xr.Dataset) -> list[str]:

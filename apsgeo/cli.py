@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apsgeo.console import Commands, print_scores
+from apsgeo.console import Commands, command_line, print_scores
 from apsgeo.errors import InputError, OutputExistsError
 
 if TYPE_CHECKING:
@@ -225,6 +225,7 @@ def distill(
 
 @app.command(epilog="Example: apsgeo impute gappy.nc ncep-air filled.nc --members 64")
 def impute(
+    context: typer.Context,
     obs: Annotated[
         Path,
         typer.Argument(
@@ -250,15 +251,21 @@ def impute(
 ) -> None:
     """Draw an ensemble of the complete fields behind observed ones."""
     _refuse_existing(output, overwrite)
-    from apsgeo.io import read_field
+    from apsgeo import __version__
+    from apsgeo.io import read_field, read_provenance
+    from apsgeo.xarray import CONVENTIONS, write_ensemble
     from apsgeo.xarray import impute as fill
-    from apsgeo.xarray import write_ensemble
 
     model = _open_posterior(posterior)
     field = read_field(obs, variable)
     ensemble = fill(field, model, members=members, seed=seed, noise_std=noise_std)
-    title = f"{field.attrs.get('long_name', field.name)}, ensemble"
-    write_ensemble(ensemble, output, overwrite=overwrite, attrs={"title": title})
+    attrs, unlimited = read_provenance(obs, command_line(context))
+    attrs["title"] = f"{attrs.get('title', field.attrs.get('long_name', field.name))}, ensemble"
+    attrs["source"] = "; ".join([*filter(None, [attrs.get("source")]), f"apsgeo {__version__}"])
+    attrs["Conventions"] = CONVENTIONS
+    write_ensemble(
+        ensemble, output, overwrite=overwrite, attrs=attrs, unlimited_dims=sorted(unlimited)
+    )
     typer.echo(f"{output}: {dict(ensemble.sizes)}")
 
 

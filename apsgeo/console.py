@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,16 @@ from apsgeo.errors import ApsgeoError, ApsgeoWarning
 if TYPE_CHECKING:
     from apsgeo.metrics.scoreboard import Scores
 
-__all__ = ["Commands", "print_scores"]
+__all__ = ["Commands", "command_line", "print_scores"]
 
 
 class Commands(TyperGroup):
     """Commands whose expected errors are one line on stderr and the exit status 2."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the command line, for the history of what it writes."""
+        ctx.meta[__name__] = shlex.join(["apsgeo", *args])
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -29,6 +35,11 @@ class Commands(TyperGroup):
             except (ApsgeoError, OSError) as error:
                 typer.echo(f"error: {' '.join(str(error).split())}", err=True)
                 raise typer.Exit(2) from error
+
+
+def command_line(ctx: typer.Context) -> str:
+    """Return the command line of a context, quoted as a shell wants it."""
+    return str(ctx.meta[__name__])
 
 
 def _one_line(otherwise: Callable[..., None]) -> Callable[..., None]:

@@ -12,6 +12,7 @@ __all__ = [
     "ModelError",
     "NothingObservedWarning",
     "OneSeasonWarning",
+    "OutlierWarning",
     "OutputExistsError",
     "UnitsError",
 ]
@@ -51,6 +52,10 @@ class ApsgeoWarning(UserWarning):
 
 class OneSeasonWarning(ApsgeoWarning):
     """A history has dates, but not every month twice: one normal holds for all times."""
+
+
+class OutlierWarning(ApsgeoWarning):
+    """Values are far from all that is known, or are none: fill values, faults, other units."""
 
 
 class NothingObservedWarning(ApsgeoWarning):

@@ -8,7 +8,9 @@ a folder that holds any other file is refused.
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -29,6 +31,7 @@ __all__ = [
     "part",
     "read_field",
     "read_kind",
+    "read_provenance",
     "save_folder",
     "write_netcdf",
 ]
@@ -260,6 +263,24 @@ def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.
             f"out of: {found}"
         )
     raise InputError(f"{path} has no variable {variable!r}; its variables: {found}")
+
+
+def read_provenance(path: str | os.PathLike[str], command: str) -> tuple[dict[str, Any], set[str]]:
+    """Return the attributes of a netCDF file for a file made of it, and its unlimited dims.
+
+    The command is put before its ``history``, with the time, which ``SOURCE_DATE_EPOCH`` sets where
+    the same bytes are wanted again (reproducible-builds.org).
+
+    Args:
+        path: The netCDF file.
+        command: Command that makes the other file of it.
+    """
+    with xr.open_dataset(path, engine="netcdf4", decode_cf=False) as dataset:
+        attrs, unlimited = dict(dataset.attrs), set(dataset.encoding.get("unlimited_dims", ()))
+    seconds = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+    stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    attrs["history"] = f"{stamp}: {command}\n{attrs.get('history', '')}".rstrip()
+    return attrs, unlimited
 
 
 def _fields(dataset: xr.Dataset) -> list[str]:

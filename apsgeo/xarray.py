@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 import apsgeo
-from apsgeo.cf import MIDDLE
+from apsgeo.cf import KEPT_ENCODING, MIDDLE, float_encoding, lasting_attrs, without_dangling
 from apsgeo.errors import InputError
 from apsgeo.labels.checks import check_floating, integer
 
@@ -30,9 +30,7 @@ __all__ = ["ApsAccessor", "impute", "write_ensemble"]
 
 CONVENTIONS = "CF-1.10"
 
-_LAYOUT = ("chunksizes", "contiguous", "original_shape", "preferred_chunks", "source")
 _COMPRESSIONS = ("zlib", "zstd", "szip", "bzip2", "blosc", "compression")
-_PACKING = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 
 
 Fields = TypeVar("Fields", xr.DataArray, xr.Dataset)
@@ -55,10 +53,11 @@ def impute(
     a record depends on ``seed``, the record's time (its index, if it has no time coordinate) and
     k alone: not on the other records, their chunks, or how many members are asked for.
 
-    Name, attributes, coordinates and encoding are those of ``obs``, without its layout in a file,
-    which a larger array cannot keep, and without packing to integers, whose range members may
-    leave. Where ``obs`` is on a coarser domain, dims keep their names, and their coordinates are
-    those of the model's domain, in its order.
+    Name, attributes, coordinates and encoding are those of ``obs``, without what described its own
+    values (ranges, fill values, flags) or names variables that are not there, without its layout in
+    a file, which a larger array cannot keep, and without packing to integers, whose range members
+    may leave. Where ``obs`` is on a coarser domain, dims keep their names, and have the coordinates
+    of the model's domain, in its order.
 
     Args:
         obs: Observed fields on the model's domain, or on the coarser one that its operator
@@ -155,6 +154,7 @@ def write_ensemble(
     *,
     overwrite: bool = False,
     attrs: Mapping[str, Any] | None = None,
+    unlimited_dims: Iterable[str] = (),
 ) -> Path:
     """Write an ensemble as CF netCDF, compressed and atomically, drawing it block by block.
 
@@ -165,6 +165,7 @@ def write_ensemble(
         path: Path of the file to make.
         overwrite: Whether a file that is already there is replaced.
         attrs: Attributes of the file as a whole, such as ``title``.
+        unlimited_dims: Dims to which records can be added later, such as time.
 
     Raises:
         OutputExistsError: If something is at ``path`` and ``overwrite`` is false.
@@ -177,10 +178,10 @@ def write_ensemble(
     dataset = ensemble.to_dataset(name=_name(ensemble))
     dataset.attrs = {"Conventions": CONVENTIONS, "source": f"apsgeo {apsgeo.__version__}"}
     dataset.attrs |= attrs or {}
-    for coordinate in dataset.coords.values():
-        if coordinate.attrs.get("bounds", "") not in {"", *dataset.variables}:
-            del coordinate.attrs["bounds"]  # it names a variable that the file would lack
-    encoding = {**ensemble.encoding, "chunksizes": _field_shape(ensemble)}
+    dataset.encoding["unlimited_dims"] = {dim for dim in unlimited_dims if dim in dataset.dims}
+    dataset = without_dangling(dataset)
+    encoding = float_encoding(ensemble.encoding, ensemble.dtype)
+    encoding["chunksizes"] = _field_shape(ensemble)
     encoding.pop("coordinates", None)  # xarray finds them anew, and refuses them here
     if (mapping := encoding.pop("grid_mapping", None)) in dataset.coords:
         dataset[_name(ensemble)].attrs["grid_mapping"] = mapping
@@ -283,9 +284,9 @@ def _labelled(
         dims=("member", *like.dims),
         coords={**_kept(like), "member": member},
         name=like.name,
-        attrs={**like.attrs, **attrs},
+        attrs={**lasting_attrs(like.attrs, like.coords), **attrs},
     )
-    packed = np.dtype(like.encoding.get("dtype", like.dtype)).kind != "f"
-    dropped = _LAYOUT + (_PACKING if packed else ())
-    ensemble.encoding = {k: v for k, v in like.encoding.items() if k not in dropped}
+    for coordinate in ensemble.coords.values():
+        coordinate.encoding = {k: v for k, v in coordinate.encoding.items() if k in KEPT_ENCODING}
+    ensemble.encoding = float_encoding(like.encoding, like.dtype)
     return ensemble

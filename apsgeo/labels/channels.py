@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from apsgeo.cf import with_auxiliary
+from apsgeo.cf import (
+    auxiliary_names,
+    float_encoding,
+    lasting_attrs,
+    with_auxiliary,
+    without_invalid,
+)
 from apsgeo.errors import InputError
 from apsgeo.labels.dates import Dates
 from apsgeo.labels.times import record_dims
@@ -27,6 +33,9 @@ def as_array(dataset: xr.DataArray | xr.Dataset) -> xr.DataArray:
     if isinstance(dataset, xr.DataArray):
         return dataset
     dataset = with_auxiliary(dataset)
+    dataset = dataset.assign(
+        {name: without_invalid(each, str(name)) for name, each in dataset.data_vars.items()}
+    )
     dims = {name: variable.dims for name, variable in dataset.data_vars.items()}
     if not dims or len({frozenset(each) for each in dims.values()}) > 1:
         raise InputError(
@@ -49,8 +58,14 @@ def as_variables(array: xr.DataArray, like: xr.Dataset) -> xr.Dataset:
     for name in dataset.data_vars:
         variable = like[name]
         added = {key: value for key, value in array.attrs.items() if key != "units"}
-        dataset[name].attrs = {**variable.attrs, **added}
+        dataset[name].attrs = {**lasting_attrs(variable.attrs, like.variables), **added}
+        dataset[name].encoding = float_encoding(variable.encoding, array.dtype)
+    sizes = dataset.sizes
+    for name in auxiliary_names(like):  # bounds of times, areas of cells
+        if all(like.sizes[dim] == sizes.get(dim, like.sizes[dim]) for dim in like[name].dims):
+            dataset[name] = like[name]
     dataset.attrs = like.attrs
+    dataset.encoding = {k: v for k, v in like.encoding.items() if k == "unlimited_dims"}
     return dataset
 
 

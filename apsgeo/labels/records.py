@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from apsgeo.cf import without_invalid
 from apsgeo.domains.base import Domain
 from apsgeo.errors import GridError, InputError
 from apsgeo.labels.channels import as_array
@@ -63,7 +64,7 @@ class Records:
             GridError: If labels do not say the domain, or say another, or there are other dims.
             InputError: If variables differ in their dims, or there is no record.
         """
-        array = as_array(fields)
+        array = without_invalid(as_array(fields), given)
         layout = layout_of(array, domain, given=given, wanted=wanted)
         array = layout.ordered(array)
         dates = Dates.of(array, tuple(map(str, array.dims[: -len(layout.cells)])), given)

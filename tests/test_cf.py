@@ -1,0 +1,187 @@
+"""Attributes and encodings of what is written hold for it, whatever those of the source were."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import netCDF4
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+import apsgeo
+from apsgeo.cf import float_encoding, without_invalid
+from apsgeo.cli import app
+from apsgeo.errors import OutlierWarning
+from apsgeo.flows.build import CouplingSpec
+from apsgeo.gaussian.scales import HybridScales
+from apsgeo.io import write_netcdf
+from apsgeo.posterior import Posterior
+from apsgeo.xarray import impute, write_ensemble
+from tests.cases import alike, history, numpy_seeded
+
+SCALES = HybridScales(range_km=3000.0, eof_weight=0.9)
+
+
+@functools.cache
+def model() -> Posterior:
+    prior = apsgeo.fit_prior(
+        history(5), scales=SCALES, anchor_scales=SCALES, rank=8, steps=0, progress=False
+    )
+    spec = CouplingSpec(width=8, depth=1, context=4)
+    return apsgeo.distill(prior, apsgeo.Mask(), 0.3, spec=spec, rounds=1, steps=0, progress=False)
+
+
+def gappy() -> xr.DataArray:
+    fields = history(6)[-5:]
+    return fields.where(numpy_seeded(3).random(fields.shape) < 0.2)
+
+
+def stale() -> xr.DataArray:
+    """Observations whose attributes hold for them alone."""
+    return gappy().assign_attrs(
+        valid_range=np.array([-90.0, 90.0], "f4"),
+        valid_min=np.float32(-90),
+        valid_max=np.float32(90),
+        actual_range=np.array([0.0, 20.0], "f4"),
+        unpacked_valid_range=np.array([-9.0, 9.0], "f4"),
+        missing_value=np.float32(-999),
+        flag_values=np.array([0, 1], "i1"),
+        flag_meanings="bad good",
+        cell_measures="area: areacella",
+        ancillary_variables="air_error",
+        climatology="climatology_bounds",
+        cell_methods="time: mean",
+        standard_name="air_temperature",
+    )
+
+
+def test_members_have_no_attributes_of_the_observed_values(tmp_path: Path) -> None:
+    ensemble = impute(stale(), model(), 3)
+    kept = {"units", "cell_methods", "standard_name"}
+    assert set(ensemble.attrs) == kept | {"apsgeo_version", "noise_std", "seed"}
+    alike(ensemble, impute(gappy(), model(), 3))
+    together = impute(stale().to_dataset(), model(), 3)
+    assert set(together.air.attrs) == set(ensemble.attrs)
+    with netCDF4.Dataset(write_ensemble(ensemble, tmp_path / "out.nc")) as file:
+        assert not np.ma.getmaskarray(file["air"][:]).any()
+
+
+def test_what_lies_beside_stays_and_what_does_not_is_not_named() -> None:
+    dataset = gappy().to_dataset()
+    dataset["areacella"] = ("lat", "lon"), np.ones((6, 10))
+    dataset["time_bnds"] = ("time", "bnds"), np.stack([dataset.time.values] * 2, 1)
+    dataset.time.attrs["bounds"] = "time_bnds"
+    dataset.air.attrs["cell_measures"] = "area: areacella"
+    dataset.attrs = {"institution": "here"}
+    dataset.encoding["unlimited_dims"] = {"time"}
+    both = impute(dataset, model(), 2)
+    assert set(both.variables) == {"air", *dataset.variables, "member"}
+    assert both.air.attrs["cell_measures"] == "area: areacella"
+    assert (both.attrs, both.encoding) == ({"institution": "here"}, {"unlimited_dims": {"time"}})
+    alike(both.air, impute(gappy(), model(), 2).assign_coords(areacella=dataset.areacella))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ({"_FillValue": -999.0, "missing_value": -99.0}, {"_FillValue": -999.0}),
+        ({"_FillValue": 1e20, "missing_value": 1e20}, {"_FillValue": 1e20, "missing_value": 1e20}),
+        ({"missing_value": 1e20}, {"_FillValue": 1e20, "missing_value": 1e20}),
+        ({"dtype": "int16", "scale_factor": 0.1, "_FillValue": -1, "missing_value": -1}, {}),
+        (
+            {"compressors": "zstd", "filters": (), "shards": 3, "chunks": (1, 2), "zlib": True},
+            {"zlib": True},
+        ),
+        ({"dtype": "float64", "chunksizes": (1, 2), "source": "a.nc"}, {"dtype": "float64"}),
+    ],
+)
+def test_encodings_are_those_that_members_can_have(
+    encoding: dict[str, Any], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    assert float_encoding(encoding, "f4") == expected
+    obs = gappy()
+    obs.encoding = encoding
+    ensemble = impute(obs, model(), 2)
+    file = write_ensemble(ensemble, tmp_path / "out.nc")
+    with xr.open_dataset(file) as dataset:
+        alike(dataset.air.load().astype("f4"), ensemble)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr_and_netcdf_take_what_came_from_each_other(tmp_path: Path, version: Any) -> None:
+    pytest.importorskip("zarr")
+    stored = tmp_path / "obs.zarr"
+    options: dict[str, Any] = {"consolidated": False}
+    gappy().chunk(time=2, lat=3).to_dataset().to_zarr(stored, zarr_format=version, **options)
+    expected = impute(gappy(), model(), 2).compute()
+    with xr.open_zarr(stored, **options) as dataset:
+        ensemble = impute(dataset.air, model(), 2)
+        for other in (2, 3):
+            again = tmp_path / f"{other}.zarr"
+            ensemble.chunk(-1).to_dataset().to_zarr(again, zarr_format=other, **options)
+            with xr.open_zarr(again, **options) as written:
+                alike(written.air.load(), expected)
+        ensemble.to_netcdf(tmp_path / "plain.nc")
+        with xr.open_dataset(write_ensemble(ensemble, tmp_path / "out.nc")) as written:
+            alike(written.air.load(), expected)
+
+
+def test_a_valid_range_says_what_is_missing() -> None:
+    obs = gappy()
+    filled = obs.fillna(9999.0).assign_attrs(valid_range=np.array([-90, 90], "f4"))
+    with pytest.warns(OutlierWarning, match=r"obs has \d+ values outside its own valid range"):
+        found = impute(filled, model(), 2)
+    alike(found, impute(obs, model(), 2))
+    lazy = impute(filled.chunk(time=2), model(), 2)
+    with pytest.warns(OutlierWarning, match="valid range"):
+        alike(lazy.compute(), found)
+    undecoded = obs.fillna(-99.0).assign_attrs(missing_value=np.float32(-99))
+    alike(impute(undecoded, model(), 2), found)
+
+
+@pytest.mark.parametrize(
+    ("attrs", "inside"),
+    [
+        ({"valid_range": np.array([-300, 4500], "i2")}, [-3.0, 45.0]),
+        ({"valid_min": np.int16(-300), "valid_max": np.int16(4500)}, [-3.0, 45.0]),
+        ({"valid_range": np.array([-3.0, 45.0], "f4")}, [-3.0, 45.0]),
+        ({"valid_min": np.float64(-3.0)}, [-3.0, 1e9]),
+    ],
+)
+def test_valid_ranges_of_packed_values_are_packed(attrs: Any, inside: list[float]) -> None:
+    values = np.array([*inside, inside[0] - 0.02, inside[1] + 0.02], "f4")
+    array = xr.DataArray(values, attrs=attrs)
+    array.encoding = {"dtype": np.dtype("i2"), "scale_factor": 0.01, "add_offset": 0.0}
+    with pytest.warns(OutlierWarning):
+        found = without_invalid(array, "obs")
+    assert np.isnan(found).values.tolist() == [
+        False,
+        False,
+        True,
+        len(attrs) == 2 or inside[1] < 1e9,
+    ]
+
+
+def test_the_command_keeps_the_history_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    dataset = stale().to_dataset()
+    dataset.attrs = {"institution": "here", "title": "Months", "history": "yesterday: made"}
+    dataset.encoding["unlimited_dims"] = {"time"}
+    obs = write_netcdf(dataset, tmp_path / "obs.nc")
+    folder = model().save(tmp_path / "model")
+    line = ["impute", str(obs), str(folder), str(tmp_path / "out.nc"), "--members", "2"]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 0, result.output
+    with netCDF4.Dataset(tmp_path / "out.nc") as file:
+        assert file.history == f"2001-09-09T01:46:40Z: apsgeo {' '.join(line)}\nyesterday: made"
+        assert (file.institution, file.title) == ("here", "Months, ensemble")
+        assert file.dimensions["time"].isunlimited()
+        assert not file.dimensions["lat"].isunlimited()
+        assert not {"valid_range", "ancillary_variables"} & set(file["air"].ncattrs())
+        assert not np.ma.getmaskarray(file["air"][:]).any()
