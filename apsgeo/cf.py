@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,7 @@ def float_encoding(encoding: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
     return kept
 
 
-def without_invalid(array: xr.DataArray, given: str) -> xr.DataArray:
+def without_invalid(array: xr.DataArray, given: str, fills: Iterable[float] = ()) -> xr.DataArray:
     """Make NaN of values that the attributes of an array say are missing, lazily with dask.
 
     That is what lies outside `valid_range`, or `valid_min` and `valid_max`, which are in the units
@@ -110,17 +110,20 @@ def without_invalid(array: xr.DataArray, given: str) -> xr.DataArray:
     Args:
         array: Values, floating point, or else they are returned as they are.
         given: Name of the array in messages.
+        fills: Further values that are none.
 
     Warns:
         OutlierWarning: If there are values outside the range.
     """
     low, high = _valid_range(array)
-    fills = [array.attrs[name] for name in ("missing_value", "_FillValue") if name in array.attrs]
+    named = [array.attrs[name] for name in ("missing_value", "_FillValue") if name in array.attrs]
+    fills = [*fills, *(float(fill) for each in named for fill in np.ravel(each))]
     if array.dtype.kind != "f" or ((low, high) == (None, None) and not fills):
         return array
 
     def known(values: NDArray[Any]) -> NDArray[Any]:
-        values = np.where(np.isin(values, np.ravel(fills).astype(values.dtype)), np.nan, values)
+        for fill in fills:
+            values = np.where(np.isclose(values, fill, rtol=1e-6, atol=0.0), np.nan, values)
         low_, high_ = (np.nan if each is None else each for each in (low, high))
         outside = (values < low_) | (values > high_)
         if outside.any():

@@ -36,6 +36,20 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output 
 Seed = Annotated[int, typer.Option(help="Of all random draws; the same seed, the same result.")]
 
 
+Group = Annotated[
+    str | None,
+    typer.Option(
+        help="The group that holds the variable, in a file of groups.", show_default=False
+    ),
+]
+QualityControl = Annotated[
+    Literal["flag", "reject", "off"],
+    typer.Option(
+        help="Values far from all that is known: flag warns and uses them, reject leaves them out. "
+        "Either leaves out fill values."
+    ),
+]
+
 Skip = Literal["gaussian", "none"]
 Size = Literal["tiny", "small", "medium", "large", "huge"]
 Network = Literal["unet", "function-space"]
@@ -47,6 +61,15 @@ _ARCHITECTURE: dict[Base, dict[str, Any]] = {
     "anchor": {"local": 2, "patterns": 32},
     "white": {"local": 8},  # the paper's: affine couplings only
 }
+
+
+def _number(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is no number; name a variable of the file by --noise-variable {text}"
+        ) from error
 
 
 @app.callback(invoke_without_command=True)
@@ -69,6 +92,7 @@ def fit(
     ],
     prior: Annotated[Path, typer.Argument(metavar="PRIOR", help="The model folder to make.")],
     variable: Variable = None,
+    group: Group = None,
     baseline: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -93,6 +117,7 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    quality_control: QualityControl = "flag",
     rank: Annotated[int, typer.Option(min=1, help="Number of EOFs.")] = 400,
     skip: Annotated[
         Skip, typer.Option(help="The denoiser's skip connection; none is the paper's form.")
@@ -142,10 +167,11 @@ def fit(
 
     with data_parallel():
         fitted = fit_prior(
-            read_field(history, variable),
+            read_field(history, variable, group),
             None if mesh is None else read_mesh(mesh).domain,
             baseline=baseline,
             held_out_from=held_out_from,
+            quality_control=quality_control,
             rank=rank,
             skip=skip,
             spec=DenoiserSpec(size=size, network=network),
@@ -238,14 +264,26 @@ def impute(
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT.nc", help="The file to make.")],
     variable: Variable = None,
+    group: Group = None,
     members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 64,
     noise_std: Annotated[
         float | None,
         typer.Option(
             help="Standard deviation of the noise, in the data's units; else the posterior's.",
             show_default=False,
+            parser=_number,
+            metavar="NUMBER",
         ),
     ] = None,
+    noise_variable: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Variable of OBS.nc with the noise of each cell or observation.",
+            show_default=False,
+        ),
+    ] = None,
+    quality_control: QualityControl = "flag",
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -257,9 +295,14 @@ def impute(
     from apsgeo.xarray import impute as fill
 
     model = _open_posterior(posterior)
-    field = read_field(obs, variable)
-    ensemble = fill(field, model, members=members, seed=seed, noise_std=noise_std)
-    attrs, unlimited = read_provenance(obs, command_line(context))
+    field = read_field(obs, variable, group)
+    noise: Any = noise_std
+    if noise_variable is not None:
+        if noise_std is not None:
+            raise InputError("give the noise by --noise-std or by --noise-variable, not by both")
+        noise = read_field(obs, noise_variable, group)
+    ensemble = fill(field, model, members, seed, noise_std=noise, quality_control=quality_control)
+    attrs, unlimited = read_provenance(obs, command_line(context, ("output", "overwrite")))
     attrs["title"] = f"{attrs.get('title', field.attrs.get('long_name', field.name))}, ensemble"
     attrs["source"] = "; ".join([*filter(None, [attrs.get("source")]), f"apsgeo {__version__}"])
     attrs["Conventions"] = CONVENTIONS

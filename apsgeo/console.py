@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -21,31 +22,69 @@ __all__ = ["Commands", "command_line", "print_scores"]
 class Commands(TyperGroup):
     """Commands whose expected errors are one line on stderr and the exit status 2."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the command line, for the history of what it writes."""
-        ctx.meta[__name__] = shlex.join(["apsgeo", *args])
-        return super().parse_args(ctx, args)
-
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         with warnings.catch_warnings():
-            warnings.showwarning = _one_line(warnings.showwarning)
+            options = self._options(ctx)
+            warnings.showwarning = _one_line(warnings.showwarning, options)
             try:
                 return super().invoke(ctx)
             except (ApsgeoError, OSError) as error:
-                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+                message = _for_shell(" ".join(str(error).split()), options)
+                if shell := getattr(error, "shell", None):
+                    message += f". In the shell: {shell}"
+                typer.echo(f"error: {message}", err=True)
                 raise typer.Exit(2) from error
 
+    def _options(self, ctx: Any) -> dict[str, str]:
+        """Return the options of all commands by the names of their arguments in Python."""
+        return {
+            str(parameter.name): parameter.opts[0]
+            for command in self.commands.values()
+            for parameter in command.params
+            if parameter.param_type_name == "option"
+        }
 
-def command_line(ctx: typer.Context) -> str:
-    """Return the command line of a context, quoted as a shell wants it."""
-    return str(ctx.meta[__name__])
+
+def _for_shell(message: str, options: Mapping[str, str]) -> str:
+    """Write arguments such as group='a' as the options --group a of the shell."""
+
+    def written(match: re.Match[str]) -> str:
+        name, value = match["name"], match["value"]
+        return f"{options[name]} {value}" if name in options else match[0]
+
+    return re.sub(r"(?P<name>\w+)=(?P<quote>['\"])(?P<value>\w+)(?P=quote)", written, message)
 
 
-def _one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
+def command_line(context: typer.Context, without: Collection[str] = ()) -> str:
+    """Return the command of a context with what changes its result, quoted as a shell wants it.
+
+    Options that have their defaults are left out.
+
+    Args:
+        context: Context of the command.
+        without: Names of parameters to leave out, such as the output.
+    """
+    words = ["apsgeo", str(context.info_name)]
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if parameter.name in without or value is None:
+            continue
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif value != parameter.get_default(context):
+            for each in value if isinstance(value, list) else [value]:
+                given = each if isinstance(each, tuple) else [] if each is True else [each]
+                words += [parameter.opts[0], *map(str, given)]
+    return shlex.join(words)
+
+
+def _one_line(
+    otherwise: Callable[..., None], options_of_shell: Mapping[str, str]
+) -> Callable[..., None]:
     def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
         if issubclass(category, ApsgeoWarning):
-            typer.echo(f"warning: {message}", err=True)
+            typer.echo(f"warning: {_for_shell(str(message), options_of_shell)}", err=True)
         else:
             otherwise(message, category, *rest, **options)
 

@@ -11,6 +11,7 @@ __all__ = [
     "InputError",
     "ModelError",
     "NothingObservedWarning",
+    "OnLandWarning",
     "OneSeasonWarning",
     "OutlierWarning",
     "OutputExistsError",
@@ -19,7 +20,16 @@ __all__ = [
 
 
 class ApsgeoError(Exception):
-    """Base of every error that apsgeo raises on purpose."""
+    """Base of every error that apsgeo raises on purpose.
+
+    Args:
+        message: What was given, what was expected, and what to do in Python.
+        shell: What to do in the shell, where that is something else: options, or a command.
+    """
+
+    def __init__(self, message: str = "", *, shell: str | None = None) -> None:
+        super().__init__(message)
+        self.shell = shell
 
 
 class InputError(ApsgeoError, ValueError):
@@ -52,6 +62,10 @@ class ApsgeoWarning(UserWarning):
 
 class OneSeasonWarning(ApsgeoWarning):
     """A history has dates, but not every month twice: one normal holds for all times."""
+
+
+class OnLandWarning(ApsgeoWarning):
+    """Values were observed where a model has none, and have no influence."""
 
 
 class OutlierWarning(ApsgeoWarning):

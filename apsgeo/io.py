@@ -228,7 +228,9 @@ def write_netcdf(
     return path
 
 
-def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.DataArray:
+def read_field(
+    path: str | os.PathLike[str], variable: str | None = None, group: str | None = None
+) -> xr.DataArray:
     """Open one variable of a netCDF file; values are read when they are used.
 
     Args:
@@ -236,17 +238,17 @@ def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.
         variable: Name of the variable. It may be left out if the file holds only one field (a
             numeric variable of two dimensions or more that does not describe others, as bounds do).
 
+        group: Group of the file that holds the variable, such as "PRODUCT"; the variable may be
+            named with it, "PRODUCT/tas".
+
     Raises:
-        InputError: If the file is missing or not netCDF, has no such variable, or has several
-            fields and ``variable`` does not say which.
+        InputError: If the file is missing or not netCDF, has no such group or variable, or has
+            several fields and ``variable`` does not say which.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; give the path of a netCDF file")
-    try:
-        dataset = xr.open_dataset(path, engine="netcdf4")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as netCDF: {error}") from error
+    if variable is not None and "/" in variable:
+        group, variable = variable.strip("/").rsplit("/", 1)
+    dataset = _open(path, group)
     described = with_auxiliary(dataset)
     fields = _fields(described)
     if variable is None and len(fields) == 1:
@@ -257,19 +259,65 @@ def read_field(path: str | os.PathLike[str], variable: str | None = None) -> xr.
         return dataset[variable]
     found = ", ".join(map(str, dataset.data_vars)) or "none"
     dataset.close()
+    groups = _groups(path) if group is None else []
+    if groups and not fields:
+        raise InputError(
+            f"{path} holds its variables in groups; name one of {', '.join(groups)}: group=...",
+            shell=f"--group {groups[0]}",
+        )
     if variable is None:
         raise InputError(
             f"{path} holds {len(fields)} fields, where one is expected; name the variable to use, "
-            f"out of: {found}"
+            f"out of: {found}",
+            shell=f"--variable {fields[0] if fields else 'NAME'}",
         )
     raise InputError(f"{path} has no variable {variable!r}; its variables: {found}")
+
+
+def _open(path: Path, group: str | None) -> xr.Dataset:
+    """Open a file or a group of it, with the coordinates of the file that the group lacks."""
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; give the path of a netCDF file")
+    try:
+        if group is None:
+            return xr.open_dataset(path, engine="netcdf4")
+        if group.strip("/") not in (groups := _groups(path)):
+            raise InputError(
+                f"{path} has no group {group!r}; its groups: {', '.join(groups) or 'none'}"
+            )
+        dataset = xr.open_dataset(path, group=group, engine="netcdf4")
+        whole = xr.open_dataset(path, engine="netcdf4")
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read as netCDF: {error}") from error
+    inherited = [
+        name
+        for name, each in whole.coords.items()
+        if name not in dataset.variables
+        and each.ndim
+        and all(dataset.sizes.get(dim) == each.sizes[dim] for dim in each.dims)
+    ]
+    return dataset.assign_coords({name: whole[name] for name in inherited})
+
+
+def _groups(path: Path) -> list[str]:
+    """Return the paths of all groups of a netCDF file."""
+    import netCDF4
+
+    def below(parent: Any) -> list[str]:
+        own = [group.path.strip("/") for group in parent.groups.values()]
+        return own + [path for group in parent.groups.values() for path in below(group)]
+
+    with netCDF4.Dataset(path) as file:
+        return below(file)
 
 
 def read_provenance(path: str | os.PathLike[str], command: str) -> tuple[dict[str, Any], set[str]]:
     """Return the attributes of a netCDF file for a file made of it, and its unlimited dims.
 
-    The command is put before its ``history``, with the time, which ``SOURCE_DATE_EPOCH`` sets where
-    the same bytes are wanted again (reproducible-builds.org).
+    The command is put before its ``history``, with the day, so that the same command gives the same
+    bytes for a day; the variable ``SOURCE_DATE_EPOCH`` sets another (reproducible-builds.org).
 
     Args:
         path: The netCDF file.
@@ -278,7 +326,7 @@ def read_provenance(path: str | os.PathLike[str], command: str) -> tuple[dict[st
     with xr.open_dataset(path, engine="netcdf4", decode_cf=False) as dataset:
         attrs, unlimited = dict(dataset.attrs), set(dataset.encoding.get("unlimited_dims", ()))
     seconds = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-    stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
     attrs["history"] = f"{stamp}: {command}\n{attrs.get('history', '')}".rstrip()
     return attrs, unlimited
 

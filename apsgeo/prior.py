@@ -23,6 +23,7 @@ from apsgeo.gaussian.scales import (
     Scales,
     to_config,
 )
+from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
 from apsgeo.measurement import Normals
 from apsgeo.optim.training import Training, seeded
@@ -38,6 +39,7 @@ def fit_prior(
     baseline: tuple[str, str] | None = None,
     least_std: float = 1e-3,
     held_out_from: str | int | None = None,
+    quality_control: Control = "flag",
     scales: Scales | None = None,
     anchor_scales: Scales | None = None,
     rank: int = 400,
@@ -73,6 +75,10 @@ def fit_prior(
             where a rare value else is hundreds of standard deviations and rules the training.
         held_out_from: Date or number of the first record that only decides when to stop; by default
             that of the last tenth of the history.
+        quality_control: What becomes of values twenty standard deviations from the others of their
+            node and month: "flag" learns from them, "reject" takes them for missing. Either warns,
+            and takes well-known fill values far outside the range of all others for missing. "off"
+            looks at nothing.
         scales: Scales of the hybrid covariance, if already known, which spares the search.
         anchor_scales: Scales of the anchor's covariance, if already known. Any of a hybrid
             covariance make the hybrid prior the anchor. By default the anchor is localised, and
@@ -100,6 +106,7 @@ def fit_prior(
     training = training.filled(steps=1500, batch=16, settings=settings)
     spec = DenoiserSpec() if spec is None else spec
     records = Records.of(history, domain, given="the history").as_history()
+    records = checked_history(records, check_control(quality_control))
     domain = records.layout.domain
     if held_out_from is None:
         held_out_from = records.dates.last_tenth()

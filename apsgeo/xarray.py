@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike
 
 import apsgeo
 from apsgeo.cf import KEPT_ENCODING, MIDDLE, float_encoding, lasting_attrs, without_dangling
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from apsgeo.domains import Domain
+    from apsgeo.labels.noise import NoiseStd
+    from apsgeo.labels.quality import Control
     from apsgeo.labels.records import Records
     from apsgeo.operators import LinearMap, Operator
     from apsgeo.posterior import Posterior
@@ -41,8 +42,9 @@ def impute(
     posterior: Posterior,
     members: int = 64,
     seed: int = 0,
-    noise_std: float | ArrayLike | xr.DataArray | None = None,
+    noise_std: NoiseStd | None = None,
     operator: Operator | None = None,
+    quality_control: Control = "flag",
 ) -> Fields:
     """Draw the complete fields behind observed ones, by one network evaluation for each.
 
@@ -71,10 +73,15 @@ def impute(
         members: Size of the ensemble.
         seed: Seed of the members, not negative.
         noise_std: Standard deviation of the observations' noise in the units of ``obs``: a number,
-            one for each cell, by the dims of ``obs`` or flat, or one for each channel, by its dim;
-            by default the posterior's.
+            one for each observation or each cell, by the dims of ``obs`` or flat, or one for each
+            channel, by its dim; or a data set or dict of these by variable. By default the
+            posterior's. Where nothing was observed it may be NaN, if it differs by record.
         operator: Operator that measured, where the model is for several; for a model of
             ``OneOf((Mask(), Downsample(2)))``, for instance, ``Downsample(2)``.
+        quality_control: What becomes of values more than ten standard deviations (of the prior and
+            the noise) from the prior's mean: "flag" uses them, "reject" takes them for missing.
+            Either warns, and takes for missing what is no value: well-known fill values so far
+            away, and what is a thousand standard deviations away. "off" looks at nothing.
 
     Returns:
         Members (member, time, lat, lon), or with the other dims of ``obs``, dask, in its dtype;
@@ -89,6 +96,8 @@ def impute(
 
     Warns:
         NothingObservedWarning: If a record has no observation; it gets draws of the prior.
+        OutlierWarning: If values are far from all that the prior knows.
+        OnLandWarning: If there are observations where the model has no values.
 
     Examples:
         >>> ensemble = apsgeo.impute(obs, apsgeo.load("ncep-air"), members=64)  # doctest: +SKIP
@@ -97,7 +106,8 @@ def impute(
     from apsgeo.labels.channels import as_variables
     from apsgeo.labels.labels import moved  # brings in torch
     from apsgeo.labels.lazy import Sampler, draw
-    from apsgeo.labels.noise import node_noise
+    from apsgeo.labels.noise import joined, node_noise, record_noise
+    from apsgeo.labels.quality import Innovations, check_control
     from apsgeo.operators import RandomMask
 
     _check_types(obs, posterior)
@@ -107,22 +117,25 @@ def impute(
     records, normals = _observed(obs, posterior, operator, linear), posterior.normals
     observable = normals.observable(linear)
     like, fields = moved(records.array, records.layout, posterior.domain)
+    noise_std = joined(noise_std, records)
+    valid = records.layout.channel_places(observable.numpy())
+    each = record_noise(noise_std, records, valid)
     sampler = Sampler(
         posterior=posterior,
         members=members,
         seed=seed,
-        noise_std=node_noise(noise_std, records, observable),
+        noise_std=None if each is not None else node_noise(noise_std, records, observable),
         operator=operator,
         measured=records.layout,
         fields=fields,
         channels=records.channels,
         dtype=records.array.dtype,
     )
-    valid = records.layout.channel_places(observable.numpy())
-    gaps = isinstance(operator, RandomMask)
-    drawn = draw(sampler, records, valid, normals.seasons, gaps=gaps)
     noise = posterior.noise_std if sampler.noise_std is None else sampler.noise_std
-    ensemble = _labelled(drawn, like, noise, seed)
+    quality = Innovations.of(records, normals, linear, noise, check_control(quality_control))
+    gaps = isinstance(operator, RandomMask)
+    drawn = draw(sampler, records, quality, normals.seasons, each, gaps=gaps)
+    ensemble = _labelled(drawn, like, noise if each is None else None, seed)
     whole = ensemble if records.dataset is None else as_variables(ensemble, records.dataset)
     return cast(Fields, whole)
 
@@ -240,11 +253,12 @@ class ApsAccessor:
         posterior: Posterior,
         members: int = 64,
         seed: int = 0,
-        noise_std: float | ArrayLike | xr.DataArray | None = None,
+        noise_std: NoiseStd | None = None,
         operator: Operator | None = None,
+        quality_control: Control = "flag",
     ) -> xr.DataArray:
         """Draw the complete fields behind the array; see `apsgeo.impute`."""
-        return impute(self._obs, posterior, members, seed, noise_std, operator)
+        return impute(self._obs, posterior, members, seed, noise_std, operator, quality_control)
 
 
 def _check_types(obs: Any, posterior: Any) -> None:
@@ -258,6 +272,11 @@ def _check_types(obs: Any, posterior: Any) -> None:
         )
 
 
+def _range(noise: Tensor) -> float | str:
+    least, most = float(noise.min()), float(noise.max())
+    return least if least == most else f"{least:g} to {most:g}"
+
+
 def _kept(like: xr.DataArray) -> dict[Any, xr.DataArray]:
     """Return the coordinates but for the middles of bounds, which reading added."""
     added = {f"{name}{MIDDLE}" for name in like.coords}
@@ -265,10 +284,12 @@ def _kept(like: xr.DataArray) -> dict[Any, xr.DataArray]:
 
 
 def _labelled(
-    members: dask.array.Array, like: xr.DataArray, noise: Tensor, seed: int
+    members: dask.array.Array, like: xr.DataArray, noise: Tensor | None, seed: int
 ) -> xr.DataArray:
-    """Give members (member, ...) the labels of `like`, and say how they were made."""
-    least, most = float(noise.min()), float(noise.max())
+    """Give members (member, ...) the labels of `like`, and say how they were made.
+
+    Noise is None where each observation has its own.
+    """
     member = xr.Variable(
         "member",
         np.arange(len(members)),
@@ -276,7 +297,7 @@ def _labelled(
     )
     attrs = {
         "apsgeo_version": apsgeo.__version__,
-        "noise_std": least if least == most else f"{least:g} to {most:g}",
+        "noise_std": "of each observation" if noise is None else _range(noise),
         "seed": seed,
     }
     ensemble = xr.DataArray(

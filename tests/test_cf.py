@@ -12,14 +12,17 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-import apsgeo
 from apsgeo.cf import float_encoding, without_invalid
 from apsgeo.cli import app
+from apsgeo.distillation.distill import distill
 from apsgeo.errors import OutlierWarning
+from apsgeo.field_prior import FieldPrior
 from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.io import write_netcdf
+from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
+from apsgeo.prior import fit_prior
 from apsgeo.xarray import impute, write_ensemble
 from tests.cases import alike, history, numpy_seeded
 
@@ -27,12 +30,23 @@ SCALES = HybridScales(range_km=3000.0, eof_weight=0.9)
 
 
 @functools.cache
-def model() -> Posterior:
-    prior = apsgeo.fit_prior(
+def prior() -> FieldPrior:
+    return fit_prior(
         history(5), scales=SCALES, anchor_scales=SCALES, rank=8, steps=0, progress=False
     )
+
+
+@functools.cache
+def model() -> Posterior:
+    return Posterior.of(prior(), prior().anchor, Mask(), noise_std=0.3)
+
+
+@functools.cache
+def flow() -> Posterior:
+    """A model that can be saved."""
     spec = CouplingSpec(width=8, depth=1, context=4)
-    return apsgeo.distill(prior, apsgeo.Mask(), 0.3, spec=spec, rounds=1, steps=0, progress=False)
+    options: dict[str, Any] = {"rounds": 1, "folds": 2, "steps": 0, "progress": False}
+    return distill(prior(), Mask(), 0.3, spec=spec, **options)
 
 
 def gappy() -> xr.DataArray:
@@ -174,14 +188,47 @@ def test_the_command_keeps_the_history_of_a_file(
     dataset.attrs = {"institution": "here", "title": "Months", "history": "yesterday: made"}
     dataset.encoding["unlimited_dims"] = {"time"}
     obs = write_netcdf(dataset, tmp_path / "obs.nc")
-    folder = model().save(tmp_path / "model")
+    folder = flow().save(tmp_path / "model")
     line = ["impute", str(obs), str(folder), str(tmp_path / "out.nc"), "--members", "2"]
+    line += ["--overwrite"]
     result = CliRunner().invoke(app, line)
     assert result.exit_code == 0, result.output
     with netCDF4.Dataset(tmp_path / "out.nc") as file:
-        assert file.history == f"2001-09-09T01:46:40Z: apsgeo {' '.join(line)}\nyesterday: made"
+        assert file.history == (
+            f"2001-09-09: apsgeo impute {obs} {folder} --members 2\nyesterday: made"
+        )
         assert (file.institution, file.title) == ("here", "Months, ensemble")
         assert file.dimensions["time"].isunlimited()
         assert not file.dimensions["lat"].isunlimited()
         assert not {"valid_range", "ancillary_variables"} & set(file["air"].ncattrs())
         assert not np.ma.getmaskarray(file["air"][:]).any()
+
+
+def test_the_command_takes_noise_from_a_variable_and_controls_quality(tmp_path: Path) -> None:
+    obs = gappy().copy()
+    at = tuple(np.argwhere(obs.notnull().values)[7])
+    error = xr.full_like(obs, 0.3).where(obs.notnull()).rename("air_error")
+    error[at] = 2.0
+    obs[at] += 125.0
+    file = write_netcdf(xr.merge([obs.drop_attrs(), error.drop_attrs()]), tmp_path / "obs.nc")
+    folder = flow().save(tmp_path / "model")
+
+    def run(*options: str) -> Any:
+        out = str(tmp_path / "out.nc")
+        line = ["impute", str(file), str(folder), out, "--variable", "air", "--overwrite"]
+        return CliRunner().invoke(app, [*line, "--members", "2", *options])
+
+    result = run("--noise-variable", "air_error")
+    assert (result.exit_code, "warning: 1 observed values are far" in result.output) == (0, True)
+    assert "leave them out by --quality-control reject" in result.output
+    with xr.open_dataset(tmp_path / "out.nc") as written:
+        alike(written.air.load(), impute(obs, flow(), 2, noise_std=error).drop_attrs().compute())
+    result = run("--noise-variable", "air_error", "--quality-control", "reject")
+    with xr.open_dataset(tmp_path / "out.nc") as written:
+        obs[at] = np.nan
+        alike(written.air.load(), impute(obs, flow(), 2, noise_std=error).drop_attrs().compute())
+    result = run("--noise-std", "air_error")
+    assert result.exit_code == 2
+    assert "by --noise-variable air_error" in " ".join(result.output.split())
+    result = run("--noise-std", "1", "--noise-variable", "air_error")
+    assert (result.exit_code, "not by both" in result.output) == (2, True)

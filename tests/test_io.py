@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import dask.array
+import netCDF4
 import numpy as np
 import pytest
 import torch
@@ -372,3 +373,24 @@ def test_a_file_that_is_not_netcdf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.nc").write_text("time,lat,lon\n")
     with pytest.raises(InputError, match="cannot be read as netCDF"):
         read_field(tmp_path / "text.nc")
+
+
+def test_a_variable_in_a_group_is_found_by_its_group(tmp_path: Path) -> None:
+    file, values = tmp_path / "product.nc", np.arange(6.0).reshape(2, 3)
+    with netCDF4.Dataset(file, "w") as root:
+        for name, size in (("lat", 2), ("lon", 3)):
+            root.createDimension(name, size)
+            root.createVariable(name, "f8", (name,))[:] = np.arange(size)
+        group = root.createGroup("PRODUCT").createGroup("DETAIL")
+        group.createVariable("tas", "f8", ("lat", "lon"))[:] = values
+    for found in (
+        read_field(file, group="PRODUCT/DETAIL"),
+        read_field(file, "tas", "PRODUCT/DETAIL"),
+        read_field(file, "/PRODUCT/DETAIL/tas"),
+    ):
+        np.testing.assert_array_equal(found, values)
+        np.testing.assert_array_equal(found.lon, np.arange(3))
+    with pytest.raises(InputError, match=r"in groups; name one of PRODUCT, PRODUCT/DETAIL"):
+        read_field(file)
+    with pytest.raises(InputError, match="no group 'OTHER'; its groups: PRODUCT, PRODUCT/DETAIL"):
+        read_field(file, group="OTHER")

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 GRID_MAPPING = "crs"  # the coordinate that `label_healpix` makes
+UNSEEN = -1.6375e30  # healpy's value of pixels without one
 
 _SCHEMES = {"nested": True, "nest": True, "ring": False}
 

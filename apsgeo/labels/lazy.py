@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apsgeo.errors import InputError, NothingObservedWarning
+from apsgeo.errors import InputError, NothingObservedWarning, OnLandWarning
 from apsgeo.labels.dates import Dates
 from apsgeo.labels.layout import Layout
+from apsgeo.labels.quality import Innovations
 from apsgeo.labels.records import Records
 from apsgeo.measurement import Draws
+from apsgeo.measurement.noise import check_noise
 from apsgeo.operators import Operator
 
 if TYPE_CHECKING:
@@ -65,22 +67,72 @@ class Sampler:
         channel = () if self.fields.channel is None else (self.channels,)
         return (*channel, *self.fields.shape)
 
-    def __call__(self, values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
-        """Return members (member, record, *shape) of values (record, ...)."""
+    def __call__(
+        self,
+        values: NDArray[Any],
+        records: NDArray[np.void],
+        noise: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Return members (member, record, *shape) of values (record, ...).
+
+        Noise (record, ...) goes before `noise_std`.
+        """
         # In one order of memory, in which kernels add up: members are the same bits in any layout.
         observations = np.array(self.measured.channel_nodes(values), np.float32, order="C")
         drawn = self.posterior(
             torch.from_numpy(observations),
             season=torch.from_numpy(records["season"].copy()),
-            noise_std=self.noise_std,
+            noise_std=self.noise_std if noise is None else self._noise(noise, values),
             operator=self.operator,
             key=torch.from_numpy(records["key"].copy()),
         ).members(self.members, self.seed)
         return self.fields.channel_places(drawn.cpu().numpy()).astype(self.dtype)
 
+    def _noise(self, noise: NDArray[Any], values: NDArray[Any]) -> Tensor:
+        """Return noise (record, channel, observation), one where nothing was observed."""
+        each = np.where(np.isnan(values), 1.0, noise)
+        return torch.from_numpy(np.array(self.measured.channel_nodes(each), np.float32, order="C"))
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check the values of a block of records, and return those that are observations.
+
+    Attributes:
+        quality: Comparison of the values with the prior.
+        whole: Whether the block is all records, and a mask measured, so that there must be a gap.
+    """
+
+    quality: Innovations
+    whole: bool
+
+    def __call__(
+        self,
+        values: NDArray[Any],
+        records: NDArray[np.void],
+        noise: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Return values (record, ...), NaN where they are no observations."""
+        names = records["name"]
+        kept = self.quality(values, records["season"], names, noise)
+        _check_values(kept, self.quality.valid, names, whole=self.whole)
+        if noise is not None:
+            check_noise(
+                torch.from_numpy(np.array(noise, np.float64)),
+                values.shape,
+                torch.from_numpy(~np.isnan(kept) & self.quality.valid),
+            )
+        return kept
+
 
 def draw(
-    sampler: Sampler, records: Records, valid: NDArray[np.bool_], seasons: int, *, gaps: bool
+    sampler: Sampler,
+    records: Records,
+    quality: Innovations,
+    seasons: int,
+    noise: Any,
+    *,
+    gaps: bool,
 ) -> dask.array.Array:
     """Return the members (member, [record,] *sampler.shape) of some records.
 
@@ -89,15 +141,19 @@ def draw(
     Args:
         sampler: Sampler of the members.
         records: Observed records.
-        valid: Mask (*records.layout.cells), true where the model has values to observe.
+        quality: Comparison of their values with the prior.
         seasons: Number of seasons that the model knows.
+        noise: Standard deviation (record, *records.layout.cells) of the noise, an array of numpy or
+            dask; None where it is the sampler's for all records.
         gaps: Whether the records must have a gap.
     """
     table = _table(records.dates, seasons)
     field_bytes = sampler.members * math.prod(sampler.shape) * sampler.dtype.itemsize
     most = max(1, _BLOCK_BYTES // field_bytes)
-    checked = _checked_blocks(records.data, valid, table, most, gaps)
-    drawn = _over_records(sampler, checked, table, (sampler.members, *sampler.shape))
+    checked = _checked_blocks(records.data, quality, table, most, noise, gaps)
+    if noise is not None:
+        noise = _as_dask(noise).rechunk(checked.chunks)
+    drawn = _over_records(sampler, checked, table, noise, (sampler.members, *sampler.shape))
     return drawn if records.dim else drawn[:, 0]
 
 
@@ -109,35 +165,40 @@ def _table(dates: Dates, seasons: int) -> NDArray[np.void]:
 
 
 def _checked_blocks(
-    data: Any, valid: NDArray[np.bool_], table: NDArray[np.void], most: int, gaps: bool
+    data: Any, quality: Innovations, table: NDArray[np.void], most: int, noise: Any, gaps: bool
 ) -> dask.array.Array:
     """Return (record, ...) in blocks of at most so many records, checked now or when computed."""
     import dask.array as da
 
-    whole_cells = (-1,) * valid.ndim
+    whole_cells = (-1,) * (data.ndim - 1)
     if not isinstance(data, da.Array):
-        data = np.asarray(data)
-        _check_values(data, valid, table["name"], whole=gaps)
-        return da.from_array(data, chunks=(most, *whole_cells), name=False)
-    whole = gaps and data.numblocks[0] == 1
-
-    def check(values: NDArray[Any], records: NDArray[np.void]) -> NDArray[Any]:
-        _check_values(values, valid, records["name"], whole=whole)
-        return values
-
+        checked = Check(quality, whole=gaps)(
+            np.asarray(data), table, None if noise is None else np.asarray(noise)
+        )
+        return da.from_array(checked, chunks=(most, *whole_cells), name=False)
+    check = Check(quality, whole=gaps and data.numblocks[0] == 1)
     data = data.rechunk((data.chunks[0], *whole_cells))
-    checked = _over_records(check, data, table)
+    if noise is not None:
+        noise = _as_dask(noise).rechunk(data.chunks)
+    checked = _over_records(check, data, table, noise)
     pieces = [min(most, size - start) for size in data.chunks[0] for start in range(0, size, most)]
     return checked.rechunk((tuple(pieces), *whole_cells))
 
 
+def _as_dask(values: Any) -> dask.array.Array:
+    import dask.array as da
+
+    return values if isinstance(values, da.Array) else da.from_array(values, name=False)
+
+
 def _over_records(
-    func: Callable[[NDArray[Any], NDArray[np.void]], NDArray[Any]],
+    func: Callable[..., NDArray[Any]],
     data: dask.array.Array,
     table: NDArray[np.void],
+    noise: dask.array.Array | None,
     new: tuple[int, ...] | None = None,
 ) -> dask.array.Array:
-    """Call ``func`` on the blocks of data (record, ...) and the same records of the table.
+    """Call ``func`` on the blocks of data (record, ...), the same records of the table, and noise.
 
     It returns an array like the data, or with ``new`` = (member, ...) one (member, record, ...).
     """
@@ -156,6 +217,7 @@ def _over_records(
         axes,
         da.from_array(table, chunks=data.chunks[:1], name=False),
         axes[:1],
+        *(() if noise is None else (noise, axes)),
         new_axes=sizes,
         concatenate=True,
         # A name of its own spares dask from hashing the model.
@@ -180,6 +242,7 @@ def _check_values(
 
     Warns:
         NothingObservedWarning: If a record has no observation.
+        OnLandWarning: If there are observations where the model has no values.
     """
     cells = tuple(range(1, values.ndim))
     infinite = np.isinf(values)
@@ -194,6 +257,13 @@ def _check_values(
         raise InputError(
             "obs has no NaN, so there is no gap to fill; mark what was not observed as NaN: "
             "obs.where(observed)"
+        )
+    if (on_land := int((~np.isnan(values) & ~valid).sum())) > 0:
+        warnings.warn(
+            f"{on_land} observed values lie where the model has none (land, or cells with a part "
+            "of it) and have no influence",
+            OnLandWarning,
+            stacklevel=3,
         )
     empty = ~observed.any(axis=cells)
     if empty.any():

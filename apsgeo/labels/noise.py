@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from apsgeo.errors import GridError, InputError
+from apsgeo.labels.dates import Dates
 from apsgeo.labels.records import Records
 from apsgeo.measurement.noise import check_noise
 
-__all__ = ["node_noise"]
+__all__ = ["NoiseStd", "joined", "node_noise", "record_noise"]
+
+NoiseStd = float | ArrayLike | xr.DataArray | xr.Dataset | Mapping[str, Any]
 
 _SAME = 1e-4  # degrees by which equal coordinates may differ
 
@@ -39,7 +43,7 @@ def node_noise(
         return None
     layout = records.layout
     if isinstance(noise_std, xr.DataArray):
-        noise_std = _like(noise_std, records)
+        noise_std = _like(noise_std, records).values
     try:
         noise = np.asarray(noise_std, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -59,22 +63,112 @@ def node_noise(
     return torch.where(observable, each, 1.0) if each.ndim else each
 
 
-def _like(noise: xr.DataArray, records: Records) -> NDArray[Any]:
-    """Return labelled noise in the order of the records' dims."""
+def joined(noise_std: Any, records: Records) -> Any:
+    """Return noise that is given for each variable as one array along the dim of channels.
+
+    Args:
+        noise_std: Data set or mapping of the noise by the names of variables or channels; whatever
+            else comes back as it is.
+        records: Observed records.
+
+    Raises:
+        InputError: If names differ from those of the records.
+    """
+    if not isinstance(noise_std, Mapping | xr.Dataset):
+        return noise_std
+    channel = records.layout.channel
+    if records.dataset is not None:
+        names = [str(name) for name in records.dataset.data_vars]
+    elif channel is not None and channel in records.array.coords:
+        names = [str(name) for name in records.array[channel].values]
+    else:
+        names = [] if records.name is None else [records.name]
+    given = noise_std.data_vars if isinstance(noise_std, xr.Dataset) else noise_std
+    by_name = {str(name): each for name, each in given.items()}
+    if set(by_name) != set(names) or not names:
+        raise InputError(
+            f"noise_std is given for {', '.join(by_name) or 'nothing'}, and {records.given} has "
+            f"{', '.join(names) or 'one variable without a name'}; give the noise of each"
+        )
+    if channel is None:
+        return by_name[names[0]]
+    each = {name: xr.DataArray(by_name[name]) for name in names}
+    return xr.Dataset(each).to_dataarray(channel).drop_vars(channel)
+
+
+def record_noise(noise_std: Any, records: Records, valid: NDArray[np.bool_]) -> Any:
+    """Return noise that differs by record as (record, *records.layout.cells), numpy or dask.
+
+    None if it does not, as of a number.
+
+    Args:
+        noise_std: Noise with the dim of the records, or an array of the shape of all records; NaN
+            where nothing was observed. So is noise of cells where one that may be observed is NaN.
+        records: Observed records.
+        valid: Mask (*records.layout.cells), false where no observation has an influence.
+
+    Raises:
+        InputError: If the dims do not fit.
+        GridError: If its labels have other coordinates than the records, or lack their times.
+    """
+    shape = tuple(records.data.shape)
+    dim = records.dim
+    if not isinstance(noise_std, xr.DataArray):
+        found = np.asarray(noise_std) if noise_std is not None else np.zeros(())
+        if dim and found.ndim and found.shape == shape:
+            return found
+        return (
+            _of_all_records(found, records, valid) if found.size == math.prod(shape[1:]) else None
+        )
+    if dim is None or dim not in noise_std.dims:
+        each = _like(noise_std, records)
+        return _of_all_records(each.values, records, valid) if each.ndim else None
+    own = Dates.of(noise_std, (dim,), "noise_std")
+    if own.coordinate is None or records.dates.coordinate is None:
+        place = np.arange(len(own)) if len(own) == len(records) else np.full(1, -1)
+    else:
+        place = own.places_of(records.dates)
+    if (place < 0).any():
+        raise GridError(
+            f"noise_std has {len(own)} records along {dim!r}, and not those of {records.given}; "
+            "give one for each of its times"
+        )
+    noise = noise_std.isel({dim: place}).drop_vars(
+        [name for name, each in noise_std.coords.items() if dim in each.dims]
+    )
+    rest = _like(noise, records, (dim,))
+    if rest.ndim < len(shape):  # of all channels alike
+        rest = rest.expand_dims({records.layout.channel: records.channels}, 1)
+    return rest.data
+
+
+def _of_all_records(
+    noise: NDArray[Any], records: Records, valid: NDArray[np.bool_]
+) -> NDArray[Any] | None:
+    """Return noise of cells for all records, if it is NaN at some that may be observed."""
+    if noise.shape != valid.shape:  # flat, or of all channels alike
+        noise = noise.reshape(records.layout.shape)
+    if noise.dtype.kind != "f" or not (np.isnan(noise) & valid).any():
+        return None
+    return np.broadcast_to(noise, (len(records), *valid.shape))
+
+
+def _like(noise: xr.DataArray, records: Records, first: tuple[str, ...] = ()) -> xr.DataArray:
+    """Return labelled noise in the order of the records' dims, those in ``first`` first."""
     if noise.ndim == 0:
-        return noise.values
+        return noise
     obs, layout = records.array, records.layout
     dims = layout.dims
     if noise.dims == (layout.channel,):
         noise = noise.expand_dims({dim: obs.sizes[dim] for dim in dims})
     if layout.channel in noise.dims:
         dims = layout.cells
-    if set(noise.dims) != set(dims):
+    if set(noise.dims) != {*first, *dims}:
         raise InputError(
-            f"noise_std has dims {noise.dims}; expected {dims}: a number a cell that holds for all "
-            "times"
+            f"noise_std has dims {noise.dims}; expected {dims}: a number a cell, which holds for "
+            f"all times, or {(records.dim, *dims)}: one for each observation"
         )
-    noise = noise.transpose(*dims)
+    noise = noise.transpose(*first, *dims)
     for dim in dims:
         backwards = slice(None, None, -1)
         if dim in noise.coords and len(noise[dim]) > 1 and _same(noise[dim][backwards], obs[dim]):
@@ -85,7 +179,7 @@ def _like(noise: xr.DataArray, records: Records) -> NDArray[Any]:
             raise GridError(
                 f"noise_std has other coordinates {name!r} than obs; select it on the grid of obs"
             )
-    return noise.values
+    return noise
 
 
 def _same(first: xr.DataArray, second: xr.DataArray) -> bool:

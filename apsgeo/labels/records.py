@@ -14,10 +14,12 @@ from torch import Tensor
 
 from apsgeo.cf import without_invalid
 from apsgeo.domains.base import Domain
+from apsgeo.domains.healpix.domain import HEALPixDomain
 from apsgeo.errors import GridError, InputError
 from apsgeo.labels.channels import as_array
 from apsgeo.labels.checks import check_units
 from apsgeo.labels.dates import Dates
+from apsgeo.labels.healpix import UNSEEN
 from apsgeo.labels.layout import Layout, layout_of
 from apsgeo.labels.times import is_time
 
@@ -64,8 +66,10 @@ class Records:
             GridError: If labels do not say the domain, or say another, or there are other dims.
             InputError: If variables differ in their dims, or there is no record.
         """
-        array = without_invalid(as_array(fields), given)
+        array = as_array(fields)
         layout = layout_of(array, domain, given=given, wanted=wanted)
+        fills = (UNSEEN,) if isinstance(layout.domain, HEALPixDomain) else ()
+        array = without_invalid(array, given, fills)
         array = layout.ordered(array)
         dates = Dates.of(array, tuple(map(str, array.dims[: -len(layout.cells)])), given)
         if len(dates) == 0:
