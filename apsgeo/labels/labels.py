@@ -96,7 +96,9 @@ def _(target: HEALPixDomain) -> Labels:
 
 @labels_of.register
 def _(target: ImageDomain) -> Labels:
-    return Labels(Layout(target, ("y", "x"), target.shape), {})
+    axes = {"y": target.y, "x": target.x}
+    coords = {name: xr.Variable(name, axis) for name, axis in axes.items() if axis is not None}
+    return Labels(Layout(target, ("y", "x"), target.shape), coords)
 
 
 @labels_of.register

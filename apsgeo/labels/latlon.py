@@ -11,10 +11,13 @@ from apsgeo.errors import GridError
 
 __all__ = [
     "coordinate_of",
-    "flip_against",
+    "degrees",
+    "eastward",
     "has_horizontal_dims",
     "horizontal_dims",
+    "is_horizontal",
     "latlon_domain_of",
+    "rows_and_columns",
 ]
 
 _NAMES = {
@@ -27,6 +30,11 @@ def _is(array: xr.DataArray, name: str, standard: str) -> bool:
     if name.lower() in _NAMES[standard]:
         return True
     return name in array.coords and array[name].attrs.get("standard_name") == standard
+
+
+def is_horizontal(array: xr.DataArray, name: str) -> bool:
+    """Tell whether a coordinate is one of latitude or longitude."""
+    return any(_is(array, name, standard) for standard in _NAMES)
 
 
 def has_horizontal_dims(array: xr.DataArray) -> bool:
@@ -66,54 +74,98 @@ def coordinate_of(array: xr.DataArray, standard: str) -> xr.DataArray | None:
     ]
     if len(found) != 1:
         return None
-    in_radians = str(found[0].attrs.get("units", "")).lower().startswith("rad")
-    return np.rad2deg(found[0]) if in_radians else found[0]
+    return found[0].copy(data=degrees(found[0]))
 
 
 def latlon_domain_of(array: xr.DataArray) -> LatLonDomain:
     """Return the domain of an array's latitudes and longitudes.
 
+    Longitudes that go on after a jump are counted on, [350, 355, 0, 5] as [350, 355, 360, 365].
+    Columns that run westwards, or begin amid their region ([0, 5, 350, 355]), are put in order: the
+    domain's column i is that of `column_order` in the array.
+
     Raises:
         GridError: If the coordinates are no grid.
     """
     lat, lon = horizontal_dims(array)
-    return LatLonDomain(np.asarray(array[lat].values), np.asarray(array[lon].values))
+    lon_degrees = degrees(array[lon])
+    return LatLonDomain(degrees(array[lat]), eastward(lon_degrees)[0])
 
 
-def flip_against(
-    own: LatLonDomain, domain: LatLonDomain, lon: str, *, given: str, wanted: str
-) -> bool:
-    """Tell whether the rows of a grid run against those of another that has the same points.
+def degrees(coordinate: xr.DataArray) -> NDArray[np.float64]:
+    """Return the values of a coordinate in degrees, which may be in radians."""
+    values = np.asarray(coordinate.values, dtype=np.float64)
+    in_radians = str(coordinate.attrs.get("units", "")).lower().startswith("rad")
+    return np.rad2deg(values) if in_radians else values
+
+
+def eastward(lon: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return longitudes so that they ascend, and the column that each was.
+
+    What cannot be put in order is returned as it is.
+    """
+    order = np.arange(len(lon))
+    if len(lon) < 2 or not np.isfinite(lon).all():
+        return lon, order
+    for turned in (order, order[::-1]):
+        along = (lon[turned] - lon[turned[0]]) % 360
+        if (np.diff(along) > 0).all():
+            values = lon if (np.diff(lon) > 0).all() else lon[turned[0]] + along
+            if _begins_amid(values):
+                turned = np.roll(turned, -1 - int(np.diff(values).argmax()))
+                values = lon[turned[0]] + (lon[turned] - lon[turned[0]]) % 360
+            return values, turned
+    return lon, order
+
+
+def _begins_amid(lon: NDArray[np.float64]) -> bool:
+    """Tell whether ascending longitudes begin amid their region: a gap is wider than round them."""
+    gaps = np.diff(lon)
+    return bool(gaps.max() > 1.5 * np.median(gaps) and gaps.max() > lon[0] + 360 - lon[-1] + 1e-6)
+
+
+def rows_and_columns(
+    array: xr.DataArray, domain: LatLonDomain, *, given: str, wanted: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the row and the column of an array in which each row and column of a grid is.
+
+    Rows may run either way, and longitudes be counted from anywhere.
 
     Args:
-        own: The grid of some data.
+        array: Array with dims of latitude and longitude.
         domain: The grid that is wanted.
-        lon: Name of the data's dimension of longitude, for messages.
-        given: Name of the data in messages.
-        wanted: Name in messages of what the data are for.
+        given: Name of the array in messages.
+        wanted: Name in messages of what the array is for.
 
     Raises:
         GridError: If the points differ.
     """
-    same_lon = _same(own.lon, domain.lon)
-    if same_lon and _same(own.lat, domain.lat):
-        return False
-    if same_lon and _same(own.lat[::-1], domain.lat):
-        return True
-    raise GridError(
-        f"{given} is on {own!r}, and {wanted} on {domain!r}; {_advice(own, domain, lon)}"
-    )
+    lat, lon = horizontal_dims(array)
+    own_lat, own_lon = degrees(array[lat]), degrees(array[lon])
+    rows = columns = None
+    for turned in (np.arange(len(own_lat)), np.arange(len(own_lat))[::-1]):
+        if rows is None and _same(own_lat[turned], domain.lat):
+            rows = turned
+    if len(own_lon) == len(domain.lon) and np.isfinite(own_lon).all():
+        away = (own_lon[None] - domain.lon[:, None] + 180) % 360 - 180
+        nearest = np.abs(away).argmin(1)
+        if np.abs(np.take_along_axis(away, nearest[:, None], 1)).max() <= SAME_DEGREES:
+            columns = nearest
+    if rows is None or columns is None or len(np.unique(columns)) < len(columns):
+        raise GridError(
+            f"{given} is on {latlon_domain_of(array)!r}, and {wanted} on {domain!r}; "
+            f"{_advice(own_lat, own_lon, domain)}"
+        )
+    return rows, columns
 
 
-def _advice(own: LatLonDomain, domain: LatLonDomain, lon: str) -> str:
-    same_lon = _same(own.lon, domain.lon)
-    if same_lon or not _same(np.sort(own.lon % 360), np.sort(domain.lon % 360)):
-        return "interpolate one to the other's grid, or fit a model on this grid"
-    low = np.floor(domain.lon[0])
-    return (
-        "the longitudes are the same, counted from elsewhere: use "
-        f"obs.assign_coords({lon}=(obs[{lon!r}] - ({low:g})) % 360 + ({low:g})).sortby({lon!r})"
+def _advice(lat: NDArray[np.float64], lon: NDArray[np.float64], domain: LatLonDomain) -> str:
+    inside = np.isin(np.round(domain.lat, 3), np.round(lat, 3)).all() and (
+        np.isin(np.round(domain.lon % 360, 3), np.round(lon % 360, 3)).all()
     )
+    if inside:
+        return "it is a part of the data: select it, obs.sel(lat=..., lon=...)"
+    return "interpolate one to the other's grid, or fit a model on this grid"
 
 
 def _same(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:

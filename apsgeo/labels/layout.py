@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import Any
 
 import numpy as np
@@ -19,19 +19,18 @@ from apsgeo.domains.image.domain import ImageDomain
 from apsgeo.domains.latlon.domain import SAME_DEGREES, LatLonDomain
 from apsgeo.errors import GridError
 from apsgeo.labels.healpix import healpix_dim, healpix_domain_of, is_healpix
+from apsgeo.labels.image import image_domain_of, pixel_dims, pixels_against
 from apsgeo.labels.latlon import (
     coordinate_of,
-    flip_against,
     has_horizontal_dims,
     horizontal_dims,
     latlon_domain_of,
+    rows_and_columns,
 )
 from apsgeo.labels.times import record_dims
 
 __all__ = ["Layout", "domain_of", "layout_of"]
 
-_ROWS = ("y", "row", "rows", "height", "h")
-_COLUMNS = ("x", "col", "cols", "column", "columns", "width", "w")
 _CHANNELS = ("channel", "channels", "band", "rgb", "variable", "lag")
 _NEAREST = 6  # other stations that each station is joined to
 
@@ -136,7 +135,12 @@ def layout_of(
     """
     if domain is not None:
         return _with_channel(_on(domain, array, given, wanted), array)
-    for read in (_read_latlon, _read_healpix, _read_image, _read_stations):
+    for read in (
+        _read_latlon,
+        _read_healpix,
+        partial(image_domain_of, given=given),
+        _read_stations,
+    ):
         found = read(array)
         if found is not None:
             return _with_channel(_on(found, array, given, wanted), array)
@@ -144,7 +148,9 @@ def layout_of(
         f"{given} has dims {_sizes(array)}, and nothing says where they are; expected latitude and "
         "longitude, HEALPix 'cell_ids' with the attributes level and indexing_scheme, pixels "
         "('y', 'x'), or stations with the coordinates 'lat' and 'lon'. For a mesh or anything else "
-        "pass domain=, such as apsgeo.read_mesh(path).domain; from the shell, --mesh FILE."
+        "pass domain=, such as apsgeo.read_mesh(path).domain, or apsgeo.GraphDomain.from_latlon of "
+        "the cells of a curvilinear or rotated grid.",
+        shell="--mesh FILE; or cdo remapbil,GRID in.nc out.nc",
     )
 
 
@@ -163,11 +169,6 @@ def _read_latlon(array: xr.DataArray) -> LatLonDomain | None:
 
 def _read_healpix(array: xr.DataArray) -> HEALPixDomain | None:
     return healpix_domain_of(array) if is_healpix(array) else None
-
-
-def _read_image(array: xr.DataArray) -> ImageDomain | None:
-    dims = _pixel_dims(array)
-    return None if dims is None else ImageDomain(array.sizes[dims[0]], array.sizes[dims[1]])
 
 
 def _read_stations(array: xr.DataArray) -> GraphDomain | None:
@@ -193,10 +194,10 @@ def _on(domain: Any, array: xr.DataArray, given: str, wanted: str) -> Layout:
 @_on.register
 def _(domain: LatLonDomain, array: xr.DataArray, given: str, wanted: str) -> Layout:
     dims = horizontal_dims(array)
-    order = None
-    if flip_against(latlon_domain_of(array), domain, dims[1], given=given, wanted=wanted):
-        order = np.arange(domain.num_nodes).reshape(domain.shape)[::-1].ravel()
-    return Layout(domain, dims, domain.shape, order)
+    rows, columns = rows_and_columns(array, domain, given=given, wanted=wanted)
+    place = (rows[:, None] * len(columns) + columns).ravel()
+    same = np.array_equal(place, np.arange(domain.num_nodes))
+    return Layout(domain, dims, domain.shape, None if same else place)
 
 
 @_on.register
@@ -222,13 +223,14 @@ def _(domain: HEALPixDomain, array: xr.DataArray, given: str, wanted: str) -> La
 
 @_on.register
 def _(domain: ImageDomain, array: xr.DataArray, given: str, wanted: str) -> Layout:
-    dims = _pixel_dims(array) or _node_dims(array)[-2:]
+    dims = pixel_dims(array) or _node_dims(array)[-2:]
     if tuple(array.sizes[dim] for dim in dims) != domain.shape:
         raise GridError(
             f"{given} has dims {_sizes(array)}, and {wanted} is for {domain!r}; expected the dims "
             f"('y', 'x') of the sizes {domain.shape}, or these as the last two."
         )
-    return Layout(domain, dims, domain.shape)
+    order = pixels_against(domain, array, dims, given=given, wanted=wanted)
+    return Layout(domain, dims, domain.shape, order)
 
 
 @_on.register
@@ -313,13 +315,6 @@ def _(domain: LatLonDomain) -> NDArray[np.float64]:
 
 def _first(array: xr.DataArray, dims: tuple[str, ...]) -> dict[Any, int]:
     return {dim: 0 for dim in array.dims if dim not in dims}
-
-
-def _pixel_dims(array: xr.DataArray) -> tuple[str, str] | None:
-    """Return the dims of rows and columns, if there is one of each by name."""
-    rows = [str(dim) for dim in array.dims if str(dim).lower() in _ROWS]
-    columns = [str(dim) for dim in array.dims if str(dim).lower() in _COLUMNS]
-    return (rows[0], columns[0]) if len(rows) == len(columns) == 1 else None
 
 
 def _node_dims(array: xr.DataArray) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from apsgeo import domains
 from apsgeo.domains import Domain, GraphDomain, HEALPixDomain, ImageDomain, LatLonDomain
 from apsgeo.errors import GridError
 from apsgeo.labels.healpix import label_healpix
@@ -67,9 +68,109 @@ def test_rows_from_the_south_are_put_in_the_domain_s_order() -> None:
     assert layout_of(south).order is None
 
 
+@pytest.mark.parametrize("start", [-180.0, -360.0, 60.0, 300.0])
+def test_longitudes_may_be_counted_from_anywhere(start: float) -> None:
+    given, domain = CASES["grid"]
+    turned = given.assign_coords(lon=(LON - start) % 360 + start).sortby("lon")
+    for other in (
+        turned,
+        turned[:, ::-1, ::-1],
+        given.assign_coords(lon=(LON - start) % 360 + start),
+    ):
+        layout = layout_of(other, domain)
+        np.testing.assert_array_equal(layout.nodes(other.values), given.values.reshape(2, -1))
+        np.testing.assert_array_equal(layout.places(layout.nodes(other.values)), other.values)
+    found = domain_of(turned)
+    np.testing.assert_array_equal(
+        found.positions.sort(0).values.round(decimals=9),
+        domain.positions.sort(0).values.round(decimals=9),
+    )
+
+
+@pytest.mark.parametrize(
+    "lon",
+    [
+        [350.0, 355.0, 0.0, 5.0, 10.0],
+        [0.0, 5.0, 10.0, 350.0, 355.0],
+        [10.0, 5.0, 0.0, 355.0, 350.0],
+    ],
+)
+def test_a_region_across_greenwich_is_one_region(lon: list[float]) -> None:
+    expected = LatLonDomain(LAT, [-10.0, -5.0, 0.0, 5.0, 10.0])
+    given = array(("lat", "lon"), (4, 5), lat=LAT, lon=lon)
+    domain = domain_of(given)
+    assert isinstance(domain, LatLonDomain)
+    np.testing.assert_allclose(domain.areas, expected.areas, rtol=1e-12)
+    np.testing.assert_allclose(abs(domain.positions - expected.positions).max(), 0, atol=1e-12)
+    plain = given.assign_coords(lon=(given.lon + 180) % 360 - 180).sortby("lon")
+    for of in (domain, expected):
+        np.testing.assert_array_equal(
+            layout_of(given, of).nodes(given.values), layout_of(plain, of).nodes(plain.values)
+        )
+
+
+def test_a_grid_may_be_in_radians() -> None:
+    given, domain = CASES["grid"]
+    radian = {"units": "radians"}
+    turned = given.assign_coords(
+        lat=("lat", np.deg2rad(LAT), radian), lon=("lon", np.deg2rad(LON), radian)
+    )
+    np.testing.assert_allclose(domain_of(turned).areas, domain.areas, rtol=1e-12)
+    assert layout_of(turned, domain).order is None
+
+
+def test_pixels_are_known_by_their_coordinates() -> None:
+    given = array(("y", "x"), (4, 5), y=np.arange(40.0, 0, -10), x=np.arange(5) * 10.0 + 300)
+    domain = domain_of(given)
+    assert domain == ImageDomain(4, 5)
+    assert domains.from_config(domain.to_config()) == domain
+    for turned in (given[::-1], given[:, ::-1], given[::-1, ::-1].transpose()):
+        layout = layout_of(turned, domain)
+        values = layout.ordered(turned).values
+        np.testing.assert_array_equal(layout.nodes(values), given.values.ravel())
+        np.testing.assert_array_equal(layout.places(layout.nodes(values)), values)
+    for elsewhere in (given.assign_coords(x=given.x + 50), given.assign_coords(y=given.y * 1.1)):
+        with pytest.raises(GridError, match=r"these are other pixels.*drop_vars\(\['y', 'x'\]\)"):
+            layout_of(elsewhere, domain)
+        assert layout_of(elsewhere.drop_vars(["y", "x"]), domain).order is None
+    # means over blocks are where the blocks are
+    coarse = domain.coarse()
+    assert coarse.y is not None
+    assert coarse.x is not None
+    assert (coarse.y.tolist(), coarse.x.tolist()) == ([35.0, 15.0], [305.0, 330.0])
+    with pytest.raises(GridError, match="these are other pixels"):
+        layout_of(array(("y", "x"), (2, 2), y=[35.0, 15.0], x=[310.0, 330.0]), coarse)
+
+
+def test_pixels_that_are_not_equally_far_apart_differ_in_size() -> None:
+    given = array(("y", "x"), (3, 4), y=[0.0, 1.0, 2.0], x=[0.0, 1.0, 2.0, 5.0])
+    widths = np.array([1.0, 1.0, 2.0, 3.0])
+    np.testing.assert_allclose(domain_of(given).areas, np.tile(widths, 3))
+
+
+def test_rotated_grids_are_no_images_but_projections_are() -> None:
+    lat, lon = np.meshgrid([50.0, 51.0, 52.0], [7.0, 8.0, 9.0, 10.0], indexing="ij")
+    places = {"lat": (("y", "x"), lat), "lon": (("y", "x"), lon)}
+    rotated = array(("y", "x"), (3, 4), **places)
+    degrees = {"units": "degrees"}
+    for each in (
+        rotated,
+        array(("y", "x"), (3, 4), y=("y", [0, 1, 2], degrees), x=("x", [0, 1, 2, 3], degrees)),
+    ):
+        with pytest.raises(GridError, match=r"curvilinear or rotated.*ImageDomain\(3, 4\)"):
+            domain_of(each)
+    metre = {"units": "m"}
+    projected = rotated.assign_coords(y=("y", [0, 1, 2], metre), x=("x", [0, 1, 2, 3], metre))
+    assert domain_of(projected) == ImageDomain(3, 4)
+    with pytest.raises(GridError, match="curvilinear or rotated"):
+        domain_of(rotated.rename(y="rlat", x="rlon"))
+
+
 def test_a_curvilinear_grid_is_known_by_place_either_way_round() -> None:
     domain, given = curvilinear()
-    assert domain_of(given) == ImageDomain(3, 3)
+    with pytest.raises(GridError, match=r"curvilinear.*areas differ|curvilinear.*differ in area"):
+        domain_of(given)
+    assert layout_of(given, ImageDomain(3, 3)).order is None
     layout = layout_of(given, domain)
     assert (layout.dims, layout.shape, layout.order) == (("y", "x"), (3, 3), None)
     for turned in (given.transpose("x", "y", "time"), given[:, ::-1]):
@@ -114,7 +215,7 @@ def test_cells_that_say_nothing_are_in_the_order_of_the_domain() -> None:
     ("domain", "match"),
     [
         (LatLonDomain(LAT, LON + 1), "on LatLonDomain.*fit a model on this grid"),
-        (LatLonDomain(LAT, LON - 180), "counted from elsewhere"),
+        (LatLonDomain(LAT, LON[1:4]), "a part of the data: select it"),
         (HEALPixDomain(2), "one dim of 48 nodes"),
         (
             GraphDomain.from_latlon(np.linspace(-80, 80, 24), np.arange(24)),

@@ -15,7 +15,7 @@ from apsgeo.domains.image.layers import ImageConv, ImagePool, ImageUnpool
 from apsgeo.domains.symmetry import Symmetry
 from apsgeo.errors import GridError, InputError
 
-__all__ = ["ImageDomain"]
+__all__ = ["ImageDomain", "same_coordinate"]
 
 Array = NDArray[np.float64]
 
@@ -32,9 +32,13 @@ class ImageDomain(EdgeDomain):
         width: Number of columns.
         row_edges: Ascending edges `(height + 1,)` of the rows, in place of 0, 1, 2, ...
         column_edges: Ascending edges `(width + 1,)` of the columns, likewise.
+        y: Coordinate `(height,)` of the rows, in any unit, by which pixels of the same region are
+            known again; it changes no length.
+        x: Coordinate `(width,)` of the columns, likewise.
 
     Raises:
-        GridError: If a side has no pixel, or edges are not ascending, or not one more than pixels.
+        GridError: If a side has no pixel, or edges are not ascending, or not one more than pixels,
+            or coordinates are not as many as pixels.
 
     Example:
         >>> domain = ImageDomain(28, 28)
@@ -55,9 +59,12 @@ class ImageDomain(EdgeDomain):
         width: int,
         row_edges: ArrayLike | None = None,
         column_edges: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        x: ArrayLike | None = None,
     ) -> None:
         self.row_edges = _edges(height, row_edges, "row")
         self.column_edges = _edges(width, column_edges, "column")
+        self.y, self.x = _coordinate(height, y, "y"), _coordinate(width, x, "x")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -171,7 +178,9 @@ class ImageDomain(EdgeDomain):
         if not self.can_coarsen:
             raise InputError(f"{self!r} cannot be coarsened: it needs at least 4 x 4 pixels.")
         rows, columns = _every_second(self.row_edges), _every_second(self.column_edges)
-        return ImageDomain(len(rows) - 1, len(columns) - 1, rows, columns)
+        y = _block_means(self.y, self.row_edges, rows)
+        x = _block_means(self.x, self.column_edges, columns)
+        return ImageDomain(len(rows) - 1, len(columns) - 1, rows, columns, y, x)
 
     def coarse(self) -> "ImageDomain":
         """Return the image of 2 x 2 blocks; the last of an odd number of rows has three.
@@ -192,15 +201,21 @@ class ImageDomain(EdgeDomain):
         return ImageUnpool(self.shape, self._coarse.shape)
 
     def to_config(self) -> dict[str, Any]:
-        """Return the shape, and the edges where they are not 0, 1, 2, ..."""
+        """Return the shape, the edges where they are not 0, 1, 2, ..., and known coordinates."""
         edges = {"row_edges": self.row_edges, "column_edges": self.column_edges}
         given = {name: None if _is_unit(e) else e.tolist() for name, e in edges.items()}
+        axes = {"y": self.y, "x": self.x}
+        given |= {name: axis.tolist() for name, axis in axes.items() if axis is not None}
         return {"kind": self.kind, "height": self.shape[0], "width": self.shape[1], **given}
 
     def _same(self, other: Any) -> bool:
-        """Whether the edges of rows and columns are the same."""
-        return np.array_equal(self.row_edges, other.row_edges) and np.array_equal(
-            self.column_edges, other.column_edges
+        """Whether the edges of rows and columns are the same, and the coordinates if both know."""
+        edges = (self.row_edges, other.row_edges), (self.column_edges, other.column_edges)
+        axes = (self.y, other.y), (self.x, other.x)
+        return all(np.array_equal(own, others) for own, others in edges) and all(
+            same_coordinate(own, others)
+            for own, others in axes
+            if own is not None and others is not None
         )
 
     def __repr__(self) -> str:
@@ -210,6 +225,35 @@ class ImageDomain(EdgeDomain):
             return text + ")"
         rows, columns = self.row_edges, self.column_edges
         return text + f", rows {rows[0]:g}..{rows[-1]:g}, columns {columns[0]:g}..{columns[-1]:g})"
+
+
+def same_coordinate(first: Array, second: Array) -> bool:
+    """Tell whether coordinates are the same, to a thousandth of their steps."""
+    if first.shape != second.shape:
+        return False
+    step = np.abs(np.diff(first)).min() if len(first) > 1 else max(abs(first[0]), 1.0)
+    return bool(np.abs(first - second).max() <= 1e-3 * step)
+
+
+def _coordinate(count: int, values: ArrayLike | None, name: str) -> Array | None:
+    if values is None:
+        return None
+    array = np.array(values, dtype=np.float64)
+    if array.shape != (count,) or not np.isfinite(array).all():
+        raise GridError(
+            f"the coordinate {name} has shape {array.shape}; {count} finite numbers are needed."
+        )
+    return array
+
+
+def _block_means(axis: Array | None, edges: Array, coarse: Array) -> Array | None:
+    """Return the mean of a coordinate in each interval of coarser edges, weighted by size."""
+    if axis is None:
+        return None
+    starts = np.searchsorted(edges, coarse[:-1])
+    sizes = np.diff(edges)
+    means: Array = np.add.reduceat(axis * sizes, starts) / np.add.reduceat(sizes, starts)
+    return means
 
 
 def _is_unit(edges: Array) -> bool:
