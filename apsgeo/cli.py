@@ -290,7 +290,8 @@ def impute(
     """Draw an ensemble of the complete fields behind observed ones."""
     _refuse_existing(output, overwrite)
     from apsgeo import __version__
-    from apsgeo.io import read_field, read_provenance
+    from apsgeo.files.netcdf import read_provenance
+    from apsgeo.io import read_field
     from apsgeo.xarray import CONVENTIONS, write_ensemble
     from apsgeo.xarray import impute as fill
 

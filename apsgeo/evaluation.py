@@ -2,7 +2,7 @@
 
 The scores are those of `apsgeo.metrics`. Scores by name take an ensemble with a member dimension
 and a truth without, broadcast them by name, and average over ``dim`` with ``weights``. Missing
-cells do not count. Dask arrays stay lazy.
+cells do not count. The truth is converted to the units of the ensemble. Dask arrays stay lazy.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tqdm import tqdm
 from apsgeo.domains import Domain
 from apsgeo.errors import InputError
 from apsgeo.labels.channels import as_array
-from apsgeo.labels.checks import check_units
 from apsgeo.labels.layout import layout_of
 from apsgeo.labels.records import Records
+from apsgeo.labels.units import converted
 from apsgeo.metrics import scores
 from apsgeo.metrics.predictions import EnsemblePrediction
 from apsgeo.metrics.scoreboard import Scores, Tally
@@ -56,7 +56,7 @@ def score_ensemble(
             time, in any order; two or more. Channels along a dim channel, band or rgb, or variables
             of a data set, are pooled.
         truth: Fields on the same domain; latitude may run the other way, and there may be more
-            times than the ensemble has. What is NaN does not count.
+            times than the ensemble has. What is NaN does not count. Other units are converted.
         observed: Fields that the ensemble was drawn from, NaN where not observed, with times and
             domain as for ``truth``; without them all cells count.
         domain: Domain of the fields, if their labels do not say it; see `Posterior.domain`.
@@ -68,14 +68,14 @@ def score_ensemble(
     Raises:
         InputError: If the times or dims do not fit, or no cell is left to score.
         GridError: If the domains differ, or the labels do not say the domain and it is not given.
-        UnitsError: If the units differ.
+        UnitsError: If the units differ, and it is not known how they are converted.
     """
     ensemble = as_array(ensemble)
     if "member" not in ensemble.dims:
         raise InputError(f"the ensemble has dims {ensemble.dims}, and 'member' is not among them")
     first = Records.of(ensemble.isel(member=0, drop=True), domain, given="the ensemble")
+    truth = converted(as_array(truth), first.units, given="the truth", wanted="the ensemble")
     truths = _aligned(truth, first, "the truth")
-    check_units(truths.array, first.units, given="the truth", wanted="the ensemble")
     seen = None if observed is None else _aligned(observed, first, "what was observed")
     drawn = ensemble.transpose("member", *first.array.dims)
     drawn = drawn if first.dim else drawn.expand_dims("time", 1)
@@ -248,6 +248,7 @@ def _apply(
             f"dim={dim!r} given, but ensemble has {ensemble.dims} and truth {truth.dims}: "
             "average over dimensions of both"
         )
+    truth = converted(truth, ensemble.attrs.get("units"), given="truth", wanted="ensemble")
     weights = xr.ones_like(truth, dtype=np.float64) if weights is None else weights
     weights = weights.broadcast_like(truth).transpose(*truth.dims)
 

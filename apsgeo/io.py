@@ -8,9 +8,7 @@ a folder that holds any other file is refused.
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -21,8 +19,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from apsgeo.atomic import atomic_file, atomic_folder
-from apsgeo.cf import with_auxiliary
 from apsgeo.errors import InputError, ModelError
+from apsgeo.files.cf import with_auxiliary
+from apsgeo.files.netcdf import groups_of, open_group
 
 __all__ = [
     "load_folder",
@@ -31,7 +30,6 @@ __all__ = [
     "part",
     "read_field",
     "read_kind",
-    "read_provenance",
     "save_folder",
     "write_netcdf",
 ]
@@ -248,7 +246,7 @@ def read_field(
     path = Path(path)
     if variable is not None and "/" in variable:
         group, variable = variable.strip("/").rsplit("/", 1)
-    dataset = _open(path, group)
+    dataset = open_group(path, group)
     described = with_auxiliary(dataset)
     fields = _fields(described)
     if variable is None and len(fields) == 1:
@@ -259,7 +257,7 @@ def read_field(
         return dataset[variable]
     found = ", ".join(map(str, dataset.data_vars)) or "none"
     dataset.close()
-    groups = _groups(path) if group is None else []
+    groups = groups_of(path) if group is None else []
     if groups and not fields:
         raise InputError(
             f"{path} holds its variables in groups; name one of {', '.join(groups)}: group=...",
@@ -272,63 +270,6 @@ def read_field(
             shell=f"--variable {fields[0] if fields else 'NAME'}",
         )
     raise InputError(f"{path} has no variable {variable!r}; its variables: {found}")
-
-
-def _open(path: Path, group: str | None) -> xr.Dataset:
-    """Open a file or a group of it, with the coordinates of the file that the group lacks."""
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; give the path of a netCDF file")
-    try:
-        if group is None:
-            return xr.open_dataset(path, engine="netcdf4")
-        if group.strip("/") not in (groups := _groups(path)):
-            raise InputError(
-                f"{path} has no group {group!r}; its groups: {', '.join(groups) or 'none'}"
-            )
-        dataset = xr.open_dataset(path, group=group, engine="netcdf4")
-        whole = xr.open_dataset(path, engine="netcdf4")
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be read as netCDF: {error}") from error
-    inherited = [
-        name
-        for name, each in whole.coords.items()
-        if name not in dataset.variables
-        and each.ndim
-        and all(dataset.sizes.get(dim) == each.sizes[dim] for dim in each.dims)
-    ]
-    return dataset.assign_coords({name: whole[name] for name in inherited})
-
-
-def _groups(path: Path) -> list[str]:
-    """Return the paths of all groups of a netCDF file."""
-    import netCDF4
-
-    def below(parent: Any) -> list[str]:
-        own = [group.path.strip("/") for group in parent.groups.values()]
-        return own + [path for group in parent.groups.values() for path in below(group)]
-
-    with netCDF4.Dataset(path) as file:
-        return below(file)
-
-
-def read_provenance(path: str | os.PathLike[str], command: str) -> tuple[dict[str, Any], set[str]]:
-    """Return the attributes of a netCDF file for a file made of it, and its unlimited dims.
-
-    The command is put before its ``history``, with the day, so that the same command gives the same
-    bytes for a day; the variable ``SOURCE_DATE_EPOCH`` sets another (reproducible-builds.org).
-
-    Args:
-        path: The netCDF file.
-        command: Command that makes the other file of it.
-    """
-    with xr.open_dataset(path, engine="netcdf4", decode_cf=False) as dataset:
-        attrs, unlimited = dict(dataset.attrs), set(dataset.encoding.get("unlimited_dims", ()))
-    seconds = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-    stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
-    attrs["history"] = f"{stamp}: {command}\n{attrs.get('history', '')}".rstrip()
-    return attrs, unlimited
 
 
 def _fields(dataset: xr.Dataset) -> list[str]:

@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 
 import apsgeo
-from apsgeo.cf import KEPT_ENCODING, MIDDLE, float_encoding, lasting_attrs, without_dangling
 from apsgeo.errors import InputError
+from apsgeo.files.cf import KEPT_ENCODING, MIDDLE, float_encoding, lasting_attrs, without_dangling
 from apsgeo.labels.checks import check_floating, integer
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from apsgeo.cf import float_encoding, without_invalid
 from apsgeo.cli import app
 from apsgeo.distillation.distill import distill
 from apsgeo.errors import OutlierWarning
 from apsgeo.field_prior import FieldPrior
+from apsgeo.files.cf import float_encoding, without_invalid
 from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.io import write_netcdf

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = """
     errors
-    atomic cf
+    atomic files
     io device metrics
     domains
     linalg nn optim
@@ -40,7 +40,7 @@ LAYERS = """
 """
 """Folders and modules; each imports only what stands in lines above its own."""
 
-ONLY = {"metrics": {"errors", "atomic"}, "optim": {"errors", "atomic", "cf", "io"}}
+ONLY = {"metrics": {"errors", "atomic"}, "optim": {"errors", "atomic", "files", "io"}}
 """What some folders have to do with, though more stands above them."""
 
 CROWD = 20

@@ -200,8 +200,11 @@ def _rows_to_one(matrix: scipy.sparse.csr_array, min_sum: float = 0.0) -> scipy.
 def conservative(source: Domain, target: Domain) -> Regridder:
     """Average over the area that each target cell shares with the source cells.
 
-    Latitude-longitude cells are divided into small ones of equal area, each of which is given to
-    the HEALPix pixel that holds its centre: that makes the overlaps. For two global domains they
+    Between two grids of latitudes and longitudes overlaps are exact: each node's share in the
+    integral is kept to rounding.
+
+    For HEALPix, latitude-longitude cells are divided into small ones of equal area, each of which
+    is given to the pixel that holds its centre. For two global domains the overlaps
     are then scaled until they add up to the areas of either (Deming & Stephan 1940), so that each
     node's share in the integral is kept to 1e-4, and constants to rounding. Compared with exact
     overlaps, white noise has an error below 3 % of its standard deviation, a smooth field below
@@ -209,24 +212,45 @@ def conservative(source: Domain, target: Domain) -> Regridder:
 
     Args:
         source: A latitude-longitude grid or HEALPix pixels.
-        target: A domain of the other of these two kinds.
+        target: A domain of these kinds, a latitude-longitude grid if the source is HEALPix.
 
     Raises:
-        InputError: If the domains are not one of each.
+        InputError: If the domains are of other kinds, or both HEALPix.
     """
     if isinstance(source, LatLonDomain) and isinstance(target, HEALPixDomain):
         overlap = _overlap(source, target).T.tocsr()
     elif isinstance(source, HEALPixDomain) and isinstance(target, LatLonDomain):
         overlap = _overlap(target, source)
+    elif isinstance(source, LatLonDomain) and isinstance(target, LatLonDomain):
+        overlap = _overlap_of_grids(source, target)
     else:
         raise InputError(
             f"conservative regridding from {source!r} to {target!r} is not known; one must be a "
-            "LatLonDomain and the other a HEALPixDomain."
+            "LatLonDomain and the other a LatLonDomain or a HEALPixDomain."
         )
     # of a target cell less than half covered nothing is said
     share = overlap.sum(axis=1) / target.areas.numpy()
     kept = scipy.sparse.diags_array((share >= 0.5).astype(np.float64))
     return Regridder(_rows_to_one((kept @ overlap).tocsr()))
+
+
+def _overlap_of_grids(source: LatLonDomain, target: LatLonDomain) -> scipy.sparse.csr_array:
+    """Return the areas `(target N, source N)` that cells of two grids share, in steradians."""
+    rows, columns = [], []
+    for grid in (target, source):
+        sine = np.sin(np.deg2rad(grid.lat_bounds))
+        rows.append(np.sort(np.stack([sine[:-1], sine[1:]]), axis=0))
+        columns.append(np.deg2rad(np.stack([grid.lon_bounds[:-1], grid.lon_bounds[1:]])))
+    turns = 2 * np.pi * np.arange(-3, 4)
+    shared = sum(_shared(columns[0], columns[1] + turn) for turn in turns)
+    bands = scipy.sparse.csr_array(_shared(*rows))
+    return scipy.sparse.kron(bands, scipy.sparse.csr_array(shared)).tocsr()
+
+
+def _shared(first: Array, second: Array) -> Array:
+    """Return the lengths `(n, m)` that intervals `(2, n)` and `(2, m)` share."""
+    low = np.maximum(first[0][:, None], second[0])
+    return (np.minimum(first[1][:, None], second[1]) - low).clip(min=0.0)
 
 
 def _overlap(grid: LatLonDomain, sphere: HEALPixDomain) -> scipy.sparse.csr_array:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from apsgeo.cf import (
+from apsgeo.errors import InputError
+from apsgeo.files.cf import (
     auxiliary_names,
     float_encoding,
     lasting_attrs,
     with_auxiliary,
     without_invalid,
 )
-from apsgeo.errors import InputError
 from apsgeo.labels.dates import Dates
 from apsgeo.labels.times import record_dims
 

@@ -7,22 +7,9 @@ from typing import Any
 
 import xarray as xr
 
-from apsgeo.errors import InputError, UnitsError
+from apsgeo.errors import InputError
 
-__all__ = ["check_floating", "check_units", "integer"]
-
-_SPELLINGS = {
-    "K": ("k", "kelvin", "kelvins", "degk", "deg_k", "degree_kelvin"),
-    "degC": ("c", "degc", "deg_c", "deg c", "°c", "celsius", "degree_celsius", "degrees_celsius"),
-    "Pa": ("pa", "pascal", "pascals"),
-    "hPa": ("hpa", "mbar", "mb", "millibar", "millibars", "hectopascal"),
-}
-_CONVERSIONS = {
-    ("K", "degC"): "obs - 273.15",
-    ("degC", "K"): "obs + 273.15",
-    ("Pa", "hPa"): "obs / 100",
-    ("hPa", "Pa"): "obs * 100",
-}
+__all__ = ["check_floating", "integer"]
 
 
 def integer(value: Any, name: str, *, least: int) -> int:
@@ -51,35 +38,3 @@ def check_floating(obs: xr.DataArray) -> None:
             f"obs has dtype {obs.dtype}, in which no value can be missing; expected floating point "
             "with NaN where nothing was observed: use obs.astype('float32').where(observed)"
         )
-
-
-def check_units(
-    obs: xr.DataArray, units: str | None, *, given: str = "obs", wanted: str = "the model"
-) -> None:
-    """Check the attribute ``units`` against those wanted, where both are known.
-
-    Args:
-        obs: The data.
-        units: Units that are wanted, or None if unknown.
-        given: Name of the data in messages.
-        wanted: Name in messages of what the data are for.
-
-    Raises:
-        UnitsError: If the units differ; the message tells the conversion, if it is a common one.
-    """
-    own = obs.attrs.get("units")
-    if own is None or units is None or _unit(own) == _unit(units):
-        return
-    conversion = _CONVERSIONS.get((_unit(own), _unit(units)), "converted")
-    raise UnitsError(
-        f"{given} has units {own!r}, and {wanted} has {units!r}; "
-        f"use ({conversion}).assign_attrs(obs.attrs, units={units!r})"
-    )
-
-
-def _unit(units: Any) -> str:
-    text = " ".join(str(units).split())
-    for name, spellings in _SPELLINGS.items():
-        if text.lower() in spellings:
-            return name
-    return text

@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from apsgeo.cf import MIDDLE
 from apsgeo.errors import GridError, InputError, OneSeasonWarning
+from apsgeo.files.cf import MIDDLE
 from apsgeo.labels.times import (
     bounds_middle,
     date_codes,

@@ -12,16 +12,16 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apsgeo.cf import without_invalid
 from apsgeo.domains.base import Domain
 from apsgeo.domains.healpix.domain import HEALPixDomain
 from apsgeo.errors import GridError, InputError
+from apsgeo.files.cf import without_invalid
 from apsgeo.labels.channels import as_array
-from apsgeo.labels.checks import check_units
 from apsgeo.labels.dates import Dates
 from apsgeo.labels.healpix import UNSEEN
 from apsgeo.labels.layout import Layout, layout_of
 from apsgeo.labels.times import is_time
+from apsgeo.labels.units import check_units
 
 __all__ = ["Records", "static_fields"]
 

@@ -37,7 +37,7 @@ def regrid(
             (bilinear only) to anything else with points about the centre of the sphere, which gets
             the dim node, with coordinates lat and lon if distances from the centre agree to 1 %.
         method: "bilinear" interpolates; "conservative" averages over areas, and keeps the
-            integral, between a grid and HEALPix. See `apsgeo.domains.regrid`.
+            integral, between grids, and between a grid and HEALPix. See `apsgeo.domains.regrid`.
         min_weight: The least share of weights on values that are there; below it, and where the
             source does not reach, the result is NaN.
 

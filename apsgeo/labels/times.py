@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from apsgeo.cf import MIDDLE
 from apsgeo.errors import GridError, InputError
+from apsgeo.files.cf import MIDDLE
 from apsgeo.labels.latlon import coordinate_of
 
 __all__ = [
@@ -96,7 +96,7 @@ def _dated(coordinate: xr.DataArray) -> bool:
 def bounds_middle(array: xr.DataArray, name: str) -> NDArray[Any] | None:
     """Return the middle (record,) of each record's time, if its dates have bounds.
 
-    `apsgeo.cf.with_auxiliary` made it of them.
+    `apsgeo.files.cf.with_auxiliary` made it of them.
     """
     middle = array.coords.get(f"{name}{MIDDLE}")
     return None if middle is None else np.atleast_1d(middle.values)

@@ -150,6 +150,41 @@ def test_conservative_keeps_constants_and_the_integral(
         np.testing.assert_allclose(share, source.areas, rtol=1e-4)
 
 
+@pytest.mark.parametrize("source", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("target", GRIDS.values(), ids=GRIDS)
+def test_conservative_between_grids_keeps_each_share(
+    source: LatLonDomain, target: LatLonDomain
+) -> None:
+    matrix = conservative(source, target).matrix
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(matrix.T @ target.areas.numpy(), source.areas, rtol=1e-10)
+
+
+def test_conservative_between_grids_by_hand() -> None:
+    source = LatLonDomain([-45.0, 45.0], [0.0, 90.0, 180.0, 270.0])
+    # cells from 45 to 135 and so on; a band from 30 to the pole has half the hemisphere's area
+    target = LatLonDomain([60.0, 0.0, -60.0], [90.0, 270.0], [90, 30, -30, -90], [0, 180, 360])
+    expected = np.zeros((3, 2, 2, 4))
+    expected[0, :, 1], expected[2, :, 0] = np.array([[1, 2, 1, 0], [1, 0, 1, 2]]) / 4, 0
+    expected[2, :, 0] = expected[0, :, 1]
+    expected[1, :, 0] = expected[1, :, 1] = expected[0, :, 1] / 2
+    found = conservative(source, target).matrix.toarray()
+    np.testing.assert_allclose(found, expected.reshape(6, 8), atol=1e-12)
+
+
+def test_conservative_onto_a_part_and_beyond() -> None:
+    source = LatLonDomain(np.arange(45.0, 61.0, 1), np.arange(350.0, 371.0, 1))
+    inside = LatLonDomain([50.0, 54.0], [-4.0, 0.0, 4.0])
+    matrix = conservative(source, inside).matrix
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-12)
+    share = matrix.T @ inside.areas.numpy()
+    assert (share <= source.areas.numpy() * (1 + 1e-12)).all()
+    beyond = LatLonDomain([52.0, 56.0, 60.0, 64.0], [-4.0, 0.0, 4.0])
+    found = conservative(source, beyond).apply(torch.ones(source.num_nodes)).reshape(4, 3)
+    assert torch.isnan(found[3]).all()
+    np.testing.assert_allclose(found[:3], 1, atol=1e-6)
+
+
 def test_conservative_by_hand() -> None:
     """Base pixel 0 is a quarter of the cap with sin(latitude) > 2/3, and a tongue below it."""
     edge = math.degrees(math.asin(2 / 3))

@@ -114,3 +114,11 @@ def test_what_cannot_be_regridded_is_refused(air: xr.DataArray) -> None:
         regrid(air, ImageDomain(3, 4))
     with pytest.raises(GridError, match="nothing says where"):
         regrid(air.rename(lat="a", lon="b"), STATIONS)
+
+
+def test_cells_of_a_coarser_grid_are_means_by_area(air: xr.DataArray) -> None:
+    coarse = LatLonDomain([60.0, 0.0, -60.0], np.arange(15.0, 360.0, 60.0))
+    found = regrid(air, coarse, "conservative")
+    area = xr.DataArray(GRID.areas.reshape(6, 12), dims=("lat", "lon"))
+    expected = (air * area).coarsen(lat=2, lon=2).sum() / area.coarsen(lat=2, lon=2).sum()
+    alike(found.values, expected.values.astype("f4"))

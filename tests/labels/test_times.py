@@ -46,7 +46,7 @@ def model() -> Posterior:
 
 
 def gappy(count: int = 5) -> xr.DataArray:
-    fields = history(6)[-count:]
+    fields = history(6)[60 : 60 + count]
     return fields.where(numpy_seeded(3).random(fields.shape) < 0.2)
 
 

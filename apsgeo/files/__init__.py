@@ -1,0 +1,1 @@
+"""Files of others: netCDF, its groups and its attributes."""
