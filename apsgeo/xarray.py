@@ -117,14 +117,14 @@ def impute(
     records, normals = _observed(obs, posterior, operator, linear), posterior.normals
     observable = normals.observable(linear)
     like, fields = moved(records.array, records.layout, posterior.domain)
-    noise_std = joined(noise_std, records)
+    given: Any = joined(noise_std, records)
     valid = records.layout.channel_places(observable.numpy())
-    each = record_noise(noise_std, records, valid)
+    each = record_noise(given, records, valid)
     sampler = Sampler(
         posterior=posterior,
         members=members,
         seed=seed,
-        noise_std=None if each is not None else node_noise(noise_std, records, observable),
+        noise_std=None if each is not None else node_noise(given, records, observable),
         operator=operator,
         measured=records.layout,
         fields=fields,

@@ -172,7 +172,7 @@ def test_valid_ranges_of_packed_values_are_packed(attrs: Any, inside: list[float
     array.encoding = {"dtype": np.dtype("i2"), "scale_factor": 0.01, "add_offset": 0.0}
     with pytest.warns(OutlierWarning):
         found = without_invalid(array, "obs")
-    assert np.isnan(found).values.tolist() == [
+    assert found.isnull().values.tolist() == [
         False,
         False,
         True,

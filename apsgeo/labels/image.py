@@ -38,7 +38,7 @@ def image_domain_of(array: xr.DataArray, given: str) -> ImageDomain | None:
     if dims is None:
         return None
     y, x = (_axis(array, dim) for dim in dims)
-    sizes = [array.sizes[dim] for dim in dims]
+    sizes = array.sizes[dims[0]], array.sizes[dims[1]]
     units = [str(array[dim].attrs.get("units", "")).lower() for dim in dims if dim in array.coords]
     projected = len(units) == 2 and all(unit in _LENGTHS for unit in units)
     if any(unit.startswith("degree") for unit in units) or (
@@ -49,7 +49,7 @@ def image_domain_of(array: xr.DataArray, given: str) -> ImageDomain | None:
             "curvilinear or rotated grid), or in degrees; its cells differ in area, and are no "
             "pixels. Regrid it to latitudes and longitudes, or pass "
             "domain=apsgeo.GraphDomain.from_latlon(lat.ravel(), lon.ravel(), areas=...); if all "
-            f"cells may count alike, domain=apsgeo.ImageDomain{tuple(sizes)}.",
+            f"cells may count alike, domain=apsgeo.ImageDomain{sizes}.",
             shell="cdo remapbil,GRID in.nc out.nc",
         )
     return ImageDomain(*sizes, _edges(y), _edges(x), y, x)

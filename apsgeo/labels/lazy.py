@@ -172,10 +172,9 @@ def _checked_blocks(
 
     whole_cells = (-1,) * (data.ndim - 1)
     if not isinstance(data, da.Array):
-        checked = Check(quality, whole=gaps)(
-            np.asarray(data), table, None if noise is None else np.asarray(noise)
-        )
-        return da.from_array(checked, chunks=(most, *whole_cells), name=False)
+        errors = None if noise is None else np.asarray(noise)
+        values = Check(quality, whole=gaps)(np.asarray(data), table, errors)
+        return da.from_array(values, chunks=(most, *whole_cells), name=False)
     check = Check(quality, whole=gaps and data.numblocks[0] == 1)
     data = data.rechunk((data.chunks[0], *whole_cells))
     if noise is not None:

@@ -67,7 +67,8 @@ def check_control(control: Any) -> Control:
 
 def is_fill(values: Array) -> NDArray[np.bool_]:
     """Tell which values are ones that files are known to hold where there is none."""
-    return np.isclose(values[..., None], _FILLS, rtol=1e-6, atol=0.0).any(-1)
+    close: NDArray[np.bool_] = np.isclose(values[..., None], _FILLS, rtol=1e-6, atol=0.0)
+    return np.asarray(close.any(-1))
 
 
 @dataclass(frozen=True)

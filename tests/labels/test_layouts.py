@@ -135,6 +135,7 @@ def test_pixels_are_known_by_their_coordinates() -> None:
         assert layout_of(elsewhere.drop_vars(["y", "x"]), domain).order is None
     # means over blocks are where the blocks are
     coarse = domain.coarse()
+    assert isinstance(coarse, ImageDomain)
     assert coarse.y is not None
     assert coarse.x is not None
     assert (coarse.y.tolist(), coarse.x.tolist()) == ([35.0, 15.0], [305.0, 330.0])

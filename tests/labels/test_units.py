@@ -40,7 +40,7 @@ from tests.cases import history, numpy_seeded
 def test_units_are_understood(own: str, wanted: str, expected: Any) -> None:
     found = conversion(own, wanted)
     assert (found is None) == (expected is None)
-    if expected is not None:
+    if found is not None:
         np.testing.assert_allclose(found, expected, rtol=1e-12)
         scale, offset = conversion(wanted, own)  # type: ignore[misc]
         np.testing.assert_allclose(
@@ -70,10 +70,12 @@ def test_scores_are_those_of_the_same_units() -> None:
     same, other = (score_ensemble(ensemble, each, progress=False) for each in (truth, kelvin))
     for name in ("crps", "rmse", "spread_skill", "coverage90"):
         assert getattr(same, name) == pytest.approx(getattr(other, name), rel=1e-4)
-    for score in (crps, rmse, spread_skill):
+    by_name: list[Any] = [crps, rmse, spread_skill]
+    for score in by_name:
         found = score(ensemble, kelvin)
         np.testing.assert_allclose(found, score(ensemble, truth), rtol=1e-4)
         assert found.attrs.get("units", "degC") == "degC"
-    for score in (crps, rmse, lambda *fields: score_ensemble(*fields, progress=False)):
+    scores: list[Any] = [crps, rmse, score_ensemble]
+    for score in scores:
         with pytest.raises(UnitsError, match="truth has units 'mm', and"):
             score(ensemble, truth.assign_attrs(units="mm"))
