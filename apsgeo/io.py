@@ -20,7 +20,7 @@ from torch import Tensor
 
 from apsgeo.atomic import atomic_file, atomic_folder
 from apsgeo.errors import InputError, ModelError
-from apsgeo.files.cf import with_auxiliary
+from apsgeo.files.cf import with_auxiliary, writable
 from apsgeo.files.netcdf import groups_of, open_group
 
 __all__ = [
@@ -206,7 +206,7 @@ def write_netcdf(
     Raises:
         OutputExistsError: If something is at ``path`` and ``overwrite`` is false, or it is a
             folder.
-        InputError: If a DataArray has no name.
+        InputError: If a DataArray has no name, or the path is that of a Zarr store.
     """
     if isinstance(data, xr.DataArray):
         if data.name is None:
@@ -216,6 +216,11 @@ def write_netcdf(
             )
         data = data.to_dataset()
     path = Path(path)
+    if path.suffix == ".zarr":
+        raise InputError(
+            f"{path} is to be a netCDF file, and no Zarr store; give it the suffix .nc"
+        )
+    data = writable(data)
     with atomic_file(path, overwrite) as temporary, dask.config.set(scheduler="synchronous"):
         data.to_netcdf(
             temporary,
@@ -255,7 +260,7 @@ def read_field(
         return described[variable]
     if variable in dataset.data_vars:
         return dataset[variable]
-    found = ", ".join(map(str, dataset.data_vars)) or "none"
+    found = ", ".join(map(str, described.data_vars)) or "none"
     dataset.close()
     groups = groups_of(path) if group is None else []
     if groups and not fields:

@@ -13,7 +13,8 @@ import xarray as xr
 
 import apsgeo
 from apsgeo.errors import InputError
-from apsgeo.files.cf import KEPT_ENCODING, MIDDLE, float_encoding, lasting_attrs, without_dangling
+from apsgeo.files.cf import KEPT_ENCODING, MIDDLE, float_encoding, lasting_attrs
+from apsgeo.files.netcdf import unlimited_dims_of
 from apsgeo.labels.checks import check_floating, integer
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def impute(
     Name, attributes, coordinates and encoding are those of ``obs``, without what described its own
     values (ranges, fill values, flags) or names variables that are not there, without its layout in
     a file, which a larger array cannot keep, and without packing to integers, whose range members
-    may leave. Where ``obs`` is on a coarser domain, dims keep their names, and have the coordinates
-    of the model's domain, in its order.
+    may leave. Where ``obs`` is on a coarser domain, or on some of the model's HEALPix pixels, dims
+    keep their names, and have the coordinates of the model's domain, in its order.
 
     Args:
         obs: Observed fields on the model's domain, or on the coarser one that its operator
@@ -144,6 +145,7 @@ def _observed(
     obs: xr.DataArray | xr.Dataset, posterior: Posterior, operator: Operator, linear: LinearMap
 ) -> Records:
     """Read the observed fields, and check that the model fits them."""
+    from apsgeo.labels.healpix import onto_pixels
     from apsgeo.labels.records import Records
 
     if linear.codomain is None:
@@ -153,7 +155,9 @@ def _observed(
         )
     here = linear.codomain == posterior.domain
     wanted = "the model" if here else f"the model's {operator!r}"
-    records = Records.of(obs, linear.codomain, given="obs", wanted=wanted)
+    records = Records.of(
+        onto_pixels(obs, linear.codomain), linear.codomain, given="obs", wanted=wanted
+    )
     channels = posterior.normals.channels
     records.check("the model", posterior.variable, posterior.units, channels)
     check_floating(records.array)
@@ -167,7 +171,7 @@ def write_ensemble(
     *,
     overwrite: bool = False,
     attrs: Mapping[str, Any] | None = None,
-    unlimited_dims: Iterable[str] = (),
+    unlimited_dims: Iterable[str] | None = None,
 ) -> Path:
     """Write an ensemble as CF netCDF, compressed and atomically, drawing it block by block.
 
@@ -178,7 +182,8 @@ def write_ensemble(
         path: Path of the file to make.
         overwrite: Whether a file that is already there is replaced.
         attrs: Attributes of the file as a whole, such as ``title``.
-        unlimited_dims: Dims to which records can be added later, such as time.
+        unlimited_dims: Dims to which records can be added later; by default those of the file that
+            the observations were read from.
 
     Raises:
         OutputExistsError: If something is at ``path`` and ``overwrite`` is false.
@@ -191,8 +196,9 @@ def write_ensemble(
     dataset = ensemble.to_dataset(name=_name(ensemble))
     dataset.attrs = {"Conventions": CONVENTIONS, "source": f"apsgeo {apsgeo.__version__}"}
     dataset.attrs |= attrs or {}
+    if unlimited_dims is None:
+        unlimited_dims = ensemble.encoding.get("unlimited_dims", ())
     dataset.encoding["unlimited_dims"] = {dim for dim in unlimited_dims if dim in dataset.dims}
-    dataset = without_dangling(dataset)
     encoding = float_encoding(ensemble.encoding, ensemble.dtype)
     encoding["chunksizes"] = _field_shape(ensemble)
     encoding.pop("coordinates", None)  # xarray finds them anew, and refuses them here
@@ -310,4 +316,6 @@ def _labelled(
     for coordinate in ensemble.coords.values():
         coordinate.encoding = {k: v for k, v in coordinate.encoding.items() if k in KEPT_ENCODING}
     ensemble.encoding = float_encoding(like.encoding, like.dtype)
+    if unlimited := unlimited_dims_of(like):
+        ensemble.encoding["unlimited_dims"] = unlimited
     return ensemble

@@ -232,3 +232,12 @@ def test_the_command_takes_noise_from_a_variable_and_controls_quality(tmp_path: 
     assert "by --noise-variable air_error" in " ".join(result.output.split())
     result = run("--noise-std", "1", "--noise-variable", "air_error")
     assert (result.exit_code, "not by both" in result.output) == (2, True)
+
+
+def test_what_is_unlimited_in_the_file_stays_so(tmp_path: Path) -> None:
+    dataset = gappy().to_dataset()
+    dataset.encoding["unlimited_dims"] = {"time"}
+    with xr.open_dataset(write_netcdf(dataset, tmp_path / "obs.nc")) as opened:
+        file = write_ensemble(impute(opened.air, model(), 2), tmp_path / "out.nc")
+    with netCDF4.Dataset(file) as written:
+        assert [k for k, d in written.dimensions.items() if d.isunlimited()] == ["time"]

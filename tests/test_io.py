@@ -394,3 +394,31 @@ def test_a_variable_in_a_group_is_found_by_its_group(tmp_path: Path) -> None:
         read_field(file)
     with pytest.raises(InputError, match="no group 'OTHER'; its groups: PRODUCT, PRODUCT/DETAIL"):
         read_field(file, group="OTHER")
+
+
+@pytest.mark.parametrize("calendar", ["standard", "noleap", "360_day"])
+@pytest.mark.parametrize("unit", ["months", "years"])
+def test_times_in_months_and_years_are_read(tmp_path: Path, calendar: str, unit: str) -> None:
+    file, count = tmp_path / "months.nc", np.array([0.0, 1.0, 13.0, 14.5])
+    with netCDF4.Dataset(file, "w") as root:
+        root.createDimension("time", 4)
+        root.createDimension("x", 2)
+        time = root.createVariable("time", "f8", ("time",))
+        time.units, time.calendar = f"{unit} since 2015-12-01", calendar
+        time[:] = count / (12 if unit == "years" else 1)
+        root.createVariable("tas", "f8", ("time", "x"))[:] = 1.0
+    if (unit, calendar) == ("months", "360_day"):  # xarray reads these itself
+        expected = ["2015-12-01", "2016-01-01", "2017-01-01", "2017-02-16"]
+    else:
+        expected = ["2015-12-01", "2016-01-01", "2017-01-01", "2017-02-15"]
+        expected[3] = "2017-02-16" if calendar == "360_day" else "2017-02-15"
+    found = read_field(file)
+    assert [str(each)[:10] for each in found.time.values] == expected
+    assert (found.time.dtype.kind == "M") == (calendar == "standard")
+    with xr.open_dataset(write_netcdf(found, tmp_path / "out.nc")) as again:
+        assert [str(each)[:10] for each in again.time.values] == expected
+
+
+def test_what_is_named_as_zarr_is_not_written_as_netcdf(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"and no Zarr store; give it the suffix .nc"):
+        write_netcdf(xr.DataArray(0.0, name="x"), tmp_path / "out.zarr")

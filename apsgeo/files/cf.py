@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
@@ -20,8 +21,8 @@ __all__ = [
     "float_encoding",
     "lasting_attrs",
     "with_auxiliary",
-    "without_dangling",
     "without_invalid",
+    "writable",
 ]
 
 DESCRIBING = ("bounds", "climatology", "grid_mapping", "cell_measures", "ancillary_variables")
@@ -66,8 +67,11 @@ def _dangles(value: Any, names: Container[Any]) -> bool:
     return any(word not in names for word in str(value).split() if not word.endswith(":"))
 
 
-def without_dangling(dataset: xr.Dataset) -> xr.Dataset:
-    """Leave out the attributes that name variables which a data set lacks."""
+def writable(dataset: xr.Dataset) -> xr.Dataset:
+    """Leave out attributes that name variables which a data set lacks, and write times in days.
+
+    Times in months or years, which are no fixed length, are read, but not written.
+    """
     dataset = dataset.copy()
     for name, variable in dataset.variables.items():
         each = dataset[name]
@@ -81,6 +85,9 @@ def without_dangling(dataset: xr.Dataset) -> xr.Dataset:
             for key, value in variable.encoding.items()
             if key not in DESCRIBING or not _dangles(value, dataset.variables)
         }
+        units = str(variable.encoding.get("units", ""))
+        if re.match("(month|year)s? since ", units):
+            each.encoding["units"] = re.sub("^(month|year)s?", "days", units)
     return dataset
 
 
@@ -128,7 +135,8 @@ def without_invalid(array: xr.DataArray, given: str, fills: Iterable[float] = ()
         outside = (values < low_) | (values > high_)
         if outside.any():
             warnings.warn(
-                f"{given} has {outside.sum()} values outside its own valid range, {low} to {high}, "
+                f"{given} has {outside.sum()} values outside its own valid range, {low_:.6g} to "
+                f"{high_:.6g}, "
                 f"such as {values[outside][0]:g}: they count as missing",
                 OutlierWarning,
                 stacklevel=3,

@@ -25,6 +25,7 @@ from apsgeo.labels.times import (
 __all__ = ["Dates"]
 
 _MONTHS = 12
+_SETTAXIS = "cdo settaxis,1981-01-01,12:00:00,1mon in.nc out.nc"
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +141,11 @@ class Dates:
             return np.zeros(len(self), dtype=np.int64)
         if not self.known:
             raise InputError(
-                f"the model knows {seasons} seasons, and {self.given} has no dates; give it a "
-                "coordinate 'time' of dates: .assign_coords(time=...)"
+                f"the model knows {seasons} seasons, and {self.given} has no dates, but "
+                f"{self.names[0]}, ...; give it a coordinate 'time' of dates: "
+                ".assign_coords(time=...), of numbers like 201601 by pandas.to_datetime(time, "
+                "format='%Y%m')",
+                shell=_SETTAXIS,
             )
         return (date_codes(self.values if self.middle is None else self.middle, 2) - 1) % 13
 
@@ -174,7 +178,10 @@ class Dates:
         self._check_finite()
         self.check_unique()
         if not ((ticks[1:] > ticks[:-1]).all() or (ticks[1:] < ticks[:-1]).all()):
-            raise GridError(f"{name!r} neither ascends nor descends; use .sortby({name!r})")
+            raise GridError(
+                f"{name!r} neither ascends nor descends; use .sortby({name!r})",
+                shell="cdo sorttimestamp in.nc out.nc",
+            )
 
     def _check_finite(self) -> None:
         if self.values.dtype.kind in "Mmf" and (bad := ~np.isfinite(self.values)).any():
@@ -193,7 +200,8 @@ class Dates:
         if len(counts) < len(self):
             raise GridError(
                 f"{self.coordinate!r} holds {self.values[first[counts.argmax()]]} {counts.max()} "
-                f"times in {self.given}; keep one: .drop_duplicates({self.coordinate!r})"
+                f"times in {self.given}; keep one: .drop_duplicates({self.coordinate!r})",
+                shell="cdo mergetime, which keeps one of equal times with SKIP_SAME_TIME=1",
             )
 
     def check_history(self) -> None:
@@ -208,7 +216,8 @@ class Dates:
                 f"the times of {self.given} hold no dates, which tell the seasons and what is held "
                 f"out, but {self.names[0]}, ...; assign them: .assign_coords(time=xr.date_range("
                 "'1981-01', periods=len(history), freq='MS')), say, or name the dim 'sample' if "
-                "these are samples without dates."
+                "these are samples without dates.",
+                shell=_SETTAXIS,
             )
         if self.stacked:
             self._check_finite()
@@ -216,7 +225,10 @@ class Dates:
         self.check_order()
         if (self.ticks[1:] < self.ticks[:-1]).any():
             name = self.coordinate
-            raise GridError(f"the times of {self.given} must ascend; use .sortby({name!r}).")
+            raise GridError(
+                f"the times of {self.given} must ascend; use .sortby({name!r}).",
+                shell="cdo sorttimestamp in.nc out.nc",
+            )
 
     def within(self, first: str, last: str) -> NDArray[np.bool_]:
         """Tell which records (record,) lie between two dates, each of which may be a year or month.

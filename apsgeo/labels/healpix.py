@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from apsgeo.domains.base import Domain
 from apsgeo.domains.healpix.domain import HEALPixDomain
 from apsgeo.errors import GridError, InputError
 
@@ -23,12 +24,15 @@ __all__ = [
     "healpix_domain_of",
     "is_healpix",
     "label_healpix",
+    "onto_pixels",
     "read_healpix",
     "to_healpix_map",
 ]
 
 GRID_MAPPING = "crs"  # the coordinate that `label_healpix` makes
 UNSEEN = -1.6375e30  # healpy's value of pixels without one
+
+Fields = TypeVar("Fields", xr.DataArray, xr.Dataset)
 
 _SCHEMES = {"nested": True, "nest": True, "ring": False}
 
@@ -215,6 +219,36 @@ def healpix_domain_of(array: xr.DataArray) -> HEALPixDomain:
             )
         return HEALPixDomain(nside, _SCHEMES[scheme])
     return HEALPixDomain(nside, _SCHEMES[scheme], array[coordinate].values)
+
+
+def onto_pixels(array: Fields, domain: Domain | None) -> Fields:
+    """Return fields on some pixels of a HEALPix domain as fields on all of it, NaN on the others.
+
+    Lazily with dask. What is not labelled as a part of the domain comes back as it is.
+
+    Args:
+        array: Array or data set with cell ids.
+        domain: Domain of the pixels that are wanted.
+    """
+    first = array if isinstance(array, xr.DataArray) else next(iter(array.data_vars.values()), None)
+    if not isinstance(domain, HEALPixDomain) or first is None or _marks(first)[0] is None:
+        return array
+    own, dim = healpix_domain_of(first), healpix_dim(first)
+    if own.nside != domain.nside or own.num_nodes >= domain.num_nodes:
+        return array
+    place = own.node_at(domain.positions.numpy())
+    if int((place >= 0).sum()) < own.num_nodes:
+        return array  # some are none of the domain's: the layout says so
+    labels = healpix_coords(domain, dim)
+    gone = [name for name, each in array.coords.items() if dim in each.dims]
+    there = xr.DataArray(place >= 0, dims=dim)
+    spread = array.isel({dim: place.clip(min=0)}).drop_vars([*gone, GRID_MAPPING], errors="ignore")
+    spread = spread.where(there).assign_coords(labels).assign_attrs(array.attrs)
+    if isinstance(spread, xr.DataArray):
+        kept = {k: v for k, v in array.encoding.items() if k != "coordinates"}
+        spread.encoding = kept | {"grid_mapping": GRID_MAPPING}
+        spread = spread.transpose(*first.dims)
+    return spread
 
 
 def _nside(marks: Mapping[str, Any]) -> int | None:

@@ -73,7 +73,8 @@ class Layout:
         if len(records) > 1:
             raise GridError(
                 f"the array has dims {array.dims}; expected a time dimension and "
-                f"{', '.join(map(repr, self.cells))}. {_mended(array, records)}"
+                f"{', '.join(map(repr, self.cells))}. {_mended(array, records)}",
+                shell="cdo sellevidx,1 in.nc out.nc, or ncks -d DIM,0 in.nc out.nc",
             )
         return array.transpose(*records, *self.cells)
 

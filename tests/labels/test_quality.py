@@ -202,5 +202,8 @@ def test_unseen_is_no_value_on_healpix() -> None:
         masked = maps(healpy.ma(unseen))
         assert int(masked.isnull().sum()) == int((~seen).sum())
         alike(impute(masked, posterior, 2), expected)
+    part = impute(maps(values[:4]).isel(cells=slice(5, 90)), posterior, 2)
+    whole = maps(np.where((np.arange(192) >= 5) & (np.arange(192) < 90), values[:4], np.nan))
+    alike(part, impute(whole, posterior, 2))
     with pytest.raises(InputError, match=r"missing.*values that change"):
         fit(maps(np.where(np.arange(60)[:, None] == 3, np.float32(healpy.UNSEEN), values)))
