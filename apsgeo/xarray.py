@@ -82,7 +82,7 @@ def impute(
         quality_control: What becomes of values more than ten standard deviations (of the prior and
             the noise) from the prior's mean: "flag" uses them, "reject" takes them for missing.
             Either warns, and takes for missing what is no value: well-known fill values so far
-            away, and what is a thousand standard deviations away. "off" looks at nothing.
+            away, and what is a hundred standard deviations away. "off" looks at nothing.
 
     Returns:
         Members (member, time, lat, lon), or with the other dims of ``obs``, dask, in its dtype;

@@ -129,7 +129,7 @@ class Dates:
         """Name of each record in messages."""
         if self.coordinate is None:
             return [f"record {place}" for place in self.values]
-        return [str(value).removesuffix("T00:00:00.000000000") for value in self.values]
+        return [re.sub(r"[T ]00:00:00(\.0+)?$", "", str(value)) for value in self.values]
 
     def season(self, seasons: int) -> NDArray[np.int64]:
         """Return the index (record,) of each record's season: month - 1, or 0 if there is only one.

@@ -23,7 +23,8 @@ Control = Literal["flag", "reject", "off"]
 Array = NDArray[Any]
 
 THRESHOLD = 10.0  # standard deviations of the prior beyond which a value is an outlier
-_NO_VALUE = 1000.0  # and beyond which it cannot be one
+_NO_VALUE = 100.0  # and beyond which it cannot be one
+_FAR = 1000.0  # ranges of a history's values beyond which one cannot be a value
 _HISTORY_THRESHOLD = 20.0  # a history is longer, and its spread less well known
 _LEAST_SPREAD = 0.5  # of all nodes' spread: where a field hardly varies, rare is not wrong
 _LEAST_RECORDS = 12  # of fewer nothing is said
@@ -115,7 +116,7 @@ class Innovations:
     """Compare observed values with what a prior knows, in units of its spread and their noise.
 
     Values beyond ten standard deviations are outliers. They are taken for missing, with a warning,
-    where that is no physical value: a well-known fill value, or a thousand standard deviations
+    where that is no physical value: a well-known fill value, or a hundred standard deviations
     away. Others are used with a warning ("flag"), or taken for missing as well ("reject").
 
     Attributes:
@@ -307,7 +308,7 @@ def _fills_in(values: Array) -> NDArray[np.bool_]:
         away = np.maximum(low - values, values - high)
         beyond = away > 3.0 * (high - low)
         none[beyond] = _is_fill_of_few(values[beyond])
-        none |= (away > _NO_VALUE * (high - low)) & (high > low)
+        none |= (away > _FAR * (high - low)) & (high > low)
     return none
 
 
