@@ -223,6 +223,27 @@ def energy_score(
     return _apply(scores.energy_score, ensemble, truth, dim, weights, member_dim, keep_attrs)
 
 
+def _check_labels(
+    ensemble: xr.DataArray, truth: xr.DataArray, weights: xr.DataArray, dims: list[Hashable]
+) -> None:
+    """Check that what is averaged together has the same coordinates.
+
+    Raises:
+        InputError: If it has not.
+    """
+    for name, other in (("ensemble", ensemble), ("weights", weights)):
+        for dim in dims:
+            both = dim in other.coords and dim in truth.coords
+            if other.sizes[dim] != truth.sizes[dim] or (
+                both and not np.array_equal(other[dim].values, truth[dim].values)
+            ):
+                raise InputError(
+                    f"{name} and truth have other coordinates {dim!r} ({other.sizes[dim]} and "
+                    f"{truth.sizes[dim]}); select the same ones, in the same order, such as "
+                    f"truth.sel({dim}={name}[{dim!r}], method='nearest')"
+                )
+
+
 def _apply(
     kernel: Callable[..., NDArray[np.float64]],
     ensemble: xr.DataArray,
@@ -263,6 +284,7 @@ def _apply(
         members = np.broadcast_to(members, (len(members), *truth.shape))
         return kernel(members, truth, weights)
 
+    _check_labels(ensemble, truth, weights, core)
     score = xr.apply_ufunc(
         flat,
         ensemble,

@@ -141,9 +141,7 @@ def impute(
     return cast(Fields, whole)
 
 
-def _observed(
-    obs: xr.DataArray | xr.Dataset, posterior: Posterior, operator: Operator, linear: LinearMap
-) -> Records:
+def _observed(obs: Fields, posterior: Posterior, operator: Operator, linear: LinearMap) -> Records:
     """Read the observed fields, and check that the model fits them."""
     from apsgeo.labels.healpix import onto_pixels
     from apsgeo.labels.records import Records

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from apsgeo.cli import app
 from apsgeo.distillation.distill import distill
-from apsgeo.errors import OutlierWarning
+from apsgeo.errors import InputError, OutlierWarning
 from apsgeo.field_prior import FieldPrior
 from apsgeo.files.cf import float_encoding, without_invalid
 from apsgeo.flows.build import CouplingSpec
@@ -241,3 +241,10 @@ def test_what_is_unlimited_in_the_file_stays_so(tmp_path: Path) -> None:
         file = write_ensemble(impute(opened.air, model(), 2), tmp_path / "out.nc")
     with netCDF4.Dataset(file) as written:
         assert [k for k, d in written.dimensions.items() if d.isunlimited()] == ["time"]
+
+
+def test_values_that_are_still_packed_are_refused() -> None:
+    packed = gappy().assign_attrs(scale_factor=0.01, add_offset=273.15)
+    with pytest.raises(InputError, match="values are packed; open .* with mask_and_scale=True"):
+        impute(packed, model(), 2)
+    alike(impute(gappy().assign_attrs(scale_factor=1.0), model(), 2), impute(gappy(), model(), 2))

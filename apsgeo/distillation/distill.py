@@ -38,6 +38,8 @@ from apsgeo.flows.start import Known
 from apsgeo.gaussian.draws import WhiteNoise
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.vecchia import VecchiaPrior
+from apsgeo.labels.quality import checked_history
+from apsgeo.labels.records import Records
 from apsgeo.measurement import Family
 from apsgeo.operators import Operator
 from apsgeo.optim.checkpoint import digest
@@ -141,7 +143,7 @@ def distill(
     for member in operator.typical():
         spec.check(family.on(member))
     noise = Noise.of(noise_std, family, channels)
-    records = prior.history if history is None else prior.records(history)
+    records = prior.history if history is None else _complete(prior, history)
     training = training.filled(steps=2000, batch=12, settings=settings)
     generator = torch.Generator().manual_seed(seed)
     teacher = teacher_of(prior, records, teacher)
@@ -169,7 +171,8 @@ def distill(
                 tqdm.write(foretell(measuring, learned, bases, rounds, loss, training), sys.stderr)
         train = measuring.simulated(learned, bases, rounds)
     else:
-        train = measuring.real(prior.records(measurements, "the measurements"))
+        real = prior.records(measurements, "the measurements")
+        train = measuring.real(checked_history(real, "flag"))
     held = measuring.held_out(later)
     with on_device(device, flow, prior.diffusion):
         options = {"objective": objective, "score_weight": score_weight, "annealing": annealing}
@@ -290,6 +293,23 @@ def _log_density(prior: FieldPrior) -> LogDensity:
         return bound(signal, generator=generator, points=_DENSITY_POINTS).value
 
     return estimate
+
+
+def _complete(prior: FieldPrior, history: xr.DataArray | xr.Dataset) -> Records:
+    """Return the records of a history without fill values, and check that none is missing.
+
+    Raises:
+        InputError: If there are missing values where the prior has some.
+    """
+    records = checked_history(prior.records(history), "flag")
+    missing = records.values.isnan() & prior.normals.valid
+    if bool(missing.any()):
+        raise InputError(
+            f"{records.given} has {int(missing.sum())} missing values, in "
+            f"{int(missing.flatten(1).any(1).sum())} records, where the prior has values; fill "
+            "them, or leave these records out"
+        )
+    return records
 
 
 def _check_density(prior: FieldPrior, spec: FlowSpec, mode: Mode) -> None:

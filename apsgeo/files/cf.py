@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from apsgeo.errors import OutlierWarning
+from apsgeo.errors import InputError, OutlierWarning
 
 __all__ = [
     "DESCRIBING",
@@ -119,9 +119,18 @@ def without_invalid(array: xr.DataArray, given: str, fills: Iterable[float] = ()
         given: Name of the array in messages.
         fills: Further values that are none.
 
+    Raises:
+        InputError: If values are packed, by attributes that were not decoded.
+
     Warns:
         OutlierWarning: If there are values outside the range.
     """
+    packing = [float(array.attrs.get(k, d)) for k, d in (("scale_factor", 1), ("add_offset", 0))]
+    if packing != [1.0, 0.0]:
+        raise InputError(
+            f"{given} has the attributes scale_factor and add_offset, {packing}: its values are "
+            "packed; open the file with mask_and_scale=True, or use xarray.decode_cf(dataset)"
+        )
     low, high = _valid_range(array)
     named = [array.attrs[name] for name in ("missing_value", "_FillValue") if name in array.attrs]
     fills = [*fills, *(float(fill) for each in named for fill in np.ravel(each))]

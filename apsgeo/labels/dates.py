@@ -119,10 +119,21 @@ class Dates:
         """
         kind = self.values.dtype.kind
         if kind in "MmO":
-            return 1000 * self.ticks  # wraps around far from 1970, which an identifier may
+            times = 1000 * self.ticks  # wraps around far from 1970, which an identifier may
+            return times + self._repetition if self.stacked else times
         if kind == "f":
             return self.values.astype(np.float64).view(np.int64)
         return self.values.astype(np.int64)
+
+    @property
+    def _repetition(self) -> NDArray[np.int64]:
+        """How many records (record,) before each have the same date."""
+        order = self.ticks.argsort(kind="stable")
+        ticks, count = self.ticks[order], np.arange(len(self))
+        first = np.maximum.accumulate(np.where(np.diff(ticks, prepend=ticks[0] - 1) != 0, count, 0))
+        repetition = np.empty(len(self), np.int64)
+        repetition[order] = count - first
+        return repetition
 
     @property
     def names(self) -> list[str]:
@@ -169,13 +180,15 @@ class Dates:
         return 1
 
     def check_order(self) -> None:
-        """Check that no value is missing, and that values ascend or descend.
+        """Check that no value is missing, and that values ascend or descend, unless stacked.
 
         Raises:
             GridError: If a value is missing or repeated, or they do neither.
         """
         name, ticks = self.coordinate, self.ticks
         self._check_finite()
+        if self.stacked:
+            return
         self.check_unique()
         if not ((ticks[1:] > ticks[:-1]).all() or (ticks[1:] < ticks[:-1]).all()):
             raise GridError(
@@ -219,11 +232,8 @@ class Dates:
                 "these are samples without dates.",
                 shell=_SETTAXIS,
             )
-        if self.stacked:
-            self._check_finite()
-            return
         self.check_order()
-        if (self.ticks[1:] < self.ticks[:-1]).any():
+        if not self.stacked and (self.ticks[1:] < self.ticks[:-1]).any():
             name = self.coordinate
             raise GridError(
                 f"the times of {self.given} must ascend; use .sortby({name!r}).",

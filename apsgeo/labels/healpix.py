@@ -240,7 +240,7 @@ def onto_pixels(array: Fields, domain: Domain | None) -> Fields:
     if int((place >= 0).sum()) < own.num_nodes:
         return array  # some are none of the domain's: the layout says so
     labels = healpix_coords(domain, dim)
-    gone = [name for name, each in array.coords.items() if dim in each.dims]
+    gone: list[Any] = [name for name, each in array.coords.items() if dim in each.dims]
     there = xr.DataArray(place >= 0, dims=dim)
     spread = array.isel({dim: place.clip(min=0)}).drop_vars([*gone, GRID_MAPPING], errors="ignore")
     spread = spread.where(there).assign_coords(labels).assign_attrs(array.attrs)

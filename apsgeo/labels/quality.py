@@ -308,7 +308,7 @@ def _fills_in(values: Array) -> NDArray[np.bool_]:
         away = np.maximum(low - values, values - high)
         beyond = away > 3.0 * (high - low)
         none[beyond] = _is_fill_of_few(values[beyond])
-        none |= (away > _FAR * (high - low)) & (high > low)
+        none |= (away > _FAR * (high - low)) & (high > low) & np.isfinite(values)
     return none
 
 
@@ -334,6 +334,7 @@ def _outliers(
     step = max(1, _BLOCK // len(columns))
     for start in range(0, columns.shape[1], step):
         away = torch.from_numpy(np.array(columns[:, start : start + step], np.float64))
+        away[away.isinf()] = torch.nan
         for each in np.unique(season):
             rows = torch.from_numpy(season == each)
             away[rows] = (away[rows] - away[rows].nanmedian(0).values).abs()

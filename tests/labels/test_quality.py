@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from apsgeo.distillation.distill import distill
 from apsgeo.domains import HEALPixDomain
 from apsgeo.errors import ApsgeoWarning, InputError, OnLandWarning, OutlierWarning
 from apsgeo.field_prior import FieldPrior
@@ -207,3 +208,13 @@ def test_unseen_is_no_value_on_healpix() -> None:
     alike(part, impute(whole, posterior, 2))
     with pytest.raises(InputError, match=r"missing.*values that change"):
         fit(maps(np.where(np.arange(60)[:, None] == 3, np.float32(healpy.UNSEEN), values)))
+
+
+def test_a_flow_is_not_taught_fill_values() -> None:
+    prior = fit(history(5))
+    wrong = history(5).where(history(5).time != history(5).time[4], -9999.0)
+    with (
+        pytest.warns(OutlierWarning, match="60 fill values"),
+        pytest.raises(InputError, match="60 missing values, in 1 records, where the prior"),
+    ):
+        distill(prior, Mask(), 0.3, history=wrong, steps=0, progress=False)

@@ -138,6 +138,17 @@ def test_stacked_ensembles_keep_their_dates() -> None:
     assert held.array.time.values.min() > learned.array.time.values.max()
 
 
+def test_members_of_a_stacked_ensemble_are_filled_alone() -> None:
+    runs = xr.concat([gappy(), gappy() + 1.0], xr.Variable("run", [0, 1]))
+    found = impute(runs.stack(record=("run", "time")), model(), 2).unstack("record")
+    assert found.sizes == {"member": 2, "lat": 6, "lon": 10, "run": 2, "time": 5}
+    expected = impute(gappy(), model(), 2).transpose("member", "lat", "lon", "time")
+    alike(found.sel(run=0, drop=True), expected)
+    # by another noise: with the same, members would differ by about one everywhere
+    difference = found.sel(run=1) - found.sel(run=0)
+    assert float(difference.where(gappy().isnull()).std()) > 0.3
+
+
 def test_repeated_and_unsorted_times_say_how_to_mend_them() -> None:
     twice = xr.concat([history(5), history(5)[:1]], "time")
     with pytest.raises(GridError, match=r"1990-01-01.* 2 times .*drop_duplicates\('time'\)"):

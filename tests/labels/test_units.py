@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from apsgeo.errors import UnitsError
+from apsgeo.errors import InputError, UnitsError
 from apsgeo.evaluation import crps, rmse, score_ensemble, spread_skill
 from apsgeo.labels.units import check_units, conversion
 from tests.cases import history, numpy_seeded
@@ -79,3 +79,11 @@ def test_scores_are_those_of_the_same_units() -> None:
     for score in scores:
         with pytest.raises(UnitsError, match="truth has units 'mm', and"):
             score(ensemble, truth.assign_attrs(units="mm"))
+
+
+def test_scores_of_other_coordinates_are_refused() -> None:
+    truth = history(1)
+    ensemble = truth.expand_dims(member=3)
+    for other in (truth[::-1], truth[1:], truth.assign_coords(lat=truth.lat + 1)):
+        with pytest.raises(InputError, match=r"ensemble and truth have other coordinates"):
+            crps(ensemble, other)
