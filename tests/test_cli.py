@@ -272,7 +272,7 @@ def test_evaluate_counts_hidden_cells_only_and_aligns_by_label(
     [
         (lambda truth: truth[:-1], "no record for 1 of the ensemble's 5 times, such as 2012-12"),
         (lambda truth: truth.isel(lon=slice(4)), "the truth is on LatLonDomain.*the ensemble on"),
-        (lambda truth: truth.assign_attrs(units="K"), "the truth has units 'K', and the ensemble"),
+        (lambda truth: truth.assign_attrs(units="m"), "the truth has units 'm', and the ensemble"),
         (lambda truth: truth.drop_vars("time"), "no times to go by"),
     ],
 )
