@@ -50,7 +50,7 @@ class EOFs:
         """
         distance = (self.season - season).abs()
         distance = torch.minimum(distance, self.seasons - distance).double()
-        kernel = torch.exp(-0.5 * (distance / _WINDOW) ** 2)
+        kernel = torch.exp(-0.5 * (distance * 12 / self.seasons / _WINDOW) ** 2)
         weights = share * kernel / kernel.mean() + (1.0 - share)
         parts = self.components.double() * (weights / len(weights)).sqrt()[:, None]
         values, vectors = torch.linalg.eigh(parts.T @ parts)

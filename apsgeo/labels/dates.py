@@ -18,6 +18,7 @@ from apsgeo.labels.times import (
     bounds_middle,
     date_codes,
     date_coordinate,
+    part_of_year,
     read_date,
     regular_places,
 )
@@ -25,6 +26,8 @@ from apsgeo.labels.times import (
 __all__ = ["Dates"]
 
 _MONTHS = 12
+_DAY = 86_400_000_000  # microseconds
+_SHORT = {73: 5.5, 36: 10.5}  # seasons shorter than a month, and the longest steps that have them
 _SETTAXIS = "cdo settaxis,1981-01-01,12:00:00,1mon in.nc out.nc"
 
 
@@ -143,7 +146,10 @@ class Dates:
         return [re.sub(r"[T ]00:00:00(\.0+)?$", "", str(value)) for value in self.values]
 
     def season(self, seasons: int) -> NDArray[np.int64]:
-        """Return the index (record,) of each record's season: month - 1, or 0 if there is only one.
+        """Return the index (record,) of each record's season.
+
+        Of twelve it is the month - 1, of one 0, and of others the part of the year in its calendar,
+        of seasons of equal length.
 
         Raises:
             InputError: If there are several seasons and no dates.
@@ -158,19 +164,26 @@ class Dates:
                 "format='%Y%m')",
                 shell=_SETTAXIS,
             )
-        return (date_codes(self.values if self.middle is None else self.middle, 2) - 1) % 13
+        dates = self.values if self.middle is None else self.middle
+        if seasons == _MONTHS:
+            return (date_codes(dates, 2) - 1) % 13
+        return np.minimum((part_of_year(dates) * seasons).astype(np.int64), seasons - 1)
 
     def count_seasons(self) -> int:
-        """Return 12 if every month is there at least twice, else 1.
+        """Return the number of seasons of which every one is there at least twice, as many as fit.
+
+        That is 73, of five days, for steps up to these; 36 for steps up to ten days; 12, the
+        months; or 1.
 
         Warns:
             OneSeasonWarning: If there are dates, and yet one season.
         """
         if not self.known:
             return 1
-        counts = np.bincount(self.season(_MONTHS), minlength=_MONTHS)
-        if counts.min() >= 2:
-            return _MONTHS
+        for seasons in self._seasons:
+            counts = np.bincount(self.season(seasons), minlength=seasons)
+            if counts.min() >= 2:
+                return seasons
         warnings.warn(
             f"{self.given} has the month {int(counts.argmin()) + 1} in {counts.min()} records to "
             "learn from, where monthly normals need two of each: one normal holds for all times",
@@ -178,6 +191,13 @@ class Dates:
             stacklevel=3,
         )
         return 1
+
+    @property
+    def _seasons(self) -> list[int]:
+        """The numbers of seasons that the records' distance in time allows, the months last."""
+        steps = np.diff(np.unique(self.ticks))
+        days = float(np.median(steps)) / _DAY if len(steps) else np.inf
+        return [number for number, most in _SHORT.items() if days <= most] + [_MONTHS]
 
     def check_order(self) -> None:
         """Check that no value is missing, and that values ascend or descend, unless stacked.

@@ -21,6 +21,7 @@ __all__ = [
     "date_codes",
     "date_coordinate",
     "is_time",
+    "part_of_year",
     "read_date",
     "record_dims",
     "regular_places",
@@ -120,6 +121,19 @@ def date_codes(values: NDArray[Any], fields: int = 6) -> NDArray[np.int64]:
         table = [(d.year, d.month, d.day, d.hour, d.minute, d.second) for d in values]
         parts = list(np.array(table, dtype=np.int64).reshape(-1, 6).T)
     return _code(parts[:fields])
+
+
+def part_of_year(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return what part (record,) of its year has gone by at each date, in its own calendar."""
+    if values.dtype.kind == "M":
+        years = values.astype("datetime64[Y]")
+        start = years.astype("datetime64[us]")
+        length = (years + 1).astype("datetime64[us]") - start
+        return np.asarray((values.astype("datetime64[us]") - start) / length, dtype=np.float64)
+    starts = [date.replace(month=1, day=1, hour=0, minute=0, second=0) for date in values]
+    lengths = [start.replace(year=start.year + 1) - start for start in starts]
+    parts = [(d - s) / n for d, s, n in zip(values, starts, lengths, strict=True)]
+    return np.array(parts, dtype=np.float64)
 
 
 def read_date(date: str, calendar: str) -> tuple[np.int64, int]:

@@ -13,6 +13,8 @@ from apsgeo.operators.linear import LinearMap
 
 __all__ = ["Normals"]
 
+_HARMONICS = 4
+
 
 @dataclass(frozen=True)
 class Normals:
@@ -40,13 +42,15 @@ class Normals:
     ) -> Normals:
         """Fit normals to a history.
 
-        The mean is taken over the baseline records. The variance about it is taken over all
-        records, and smoothed over neighbouring seasons with the weights 1/4, 1/2, 1/4.
+        The mean is taken over the baseline records; of more seasons than months it is that of four
+        harmonics of the year. The variance about it is taken over all records, and smoothed over
+        neighbouring seasons with the weights 1/4, 1/2, 1/4, for seasons shorter than a month until
+        that is as wide.
 
         Args:
             fields: Fields (time, channel, node); nodes that are NaN at every time are not valid.
             season: Index (time,) of each record's season.
-            seasons: Number of seasons: 12 for months, 1 for none.
+            seasons: Number of seasons of equal length: 12 for months, 1 for none.
             baseline: Mask (time,), true for the records that define the mean; all by default.
             least_std: Least standard deviation of a node, in root mean squares of all.
 
@@ -71,10 +75,13 @@ class Normals:
                 "at least two are needed; give a longer history or another baseline."
             )
         mean = torch.stack([fields[chosen & (season == s)].mean(0) for s in range(seasons)])
+        if seasons > 12:
+            mean = _harmonics(mean)
         anomalies = fields - mean[season]
         var = torch.stack([(anomalies[season == s] ** 2).mean(0) for s in range(seasons)])
         if seasons > 2:
-            var = (var.roll(1, 0) + 2 * var + var.roll(-1, 0)) / 4
+            for _ in range(max(1, round((seasons / 12) ** 2))):  # widths add up as squares
+                var = (var.roll(1, 0) + 2 * var + var.roll(-1, 0)) / 4
         valid = ~missing.any(0).any(0)
         floor = least_std * var[..., valid].mean().sqrt()
         if not bool(floor > 0):
@@ -166,6 +173,13 @@ class Normals:
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Normals:
         """Rebuild from `to_tensors`."""
         return cls(*(tensors[f"normals.{name}"] for name in ("mean", "std", "valid")))
+
+
+def _harmonics(mean: Tensor) -> Tensor:
+    """Return the first harmonics of the year of means (season, channel, node)."""
+    waves = torch.fft.rfft(mean, dim=0)
+    waves[_HARMONICS + 1 :] = 0.0
+    return torch.fft.irfft(waves, n=len(mean), dim=0)
 
 
 def _centred(field: Tensor) -> Tensor:

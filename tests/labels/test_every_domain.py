@@ -275,8 +275,8 @@ def test_pixels_are_known_by_number_in_any_order_and_either_scheme(name: str) ->
     close(found, expected[..., place])
     hidden = obs.where(xr.DataArray(np.arange(192) != shuffled[0], dims="cells"))
     close(
-        impute(obs[:, shuffled[1:]], model.posterior, members=2),
-        impute(hidden, model.posterior, members=2),
+        impute(obs[:, shuffled[1:]], model.posterior, members=2).compute(),
+        impute(hidden, model.posterior, members=2).compute(),
     )
     elsewhere = label_healpix(
         HEALPixDomain(8, True, [0, 1, 2]), np.zeros((1, 3)), ("time", "cells")

@@ -206,3 +206,48 @@ def test_windows_skip_records_that_are_missing() -> None:
         windows(days.assign_coords(time=days.time.values + np.arange(24) ** 2 * 10**12), 3)
     with pytest.raises(InputError, match="no 3 records follow on one another"):
         windows(fields.isel(time=[0, 1, 3, 4, 6]), 3)
+
+
+def daily(calendar: str, step: str, count: int, first: str = "1999-01-01") -> xr.DataArray:
+    """Return fields of an annual cycle of amplitude ten, alike in every calendar, and noise."""
+    time = xr.date_range(first, periods=count, freq=step, calendar=calendar).values
+    days = {"360_day": 360.0, "noleap": 365.0}.get(calendar, 365.2425)
+    year = np.arange(count) * {"D": 1, "5D": 5, "7D": 7, "6h": 0.25}[step] / days
+    cycle = 10 * np.cos(2 * np.pi * year)[:, None, None]
+    noise = numpy_seeded(7).standard_normal((count, 3, 4))
+    coords = {"time": time, "lat": [-60.0, 0.0, 60.0], "lon": np.arange(0, 360, 90.0)}
+    return xr.DataArray((cycle + noise).astype("f4"), coords, ("time", "lat", "lon"), "air")
+
+
+@pytest.mark.parametrize("calendar", ["standard", "noleap", "360_day"])
+@pytest.mark.parametrize(
+    ("step", "count", "seasons"),
+    [("D", 1500, 73), ("5D", 300, 73), ("7D", 300, 36), ("6h", 3200, 73)],
+)
+def test_days_have_a_smooth_annual_cycle(
+    calendar: str, step: str, count: int, seasons: int
+) -> None:
+    fields = daily(calendar, step, count)
+    prior = fit(fields, held_out_from=count)
+    if (step, calendar) == ("5D", "360_day"):
+        seasons = 36  # of 72 pentads some of 73 would have none
+    assert prior.normals.seasons == seasons
+    year = (np.arange(seasons) + 0.5) / seasons
+    expected = 10 * np.cos(2 * np.pi * year)
+    # nine of the harmonics' numbers are fitted to noise of deviation one
+    error = prior.normals.mean[:, 0].numpy() - expected[:, None]
+    assert abs(error).max() < 5 * (9 / count) ** 0.5 + 0.1
+    np.testing.assert_allclose(prior.normals.std.numpy(), 1.0, atol=0.35)
+
+
+def test_days_at_the_ends_of_months_are_not_those_amid() -> None:
+    prior = fit(daily("standard", "D", 1500))
+    posterior = Posterior.of(prior, prior.anchor, Mask(), noise_std=0.3)
+    obs = daily("standard", "D", 70, "2004-02-20")  # over a leap day
+    truth = 10 * np.cos(2 * np.pi * (np.arange(70) + 50) / 366)
+    none = obs.where(obs.lat > 90).chunk(time=7)
+    with pytest.warns(UserWarning, match="nothing was observed"):
+        mean = impute(none, posterior, 200).mean(["member", "lat", "lon"]).compute()
+    # a month's mean is up to 2.7 off at its ends; five days are off by 0.45
+    spread = 5 / (200 * 12) ** 0.5 * 1.5
+    assert abs(mean.values - truth).max() < 0.45 + 0.35 + spread
