@@ -40,6 +40,7 @@ def fit_prior(
     least_std: float = 1e-3,
     held_out_from: str | int | None = None,
     quality_control: Control = "flag",
+    seasons: int | None = None,
     scales: Scales | None = None,
     anchor_scales: Scales | None = None,
     rank: int = 400,
@@ -53,8 +54,8 @@ def fit_prior(
 ) -> FieldPrior:
     """Learn what a variable looks like from complete fields.
 
-    It fits monthly normals (if there is a time axis that covers all months), a Gaussian prior whose
-    scales are chosen by the score of held-out predictions, and a diffusion prior on top of it.
+    It fits normals by season (if there are dates that cover all), a Gaussian prior whose scales are
+    chosen by the score of held-out predictions, and a diffusion prior on top of it.
 
     Args:
         history: Complete fields with the dim time and those of one domain, such as (time, lat, lon)
@@ -79,6 +80,9 @@ def fit_prior(
             node and month: "flag" learns from them, "reject" takes them for missing. Either warns,
             and takes well-known fill values far outside the range of all others for missing. "off"
             looks at nothing.
+        seasons: Number of seasons: 1, 12 (the months), 36 or 73 parts of the year, or 72, 144 or 192
+            parts of the year and the day; by default as many as the steps between records have
+            twice in every season.
         scales: Scales of the hybrid covariance, if already known, which spares the search.
         anchor_scales: Scales of the anchor's covariance, if already known. Any of a hybrid
             covariance make the hybrid prior the anchor. By default the anchor is localised, and
@@ -111,7 +115,7 @@ def fit_prior(
     if held_out_from is None:
         held_out_from = records.dates.last_tenth()
     learned, held = records.split(held_out_from)
-    seasons = learned.dates.count_seasons()
+    seasons = learned.dates.count_seasons(seasons)
     season = learned.season(seasons)
     within = None if baseline is None else torch.from_numpy(learned.dates.within(*baseline))
     normals = Normals.fit(learned.values, season, seasons, within, least_std=least_std)

@@ -22,12 +22,12 @@ from apsgeo.labels.times import (
     read_date,
     regular_places,
 )
+from apsgeo.measurement.seasons import SEASONS, seasons_of
 
 __all__ = ["Dates"]
 
 _MONTHS = 12
 _DAY = 86_400_000_000  # microseconds
-_SHORT = {73: 5.5, 36: 10.5}  # seasons shorter than a month, and the longest steps that have them
 _SETTAXIS = "cdo settaxis,1981-01-01,12:00:00,1mon in.nc out.nc"
 
 
@@ -148,8 +148,8 @@ class Dates:
     def season(self, seasons: int) -> NDArray[np.int64]:
         """Return the index (record,) of each record's season.
 
-        Of twelve it is the month - 1, of one 0, and of others the part of the year in its calendar,
-        of seasons of equal length.
+        Of twelve it is the month - 1, of one 0, and of others the part of the year in its calendar
+        and of the day; see `apsgeo.measurement.seasons`.
 
         Raises:
             InputError: If there are several seasons and no dates.
@@ -167,23 +167,37 @@ class Dates:
         dates = self.values if self.middle is None else self.middle
         if seasons == _MONTHS:
             return (date_codes(dates, 2) - 1) % 13
-        return np.minimum((part_of_year(dates) * seasons).astype(np.int64), seasons - 1)
+        kind = seasons_of(seasons)
+        part = np.minimum((part_of_year(dates) * kind.parts).astype(np.int64), kind.parts - 1)
+        _, seconds = np.divmod(date_codes(dates), 24 * 3600)
+        return part * kind.hours + seconds * kind.hours // (24 * 3600)
 
-    def count_seasons(self) -> int:
+    def count_seasons(self, wanted: int | None = None) -> int:
         """Return the number of seasons of which every one is there at least twice, as many as fit.
 
-        That is 73, of five days, for steps up to these; 36 for steps up to ten days; 12, the
-        months; or 1.
+        That is 73, of five days, for steps up to these, or parts of the year and of the day for
+        steps below a day; 36 for steps up to ten days; 12, the months; or 1.
+
+        Args:
+            wanted: Number that is asked for.
+
+        Raises:
+            InputError: If there are no such seasons, or not two records of each.
 
         Warns:
             OneSeasonWarning: If there are dates, and yet one season.
         """
+        if wanted is not None:
+            return self._with_seasons(wanted)
         if not self.known:
             return 1
-        for seasons in self._seasons:
+        steps = np.diff(np.unique(self.ticks))
+        days = float(np.median(steps)) / _DAY if len(steps) else np.inf
+        for seasons in (each.number for each in SEASONS if days <= each.most):
             counts = np.bincount(self.season(seasons), minlength=seasons)
-            if counts.min() >= 2:
+            if counts.min() >= 2 and seasons > 1:
                 return seasons
+            counts = np.bincount(self.season(_MONTHS), minlength=_MONTHS)
         warnings.warn(
             f"{self.given} has the month {int(counts.argmin()) + 1} in {counts.min()} records to "
             "learn from, where monthly normals need two of each: one normal holds for all times",
@@ -192,12 +206,17 @@ class Dates:
         )
         return 1
 
-    @property
-    def _seasons(self) -> list[int]:
-        """The numbers of seasons that the records' distance in time allows, the months last."""
-        steps = np.diff(np.unique(self.ticks))
-        days = float(np.median(steps)) / _DAY if len(steps) else np.inf
-        return [number for number, most in _SHORT.items() if days <= most] + [_MONTHS]
+    def _with_seasons(self, wanted: int) -> int:
+        known = [each.number for each in SEASONS]
+        if wanted not in known:
+            raise InputError(f"seasons={wanted} given; expected one of {sorted(known)}")
+        counts = np.bincount(self.season(wanted), minlength=wanted)
+        if counts.min() < 2:
+            raise InputError(
+                f"seasons={wanted} given, and {self.given} has {counts.min()} records of season "
+                f"{counts.argmin()} to learn from, where two are needed; ask for fewer"
+            )
+        return wanted
 
     def check_order(self) -> None:
         """Check that no value is missing, and that values ascend or descend, unless stacked.

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from apsgeo.errors import InputError
 from apsgeo.measurement.measurement import Measurement
+from apsgeo.measurement.seasons import seasons_of
 from apsgeo.operators.linear import LinearMap
 
 __all__ = ["Normals"]
 
-_HARMONICS = 4
+_MONTHS = 12
+_HARMONICS = 4  # of the year
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Normals:
         Args:
             fields: Fields (time, channel, node); nodes that are NaN at every time are not valid.
             season: Index (time,) of each record's season.
-            seasons: Number of seasons of equal length: 12 for months, 1 for none.
+            seasons: Number of seasons: 12 for months, 1 for none; see `Seasons`.
             baseline: Mask (time,), true for the records that define the mean; all by default.
             least_std: Least standard deviation of a node, in root mean squares of all.
 
@@ -75,13 +77,14 @@ class Normals:
                 "at least two are needed; give a longer history or another baseline."
             )
         mean = torch.stack([fields[chosen & (season == s)].mean(0) for s in range(seasons)])
-        if seasons > 12:
-            mean = _harmonics(mean)
+        kind = seasons_of(seasons)
+        if kind.parts > _MONTHS:
+            mean = _harmonics(mean.unflatten(0, (kind.parts, kind.hours))).flatten(0, 1)
         anomalies = fields - mean[season]
         var = torch.stack([(anomalies[season == s] ** 2).mean(0) for s in range(seasons)])
-        if seasons > 2:
-            for _ in range(max(1, round((seasons / 12) ** 2))):  # widths add up as squares
-                var = (var.roll(1, 0) + 2 * var + var.roll(-1, 0)) / 4
+        if kind.parts > 2:
+            for _ in range(max(1, round((kind.parts / _MONTHS) ** 2))):  # widths add as squares
+                var = (var.roll(kind.hours, 0) + 2 * var + var.roll(-kind.hours, 0)) / 4
         valid = ~missing.any(0).any(0)
         floor = least_std * var[..., valid].mean().sqrt()
         if not bool(floor > 0):
@@ -176,7 +179,7 @@ class Normals:
 
 
 def _harmonics(mean: Tensor) -> Tensor:
-    """Return the first harmonics of the year of means (season, channel, node)."""
+    """Return the first harmonics of the year of means (part, ...)."""
     waves = torch.fft.rfft(mean, dim=0)
     waves[_HARMONICS + 1 :] = 0.0
     return torch.fft.irfft(waves, n=len(mean), dim=0)

@@ -212,7 +212,7 @@ def daily(calendar: str, step: str, count: int, first: str = "1999-01-01") -> xr
     """Return fields of an annual cycle of amplitude ten, alike in every calendar, and noise."""
     time = xr.date_range(first, periods=count, freq=step, calendar=calendar).values
     days = {"360_day": 360.0, "noleap": 365.0}.get(calendar, 365.2425)
-    year = np.arange(count) * {"D": 1, "5D": 5, "7D": 7, "6h": 0.25}[step] / days
+    year = np.arange(count) * {"D": 1, "5D": 5, "7D": 7}[step] / days
     cycle = 10 * np.cos(2 * np.pi * year)[:, None, None]
     noise = numpy_seeded(7).standard_normal((count, 3, 4))
     coords = {"time": time, "lat": [-60.0, 0.0, 60.0], "lon": np.arange(0, 360, 90.0)}
@@ -222,7 +222,7 @@ def daily(calendar: str, step: str, count: int, first: str = "1999-01-01") -> xr
 @pytest.mark.parametrize("calendar", ["standard", "noleap", "360_day"])
 @pytest.mark.parametrize(
     ("step", "count", "seasons"),
-    [("D", 1500, 73), ("5D", 300, 73), ("7D", 300, 36), ("6h", 3200, 73)],
+    [("D", 1500, 73), ("5D", 300, 73), ("7D", 300, 36)],
 )
 def test_days_have_a_smooth_annual_cycle(
     calendar: str, step: str, count: int, seasons: int
@@ -251,3 +251,31 @@ def test_days_at_the_ends_of_months_are_not_those_amid() -> None:
     # a month's mean is up to 2.7 off at its ends; five days are off by 0.45
     spread = 5 / (200 * 12) ** 0.5 * 1.5
     assert abs(mean.values - truth).max() < 0.45 + 0.35 + spread
+
+
+@pytest.mark.parametrize(("step", "hours", "seasons"), [(1, 8, 192), (6, 4, 144), (12, 2, 72)])
+def test_the_hour_of_the_day_is_a_season_too(step: int, hours: int, seasons: int) -> None:
+    count = 800 * 24 // step
+    time = xr.date_range("1999-01-01", periods=count, freq=f"{step}h").values
+    hour, day = np.divmod(np.arange(count) * step, 24)[::-1]
+    part = hour * hours // 24
+    cycle = 10 * np.cos(2 * np.pi * day / 365.2425) + 3 * part
+    noise = numpy_seeded(8).standard_normal((count, 3, 4))
+    coords = {"time": time, "lat": [-60.0, 0.0, 60.0], "lon": np.arange(0, 360, 90.0)}
+    values = (cycle[:, None, None] + noise).astype("f4")
+    prior = fit(xr.DataArray(values, coords, ("time", "lat", "lon"), "air"), held_out_from=count)
+    assert prior.normals.seasons == seasons
+    mean = prior.normals.mean[:, 0].reshape(seasons // hours, hours, 12)
+    parts = len(mean)
+    year = 10 * np.cos(2 * np.pi * (np.arange(parts) + 0.5) / parts)
+    error = mean.numpy() - (year[:, None] + 3 * np.arange(hours))[:, :, None]
+    assert abs(error).max() < 5 * (9 * hours / count) ** 0.5 + 0.2
+
+
+def test_the_number_of_seasons_may_be_asked_for() -> None:
+    days = daily("standard", "D", 800)
+    assert [fit(days, seasons=number).normals.seasons for number in (1, 12, 36)] == [1, 12, 36]
+    with pytest.raises(InputError, match=r"seasons=4 given; expected one of \[1, 12, 36"):
+        fit(days, seasons=4)
+    with pytest.raises(InputError, match="seasons=73 given, and .* where two are needed"):
+        fit(history(5), seasons=73)
