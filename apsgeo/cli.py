@@ -118,6 +118,13 @@ def fit(
         ),
     ] = None,
     quality_control: QualityControl = "flag",
+    seasons: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the normals: 1, 12 (months), 36 or 73 a year; by the steps of the records.",
+            show_default=False,
+        ),
+    ] = None,
     rank: Annotated[int, typer.Option(min=1, help="Number of EOFs.")] = 400,
     skip: Annotated[
         Skip, typer.Option(help="The denoiser's skip connection; none is the paper's form.")
@@ -172,6 +179,7 @@ def fit(
             baseline=baseline,
             held_out_from=held_out_from,
             quality_control=quality_control,
+            seasons=seasons,
             rank=rank,
             skip=skip,
             spec=DenoiserSpec(size=size, network=network),

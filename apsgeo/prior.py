@@ -80,9 +80,9 @@ def fit_prior(
             node and month: "flag" learns from them, "reject" takes them for missing. Either warns,
             and takes well-known fill values far outside the range of all others for missing. "off"
             looks at nothing.
-        seasons: Number of seasons: 1, 12 (the months), 36 or 73 parts of the year, or 72, 144 or 192
-            parts of the year and the day; by default as many as the steps between records have
-            twice in every season.
+        seasons: Number of seasons: 1, 12 (the months), 36 or 73 parts of the year, or 72, 144 or
+            192 parts of the year and the day; by default what fits the steps between records, if
+            there are two records of each.
         scales: Scales of the hybrid covariance, if already known, which spares the search.
         anchor_scales: Scales of the anchor's covariance, if already known. Any of a hybrid
             covariance make the hybrid prior the anchor. By default the anchor is localised, and
