@@ -14,6 +14,7 @@ from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.start import Known, Moments, Start
 from apsgeo.gaussian.draws import Base
+from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.measurement import Measurement, NoiseDraws
@@ -107,6 +108,11 @@ class Flow(nn.Module, ABC):
         None where they are not, or are not known without draws.
         """
         return None
+
+    @property
+    def memory(self) -> Memory | None:
+        """The memory in time of the base, if it has one."""
+        return self.base.memory if isinstance(self.base, VecchiaPrior) else None
 
     @property
     def functionals(self) -> Tensor:
@@ -274,6 +280,10 @@ class FlowDraws(NoiseDraws):
     def noise_dim(self) -> int:
         """Length of the standard normal vector behind one draw."""
         return self.base.noise_dim
+
+    def members_noise(self, count: int, seed: int) -> Tensor:
+        """Return the noise (member, batch, noise_dim) that members of the base are made of."""
+        return self.base.members_noise(count, seed)
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,12 +13,13 @@ from torch import Tensor
 from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
 from apsgeo.gaussian.draws import GaussianDraws
+from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.systems import System
 from apsgeo.linalg.columns import columns_of, signal_of
 from apsgeo.measurement import Measurement
 from apsgeo.operators.linear import LinearMap
 
-__all__ = ["Alike", "GaussianPosterior", "each_prior", "fields_alike"]
+__all__ = ["Alike", "GaussianPosterior", "each_prior", "fields_alike", "series_alike"]
 
 
 def each_prior(
@@ -254,3 +255,39 @@ def fields_alike(priors: Sequence[Covariance], measurement: Measurement) -> Iter
             noise[first] ** 2,
             torch.tensor(members),
         )
+
+
+def series_alike(
+    priors: Sequence[Covariance], measurement: Measurement, memory: Memory | None
+) -> Iterable[tuple[Alike, tuple[tuple[float, Alike], ...]]]:
+    """Yield the groups of `fields_alike` whose neighbours in time are measured alike, too.
+
+    With each group come its neighbours' lags, in ascending order, and how these were measured; the
+    index of a neighbour is that of its records among those around.
+
+    Args:
+        priors: The prior of each field.
+        measurement: The measurements; without a memory, what is around them does not matter.
+        memory: The memory in time, if any.
+    """
+    around = measurement.around
+    if memory is None or around is None or measurement.time is None or around.time is None:
+        yield from ((group, ()) for group in fields_alike(priors, measurement))
+        return
+    kinds = list(fields_alike([priors[0]] * len(around), around))
+    kind = torch.empty(len(around), dtype=torch.long)
+    for number, each in enumerate(kinds):
+        kind[each.index] = number
+    near = memory.neighbours(measurement.time, around.time)
+    for group in fields_alike(priors, measurement):
+        found: dict[tuple[tuple[float, int], ...], list[int]] = {}
+        for field in group.index.tolist():
+            signature = tuple((lag, int(kind[place])) for lag, place in near[field])
+            found.setdefault(signature, []).append(field)
+        for signature, fields in found.items():
+            places = zip(*([place for _, place in near[field]] for field in fields), strict=True)
+            neighbours = tuple(
+                (lag, replace(kinds[number], prior=group.prior, index=torch.tensor(where)))
+                for (lag, number), where in zip(signature, places, strict=True)
+            )
+            yield replace(group, index=torch.tensor(fields)), neighbours

@@ -162,9 +162,13 @@ class NoiseDraws(Draws):
 
     def members(self, count: int, seed: int) -> Tensor:
         """Return the fields of `members_noise`; see `Draws.members`."""
-        noise = members_noise(seed, self.measurement.key, count, self.noise_dim)
+        noise = self.members_noise(count, seed)
         with torch.no_grad():
             return self.from_noise(noise)
+
+    def members_noise(self, count: int, seed: int) -> Tensor:
+        """Return the standard normal noise (member, batch, noise_dim) behind `members`."""
+        return members_noise(seed, self.measurement.key, count, self.noise_dim)
 
 
 def members_noise(seed: int, keys: Tensor, count: int, size: int, stream: int = 0) -> Tensor:

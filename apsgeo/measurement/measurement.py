@@ -31,6 +31,11 @@ class Measurement:
         season: Index (batch,) of each record's season, or None where it is not known.
         key: Number (batch,) int64 that names each record and seeds its random draws; by default
             its place in the batch.
+        time: Time (batch,) of each record in steps of the history, float64, or None where it is
+            not known or does not matter.
+        around: Measurements of other records of the series, with their own `time`, from which a
+            method that knows how records follow each other takes those near each record; None
+            for none. One of the same time is taken for the record itself.
     """
 
     values: Tensor
@@ -40,6 +45,8 @@ class Measurement:
     scale: Tensor | None = field(default=None, kw_only=True)
     season: Tensor | None = field(default=None, kw_only=True)
     key: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]
+    time: Tensor | None = field(default=None, kw_only=True)
+    around: Measurement | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.values.shape != self.mask.shape or self.values.ndim != 3:
@@ -64,12 +71,17 @@ class Measurement:
         noise = torch.as_tensor(self.noise_std, dtype=self.values.dtype, device=self.values.device)
         noise = check_noise(noise, self.values.shape, self.mask)
         object.__setattr__(self, "key", _or_places(self.key, len(self.values)))
-        for name, index in (("season", self.season), ("key", self.key)):
+        for name, index in (("season", self.season), ("key", self.key), ("time", self.time)):
             if index is not None and index.shape != self.values.shape[:1]:
                 raise InputError(
                     f"{name} has shape {tuple(index.shape)}; one for each of the "
                     f"{len(self.values)} records was expected."
                 )
+        if self.around is not None and (self.time is None or self.around.time is None):
+            raise InputError(
+                "around= was given without the times of all records; give time= to both "
+                "measurements, in steps of the history."
+            )
         # `where` rather than a product: NaN times zero is NaN.
         object.__setattr__(self, "values", torch.where(self.mask, self.values, 0.0))
         object.__setattr__(self, "noise_std", torch.where(self.mask, noise, 1.0))
@@ -107,13 +119,14 @@ class Measurement:
         return len(self.values), self.values.shape[1], self.operator.num_nodes
 
     def to(self, device: torch.device) -> Measurement:
-        """Return the measurement on a device; season and key, which are indices, stay."""
+        """Return the measurement on a device; season, key and time, which are indices, stay."""
         return replace(
             self,
             values=self.values.to(device),
             mask=self.mask.to(device),
             noise_std=self.noise_std.to(device),
             scale=None if self.scale is None else self.scale.to(device),
+            around=None if self.around is None else self.around.to(device),
         )
 
     def float(self) -> Measurement:
@@ -123,10 +136,11 @@ class Measurement:
             values=self.values.float(),
             noise_std=self.noise_std.float(),
             scale=None if self.scale is None else self.scale.float(),
+            around=None if self.around is None else self.around.float(),
         )
 
     def __getitem__(self, index: slice | Tensor) -> Measurement:
-        """Return some of the records."""
+        """Return some of the records, with all that are around them."""
         return replace(
             self,
             values=self.values[index],
@@ -135,7 +149,12 @@ class Measurement:
             scale=None if self.scale is None else self.scale[index],
             season=None if self.season is None else self.season[index],
             key=self.key[index],
+            time=None if self.time is None else self.time[index],
         )
+
+    def among(self, index: slice | Tensor) -> Measurement:
+        """Return some of the records, with this measurement around them."""
+        return replace(self[index], around=replace(self, around=None))
 
     def repeat(self, times: int) -> Measurement:
         """Return the whole batch of measurements `times` times in a row."""

@@ -133,6 +133,8 @@ class Normals:
             InputError: If the seasons of the records are not known and the normals have several.
         """
         seen, season = measurement, measurement.season_of(self.seasons)
+        if seen.around is not None:
+            seen = replace(seen, around=self.measure(seen.around))
         mean, std = self.mean.to(seen.values)[season], self.std.to(seen.values)[season]
         operator, mask = (
             seen.operator,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
+from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.vecchia.ordering import Blocks, nearest_of, rank_within
 
 __all__ = ["Factor", "Seen", "Within", "factorize"]
@@ -32,6 +33,7 @@ class Seen:
         noise_var: Variance (observation,) of the noise.
         place: Positions (observation, d).
         main: The value (observation,) that weighs most.
+        lag: Time of the record that was observed, in steps from that of the fields.
     """
 
     values: Tensor
@@ -39,6 +41,7 @@ class Seen:
     noise_var: Tensor
     place: np.ndarray
     main: np.ndarray
+    lag: float = 0.0
 
     def __len__(self) -> int:
         return len(self.noise_var)
@@ -55,6 +58,7 @@ class Seen:
         observed: np.ndarray,
         noise_var: np.ndarray,
         positions: np.ndarray,
+        lag: float = 0.0,
     ) -> Seen:
         """Take the observed rows of a matrix (observation, value).
 
@@ -63,6 +67,7 @@ class Seen:
             observed: Which of its rows are observed.
             noise_var: Variance of every row's noise.
             positions: Positions (value, d).
+            lag: Time of the record.
         """
         rows = sp.csr_array(matrix[observed])
         counts = np.diff(rows.indptr)
@@ -73,7 +78,8 @@ class Seen:
         place = (share[:, :, None] * positions[values]).sum(1) / share.sum(1)[:, None]
         var = torch.from_numpy(noise_var[observed]).float()
         main = np.take_along_axis(values, share.argmax(1)[:, None], 1)[:, 0]
-        return cls(torch.from_numpy(values), torch.from_numpy(weights).float(), var, place, main)
+        weights_of = torch.from_numpy(weights).float()
+        return cls(torch.from_numpy(values), weights_of, var, place, main, lag)
 
 
 @dataclass(frozen=True)
@@ -101,28 +107,36 @@ class Within:
     """The covariance of each block's earlier and own values, which no mask changes.
 
     It is kept as long as the prior is.
+
+    Args:
+        memory: Memory in time, if any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory | None = None) -> None:
+        self.memory = memory
         self._kept: WeakKeyDictionary[Covariance, tuple[Tensor, ...]] = WeakKeyDictionary()
 
-    def __reduce__(self) -> tuple[type[Within], tuple[()]]:
+    def __reduce__(self) -> tuple[type[Within], tuple[Memory | None]]:
         """Pickle nothing of what is kept."""
-        return Within, ()
+        return Within, (self.memory,)
 
     def of(self, prior: Covariance, parts: Sequence[Blocks]) -> tuple[Tensor, ...]:
         """Return the blocks (block, p + t, p + t) of each part of an ordering, float32."""
         found = self._kept.get(prior)
         if found is None:
-            found = self._kept[prior] = tuple(_within(prior, blocks) for blocks in parts)
+            found = self._kept[prior] = tuple(
+                _within(prior, self.memory, blocks) for blocks in parts
+            )
         return found
 
 
-def _within(prior: Covariance, blocks: Blocks) -> Tensor:
+def _within(prior: Covariance, memory: Memory | None, blocks: Blocks) -> Tensor:
     values, used = _values(blocks)
     parts = []
     for each in _chunks(len(values), values.shape[1]):
         own = prior.covariance_blocks(values[each])
+        if memory is not None:
+            own = own * memory.between(values[each], values[each], own.new_zeros(()))
         own = torch.where(used[each, :, None] & used[each, None], own, 0.0)
         own.diagonal(dim1=1, dim2=2).mul_(1.0 + _JITTER).add_(~used[each])
         parts.append(own)
@@ -134,25 +148,74 @@ def _values(blocks: Blocks) -> tuple[Tensor, Tensor]:
     return torch.cat([blocks.before, blocks.nodes], 1), torch.cat([blocks.known, blocks.real], 1)
 
 
-def factorize(prior: Covariance, blocks: Blocks, within: Tensor, seen: Seen, count: int) -> Factor:
-    """Return the conditional law of blocks given `count` observations: its own, then near ones.
+def factorize(
+    prior: Covariance,
+    memory: Memory | None,
+    blocks: Blocks,
+    within: Tensor,
+    seen: Sequence[Seen],
+    counts: Sequence[int],
+) -> Factor:
+    """Return the conditional law of blocks given some observations: their own, then near ones.
 
     Args:
         prior: The covariance.
+        memory: Its memory in time, if any.
         blocks: The blocks.
         within: Their `Within` covariance.
-        seen: The observations.
-        count: Number of observations; all, if there are fewer.
+        seen: The observations of the record itself, and of others around it.
+        counts: Number of observations of each record; all, if there are fewer.
     """
-    index = torch.from_numpy(_observations(blocks, seen, count))
-    width = index.shape[1] * seen.width + within.shape[1]
+    chosen = _Chosen.of(blocks, seen, counts)
+    width = chosen.values[0].numel() + within.shape[1]
     values, used = _values(blocks)
-    given = index.shape[1] + blocks.before.shape[1]
+    given = chosen.index.shape[1] + blocks.before.shape[1]
     parts = []
     for each in _chunks(len(blocks), width):
-        matrix = _joint(prior, values[each], used[each], within[each], seen, index[each])
-        parts.append(_conditional(_cholesky(matrix), index.shape[1], given))
-    return Factor(index, *(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        matrix = _joint(prior, memory, values[each], used[each], within[each], chosen.at(each))
+        parts.append(_conditional(_cholesky(matrix), chosen.index.shape[1], given))
+    return Factor(chosen.index, *(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The observations that each block is drawn given.
+
+    Attributes:
+        index: Places (block, k) among all observations.
+        values: Values (block, k, p) that each is a sum of.
+        weights: Their weights (block, k, p).
+        noise_var: Variances (block, k) of their noise.
+        lag: Times (k,) of their records.
+    """
+
+    index: Tensor
+    values: Tensor
+    weights: Tensor
+    noise_var: Tensor
+    lag: Tensor
+
+    @classmethod
+    def of(cls, blocks: Blocks, seen: Sequence[Seen], counts: Sequence[int]) -> _Chosen:
+        """Choose so many observations of each record for each block."""
+        width = max(part.width for part in seen)
+        start, found = 0, []
+        for part, count in zip(seen, counts, strict=True):
+            index = torch.from_numpy(_observations(blocks, part, count))
+            values, weights = (
+                torch.nn.functional.pad(each, (0, width - part.width))[index]
+                for each in (part.values, part.weights)
+            )
+            lag = torch.full((index.shape[1],), part.lag)
+            found.append((start + index, values, weights, part.noise_var[index], lag))
+            start += len(part)
+        *together, lags = zip(*found, strict=True)
+        return cls(*(torch.cat(each, 1) for each in together), torch.cat(lags))
+
+    def at(self, blocks: slice) -> _Chosen:
+        """Return those of some blocks."""
+        own = (self.index, self.values, self.weights, self.noise_var)
+        return _Chosen(*(each[blocks] for each in own), self.lag)
 
 
 def _observations(blocks: Blocks, seen: Seen, most: int) -> np.ndarray:
@@ -182,23 +245,35 @@ def _chunks(count: int, width: int) -> Iterator[slice]:
 
 
 def _joint(
-    prior: Covariance, values: Tensor, used: Tensor, within: Tensor, seen: Seen, index: Tensor
+    prior: Covariance,
+    memory: Memory | None,
+    values: Tensor,
+    used: Tensor,
+    within: Tensor,
+    seen: _Chosen,
 ) -> Tensor:
     """Return the lower triangle of the covariance of observations, earlier and own values."""
-    count, total = index.shape[1], index.shape[1] + values.shape[1]
-    matrix = within.new_zeros(len(index), total, total)
+    count = seen.index.shape[1]
+    total = count + values.shape[1]
+    matrix = within.new_zeros(len(values), total, total)
     matrix[:, count:, count:] = within
     if count == 0:
         return matrix
-    entries, weights = seen.values[index].flatten(1), seen.weights[index]
+    entries, weights = seen.values.flatten(1), seen.weights
     every = torch.cat([entries, values], 1)
     found = prior.covariance_blocks(every, entries.shape[1])
-    same = (every[:, :, None] == entries[:, None]).nonzero(as_tuple=True)
-    found[same] *= 1.0 + _JITTER
+    # The part of the diagonal that is white is that of one value at one time.
+    same = every[:, :, None] == entries[:, None]
+    if memory is not None:
+        lag = seen.lag.repeat_interleave(weights.shape[2])
+        when = torch.cat([lag, lag.new_zeros(values.shape[1])])
+        found = found * memory.between(every, entries, lag - when[:, None])
+        same &= when[:, None] == lag
+    found[same.nonzero(as_tuple=True)] *= 1.0 + _JITTER
     found = _summed(found, weights)
     matrix[:, :count, :count] = _summed(found[:, : entries.shape[1]].mT, weights).mT
     matrix[:, count:, :count] = torch.where(used[:, :, None], found[:, entries.shape[1] :], 0.0)
-    matrix.diagonal(dim1=1, dim2=2)[:, :count].add_(seen.noise_var[index])
+    matrix.diagonal(dim1=1, dim2=2)[:, :count].add_(seen.noise_var)
     return matrix
 
 

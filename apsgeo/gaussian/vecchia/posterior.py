@@ -12,6 +12,7 @@ from torch import Tensor
 
 from apsgeo.gaussian.covariance import PROBE_SEED
 from apsgeo.gaussian.draws import GaussianDraws
+from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.vecchia.factor import Factor
 from apsgeo.gaussian.vecchia.ordering import Blocks, Ordering
 from apsgeo.measurement import Measurement
@@ -29,11 +30,14 @@ class Laws:
         factors: One for each of the ordering's parts.
         observed: Observed observations, flattened.
         index: Fields (field,) of the batch that share them.
+        around: For each record around them, its observed observations, flattened, and the places
+            (field,) that it has among the measurements around them.
     """
 
     factors: tuple[Factor, ...]
     observed: Tensor
     index: Tensor
+    around: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 class VecchiaPosterior(GaussianDraws):
@@ -50,16 +54,33 @@ class VecchiaPosterior(GaussianDraws):
         ordering: The blocks, of values (channel * node).
         laws: The conditional laws of groups of fields.
         measurement: The measurements.
+        memory: Memory in time, by which members of neighbouring records go on into each other.
     """
 
-    def __init__(self, ordering: Ordering, laws: Sequence[Laws], measurement: Measurement) -> None:
+    def __init__(
+        self,
+        ordering: Ordering,
+        laws: Sequence[Laws],
+        measurement: Measurement,
+        memory: Memory | None = None,
+    ) -> None:
         self.ordering, self.laws, self.measurement = ordering, tuple(laws), measurement
+        self.memory = memory
         self._like = measurement.values.new_empty(measurement.shape)
 
     @property
     def noise_dim(self) -> int:
         """Length of the standard normal vector behind one draw: one number for each value."""
         return self._like[0].numel()
+
+    def members_noise(self, count: int, seed: int) -> Tensor:
+        """Return the noise (member, batch, noise_dim) behind `members`; see `Memory.members_noise`.
+
+        Without a memory, or where times are not known, that of a record is of itself alone.
+        """
+        if self.memory is None or self.measurement.time is None:
+            return super().members_noise(count, seed)
+        return self.memory.members_noise(seed, self.measurement.time, count)
 
     def _signal(self, columns: Tensor) -> Tensor:
         """Return columns (value, m) as (m, channel, node)."""
@@ -144,8 +165,12 @@ class VecchiaPosterior(GaussianDraws):
         return out
 
     def _seen(self, law: Laws) -> Tensor:
-        """Return what was observed, (observation, field)."""
-        return self.measurement.values[law.index].flatten(1)[:, law.observed].float().T
+        """Return what was observed, (observation, field): of the records, then around them."""
+        parts = [self.measurement.values[law.index].flatten(1)[:, law.observed]]
+        for observed, places in law.around:
+            assert self.measurement.around is not None
+            parts.append(self.measurement.around.values[places].flatten(1)[:, observed])
+        return torch.cat(parts, 1).float().T
 
     def _parts(self, law: Laws) -> zip[tuple[Blocks, Factor]]:
         return zip(self.ordering.parts, law.factors, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
 from apsgeo.gaussian.draws import GaussianDraws
-from apsgeo.gaussian.posterior import Alike, GaussianPosterior, fields_alike
+from apsgeo.gaussian.memory import Memory
+from apsgeo.gaussian.posterior import Alike, GaussianPosterior, series_alike
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.vecchia.factor import Factor, Seen, Within, factorize
 from apsgeo.gaussian.vecchia.ordering import Ordering
@@ -27,6 +29,7 @@ __all__ = ["VecchiaPrior"]
 _FEW = 10  # times the observations of a block that are few in all
 _MORE = 4  # times as many that the first blocks are then given
 _AROUND = 3  # observations that a block is given, at least, for each of its own
+_AROUND_SHARE = 0.4  # share of these from each record next to it; of others this over the lag
 _WIDEST = 128  # most nodes of an observation
 _NODES = 16  # nodes of the observations that a block is given, for each observation of one node
 _FEWEST = 8  # observations that a block is given, however wide
@@ -42,8 +45,14 @@ class VecchiaPrior:
     A block is given more observations than asked for where it has as many itself. Where few are
     observed, the blocks that are drawn first are: later ones are drawn given these.
 
+    With a memory, the records around each one (`Measurement.around`) are observations too: a block
+    is given the nearest of its own record, and fewer of those before and after it. All have the
+    covariance of the record's own season. An operator that observes many nodes at a time does
+    without them.
+
     Args:
         prior: The Gaussian prior, or one for each season.
+        memory: Memory in time; without one every record is on its own.
         observations: Number of nearest observations of each channel that a block is drawn given.
         before: Number of nearest earlier nodes that a block is drawn given.
         block: Number of nodes of a block, up to a factor of the root of two.
@@ -54,6 +63,7 @@ class VecchiaPrior:
     def __init__(
         self,
         prior: Covariance | SeasonalPrior,
+        memory: Memory | None = None,
         *,
         observations: int = 40,
         before: int = 24,
@@ -62,7 +72,8 @@ class VecchiaPrior:
         self.prior = prior
         self.observations, self.before, self.block = observations, before, block
         self._shape = (len(prior.variance), prior.domain.num_nodes)
-        self._within = Within()
+        self.memory = memory
+        self._within = Within(memory)
 
     @property
     def name(self) -> str:
@@ -104,24 +115,35 @@ class VecchiaPrior:
         priors = self._priors(measurement)
         if not self.takes(measurement.operator):
             return GaussianPosterior(priors, measurement)
-        groups = fields_alike(priors, measurement)
         laws = [
-            Laws(self._factors(each), torch.from_numpy(np.flatnonzero(each.observed)), each.index)
-            for each in groups
+            Laws(
+                self._factors(own, around),
+                torch.from_numpy(np.flatnonzero(own.observed)),
+                own.index,
+                tuple((torch.from_numpy(np.flatnonzero(r.observed)), r.index) for _, r in around),
+            )
+            for own, around in series_alike(priors, measurement, self.memory)
         ]
-        return VecchiaPosterior(self.ordering, laws, measurement)
+        return VecchiaPosterior(self.ordering, laws, measurement, self.memory)
 
-    def _factors(self, group: Alike) -> tuple[Factor, ...]:
+    def _factors(self, own: Alike, around: Sequence[tuple[float, Alike]]) -> tuple[Factor, ...]:
         channels = self._shape[0]
-        matrix = group.operator.to_matrix(channels)
-        assert matrix is not None
         positions = np.tile(self.prior.domain.positions.numpy(), (channels, 1))
-        seen = Seen.of(matrix, group.observed, group.noise_var, positions)
-        parts, counts = self.ordering.parts, self._counts(seen)
-        within = self._within.of(group.prior, parts)
+        seen = []
+        for lag, record in ((0.0, own), *around):
+            matrix = record.operator.to_matrix(channels)
+            assert matrix is not None
+            seen.append(Seen.of(matrix, record.observed, record.noise_var, positions, lag))
+        parts = self.ordering.parts
+        shares = [_AROUND_SHARE / max(1.0, abs(lag)) for lag, _ in around]
+        counts = [
+            [each, *(max(1, round(share * most)) for share, most in zip(shares, rest, strict=True))]
+            for each, *rest in zip(*(self._counts(part) for part in seen), strict=True)
+        ]
+        within = self._within.of(own.prior, parts)
         return tuple(
-            factorize(group.prior, blocks, own, seen, count)
-            for blocks, own, count in zip(parts, within, counts, strict=True)
+            factorize(own.prior, self.memory, blocks, each, seen, count)
+            for blocks, each, count in zip(parts, within, counts, strict=True)
         )
 
     def _counts(self, seen: Seen) -> list[int]:

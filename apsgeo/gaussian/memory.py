@@ -1,0 +1,209 @@
+"""The memory of a variable: how anomalies of neighbouring records go together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apsgeo.domains.base import Domain
+from apsgeo.measurement import members_noise
+
+__all__ = ["Memory"]
+
+Array = NDArray[np.float64]
+
+_SNAP = 0.15  # steps by which months, say, differ in length: such lags are whole ones
+_RANGE = (0.02, 0.98)  # least and greatest correlation of a node with itself a step later
+_LEAST = 0.1  # mean correlation below which there is no memory to speak of
+_SMOOTH_KM = 0.035  # of the root of the domain's area: radius within which correlations are pooled
+_ROWS = 1024
+_MOST_POOLED = 4096  # nodes that are pooled at each; of larger domains so many, drawn by area
+_REACH = 4  # steps on either side whose noise a member's noise is an average of
+_STREAM = 1  # of the noise behind members that cohere in time
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    r"""A covariance in time: each value forgets at its own rate, driven by noise that is spatial.
+
+    Standardized anomalies obey dx_i = -a_i x_i dt + sqrt(2 a_i) dW_i, where W has the covariance C
+    of the prior between values. In steps of one, x_i(t + 1) = rho_i x_i(t) + e_i(t) with rho_i =
+    exp(-a_i), the AR(1) process of Hasselmann (1976, https://doi.org/10.3402/tellusa.v28i6.11316)
+    at every node. In the stationary state, for s = t + k and k >= 0,
+
+        Cov(x_i(t), x_j(s)) = C_ij kappa_ij rho_j^k,   kappa_ij = 2 sqrt(a_i a_j) / (a_i + a_j).
+
+    It is positive definite for any rates and any times, equally spaced or not. kappa is one where
+    rates are the same, so that they are made to vary smoothly in space.
+
+    Attributes:
+        rate: Rates a (channel, node), a step.
+        window: Number of records on either side that matter.
+        step_days: Length of a step in days, or None where records are counted.
+    """
+
+    rate: Tensor
+    window: int = 2
+    step_days: float | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        domain: Domain,
+        fields: Tensor,
+        time: Array,
+        *,
+        step_days: float | None = None,
+        window: int = 2,
+    ) -> Memory | None:
+        """Fit the rates to a history; None if it hardly has a memory.
+
+        The correlation of each value with itself a step later is pooled over nodes within some
+        distance, a thirtieth of the root of the domain's area.
+
+        Args:
+            domain: Domain of the fields.
+            fields: Standardized anomalies (time, channel, node), zero where there are none.
+            time: Time (time,) of each, in steps, ascending.
+            step_days: Length of a step in days.
+            window: Number of records on either side that matter.
+        """
+        after = np.flatnonzero(np.abs(np.diff(time) - 1.0) < _SNAP) + 1
+        if len(after) < 2:
+            return None
+        now, before = fields[after].double(), fields[after - 1].double()
+        moments = torch.stack([(now * before).mean(0), (now**2 + before**2).mean(0) / 2.0])
+        share = domain.areas.double() / domain.areas.sum()
+        total = (moments * share).sum((1, 2))
+        if not float(total[0]) > _LEAST * float(total[1]):
+            return None
+        pooled = _pooled(domain, moments.flatten(0, 1), share)
+        product, square = pooled.unflatten(0, moments.shape[:2])
+        rho = (product / square.clamp(min=1e-12)).clamp(*_RANGE)
+        return cls((-rho.log()).float(), window, step_days)
+
+    def __repr__(self) -> str:
+        mean = float((-self.rate).exp().mean())
+        return f"Memory(correlation={mean:.2f}, window={self.window}, step_days={self.step_days})"
+
+    @property
+    def correlation(self) -> Tensor:
+        """Correlation rho (channel, node) of each value with itself a step later."""
+        return (-self.rate).exp()
+
+    def neighbours(self, time: Tensor, others: Tensor) -> list[list[tuple[float, int]]]:
+        """Return the lag and the place of the records that matter to each of some, by their times.
+
+        They are the nearest on either side, `window` of them at most, no farther than as many
+        steps. Lags that are nearly whole are made whole.
+
+        Args:
+            time: Time (record,) of the records, in steps.
+            others: Time (other,) of the records that may matter.
+        """
+        lag = _whole(others[None].double() - time[:, None].double())
+        near = (lag.abs() <= self.window + _SNAP).numpy()
+        found = []
+        for row, wanted in zip(lag.numpy(), near, strict=True):
+            chosen: list[tuple[float, int]] = []
+            for side in (-1.0, 1.0):
+                places = np.flatnonzero(wanted & (side * row > 0.0))
+                order = places[np.argsort(np.abs(row[places]), kind="stable")][: self.window]
+                chosen += [(float(row[k]), int(k)) for k in order]
+            found.append(sorted(chosen))
+        return found
+
+    def between(self, rows: Tensor, columns: Tensor, away: Tensor) -> Tensor:
+        """Return kappa_ij rho^|lag|, the factor (..., i, j) of the prior's covariance.
+
+        Args:
+            rows: Values (..., i), places among channel * node.
+            columns: Values (..., j).
+            away: Time of the columns minus that of the rows, in steps, which broadcasts to
+                (..., i, j) and whose dtype is that of the result.
+        """
+        rate = self.rate.to(away).flatten()
+        first, second = rate[rows][..., :, None], rate[columns][..., None, :]
+        forgets = torch.where(away >= 0.0, second, first)  # the later one's
+        kappa = 2.0 * (first * second).sqrt() / (first + second)
+        return kappa * (-forgets * away.abs()).exp()
+
+    def members_noise(self, seed: int, time: Tensor, count: int) -> Tensor:
+        """Return standard normal noise (member, record, value) that goes on in time, float32.
+
+        Member k of a record is a weighted sum of noise on a regular grid of steps, each of which
+        follows from (seed, its number, k) alone. So it depends on the record's time alone, and not
+        on which others are drawn with it. Each record's noise is exactly standard normal. A
+        record's noise is correlated with that a step later about as the value itself is, but by no
+        more than 0.9.
+
+        Args:
+            seed: Seed of the members.
+            time: Time (record,) of the records, in steps.
+            count: Number of members.
+        """
+        place = time.double()
+        cells = (place.floor().long() - _REACH + 1)[:, None] + torch.arange(2 * _REACH)
+        distinct, where = torch.unique(cells, return_inverse=True)
+        white = members_noise(seed, distinct, count, self.rate.numel(), _STREAM)
+        decay = _decay(self.correlation.double().flatten())
+        weight = _weights((place[:, None] - cells)[..., None], decay).float()
+        out = white.new_zeros(count, len(place), self.rate.numel())
+        for k in range(2 * _REACH):
+            out += weight[:, k] * white[:, where[:, k]]
+        return out
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return a JSON-able configuration and the tensors."""
+        return {"window": self.window, "step_days": self.step_days}, {"rate": self.rate}
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Memory:
+        """Rebuild from `to_state`."""
+        return cls(tensors["rate"], config["window"], config["step_days"])
+
+
+def _whole(lag: Tensor) -> Tensor:
+    """Make lags whole that are nearly so."""
+    near = lag.round()
+    return torch.where((lag - near).abs() <= _SNAP, near, lag)
+
+
+def _weights(away: Tensor, decay: Tensor) -> Tensor:
+    """Return weights (..., cell, value) of unit norm over cells so far away (..., cell, 1)."""
+    least = (-decay * _REACH).exp()
+    weight = ((-decay * away.abs()).exp() - least).clamp(min=0.0)
+    return weight / weight.square().sum(-2, keepdim=True).sqrt()
+
+
+def _decay(correlation: Tensor) -> Tensor:
+    """Return the decay (value,) of weights whose sums a step apart have a correlation (value,)."""
+    decay = torch.logspace(1.0, -2.0, 400, dtype=torch.float64)
+    cells = torch.arange(-_REACH, _REACH + 2, dtype=torch.float64)[:, None]
+    reached = (_weights(cells, decay) * _weights(cells - 1.0, decay)).sum(0)
+    return torch.from_numpy(np.interp(correlation.numpy(), reached.numpy(), decay.numpy()))
+
+
+def _pooled(domain: Domain, fields: Tensor, share: Tensor) -> Tensor:
+    """Return fields (field, node) averaged over near nodes by a Gaussian kernel."""
+    positions = domain.positions.double()
+    radius = _SMOOTH_KM * float(domain.areas.sum()) ** 0.5
+    some = torch.arange(len(share))
+    if len(share) > _MOST_POOLED:
+        generator = torch.Generator().manual_seed(0)
+        rank = torch.rand(len(share), generator=generator, dtype=torch.float64).log() / share
+        some = rank.topk(_MOST_POOLED).indices  # drawn by area (Efraimidis & Spirakis 2006)
+    there, weighted = positions[some], torch.cat([fields, torch.ones_like(fields[:1])])[:, some].T
+    if len(some) == len(share):
+        weighted = weighted * share[:, None]
+    out = torch.empty(len(share), len(fields), dtype=torch.float64)
+    for part in torch.arange(len(share)).split(_ROWS):
+        kernel = torch.exp(-0.5 * (torch.cdist(positions[part], there) / radius) ** 2)
+        total = kernel @ weighted
+        out[part] = total[:, :-1] / total[:, -1:].clamp(min=1e-30)
+    return out.T
