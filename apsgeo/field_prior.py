@@ -16,6 +16,7 @@ from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian
+from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.labels.records import Records
@@ -43,6 +44,7 @@ class FieldPrior:
             None.
         provenance: Record of how it was fitted.
         history: Records to learn from and held out, if they are at hand; not saved.
+        memory: How records follow each other in time, or None if each is on its own.
     """
 
     domain: Domain
@@ -55,6 +57,7 @@ class FieldPrior:
     held_out_from: str | int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     history: Records | None = None
+    memory: Memory | None = None
 
     def __repr__(self) -> str:
         return (
@@ -145,6 +148,7 @@ class FieldPrior:
             "held_out_from": self.held_out_from,
             "provenance": self.provenance,
             "diffusion": None,
+            "memory": None,
         }
         if self.anchor is not self.gaussian:
             config["anchor"], state = self.anchor.to_state()
@@ -152,6 +156,9 @@ class FieldPrior:
         if self.diffusion is not None:
             config["diffusion"], state = self.diffusion.to_state()
             tensors |= {f"diffusion.{name}": value for name, value in state.items()}
+        if self.memory is not None:
+            config["memory"], state = self.memory.to_state()
+            tensors |= {f"memory.{name}": value for name, value in state.items()}
         return save_folder(path, "prior", config, tensors, overwrite=overwrite)
 
     @classmethod
@@ -174,6 +181,9 @@ class FieldPrior:
         if (described := config["diffusion"]) is not None:
             skip = gaussian.annual if described["anchored"] else None
             diffusion = spec.from_state(described, part(tensors, "diffusion."), domain, skip)
+        memory = None
+        if config.get("memory") is not None:
+            memory = Memory.from_state(config["memory"], part(tensors, "memory."))
         return cls(
             domain=domain,
             normals=Normals.from_tensors(tensors),
@@ -184,4 +194,5 @@ class FieldPrior:
             variable=config["name"],
             held_out_from=config["held_out_from"],
             provenance=config["provenance"],
+            memory=memory,
         )

@@ -24,6 +24,7 @@ from apsgeo.flows.build import Site, build_flow, spec_from_config
 from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
+from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.io import load_model, part, save_folder
@@ -252,6 +253,18 @@ class Posterior:
             raise InputError(f"{self!r} has no flow; give a posterior from apsgeo.distill.")
         return self.method
 
+    @property
+    def memory(self) -> Memory | None:
+        """How records follow each other in time, if the method knows it."""
+        method = self.method.base if isinstance(self.method, Flow) else self.method
+        memory = getattr(method, "memory", None)
+        return memory if isinstance(memory, Memory) else None
+
+    @property
+    def window(self) -> int:
+        """Number of records on either side that matter to the method."""
+        return 0 if self.memory is None else self.memory.window
+
     @cached_property
     def family(self) -> Family:
         """The family of operators, on the domain."""
@@ -279,6 +292,7 @@ class Posterior:
         noise_std: float | Tensor | None = None,
         operator: Operator | None = None,
         key: Tensor | None = None,
+        time: Tensor | None = None,
     ) -> Measurement:
         """Return the measurement of y (batch, channel, observation), in the units of the data.
 
@@ -302,6 +316,7 @@ class Posterior:
             operator=linear,
             season=season,
             key=torch.arange(len(y)) if key is None else key,
+            time=time,
         )
         given.season_of(self.normals.seasons)
         return given
@@ -319,6 +334,7 @@ class Posterior:
         noise_std: float | Tensor | None = None,
         operator: Operator | None = None,
         key: Tensor | None = None,
+        time: Tensor | None = None,
     ) -> FieldDistribution:
         """Return the distribution of the fields behind y, by one network evaluation for each.
 
@@ -331,11 +347,15 @@ class Posterior:
             operator: Operator that measured, where the model is for several.
             key: Number (batch,) int64 that names each record and seeds its members; by default its
                 place in the batch.
+            time: Time (batch,) of each record in steps of the history. If it is given, and the
+                method has a memory, each record is drawn given those near it, too.
 
         Raises:
             InputError: If the shape, the season, the noise or the operator does not fit.
         """
-        return self.posterior(self.measure(y, season, noise_std, operator, key))
+        given = self.measure(y, season, noise_std, operator, key, time)
+        together = time is not None and self.window > 0
+        return self.posterior(given.among(slice(None)) if together else given)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save as a folder of JSON and safetensors; see `apsgeo.io.save_folder`.
@@ -355,10 +375,14 @@ class Posterior:
             "name": self.variable,
             "provenance": self.provenance,
             "anchor": None,
+            "memory": None,
         }
         if flow.anchor is not None:
             config["anchor"], state = flow.anchor.to_state()
             tensors |= {f"anchor.{name}": value for name, value in state.items()}
+        if flow.memory is not None:
+            config["memory"], state = flow.memory.to_state()
+            tensors |= {f"memory.{name}": value for name, value in state.items()}
         if isinstance(flow, SpectralFlow) and flow.regimes is not None:
             state = flow.regimes.to_tensors()
             tensors |= {f"regimes.{name}": value for name, value in state.items()}
@@ -387,7 +411,10 @@ class Posterior:
         weights = part(tensors, "flow.")
         sites = weights.get("context.sites", torch.empty(0, domain.num_nodes))
         known = Known(normals, Family(operator, domain).features)
-        site = Site(domain, normals.channels, known, sites, anchor, regimes)
+        memory = None
+        if config.get("memory") is not None:
+            memory = Memory.from_state(config["memory"], part(tensors, "memory."))
+        site = Site(domain, normals.channels, known, sites, anchor, regimes, memory)
         flow = build_flow(site, spec_from_config(config["spec"]))
         flow.load_state_dict(weights)
         return cls(

@@ -17,6 +17,7 @@ from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian, select_scales
 from apsgeo.gaussian.localised import MOST_VALUES
+from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.scales import (
     HybridScales,
     LocalisedScales,
@@ -25,6 +26,7 @@ from apsgeo.gaussian.scales import (
 )
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
+from apsgeo.labels.steps import step_days, time_in_steps
 from apsgeo.measurement import Normals
 from apsgeo.optim.training import Training, seeded
 
@@ -47,6 +49,7 @@ def fit_prior(
     skip: Literal["gaussian", "none"] = "gaussian",
     spec: DenoiserSpec | None = None,
     augment: Symmetries | None = None,
+    memory: bool = True,
     folds: int = 4,
     seed: int = 0,
     training: Training = Training(),
@@ -95,6 +98,9 @@ def fit_prior(
         augment: Symmetries of the domain that standardized anomalies have too, such as
             ``domain_of(history).symmetries.only("left-right")``, which move the fields that the
             diffusion prior is trained on.
+        memory: Whether to learn how records follow each other, if the history has dates, so that
+            gaps are filled from neighbouring times too; see `apsgeo.gaussian.memory.Memory`. A
+            history that hardly has a memory has none.
         folds: Contiguous blocks of the history for cross-fitting.
         seed: Seed of masks, noise and weights.
         training: Settings of the diffusion prior's training, by default 1500 steps of 16 fields;
@@ -141,6 +147,7 @@ def fit_prior(
         variable=records.name,
         held_out_from=held_out_from,
         history=records,
+        memory=_memory_of(learned, domain, fields) if memory else None,
         provenance={
             "learned_from": learned.dates.span,
             "records": len(fields),
@@ -164,6 +171,15 @@ def fit_prior(
         options = {"seed": seed, "augment": augment}
         _fit_diffusion(prior, fields, season, validation, folds, training, **options)
     return prior
+
+
+def _memory_of(records: Records, domain: Domain, fields: Tensor) -> Memory | None:
+    """Fit the memory to standardized anomalies; None without dates, and for windows of times."""
+    step = step_days(records.dates)
+    if step is None or "lag" in records.array.dims:
+        return None
+    time = time_in_steps(records.dates, step).numpy()
+    return Memory.fit(domain, fields, time, step_days=step)
 
 
 def _small_enough(domain: Domain, fields: Tensor) -> tuple[Domain, Tensor] | None:

@@ -116,8 +116,17 @@ class NcepProtocol:
             raise InputError(f"density={density!r} given; expected a fraction above 0, at most 1")
         return np.minimum(density * self.weights / self.weights.mean(), 1.0)
 
-    def observe(self, index: Index, density: float) -> Measurement:
-        """Simulate the observations of the months ``index``; those of a month never change."""
+    def observe(self, index: Index, density: float, window: int = 0) -> Measurement:
+        """Simulate the observations of the months ``index``; those of a month never change.
+
+        With a window, as many months on either side are around them, observed alike.
+        """
+        if window:
+            near = np.arange(-window, window + 1)
+            every = np.unique((index[:, None] + near).clip(0, len(self.values) - 1))
+            return self.observe(every, density).among(
+                torch.from_numpy(np.searchsorted(every, index))
+            )
         probability = self.probability(density)
         masks, values = [], []
         for i in index:
@@ -134,6 +143,7 @@ class NcepProtocol:
             torch.tensor(self.noise_std, dtype=torch.float64),
             season=torch.from_numpy(self.season[index]),
             key=torch.from_numpy(self.key[index]),
+            time=torch.from_numpy(12.0 * self.year[index] + self.season[index]),
         )
 
     def labelled(self, observations: Measurement, index: Index) -> xr.DataArray:
@@ -165,9 +175,12 @@ class NcepProtocol:
         members: int = 32,
         name: str | None = None,
         batch: int = 8,
+        window: int = 0,
         progress: bool = True,
     ) -> Scores:
         """Score a method on the months ``index`` at one density, ``batch`` months at a time.
+
+        With a window it is given as many months on either side, too, observed alike.
 
         Methods without exact marginals are scored by their members, seeded by the protocol's seed.
         """
@@ -176,7 +189,7 @@ class NcepProtocol:
         with tqdm(total=len(index), desc=label, unit="field", disable=not progress) as bar:
             for start in range(0, len(index), batch):
                 part = index[start : start + batch]
-                observations = self.observe(part, density)
+                observations = self.observe(part, density, window)
                 begun = time.perf_counter()
                 prediction = method.posterior(observations).prediction(members, self.seed)
                 seconds = time.perf_counter() - begun

@@ -156,6 +156,7 @@ def distill(
         site_features(prior.domain, learned.fields),
         prior.anchor,
         spec.regimes_in(prior.domain, learned.fields),
+        prior.memory if learned.time is not None and measurements is None else None,
     )
     with seeded(seed):
         flow = build_flow(site, spec)

@@ -32,8 +32,9 @@ def foretell(
     steps, batch = training.steps or 0, training.batch or 1
     own = replace(measuring, generator=torch.Generator().manual_seed(0), progress=False)
     flow, cells = measuring.flow, measuring.cells(learned, len(bases))
-    one = cells[0][2]
-    few = Fields(learned.fields[one], learned.season[one])
+    one = torch.zeros(len(learned.fields), dtype=torch.bool)
+    one[cells[0][2]] = True
+    few = learned.only(one)
     pairs = own.simulated(few, bases[:1], 1)  # what is prepared once is not in the measured time
     a_group = _seconds(lambda: own.simulated(few, bases[:1], 1))
     simulating = a_group * rounds * len(cells) / torch.get_num_threads()

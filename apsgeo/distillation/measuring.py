@@ -11,21 +11,62 @@ from apsgeo.distillation.pairs import Setting
 from apsgeo.errors import InputError
 from apsgeo.measurement import Family
 from apsgeo.measurement.noise import check_noise
+from apsgeo.operators import Operator
 
 __all__ = ["Noise", "checks", "simulate"]
 
 
-def simulate(family: Family, noise: Noise, generator: torch.Generator) -> Setting:
-    """Draw one setting: a member of a family, a mask, and a noise level."""
-    member = family.operator.draw(generator)
-    mask = member.simulate(family.domain, generator)
-    return Setting(mask, noise.draw(generator), family.on(member))
+def simulate(
+    family: Family, noise: Noise, generator: torch.Generator, window: int = 0
+) -> Setting:
+    """Draw one setting: a member of a family, a mask, and a noise level.
+
+    Args:
+        family: The family.
+        noise: Range of the noise.
+        generator: Generator of all draws.
+        window: Number of neighbours on either side, which are measured at about the same density.
+            A quarter of the settings have none of them, and of the others every fifth has those of
+            one side.
+    """
+    member, domain = family.operator.draw(generator), family.domain
+    mask = member.simulate(domain, generator)
+    level, linear = noise.draw(generator), family.on(member)
+    offsets = _offsets(window)
+    if window:
+        chance = float(torch.rand((), generator=generator))
+        none, one_side = chance < 0.25, chance < 0.4
+        offsets = [] if none else [o for o in offsets if not one_side or o * (chance - 0.325) > 0]
+    masks: tuple[tuple[int, Tensor], ...] = ()
+    if offsets:
+        seen = mask.double() @ domain.areas.double() if linear.is_identity else domain.areas.sum()
+        density = max(float(seen / domain.areas.sum()), 1.0 / domain.num_nodes)
+        masks = tuple((o, member.at_density(domain, density, generator)) for o in offsets)
+    return Setting(mask, level, linear, masks)
 
 
-def checks(family: Family, noise: Noise, rounds: int, generator: torch.Generator) -> list[Setting]:
-    """Draw masks for every typical member, density and noise level, `rounds` times each."""
+def _offsets(window: int) -> list[int]:
+    return [*range(-window, 0), *range(1, window + 1)]
+
+
+def checks(
+    family: Family, noise: Noise, rounds: int, generator: torch.Generator, window: int = 0
+) -> list[Setting]:
+    """Draw masks for every typical member, density and noise level, `rounds` times each.
+
+    So many neighbours on either side are measured at the same density.
+    """
+
+    def mask(member: Operator, density: float) -> Tensor:
+        return member.at_density(family.domain, density, generator)
+
     return [
-        Setting(member.at_density(family.domain, density, generator), level, family.on(member))
+        Setting(
+            mask(member, density),
+            level,
+            family.on(member),
+            tuple((offset, mask(member, density)) for offset in _offsets(window)),
+        )
         for _ in range(rounds)
         for member in family.operator.typical()
         for density in member.held_out_densities

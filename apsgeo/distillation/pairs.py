@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,8 +20,12 @@ __all__ = [
     "PairSet",
     "Setting",
     "measured_pairs",
+    "neighbours",
     "simulate_pairs",
 ]
+
+_SAME_STEP = 0.15  # steps by which the time of a neighbour may be off
+_APART = 1e6  # steps between records whose neighbours are their own
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,13 @@ class Setting:
         noise_std: Standard deviation of the noise, which broadcasts to (channel, observation), in
             the units of the data.
         operator: Operator that measures, on the domain.
+        around: Offsets of neighbouring records that are measured too, and their masks.
     """
 
     mask: Tensor
     noise_std: Tensor
     operator: LinearMap
+    around: tuple[tuple[int, Tensor], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ def _measure(
 ) -> Measurement:
     """Measure standardized anomalies (time, channel, node) of one season, with noise.
 
-    With the standard deviation `std` (channel, node), values of nodes come out standardized and
+    With the standard deviation `std` ([time,] channel, node), values of nodes come out standardized and
     other observations in the units of the data, as `Normals.measure` returns them.
     """
     operator, noise_std = setting.operator, setting.noise_std
@@ -279,16 +285,89 @@ def cells_of(fold: Tensor, season: Tensor, most: int | None = None) -> list[Cell
     """Return the records of each fold and season, in parts of at most `most` records.
 
     Args:
-        fold: Index (record,) of each record's fold.
+        fold: Index (record,) of each record's fold, -1 for those that are only neighbours.
         season: Index (record,) of each record's season.
         most: Most records of a cell; by default all.
     """
     found = []
-    for f in fold.unique().tolist():
+    for f in fold[fold >= 0].unique().tolist():
         for s in season.unique().tolist():
             times = ((fold == f) & (season == s)).nonzero()[:, 0]
             found += [(f, s, part) for part in times.split(most or len(times)) if len(part)]
     return found
+
+
+def neighbours(time: Tensor, index: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    """Return the place (record,) of the record so many steps from each, and whether it is there.
+
+    Args:
+        time: Time (time,) of all records, in steps, ascending.
+        index: Indices (record,) of some.
+        offset: Number of steps.
+    """
+    places = index + offset
+    inside = (places >= 0) & (places < len(time))
+    places = places.clamp(0, len(time) - 1)
+    return places, inside & ((time[places] - time[index] - offset).abs() < _SAME_STEP)
+
+
+def _with_neighbours(
+    measured: Measurement,
+    times: Tensor,
+    fields: Tensor,
+    std: Tensor,
+    time: Tensor,
+    setting: Setting,
+    generator: torch.Generator,
+) -> Iterator[tuple[Measurement, Tensor]]:
+    """Yield records with their neighbours measured, those together that have the same ones.
+
+    Args:
+        measured: Measurements of some records.
+        times: Their indices (record,).
+        fields: All fields (time, channel, node).
+        std: Standard deviation (time, channel, node) of each, in the units of the data.
+        time: Time (time,) of each, in steps.
+        setting: Masks of the neighbours, beside noise and operator.
+        generator: Generator of the noise.
+
+    Yields:
+        Measurements, with others around them, and the indices of their records.
+    """
+    offsets = torch.tensor([offset for offset, _ in setting.around])
+    found = [neighbours(time, times, int(offset)) for offset in offsets]
+    places, there = (torch.stack(each, 1) for each in zip(*found, strict=True))
+    distinct, which = torch.unique(there, dim=0, return_inverse=True)
+    for number, has in enumerate(distinct):
+        rows = (which == number).nonzero()[:, 0]
+        own = measured[rows]
+        parts = [
+            _measure(
+                fields[places[rows, k]],
+                replace(setting, mask=setting.around[k][1]),
+                std[places[rows, k]],
+                generator,
+            )
+            for k in has.nonzero()[:, 0].tolist()
+        ]
+        if parts:
+            # Each record has neighbours of its own, whose masks are those of its group.
+            apart = _APART * torch.arange(len(rows), dtype=torch.float64)
+            when = [apart + float(offset) for offset in offsets[has]]
+            own = replace(own, time=apart, around=_joined(parts, torch.cat(when)))
+        yield own, times[rows]
+
+
+def _joined(parts: Sequence[Measurement], time: Tensor) -> Measurement:
+    scales = [part.scale for part in parts if part.scale is not None]
+    return Measurement(
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.mask for part in parts]),
+        torch.cat([part.noise_std for part in parts]),
+        operator=parts[0].operator,
+        scale=torch.cat(scales) if scales else None,
+        time=time,
+    )
 
 
 def simulate_pairs(
@@ -298,6 +377,7 @@ def simulate_pairs(
     normals: Normals,
     settings: Sequence[Setting],
     *,
+    series: tuple[Tensor, Tensor] | None = None,
     functionals: Tensor | None = None,
     members: int = 8,
     seed: int = 0,
@@ -313,6 +393,8 @@ def simulate_pairs(
         bases: One base for each fold, fitted without the fields of that fold.
         normals: Normals behind `fields`, which standardize the noise.
         settings: Settings, of which each cell takes as many, one after the other.
+        series: Time (time,) in steps and season (time,) of all fields, by which neighbours are
+            found and standardized; without it there are none.
         functionals: Functionals of the flow, whose variance it sees; see `Flow.functionals`.
         members: Number of base deviations kept for each group.
         seed: Seed of the noise.
@@ -330,8 +412,13 @@ def simulate_pairs(
             key = (seed * 1_000_003 + job) % (2**63)
             generator, setting = torch.Generator().manual_seed(key), settings[job]
             measured = _measure(fields[times], setting, normals.std[s], generator)
-            groups.append(
-                _group(measured, times, setting, bases[f], wanted, members, (f, s), generator)
+            each: Iterable[tuple[Measurement, Tensor]] = [(measured, times)]
+            if setting.around and series is not None:
+                time, std = series[0], normals.std[series[1]]
+                each = _with_neighbours(measured, times, fields, std, time, setting, generator)
+            groups.extend(
+                _group(found, where, setting, bases[f], wanted, members, (f, s), generator)
+                for found, where in each
             )
             bar.update()
         return groups

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from apsgeo.distillation.pairs import (
     Setting,
     cells_of,
     measured_pairs,
+    neighbours,
     simulate_pairs,
 )
 from apsgeo.errors import InputError
@@ -26,6 +27,7 @@ from apsgeo.gaussian.draws import Base
 from apsgeo.gaussian.fit import contiguous_folds
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.labels.records import Records
+from apsgeo.labels.steps import time_in_steps
 from apsgeo.measurement import Family
 
 __all__ = [
@@ -46,17 +48,63 @@ _SHARING = 16  # most records that share a mask, and so a factor
 
 @dataclass(frozen=True)
 class Fields:
-    """Standardized anomalies (record, channel, node), and the seasons of the records."""
+    """Standardized anomalies to learn from.
+
+    Attributes:
+        fields: Anomalies (record, channel, node).
+        season: Index (record,) of each record's season.
+        time: Time (record,) of each in steps, or None where they do not follow each other.
+        picked: Which (record,) are learned from, the others being neighbours only; None for all.
+    """
 
     fields: Tensor
     season: Tensor
+    time: Tensor | None = None
+    picked: Tensor | None = None
 
     def evenly(self, most: int) -> Fields:
-        """Return at most `most` fields, evenly from first to last."""
+        """Return at most `most` fields, evenly from first to last, and what is around them."""
         if len(self.fields) <= most:
             return self
-        picked = torch.linspace(0, len(self.fields) - 1, most).long()
-        return Fields(self.fields[picked], self.season[picked])
+        chosen = torch.linspace(0, len(self.fields) - 1, most).long()
+        if self.time is None:
+            return Fields(self.fields[chosen], self.season[chosen])
+        picked = torch.zeros(len(self.fields), dtype=torch.bool)
+        picked[chosen] = True
+        return replace(self, picked=picked)
+
+    def only(self, picked: Tensor) -> Fields:
+        """Return those that are true in `picked` (record,), and what is around them."""
+        if self.time is None:
+            return Fields(self.fields[picked], self.season[picked])
+        return replace(self, picked=picked)
+
+    def with_all_around(self, window: int) -> Fields:
+        """Return those with all neighbours; without times, if there are none with them."""
+        if self.time is None or window == 0:
+            return self
+        picked = torch.ones(len(self.fields), dtype=torch.bool)
+        for offset in (*range(-window, 0), *range(1, window + 1)):
+            picked &= neighbours(self.time, torch.arange(len(self.fields)), offset)[1]
+        if self.picked is not None:
+            picked &= self.picked
+        return replace(self, picked=picked) if bool(picked.any()) else replace(self, time=None)
+
+    @property
+    def series(self) -> tuple[Tensor, Tensor] | None:
+        """Times and seasons, None where records do not follow each other."""
+        return None if self.time is None else (self.time, self.season)
+
+    @property
+    def count(self) -> int:
+        """Number of fields to learn from."""
+        return len(self.fields) if self.picked is None else int(self.picked.sum())
+
+    def in_folds(self, fold: Tensor) -> Tensor:
+        """Put the folds (count,) of those to learn from among -1 (record,) for the others."""
+        if self.picked is None:
+            return fold
+        return torch.full((len(self.fields),), -1).masked_scatter(self.picked, fold)
 
 
 Teacher = Literal["history", "diffusion", "gaussian"]
@@ -111,7 +159,8 @@ def fields_of_prior(
     past, later = None, None
     if history is not None:
         past, later = (
-            Fields(prior.encode(part), prior.season_of(part)) for part in prior.split(history)
+            Fields(prior.encode(part), prior.season_of(part), _time_of(prior, part))
+            for part in prior.split(history)
         )
     if teacher == "history":
         learned = past
@@ -129,6 +178,13 @@ def fields_of_prior(
             f"{prior.held_out_from}; give a history with at least {folds} and 1."
         )
     return learned, later.evenly(_MOST_HELD_OUT)
+
+
+def _time_of(prior: FieldPrior, records: Records) -> Tensor | None:
+    """Return the time of records in steps of the prior's memory, if it has one."""
+    if prior.memory is None:
+        return None
+    return time_in_steps(records.dates, prior.memory.step_days)
 
 
 @dataclass(frozen=True)
@@ -164,14 +220,15 @@ class Measuring:
     @staticmethod
     def cells(learned: Fields, folds: int) -> list[Cell]:
         """Return the fold, season and records of each few records that share a mask."""
-        fold = contiguous_folds(len(learned.fields), folds)
+        fold = learned.in_folds(contiguous_folds(learned.count, folds))
         return cells_of(fold, learned.season, _SHARING)
 
     def simulated(self, learned: Fields, bases: Sequence[Base], rounds: int) -> PairSet:
         """Simulate measurements to learn from, `rounds` of each field, by the bases of its fold."""
-        cells = self.cells(learned, len(bases))
+        cells, window = self.cells(learned, len(bases)), self._window(learned)
         settings = [
-            simulate(self.family, self.noise, self.generator) for _ in range(rounds * len(cells))
+            simulate(self.family, self.noise, self.generator, window)
+            for _ in range(rounds * len(cells))
         ]
         return simulate_pairs(
             learned.fields,
@@ -179,6 +236,7 @@ class Measuring:
             bases,
             self.prior.normals,
             settings,
+            series=learned.series,
             functionals=self.flow.functionals,
             members=2 * CRPS.members,
             seed=self._seed(),
@@ -222,20 +280,26 @@ class Measuring:
         Records are measured in a dozen groups, each by masks of its own, several for one season.
         """
         seasons = self.prior.normals.seasons
-        parts = max(1, min(_HELD_OUT_GROUPS // seasons, len(later.fields) // seasons))
-        part = torch.arange(len(later.fields)) // seasons % parts
-        cells = cells_of(part, later.season)
+        later = later.with_all_around(self._window(later))
+        parts = max(1, min(_HELD_OUT_GROUPS // seasons, later.count // seasons))
+        part = torch.arange(later.count) // seasons % parts
+        cells = cells_of(later.in_folds(part), later.season)
         return simulate_pairs(
             later.fields,
             cells,
             [self.flow.base] * parts,
             self.prior.normals,
-            checks(self.family, self.noise, len(cells), self.generator),
+            checks(self.family, self.noise, len(cells), self.generator, self._window(later)),
+            series=later.series,
             functionals=self.flow.functionals,
             members=_VALIDATION_MEMBERS,
             seed=self._seed(),
             progress=self.progress,
         )
+
+    def _window(self, fields: Fields) -> int:
+        """Return the number of neighbours on either side that are measured with each field."""
+        return 0 if fields.time is None or self.flow.memory is None else self.flow.memory.window
 
     def _seed(self) -> int:
         return int(torch.randint(2**31, (), generator=self.generator))

@@ -21,6 +21,7 @@ from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.draws import Base, WhiteNoise
+from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.regimes import LowRankMixturePrior, fit_regimes
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.vecchia import VecchiaPrior
@@ -58,6 +59,7 @@ class Site:
         features: Fixed features (feature, node) of the nodes.
         anchor: The Gaussian prior; needed by the base "anchor".
         regimes: Mixture that `FlowSpec.regimes_in` found in the fields to learn from.
+        memory: How records follow each other in time, which the base "local" knows.
     """
 
     domain: Domain
@@ -66,6 +68,7 @@ class Site:
     features: Tensor
     anchor: SeasonalPrior | None = None
     regimes: LowRankMixturePrior | None = None
+    memory: Memory | None = None
 
     @property
     def needed_anchor(self) -> SeasonalPrior:
@@ -81,7 +84,7 @@ class Site:
 
 _BASES: dict[BaseName, Callable[[Site], Base]] = {
     "anchor": lambda site: site.needed_anchor,
-    "local": lambda site: VecchiaPrior(site.needed_anchor),
+    "local": lambda site: VecchiaPrior(site.needed_anchor, site.memory),
     "white": lambda site: WhiteNoise(),
 }
 

@@ -77,7 +77,9 @@ class Memory:
         if len(after) < 2:
             return None
         now, before = fields[after].double(), fields[after - 1].double()
-        moments = torch.stack([(now * before).mean(0), (now**2 + before**2).mean(0) / 2.0])
+        both = (now != 0.0) & (before != 0.0)
+        products = now * before, both * (now**2 + before**2) / 2.0
+        moments = torch.stack([each.mean(0) for each in products])
         share = domain.areas.double() / domain.areas.sum()
         total = (moments * share).sum((1, 2))
         if not float(total[0]) > _LEAST * float(total[1]):

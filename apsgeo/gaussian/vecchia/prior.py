@@ -29,7 +29,7 @@ __all__ = ["VecchiaPrior"]
 _FEW = 10  # times the observations of a block that are few in all
 _MORE = 4  # times as many that the first blocks are then given
 _AROUND = 3  # observations that a block is given, at least, for each of its own
-_AROUND_SHARE = 0.4  # share of these from each record next to it; of others this over the lag
+_NEIGHBOURS = 0.6  # observations of a record next to it for each of its own; fewer farther off
 _WIDEST = 128  # most nodes of an observation
 _NODES = 16  # nodes of the observations that a block is given, for each observation of one node
 _FEWEST = 8  # observations that a block is given, however wide
@@ -135,11 +135,11 @@ class VecchiaPrior:
             assert matrix is not None
             seen.append(Seen.of(matrix, record.observed, record.noise_var, positions, lag))
         parts = self.ordering.parts
-        shares = [_AROUND_SHARE / max(1.0, abs(lag)) for lag, _ in around]
-        counts = [
-            [each, *(max(1, round(share * most)) for share, most in zip(shares, rest, strict=True))]
-            for each, *rest in zip(*(self._counts(part) for part in seen), strict=True)
+        fewer = [
+            max(1, round(_NEIGHBOURS * self._counts(part)[-1] / max(1.0, abs(part.lag))))
+            for part in seen[1:]
         ]
+        counts = [[count, *fewer] for count in self._counts(seen[0])]
         within = self._within.of(own.prior, parts)
         return tuple(
             factorize(own.prior, self.memory, blocks, each, seen, count)
