@@ -46,6 +46,7 @@ def impute(
     noise_std: NoiseStd | None = None,
     operator: Operator | None = None,
     quality_control: Control = "flag",
+    window: int | None = None,
 ) -> Fields:
     """Draw the complete fields behind observed ones, by one network evaluation for each.
 
@@ -55,6 +56,10 @@ def impute(
     Nothing is sampled before values are asked for, and then block by block in time. Member k of
     a record depends on ``seed``, the record's time (its index, if it has no time coordinate) and
     k alone: not on the other records, their chunks, or how many members are asked for.
+
+    A model that knows how records follow each other (`Posterior.memory`) draws each given what
+    was observed in those before and after it, too, at their distance in time. Its members cohere
+    in time: they are made of noise that goes on from record to record.
 
     Name, attributes, coordinates and encoding are those of ``obs``, without what described its own
     values (ranges, fill values, flags) or names variables that are not there, without its layout in
@@ -83,6 +88,8 @@ def impute(
             the noise) from the prior's mean: "flag" uses them, "reject" takes them for missing.
             Either warns, and takes for missing what is no value: well-known fill values so far
             away, and what is a hundred standard deviations away. "off" looks at nothing.
+        window: Number of records on either side that each is drawn given, too, at most that of
+            the model (`Posterior.window`), which is the default; 0 takes each on its own.
 
     Returns:
         Members (member, time, lat, lon), or with the other dims of ``obs``, dask, in its dtype;
@@ -112,6 +119,7 @@ def impute(
     from apsgeo.operators import RandomMask
 
     _check_types(obs, posterior)
+    window = _window(window, posterior)
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
     linear = posterior.family.on(operator)
     operator = posterior.operator if operator is None else operator
@@ -131,6 +139,7 @@ def impute(
         fields=fields,
         channels=records.channels,
         dtype=records.array.dtype,
+        window=window,
     )
     noise = posterior.noise_std if sampler.noise_std is None else sampler.noise_std
     quality = Innovations.of(records, normals, linear, noise, check_control(quality_control))
@@ -139,6 +148,19 @@ def impute(
     ensemble = _labelled(drawn, like, noise if each is None else None, seed)
     whole = ensemble if records.dataset is None else as_variables(ensemble, records.dataset)
     return cast(Fields, whole)
+
+
+def _window(window: int | None, posterior: Posterior) -> int:
+    """Return the number of records on either side, by default the model's."""
+    if window is None:
+        return posterior.window
+    window = integer(window, "window", least=0)
+    if window > posterior.window:
+        raise InputError(
+            f"window={window}, and the model knows {posterior.window} records on either side; give "
+            "as many or fewer, or leave it out."
+        )
+    return window
 
 
 def _observed(obs: Fields, posterior: Posterior, operator: Operator, linear: LinearMap) -> Records:
@@ -260,9 +282,11 @@ class ApsAccessor:
         noise_std: NoiseStd | None = None,
         operator: Operator | None = None,
         quality_control: Control = "flag",
+        window: int | None = None,
     ) -> xr.DataArray:
         """Draw the complete fields behind the array; see `apsgeo.impute`."""
-        return impute(self._obs, posterior, members, seed, noise_std, operator, quality_control)
+        options = (noise_std, operator, quality_control, window)
+        return impute(self._obs, posterior, members, seed, *options)
 
 
 def _check_types(obs: Any, posterior: Any) -> None:

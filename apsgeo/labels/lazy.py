@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +19,23 @@ from apsgeo.labels.dates import Dates
 from apsgeo.labels.layout import Layout
 from apsgeo.labels.quality import Innovations
 from apsgeo.labels.records import Records
-from apsgeo.measurement import Draws
+from apsgeo.labels.steps import time_in_steps
 from apsgeo.measurement.noise import check_noise
 from apsgeo.operators import Operator
 
 if TYPE_CHECKING:
     import dask.array
 
+    from apsgeo.posterior import Posterior
+
 __all__ = ["Sampler", "draw"]
 
 _BLOCK_BYTES = 2**24  # bytes of members in a block; drawing them takes some ten times as much
 _MEMBER = -1  # number of the members' axis, beside those of the data
 _SHOWN = 3  # entries of a long list that a message shows
-_RECORD = np.dtype([("key", "i8"), ("season", "i8"), ("name", "U40")])
+_RECORD = np.dtype(
+    [("key", "i8"), ("season", "i8"), ("time", "f8"), ("inner", "?"), ("name", "U40")]
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Sampler:
     """Draw the members of a block of records.
 
     Attributes:
-        posterior: Model, which returns the posterior of observations.
+        posterior: Model, which measures observations and returns their posterior.
         members: Size of the ensemble.
         seed: Seed of the members.
         noise_std: Standard deviation of the noise: a number or ([channel,] observation) in the
@@ -49,9 +53,10 @@ class Sampler:
         fields: Layout of the members, over the model's nodes.
         channels: Number of channels in a record.
         dtype: Dtype of the members.
+        window: Number of records on either side that each is drawn given, too.
     """
 
-    posterior: Callable[..., Draws]
+    posterior: Posterior
     members: int
     seed: int
     noise_std: Tensor | None
@@ -60,6 +65,7 @@ class Sampler:
     fields: Layout
     channels: int
     dtype: np.dtype[Any]
+    window: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,19 +79,23 @@ class Sampler:
         records: NDArray[np.void],
         noise: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Return members (member, record, *shape) of values (record, ...).
+        """Return members (member, inner record, *shape) of values (record, ...).
 
         Noise (record, ...) goes before `noise_std`.
         """
         # In one order of memory, in which kernels add up: members are the same bits in any layout.
         observations = np.array(self.measured.channel_nodes(values), np.float32, order="C")
-        drawn = self.posterior(
+        measured = self.posterior.measure(
             torch.from_numpy(observations),
             season=torch.from_numpy(records["season"].copy()),
             noise_std=self.noise_std if noise is None else self._noise(noise, values),
             operator=self.operator,
             key=torch.from_numpy(records["key"].copy()),
-        ).members(self.members, self.seed)
+            time=torch.from_numpy(records["time"].copy()),
+        )
+        if self.window:
+            measured = measured.among(torch.from_numpy(np.flatnonzero(records["inner"])))
+        drawn = self.posterior.posterior(measured).members(self.members, self.seed)
         return self.fields.channel_places(drawn.cpu().numpy()).astype(self.dtype)
 
     def _noise(self, noise: NDArray[Any], values: NDArray[Any]) -> Tensor:
@@ -147,19 +157,53 @@ def draw(
             dask; None where it is the sampler's for all records.
         gaps: Whether the records must have a gap.
     """
-    table = _table(records.dates, seasons)
+    memory = sampler.posterior.memory
+    table = _table(records.dates, seasons, None if memory is None else memory.step_days)
     field_bytes = sampler.members * math.prod(sampler.shape) * sampler.dtype.itemsize
     most = max(1, _BLOCK_BYTES // field_bytes)
     checked = _checked_blocks(records.data, quality, table, most, noise, gaps)
+    inner = checked.chunks[0]
     if noise is not None:
         noise = _as_dask(noise).rechunk(checked.chunks)
-    drawn = _over_records(sampler, checked, table, noise, (sampler.members, *sampler.shape))
+    if sampler.window:
+        around = _around(inner, sampler.window)
+        table = _overlapping(table, around, inner)
+        checked = _with_more(checked, around)
+        noise = None if noise is None else _with_more(noise, around)
+    drawn = _over_records(sampler, checked, table, noise, (sampler.members, *sampler.shape), inner)
     return drawn if records.dim else drawn[:, 0]
 
 
-def _table(dates: Dates, seasons: int) -> NDArray[np.void]:
-    """Return the key, season and name of each record (record,), for the blocks."""
+def _around(sizes: tuple[int, ...], window: int) -> list[slice]:
+    """Return each block of records with as many more on either side."""
+    ends = np.cumsum(sizes).tolist()
+    starts = [end - size for end, size in zip(ends, sizes, strict=True)]
+    pairs = zip(starts, ends, strict=True)
+    return [slice(max(0, s - window), min(ends[-1], e + window)) for s, e in pairs]
+
+
+def _with_more(data: dask.array.Array, around: Sequence[slice]) -> dask.array.Array:
+    """Return an array (record, ...) whose blocks are these, which overlap."""
+    import dask.array as da
+
+    return da.concatenate([data[part].rechunk({0: -1}) for part in around])
+
+
+def _overlapping(
+    table: NDArray[np.void], around: Sequence[slice], sizes: tuple[int, ...]
+) -> NDArray[np.void]:
+    """Return the records of overlapping blocks, `inner` where they are of a block itself."""
+    block = np.repeat(np.arange(len(sizes)), sizes)
+    rows = [table[part].copy() for part in around]
+    for number, (row, part) in enumerate(zip(rows, around, strict=True)):
+        row["inner"] = block[part] == number
+    return np.concatenate(rows)
+
+
+def _table(dates: Dates, seasons: int, step: float | None) -> NDArray[np.void]:
+    """Return key, season, time in steps of so many days, and name of each record, for blocks."""
     table = np.zeros(len(dates), dtype=_RECORD)
+    table["time"], table["inner"] = time_in_steps(dates, step), True
     table["key"], table["season"], table["name"] = dates.key, dates.season(seasons), dates.names
     return table
 
@@ -196,10 +240,12 @@ def _over_records(
     table: NDArray[np.void],
     noise: dask.array.Array | None,
     new: tuple[int, ...] | None = None,
+    inner: tuple[int, ...] | None = None,
 ) -> dask.array.Array:
     """Call ``func`` on the blocks of data (record, ...), the same records of the table, and noise.
 
-    It returns an array like the data, or with ``new`` = (member, ...) one (member, record, ...).
+    It returns an array like the data, or with ``new`` = (member, ...) one (member, record, ...). Of
+    each block it may return some records only, so many as ``inner`` says.
     """
     import dask.array as da
 
@@ -218,6 +264,7 @@ def _over_records(
         axes[:1],
         *(() if noise is None else (noise, axes)),
         new_axes=sizes,
+        adjust_chunks=None if inner is None else {axes[0]: inner},
         concatenate=True,
         # A name of its own spares dask from hashing the model.
         name=f"impute-{uuid.uuid4().hex}",
