@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class Task:
         truth: Tensor,
         generator: torch.Generator,
         unit: float = 1.0,
-        **record: Tensor,
+        **record: Any,
     ) -> Measurement:
         """Return a measurement of fields (record, 1, node), with the season and key in `record`."""
         linear = self.operator.on(domain)

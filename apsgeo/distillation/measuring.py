@@ -16,9 +16,7 @@ from apsgeo.operators import Operator
 __all__ = ["Noise", "checks", "simulate"]
 
 
-def simulate(
-    family: Family, noise: Noise, generator: torch.Generator, window: int = 0
-) -> Setting:
+def simulate(family: Family, noise: Noise, generator: torch.Generator, window: int = 0) -> Setting:
     """Draw one setting: a member of a family, a mask, and a noise level.
 
     Args:

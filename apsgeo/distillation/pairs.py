@@ -182,8 +182,8 @@ def _measure(
 ) -> Measurement:
     """Measure standardized anomalies (time, channel, node) of one season, with noise.
 
-    With the standard deviation `std` ([time,] channel, node), values of nodes come out standardized and
-    other observations in the units of the data, as `Normals.measure` returns them.
+    With the standard deviation `std` ([time,] channel, node), values of nodes come out
+    standardized, other observations in the units of the data, as `Normals.measure` returns them.
     """
     operator, noise_std = setting.operator, setting.noise_std
     if operator.is_identity:

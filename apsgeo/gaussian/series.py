@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cholesky
 from torch import Tensor
 
 from apsgeo.errors import InputError
@@ -220,4 +220,3 @@ class _Solved:
         left -= self._cross.T @ self._gram.solve(self._cross)
         left[np.diag_indices_from(left)] += _JITTER * self.prior.variance.flatten().numpy()
         return cholesky((left + left.T) / 2.0, lower=True, check_finite=False)
-

@@ -78,8 +78,8 @@ class Seen:
         place = (share[:, :, None] * positions[values]).sum(1) / share.sum(1)[:, None]
         var = torch.from_numpy(noise_var[observed]).float()
         main = np.take_along_axis(values, share.argmax(1)[:, None], 1)[:, 0]
-        weights_of = torch.from_numpy(weights).float()
-        return cls(torch.from_numpy(values), weights_of, var, place, main, lag)
+        terms = torch.from_numpy(values), torch.from_numpy(weights).float()
+        return cls(*terms, var, place, main, lag)
 
 
 @dataclass(frozen=True)
@@ -209,13 +209,24 @@ class _Chosen:
             lag = torch.full((index.shape[1],), part.lag)
             found.append((start + index, values, weights, part.noise_var[index], lag))
             start += len(part)
-        *together, lags = zip(*found, strict=True)
-        return cls(*(torch.cat(each, 1) for each in together), torch.cat(lags))
+        index, values, weights, noise_var, lag = zip(*found, strict=True)
+        return cls(
+            torch.cat(index, 1),
+            torch.cat(values, 1),
+            torch.cat(weights, 1),
+            torch.cat(noise_var, 1),
+            torch.cat(lag),
+        )
 
     def at(self, blocks: slice) -> _Chosen:
         """Return those of some blocks."""
-        own = (self.index, self.values, self.weights, self.noise_var)
-        return _Chosen(*(each[blocks] for each in own), self.lag)
+        return _Chosen(
+            self.index[blocks],
+            self.values[blocks],
+            self.weights[blocks],
+            self.noise_var[blocks],
+            self.lag,
+        )
 
 
 def _observations(blocks: Blocks, seen: Seen, most: int) -> np.ndarray:
