@@ -26,6 +26,7 @@ SUITES = {
     "truth": "truth.suite",
     "amortization": "amortization.suite",
     "amortized": "amortized.suite",
+    "history": "history.suite",
     "stages": "stages.suite",
     "ablations": "ablations.suite",
     "images": "images.suite",

@@ -179,11 +179,21 @@ class _Solved:
         gram[np.diag_indices_from(gram)] += np.concatenate([p.noise_var for p in self._parts])
         self._gram = Gram(gram)
 
+    @cached_property
+    def _shared(self) -> tuple[Index, Array]:
+        """All values that were observed at any time, and their covariance (value, some) with all.
+
+        Those that were observed at several times are computed once, since columns may cost solves.
+        """
+        some = np.unique(np.concatenate([part.used for part in self._parts]))
+        return some, self.prior.covariance(np.arange(self.prior.size), some)
+
     def _covariance(self, a: Index, when: float, b: Index, then: float) -> Array:
-        """Return the covariance of values a at one time with values b at another."""
+        """Return the covariance of observed values a at one time with values b at another."""
+        some, covariance = self._shared
         away = torch.tensor(then - when, dtype=torch.float64)
         factor = self.memory.between(torch.from_numpy(a), torch.from_numpy(b), away)
-        return self.prior.covariance(a, b) * factor.numpy()
+        return covariance[b[:, None], np.searchsorted(some, a)].T * factor.numpy()
 
     def _between(self, a: _Part, b: _Part) -> Array:
         found = self._covariance(a.used, a.lag, b.used, b.lag)
@@ -216,7 +226,9 @@ class _Solved:
     def root(self) -> Array:
         """Lower Cholesky factor of the posterior covariance (value, value)."""
         every = np.arange(self.prior.size)
-        left = self._covariance(every, 0.0, every, 0.0)
+        index = torch.from_numpy(every)
+        factor = self.memory.between(index, index, torch.zeros((), dtype=torch.float64))
+        left = self.prior.covariance(every, every) * factor.numpy()
         left -= self._cross.T @ self._gram.solve(self._cross)
         left[np.diag_indices_from(left)] += _JITTER * self.prior.variance.flatten().numpy()
         return cholesky((left + left.T) / 2.0, lower=True, check_finite=False)
