@@ -18,7 +18,10 @@ __all__ = ["Memory"]
 Array = NDArray[np.float64]
 
 _SNAP = 0.15  # steps by which months, say, differ in length: such lags are whole ones
-_RANGE = (0.02, 0.98)  # least and greatest correlation of a node with itself a step later
+_RANGE = (0.02, 0.98)  # least and greatest correlation of the fast part a step later
+_LONG = (6, 12)  # lags at which the slow part is all that is left
+_SLOW = (0.9, 0.99)  # least and greatest correlation of the slow part a step later
+_MOST_SLOW = 0.7  # greatest share of the slow part
 _LEAST = 0.1  # mean correlation below which there is no memory to speak of
 _SMOOTH_KM = 0.035  # of the root of the domain's area: radius within which correlations are pooled
 _ROWS = 1024
@@ -29,27 +32,41 @@ _STREAM = 1  # of the noise behind members that cohere in time
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    r"""A covariance in time: each value forgets at its own rate, driven by noise that is spatial.
+    r"""A covariance in time: a fast part that forgets at its own rate everywhere, and a slow one.
 
-    Standardized anomalies obey dx_i = -a_i x_i dt + sqrt(2 a_i) dW_i, where W has the covariance C
-    of the prior between values. In steps of one, x_i(t + 1) = rho_i x_i(t) + e_i(t) with rho_i =
-    exp(-a_i), the AR(1) process of Hasselmann (1976, https://doi.org/10.3402/tellusa.v28i6.11316)
-    at every node. In the stationary state, for s = t + k and k >= 0,
+    The fast part of standardized anomalies obeys dx_i = -a_i x_i dt + sqrt(2 a_i) dW_i, where W has
+    the covariance C of the prior between values. In steps of one, x_i(t + 1) = rho_i x_i(t) +
+    e_i(t) with rho_i = exp(-a_i), the AR(1) process of Hasselmann (1976,
+    https://doi.org/10.3402/tellusa.v28i6.11316) at every node. In the stationary state, for
+    s = t + k and k >= 0,
 
         Cov(x_i(t), x_j(s)) = C_ij kappa_ij rho_j^k,   kappa_ij = 2 sqrt(a_i a_j) / (a_i + a_j).
 
-    It is positive definite for any rates and any times, equally spaced or not. kappa is one where
-    rates are the same, so that they are made to vary smoothly in space.
+    The slow part has the covariance C and one correlation r^k: what lasts for years, such as a
+    climate that has moved on from its normals. It has a share s_i of the variance, so that
+
+        Cov(x_i(t), x_j(s)) = C_ij (sqrt(s_i s_j) r^k + sqrt((1 - s_i) (1 - s_j)) kappa_ij rho_j^k).
+
+    It is positive definite for any numbers and any times, equally spaced or not. The factor of C is
+    one at k = 0 where the numbers are the same, so that they are made to vary smoothly in space.
 
     Attributes:
-        rate: Rates a (channel, node), a step.
+        rate: Rates a (channel, node) of the fast part, a step.
+        slow: Shares s (channel, node) of the slow part; none by default.
+        slow_correlation: Correlation r of the slow part with itself a step later.
         window: Number of records on either side that matter.
         step_days: Length of a step in days, or None where records are counted.
     """
 
     rate: Tensor
-    window: int = 2
+    slow: Tensor = None  # type: ignore[assignment]
+    slow_correlation: float = 0.97
+    window: int = 4
     step_days: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.slow is None:
+            object.__setattr__(self, "slow", torch.zeros_like(self.rate))
 
     @classmethod
     def fit(
@@ -59,12 +76,14 @@ class Memory:
         time: Array,
         *,
         step_days: float | None = None,
-        window: int = 2,
+        window: int = 4,
     ) -> Memory | None:
-        """Fit the rates to a history; None if it hardly has a memory.
+        """Fit shares and rates to a history; None if it hardly has a memory.
 
-        The correlation of each value with itself a step later is pooled over nodes within some
-        distance, a thirtieth of the root of the domain's area.
+        The correlations of each value with itself one, six and twelve steps later are pooled over
+        nodes within some distance, a thirtieth of the root of the domain's area. The slow part has
+        those of the long lags, as far as they are positive, and the fast part what they leave of
+        that at one step.
 
         Args:
             domain: Domain of the fields.
@@ -73,30 +92,28 @@ class Memory:
             step_days: Length of a step in days.
             window: Number of records on either side that matter.
         """
-        after = np.flatnonzero(np.abs(np.diff(time) - 1.0) < _SNAP) + 1
-        if len(after) < 2:
+        first = _autocorrelation(domain, fields, time, 1)
+        if first is None or not float(first[1]) > _LEAST:
             return None
-        now, before = fields[after].double(), fields[after - 1].double()
-        both = (now != 0.0) & (before != 0.0)
-        products = now * before, both * (now**2 + before**2) / 2.0
-        moments = torch.stack([each.mean(0) for each in products])
-        share = domain.areas.double() / domain.areas.sum()
-        total = (moments * share).sum((1, 2))
-        if not float(total[0]) > _LEAST * float(total[1]):
-            return None
-        pooled = _pooled(domain, moments.flatten(0, 1), share)
-        product, square = pooled.unflatten(0, moments.shape[:2])
-        rho = (product / square.clamp(min=1e-12)).clamp(*_RANGE)
-        return cls((-rho.log()).float(), window, step_days)
+        slow, correlation = torch.zeros_like(first[0]), cls.slow_correlation
+        later = [_autocorrelation(domain, fields, time, lag) for lag in _LONG]
+        if all(found is not None and found[1] > 0.0 for found in later):
+            (six, mean), (twelve, mean_later) = (found for found in later if found is not None)
+            decay = (mean_later / mean) ** (1.0 / (_LONG[1] - _LONG[0]))
+            correlation = min(max(decay, _SLOW[0]), _SLOW[1])
+            each = (six / correlation ** _LONG[0] + twelve / correlation ** _LONG[1]) / 2.0
+            slow = each.clamp(0.0, _MOST_SLOW)
+        rho = ((first[0] - slow * correlation) / (1.0 - slow)).clamp(*_RANGE)
+        return cls((-rho.log()).float(), slow.float(), correlation, window, step_days)
 
     def __repr__(self) -> str:
-        mean = float((-self.rate).exp().mean())
+        mean = float(self.correlation.mean())
         return f"Memory(correlation={mean:.2f}, window={self.window}, step_days={self.step_days})"
 
     @property
     def correlation(self) -> Tensor:
-        """Correlation rho (channel, node) of each value with itself a step later."""
-        return (-self.rate).exp()
+        """Correlation (channel, node) of each value with itself a step later."""
+        return self.slow * self.slow_correlation + (1.0 - self.slow) * (-self.rate).exp()
 
     def neighbours(self, time: Tensor, others: Tensor) -> list[list[tuple[float, int]]]:
         """Return the lag and the place of the records that matter to each of some, by their times.
@@ -121,7 +138,7 @@ class Memory:
         return found
 
     def between(self, rows: Tensor, columns: Tensor, away: Tensor) -> Tensor:
-        """Return kappa_ij rho^|lag|, the factor (..., i, j) of the prior's covariance.
+        """Return the factor (..., i, j) of the prior's covariance between values at two times.
 
         Args:
             rows: Values (..., i), places among channel * node.
@@ -129,11 +146,14 @@ class Memory:
             away: Time of the columns minus that of the rows, in steps, which broadcasts to
                 (..., i, j) and whose dtype is that of the result.
         """
-        rate = self.rate.to(away).flatten()
+        rate, slow = self.rate.to(away).flatten(), self.slow.to(away).flatten()
         first, second = rate[rows][..., :, None], rate[columns][..., None, :]
         forgets = torch.where(away >= 0.0, second, first)  # the later one's
         kappa = 2.0 * (first * second).sqrt() / (first + second)
-        return kappa * (-forgets * away.abs()).exp()
+        fast = kappa * (-forgets * away.abs()).exp()
+        part, other = slow[rows][..., :, None], slow[columns][..., None, :]
+        slowly = (part * other).sqrt() * self.slow_correlation ** away.abs()
+        return slowly + ((1.0 - part) * (1.0 - other)).sqrt() * fast
 
     def members_noise(self, seed: int, time: Tensor, count: int) -> Tensor:
         """Return standard normal noise (member, record, value) that goes on in time, float32.
@@ -162,12 +182,17 @@ class Memory:
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return a JSON-able configuration and the tensors."""
-        return {"window": self.window, "step_days": self.step_days}, {"rate": self.rate}
+        config = {
+            "window": self.window,
+            "step_days": self.step_days,
+            "slow_correlation": self.slow_correlation,
+        }
+        return config, {"rate": self.rate, "slow": self.slow}
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Memory:
         """Rebuild from `to_state`."""
-        return cls(tensors["rate"], config["window"], config["step_days"])
+        return cls(tensors["rate"], tensors["slow"], **config)
 
 
 def _whole(lag: Tensor) -> Tensor:
@@ -189,6 +214,24 @@ def _decay(correlation: Tensor) -> Tensor:
     cells = torch.arange(-_REACH, _REACH + 2, dtype=torch.float64)[:, None]
     reached = (_weights(cells, decay) * _weights(cells - 1.0, decay)).sum(0)
     return torch.from_numpy(np.interp(correlation.numpy(), reached.numpy(), decay.numpy()))
+
+
+def _autocorrelation(
+    domain: Domain, fields: Tensor, time: Array, lag: int
+) -> tuple[Tensor, float] | None:
+    """Return the pooled correlation (channel, node) at a lag, and the mean; None without pairs."""
+    after = np.flatnonzero(np.abs(time[lag:] - time[:-lag] - lag) < _SNAP * lag) + lag
+    if len(after) < 2:
+        return None
+    now, before = fields[after].double(), fields[after - lag].double()
+    both = (now != 0.0) & (before != 0.0)
+    products = now * before, both * (now**2 + before**2) / 2.0
+    moments = torch.stack([each.mean(0) for each in products])
+    share = domain.areas.double() / domain.areas.sum()
+    product, square = (moments * share).sum((1, 2)).tolist()
+    each = _pooled(domain, moments.flatten(0, 1), share).unflatten(0, moments.shape[:2])
+    mean = product / square if square > 0.0 else 0.0
+    return each[0] / each[1].clamp(min=1e-12), mean
 
 
 def _pooled(domain: Domain, fields: Tensor, share: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ TIMES = torch.tensor([0.0, 1.0, 2.0, 4.0, 5.5, 6.5], dtype=torch.float64)
 def memory_of(prior: GaussianPrior, window: int = 2) -> Memory:
     """Rates that differ between values as much as can be."""
     rho = 0.1 + 0.8 * torch.rand(prior.variance.shape, generator=seeded(3), dtype=torch.float64)
-    return Memory(-rho.log(), window)
+    share = 0.6 * torch.rand(prior.variance.shape, generator=seeded(7), dtype=torch.float64)
+    return Memory(-rho.log(), share, 0.95, window)
 
 
 @pytest.fixture(params=["latlon", "image", "healpix"])
@@ -32,7 +33,7 @@ def prior(request: pytest.FixtureRequest) -> GaussianPrior:
 
 
 def stationary(prior: GaussianPrior, memory: Memory) -> np.ndarray:
-    """The stationary covariance of the values at one time, from the equation that it solves."""
+    """The stationary covariance of the fast part at one time, from the equation that it solves."""
     every, rate = np.arange(prior.size), memory.rate.double().flatten().numpy()
     driven = 2.0 * np.sqrt(np.outer(rate, rate)) * prior.covariance(every, every)
     return driven / (rate[:, None] + rate)
@@ -41,15 +42,21 @@ def stationary(prior: GaussianPrior, memory: Memory) -> np.ndarray:
 def joint(prior: GaussianPrior, memory: Memory, times: np.ndarray) -> np.ndarray:
     """The covariance (time * value, time * value) of a process that forgets from time to time."""
     here, rate = stationary(prior, memory), memory.rate.double().flatten().numpy()
+    every, share = np.arange(prior.size), memory.slow.double().flatten().numpy()
+    fast, slow = np.sqrt(1.0 - share), np.sqrt(share)
 
     def block(first: float, second: float) -> np.ndarray:
         forgets = np.exp(-rate * abs(second - first))
-        return here * forgets if second >= first else here * forgets[:, None]
+        left = here * forgets if second >= first else here * forgets[:, None]
+        lasts = prior.covariance(every, every) * memory.slow_correlation ** abs(second - first)
+        return np.outer(fast, fast) * left + np.outer(slow, slow) * lasts
 
     return np.block([[block(a, b) for b in times] for a in times])
 
 
-def measured(prior: GaussianPrior, times: torch.Tensor = TIMES, density: float = 0.3) -> Measurement:
+def measured(
+    prior: GaussianPrior, times: torch.Tensor = TIMES, density: float = 0.3
+) -> Measurement:
     """Random values of some nodes at some times, with records of the series around each."""
     shape = (len(times), prior.channels, prior.domain.num_nodes)
     mask = torch.rand(shape, generator=seeded(1)) < density
@@ -74,19 +81,22 @@ def exact(
 
 def test_the_covariance_is_that_of_a_simulated_process(prior: GaussianPrior) -> None:
     """x(t + 1) = D x(t) + e(t): the noise that keeps the covariance is itself a covariance."""
-    memory = memory_of(prior)
+    memory = replace(memory_of(prior), slow=torch.zeros_like(prior.variance))
     here, rho = stationary(prior, memory), memory.correlation.flatten().numpy()
     driving = here - np.outer(rho, rho) * here
     assert np.linalg.eigvalsh(driving).min() > 0.0
     state = np.zeros_like(here)
-    for _ in range(2000):  # from a state of zero on: 0.9^4000 is left of it
+    for _ in range(200):  # from a state of zero on: 0.9^400 is left of it
         state = rho[:, None] * state * rho + driving
-    every = torch.arange(prior.size)
-    for lag in range(4):
-        away = torch.tensor(float(lag), dtype=torch.float64)
-        found = memory.between(every, every, away).numpy()
-        found = found * prior.covariance(every.numpy(), every.numpy())
-        np.testing.assert_allclose(found, state * rho**lag, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(state, here, rtol=0, atol=1e-10)
+    every = np.arange(prior.size)
+    for memory_ in (memory, memory_of(prior)):
+        expected = joint(prior, memory_, np.arange(4.0))[: prior.size]
+        for lag, block in enumerate(np.split(expected, 4, axis=1)):
+            away = torch.tensor(float(lag), dtype=torch.float64)
+            factor = memory_.between(torch.from_numpy(every), torch.from_numpy(every), away)
+            found = factor.numpy() * prior.covariance(every, every)
+            np.testing.assert_allclose(found, block, rtol=0, atol=1e-10)
 
 
 def test_the_covariance_is_positive_definite_at_any_times(prior: GaussianPrior) -> None:
@@ -218,8 +228,8 @@ def test_members_cohere_in_time_and_are_exactly_normal() -> None:
 def test_the_memory_of_a_simulated_history_is_found() -> None:
     domain = PLACES["latlon"].domain
     prior = dense(domain)
-    slow = Memory(torch.full((1, domain.num_nodes), 0.4))
-    rho, here = np.exp(-0.4), stationary(prior, slow)
+    truth = Memory(torch.full((1, domain.num_nodes), 0.4))
+    rho, here = np.exp(-0.4), stationary(prior, truth)
     root = np.linalg.cholesky(here + 1e-9 * np.eye(prior.size))
     white = noise(1500, prior.size).numpy() @ root.T
     fields = white.copy()
@@ -237,11 +247,13 @@ def test_the_memory_of_a_simulated_history_is_found() -> None:
 
 
 def test_a_memory_is_saved_as_it_is() -> None:
-    memory = Memory(torch.rand(2, 5, generator=seeded(0)), window=3, step_days=30.5)
+    rate, slow = torch.rand(2, 2, 5, generator=seeded(0))
+    memory = Memory(rate, slow, 0.93, window=3, step_days=30.5)
     config, tensors = memory.to_state()
     again = Memory.from_state(config, tensors)
-    alike(again.rate, memory.rate)
-    assert (again.window, again.step_days) == (3, 30.5)
+    assert torch.equal(again.rate, rate)
+    assert torch.equal(again.slow, slow)
+    assert (again.slow_correlation, again.window, again.step_days) == (0.93, 3, 30.5)
 
 
 def test_a_localised_prior_of_several_channels_remembers() -> None:
@@ -250,9 +262,7 @@ def test_a_localised_prior_of_several_channels_remembers() -> None:
     loadings = 0.5 * torch.randn(2, nodes, 3, generator=seeded(6))
     field = LocalisedField(domain, 1e6, 2000.0)  # a taper of ones: its factor is exact
     std = torch.full((2, nodes), 0.5)
-    prior = LocalisedPrior(
-        field, loadings, std, 0.3 * std, global_weight=0.7, tapered_weight=0.3
-    )
+    prior = LocalisedPrior(field, loadings, std, 0.3 * std, global_weight=0.7, tapered_weight=0.3)
     memory = memory_of(prior)
     given = measured(prior)
     expected = SeriesPrior(prior, memory).posterior(given)
