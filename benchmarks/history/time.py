@@ -41,7 +41,8 @@ OPTIONS = {
     "time_rows": Option(Path("build/history/time"), "folder that keeps what is scored already"),
 }
 
-_LONG = 0.3  # density at which a dense posterior has the nearest months only
+_DENSE_WINDOW = 2  # months on either side that a dense posterior is given
+_LONG = 0.3  # density at which it is given the nearest only
 APS, APS_TIME = "APS", "APS, with neighbours"
 
 TABLE = Table(
@@ -130,7 +131,9 @@ def run(options: argparse.Namespace, made: str) -> None:
     for density in DENSITIES:
         for name in asked:
             case = every[name]
-            window = min(case.window, 1) if case.dense and density >= _LONG else case.window
+            window = case.window
+            if case.dense:
+                window = 1 if density >= _LONG else _DENSE_WINDOW
             key = f"{name} {density} {len(months)} {options.time_members} {options.seed}"
             file = options.time_rows / f"{key}.json"
             if file.exists():  # a run that was stopped goes on
@@ -159,7 +162,7 @@ def run(options: argparse.Namespace, made: str) -> None:
         "are observed alike: at the same density, each with a mask and noise of its own. The "
         "column `over best without` is the CRPS over that of the best row that is given no "
         "neighbours, at the same density. Kriging and the hybrid covariance are exact here, by "
-        "factorizations of all observations; at 30 % they are given one month on either side. "
+        "factorizations of all observations, with two months on either side (at 30 %: one). "
         f"`{APS}` is the model that {options.time_without} shipped, which knows no neighbours, and "
         "`local Gaussian` its untrained start."
     )
