@@ -65,8 +65,7 @@ class Memory:
     step_days: float | None = None
 
     def __post_init__(self) -> None:
-        if self.slow is None:
-            object.__setattr__(self, "slow", torch.zeros_like(self.rate))
+        object.__setattr__(self, "slow", _or_none(self.slow, self.rate))
 
     @classmethod
     def fit(
@@ -193,6 +192,10 @@ class Memory:
     def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Memory:
         """Rebuild from `to_state`."""
         return cls(tensors["rate"], tensors["slow"], **config)
+
+
+def _or_none(share: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if share is None else share
 
 
 def _whole(lag: Tensor) -> Tensor:

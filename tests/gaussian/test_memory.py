@@ -170,7 +170,7 @@ def test_neighbours_help_by_what_they_tell(prior: GaussianPrior) -> None:
     alone = replace(given, mask=hidden)
     draws = VecchiaPrior(prior, memory).posterior(alone)
     assert isinstance(draws, VecchiaPosterior)
-    mean, covariance = exact(prior, memory, alone, 1)
+    _, covariance = exact(prior, memory, alone, 1)
     close = np.abs(draws.std()[1].flatten().numpy() / np.sqrt(np.diag(covariance)) - 1.0)
     assert close.max() < 0.05
     assert np.diag(covariance).mean() < 0.97 * float(prior.variance.mean())

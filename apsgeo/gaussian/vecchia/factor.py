@@ -209,14 +209,9 @@ class _Chosen:
             lag = torch.full((index.shape[1],), part.lag)
             found.append((start + index, values, weights, part.noise_var[index], lag))
             start += len(part)
-        index, values, weights, noise_var, lag = zip(*found, strict=True)
-        return cls(
-            torch.cat(index, 1),
-            torch.cat(values, 1),
-            torch.cat(weights, 1),
-            torch.cat(noise_var, 1),
-            torch.cat(lag),
-        )
+        *blocked, lags = zip(*found, strict=True)
+        each = [torch.cat(tensors, 1) for tensors in blocked]
+        return cls(each[0], each[1], each[2], each[3], torch.cat(lags))
 
     def at(self, blocks: slice) -> _Chosen:
         """Return those of some blocks."""
