@@ -16,8 +16,8 @@ from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian
-from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.labels.records import Records
 from apsgeo.measurement import Normals

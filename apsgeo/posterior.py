@@ -24,9 +24,9 @@ from apsgeo.flows.build import Site, build_flow, spec_from_config
 from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
-from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.measurement import Draws, Family, Measurement, Method, NoiseDraws, Normals
 from apsgeo.operators import LinearMap, Operator

@@ -17,13 +17,13 @@ from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian, select_scales
 from apsgeo.gaussian.localised import MOST_VALUES
-from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.scales import (
     HybridScales,
     LocalisedScales,
     Scales,
     to_config,
 )
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
 from apsgeo.labels.steps import step_days, time_in_steps
@@ -99,7 +99,7 @@ def fit_prior(
             ``domain_of(history).symmetries.only("left-right")``, which move the fields that the
             diffusion prior is trained on.
         memory: Whether to learn how records follow each other, if the history has dates, so that
-            gaps are filled from neighbouring times too; see `apsgeo.gaussian.memory.Memory`. A
+            gaps are filled from neighbouring times too; see `apsgeo.gaussian.time.memory.Memory`. A
             history that hardly has a memory has none.
         folds: Contiguous blocks of the history for cross-fitting.
         seed: Seed of masks, noise and weights.

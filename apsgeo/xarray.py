@@ -119,7 +119,6 @@ def impute(
     from apsgeo.operators import RandomMask
 
     _check_types(obs, posterior)
-    window = _window(window, posterior)
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
     linear = posterior.family.on(operator)
     operator = posterior.operator if operator is None else operator
@@ -139,7 +138,7 @@ def impute(
         fields=fields,
         channels=records.channels,
         dtype=records.array.dtype,
-        window=window,
+        window=_window(window, posterior),
     )
     noise = posterior.noise_std if sampler.noise_std is None else sampler.noise_std
     quality = Innovations.of(records, normals, linear, noise, check_control(quality_control))

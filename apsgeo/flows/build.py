@@ -21,9 +21,9 @@ from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.draws import Base, WhiteNoise
-from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.regimes import LowRankMixturePrior, fit_regimes
 from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.io import of_kind
 from apsgeo.operators.linear import LinearMap

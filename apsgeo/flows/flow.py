@@ -14,8 +14,8 @@ from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.start import Known, Moments, Start
 from apsgeo.gaussian.draws import Base
-from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.measurement import Measurement, NoiseDraws
 from apsgeo.operators.base import HELD_OUT_DENSITIES

@@ -13,8 +13,8 @@ from torch import Tensor
 from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
 from apsgeo.gaussian.draws import GaussianDraws
-from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.systems import System
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.linalg.columns import columns_of, signal_of
 from apsgeo.measurement import Measurement
 from apsgeo.operators.linear import LinearMap

@@ -7,7 +7,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apsgeo.errors import InputError, NothingObservedWarning, OnLandWarning
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.labels.dates import Dates
 from apsgeo.labels.layout import Layout
 from apsgeo.labels.quality import Innovations
 from apsgeo.labels.records import Records
 from apsgeo.labels.steps import time_in_steps
+from apsgeo.measurement import Draws, Measurement
 from apsgeo.measurement.noise import check_noise
 from apsgeo.operators import Operator
 
 if TYPE_CHECKING:
     import dask.array
-
-    from apsgeo.posterior import Posterior
 
 __all__ = ["Sampler", "draw"]
 
@@ -36,6 +36,31 @@ _SHOWN = 3  # entries of a long list that a message shows
 _RECORD = np.dtype(
     [("key", "i8"), ("season", "i8"), ("time", "f8"), ("inner", "?"), ("name", "U40")]
 )
+
+
+class Model(Protocol):
+    """What members are drawn by: a method in the units of the data, such as a `Posterior`."""
+
+    @property
+    def memory(self) -> Memory | None:
+        """How records follow each other, if it knows."""
+        ...
+
+    def measure(
+        self,
+        y: Tensor,
+        season: Tensor | None = None,
+        noise_std: float | Tensor | None = None,
+        operator: Operator | None = None,
+        key: Tensor | None = None,
+        time: Tensor | None = None,
+    ) -> Measurement:
+        """Return the measurement of values (batch, channel, observation)."""
+        ...
+
+    def posterior(self, measurement: Measurement) -> Draws:
+        """Return the posterior of a measurement."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +81,7 @@ class Sampler:
         window: Number of records on either side that each is drawn given, too.
     """
 
-    posterior: Posterior
+    posterior: Model
     members: int
     seed: int
     noise_std: Tensor | None

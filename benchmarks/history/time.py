@@ -14,9 +14,9 @@ import torch
 from apsgeo import datasets
 from apsgeo.baselines.gaussian import kriging
 from apsgeo.errors import InputError
-from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.scales import from_config
-from apsgeo.gaussian.series import SeriesPrior
+from apsgeo.gaussian.time.memory import Memory
+from apsgeo.gaussian.time.series import SeriesPrior
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.measurement import Method, Normals
 from apsgeo.metrics.scoreboard import Scores

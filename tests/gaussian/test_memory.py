@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from apsgeo.gaussian.localised import LocalisedField, LocalisedPrior
-from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.prior import GaussianPrior
-from apsgeo.gaussian.series import SeriesPrior
+from apsgeo.gaussian.time.memory import Memory
+from apsgeo.gaussian.time.series import SeriesPrior
 from apsgeo.gaussian.vecchia import VecchiaPosterior, VecchiaPrior
 from apsgeo.measurement import Measurement
 from apsgeo.operators import Downsample

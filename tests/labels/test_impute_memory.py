@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,14 +10,14 @@ import torch
 import xarray as xr
 
 import apsgeo
-from apsgeo.distillation.pairs import Setting, simulate_pairs
+from apsgeo.distillation.pairs import Setting, cells_of, simulate_pairs
 from apsgeo.distillation.sources import Fields
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
 from apsgeo.flows.build import CouplingSpec
 from apsgeo.flows.flow import Flow
-from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.scales import HybridScales
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.labels.dates import Dates
 from apsgeo.labels.steps import step_days, time_in_steps
@@ -172,7 +173,13 @@ def test_the_pairs_of_a_flow_have_neighbours(prior: FieldPrior, history: xr.Data
     def groups(around: tuple[tuple[int, torch.Tensor], ...]) -> dict[int, float]:
         settings = [Setting(seen[0], noise_std, operator, around)]
         pairs = simulate_pairs(
-            fields, season, fold, [base], prior.normals, settings, time=time, progress=False
+            fields,
+            cells_of(fold, season),
+            [base],
+            prior.normals,
+            settings,
+            series=(time, season),
+            progress=False,
         )
         return {
             int(t): float(group.std.square().mean()) for group in pairs.groups for t in group.times
@@ -206,7 +213,12 @@ def test_steps_are_those_of_the_history() -> None:
 
 def test_white_histories_and_samples_have_no_memory(history: xr.DataArray) -> None:
     scales = HybridScales(range_km=3000.0)
-    options = {"scales": scales, "anchor_scales": scales, "steps": 0, "progress": False}
+    options: dict[str, Any] = {
+        "scales": scales,
+        "anchor_scales": scales,
+        "steps": 0,
+        "progress": False,
+    }
     samples = history.rename(time="sample").drop_vars("sample")
     assert apsgeo.fit_prior(samples, **options).memory is None
     assert apsgeo.fit_prior(history, memory=False, **options).memory is None

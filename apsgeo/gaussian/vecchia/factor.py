@@ -13,7 +13,7 @@ from torch import Tensor
 
 from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
-from apsgeo.gaussian.memory import Memory
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia.ordering import Blocks, nearest_of, rank_within
 
 __all__ = ["Factor", "Seen", "Within", "factorize"]

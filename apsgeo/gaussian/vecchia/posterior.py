@@ -12,7 +12,7 @@ from torch import Tensor
 
 from apsgeo.gaussian.covariance import PROBE_SEED
 from apsgeo.gaussian.draws import GaussianDraws
-from apsgeo.gaussian.memory import Memory
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia.factor import Factor
 from apsgeo.gaussian.vecchia.ordering import Blocks, Ordering
 from apsgeo.measurement import Measurement

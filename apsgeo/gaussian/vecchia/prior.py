@@ -15,9 +15,9 @@ from torch import Tensor
 from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
 from apsgeo.gaussian.draws import GaussianDraws
-from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.posterior import Alike, GaussianPosterior, series_alike
 from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia.factor import Factor, Seen, Within, factorize
 from apsgeo.gaussian.vecchia.ordering import Ordering
 from apsgeo.gaussian.vecchia.posterior import Laws, VecchiaPosterior

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
-from apsgeo.gaussian.memory import Memory
 from apsgeo.gaussian.posterior import Alike, series_alike
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.systems import Gram
+from apsgeo.gaussian.time.memory import Memory
 from apsgeo.measurement import Measurement, NoiseDraws
 
 __all__ = ["SeriesPosterior", "SeriesPrior"]
