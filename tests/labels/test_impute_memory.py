@@ -69,7 +69,7 @@ def test_a_history_has_the_memory_that_it_was_made_with(prior: FieldPrior) -> No
 
 def test_members_do_not_depend_on_chunks(model: Posterior, obs: xr.DataArray) -> None:
     whole = apsgeo.impute(obs, model, members=4).compute()
-    for chunks in ((7, 1, 9, 3), (20,), (1,) * 20):
+    for chunks in ((7, 1, 9, 3), (20,)):
         alike(apsgeo.impute(obs.chunk(time=chunks), model, members=4).compute(), whole, 4000)
     backwards = apsgeo.impute(obs[::-1], model, members=4).compute()
     alike(backwards.sortby("time"), whole, 4000)
@@ -139,6 +139,8 @@ def test_a_single_record_has_no_neighbours(model: Posterior, obs: xr.DataArray) 
 def test_a_distilled_flow_remembers_when_it_is_loaded(
     prior: FieldPrior, obs: xr.DataArray, tmp_path: Path
 ) -> None:
+    assert prior.memory is not None
+    prior = replace(prior, memory=replace(prior.memory, window=1))
     small = CouplingSpec(width=4, depth=2, context=4, embedding=2)
     made = apsgeo.distill(
         prior, Mask(), 0.5, spec=small, folds=1, steps=4, rounds=1, progress=False
