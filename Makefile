@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-truth bench-amortization bench-amortized bench-stages bench-ablations bench-images bench-priors bench-trained-priors docs clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-truth bench-amortization bench-amortized bench-stages bench-ablations bench-images bench-priors bench-trained-priors docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -50,6 +50,9 @@ bench-scaling: venv  ## measure the cost of a field by number of nodes; writes t
 
 bench-scaling-local: venv  ## measure the cost of a local posterior, up to a million nodes
 	$(BIN)/python -m benchmarks scaling-local
+
+bench-history: venv  ## fill with the histories that people have, or none (HEATON=path of heaton_modis.nc); writes tables
+	$(BIN)/python -m benchmarks history --heaton '$(HEATON)'
 
 bench-truth: venv  ## score flows where the posterior is known exactly; writes the table and figure
 	$(BIN)/python -m benchmarks truth

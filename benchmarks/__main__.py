@@ -23,6 +23,7 @@ SUITES = {
     "domains": "domains.suite",
     "scaling": "scaling.suite",
     "scaling-local": "scaling.local",
+    "history": "history.suite",
     "truth": "truth.suite",
     "amortization": "amortization.suite",
     "amortized": "amortized.suite",

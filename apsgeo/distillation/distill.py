@@ -313,6 +313,12 @@ def _complete(prior: FieldPrior, history: xr.DataArray | xr.Dataset) -> Records:
 
 
 def _check_density(prior: FieldPrior, spec: FlowSpec, mode: Mode) -> None:
+    if prior.anchor.kind == "random field":
+        raise InputError(
+            "the prior is a random field, fitted without a history, so there is nothing to train "
+            "a flow on; apsgeo.impute(obs) and random_field_posterior(prior) fill gaps with it as "
+            "it is, and fit_prior of a history makes a prior to distill."
+        )
     values = prior.domain.num_nodes * prior.normals.mean.shape[1]
     dense = spec.base == "anchor" and prior.anchor.kind == "localised" and values > _MOST_DENSE
     if dense and mode != "score":
