@@ -166,9 +166,9 @@ def _relative_noise(noise_std: NoiseStd | None, records: Records, std: float) ->
     if each is not None:
         noise = layout.channel_nodes(np.asarray(each, dtype=np.float64))[:, 0]
         return np.where(np.isnan(noise), 1.0, noise / std)
-    noise = node_noise(given, records, torch.ones(1, shape[1], dtype=torch.bool))
-    assert noise is not None
-    return np.broadcast_to(noise.double().numpy() / std, shape)
+    of_cells = node_noise(given, records, torch.ones(1, shape[1], dtype=torch.bool))
+    assert of_cells is not None
+    return np.broadcast_to(of_cells.double().numpy() / std, shape)
 
 
 def _regressors(
