@@ -37,7 +37,7 @@ _FEWEST = 3  # observations that a mean and a spread are learned from
 _LINEAR = 20  # observations for each coefficient of the mean beside the constant
 _LEAST_STD = 1e-6  # least spread, as a share of the largest value
 _EXACT = 1e-3  # noise of observations that are taken as they are, in standard deviations
-_OBSERVATIONS, _BEFORE, _BLOCK = 160, 60, 16
+_OBSERVATIONS, _BEFORE, _BLOCK = 100, 40, 16
 
 
 def lacks_history(records: Records) -> bool:
