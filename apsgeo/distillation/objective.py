@@ -239,7 +239,7 @@ class CRPS:
     def __call__(
         self, flow: Flow, batch: Batch, conditioning: Conditioning, generator: torch.Generator
     ) -> Tensor:
-        """Return the weighted mean score of the flow's members, relative to that of the base."""
+        """Return the members' score, summed over scales, relative to the base's at the nodes."""
         weights = self.weights[batch.season].to(batch.truth)
         normal = flow.marginals(conditioning)
         wider: Tensor | float = 0.0
@@ -253,7 +253,7 @@ class CRPS:
             score = normal_crps(*normal, batch.truth)
             start = normal_crps(batch.start.mean, batch.start.std(), batch.truth)
         totals = [(each * weights).flatten(1).sum(1) for each in (score, start)]
-        return ((totals[0] + wider) / totals[1]).mean() / (1 + len(self.pools))
+        return ((totals[0] + wider) / totals[1]).mean()
 
     def _wider(self, fields: Tensor, batch: Batch) -> Tensor | float:
         """Return the scores (batch,) of means over groups, summed over groups and scales."""

@@ -114,7 +114,7 @@ def test_means_over_groups_are_scored(prior: FieldPrior, trained: Posterior) -> 
     coarse = torch.stack([pool(each * scale) for each in fields])
     groups = (pools[0][1] * fair_crps(coarse, pool(batch.truth * scale))).sum((1, 2))
     start = fair_crps(batch.start.mean + batch.deviations[:2], batch.truth)
-    expected = ((nodes + groups) / (areas * scale * start).sum((1, 2))).mean() / 2
+    expected = ((nodes + groups) / (areas * scale * start).sum((1, 2))).mean()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.0)
 
 
