@@ -12,7 +12,7 @@ from apsgeo.errors import InputError
 from apsgeo.measurement import Family
 from apsgeo.measurement.noise import check_noise
 
-__all__ = ["Noise", "checks", "simulate"]
+__all__ = ["Noise", "alike", "checks", "simulate"]
 
 
 def simulate(family: Family, noise: Noise, generator: torch.Generator) -> Setting:
@@ -20,6 +20,15 @@ def simulate(family: Family, noise: Noise, generator: torch.Generator) -> Settin
     member = family.operator.draw(generator)
     mask = member.simulate(family.domain, generator)
     return Setting(mask, noise.draw(generator), family.on(member))
+
+
+def alike(first: Setting, second: Setting) -> bool:
+    """Tell whether two settings are the same way of measuring."""
+    return (
+        first.operator is second.operator
+        and torch.equal(first.mask, second.mask)
+        and torch.equal(first.noise_std, second.noise_std)
+    )
 
 
 def checks(family: Family, noise: Noise, rounds: int, generator: torch.Generator) -> list[Setting]:
