@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-truth bench-amortization bench-amortized bench-stages bench-history bench-ablations bench-images bench-priors bench-trained-priors docs clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-truth bench-amortization bench-amortized bench-stages bench-ablations bench-images bench-priors bench-trained-priors docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -51,6 +51,9 @@ bench-scaling: venv  ## measure the cost of a field by number of nodes; writes t
 bench-scaling-local: venv  ## measure the cost of a local posterior, up to a million nodes
 	$(BIN)/python -m benchmarks scaling-local
 
+bench-history: venv  ## fill with the histories that people have, or none (HEATON=path of heaton_modis.nc); writes tables
+	$(BIN)/python -m benchmarks history --heaton '$(HEATON)'
+
 bench-truth: venv  ## score flows where the posterior is known exactly; writes the table and figure
 	$(BIN)/python -m benchmarks truth
 
@@ -62,9 +65,6 @@ bench-amortized: venv  ## score every posterior of ncep-air on eight ways of mea
 
 bench-stages: venv  ## train one flow by each teacher, and by several; writes the table
 	$(BIN)/python -m benchmarks stages
-
-bench-history: venv  ## fill months from those beside them; writes the tables
-	$(BIN)/python -m benchmarks history
 
 bench-ablations: venv  ## measure what each part is worth where the posterior is known
 	$(BIN)/python -m benchmarks ablations

@@ -163,7 +163,7 @@ def fit(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Learn from complete fields what a variable looks like."""
+    """Learn from complete fields, or one gappy field, what a variable looks like."""
     _refuse_existing(prior, overwrite)
     from apsgeo.diffusion.spec import DenoiserSpec
     from apsgeo.io import read_field
@@ -266,11 +266,14 @@ def impute(
             metavar="OBS.nc", help="Observed fields, as the model was made for; NaN where missing."
         ),
     ],
-    posterior: Annotated[
-        str,
-        typer.Argument(metavar="POSTERIOR", help="A folder made by apsgeo distill, or ncep-air."),
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[POSTERIOR] OUTPUT.nc",
+            help="A folder made by apsgeo distill, or ncep-air; and the file to make. Without a "
+            "model, one is fitted to OBS.nc alone.",
+        ),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT.nc", help="The file to make.")],
     variable: Variable = None,
     group: Group = None,
     members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 64,
@@ -295,7 +298,17 @@ def impute(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw an ensemble of the complete fields behind observed ones."""
+    """Draw an ensemble of the complete fields behind observed ones.
+
+    Without a model, apsgeo impute gappy.nc filled.nc, a random field is fitted to the observations
+    alone.
+    """
+    if len(files) > 2:
+        raise InputError(
+            f"{len(files)} files given after {obs}: {', '.join(files)}; expected [POSTERIOR] "
+            "OUTPUT.nc"
+        )
+    output = Path(files[-1])
     _refuse_existing(output, overwrite)
     from apsgeo import __version__
     from apsgeo.files.netcdf import read_provenance
@@ -303,7 +316,9 @@ def impute(
     from apsgeo.xarray import CONVENTIONS, write_ensemble
     from apsgeo.xarray import impute as fill
 
-    model = _open_posterior(posterior)
+    model = _open_posterior(files[0]) if len(files) == 2 else None
+    if model is None:
+        typer.echo(f"no model given: a random field is fitted to {obs} alone", err=True)
     field = read_field(obs, variable, group)
     noise: Any = noise_std
     if noise_variable is not None:
@@ -318,6 +333,8 @@ def impute(
     write_ensemble(
         ensemble, output, overwrite=overwrite, attrs=attrs, unlimited_dims=sorted(unlimited)
     )
+    if model is None:
+        typer.echo(str(ensemble.attrs["model"]), err=True)
     typer.echo(f"{output}: {dict(ensemble.sizes)}")
 
 

@@ -128,7 +128,7 @@ def _aligned(fields: xr.DataArray | xr.Dataset, like: Records, given: str) -> Re
         raise InputError(
             f"{given} has no record for {absent.sum()} of the ensemble's {len(like)} times, such "
             f"as {like.dates.values[absent][0]} ({like.dates.calendar}), but "
-            f"{records.dates.span[0]} ({records.dates.calendar}) and later; give one that covers "
+            f"{records.dates.names[0]} ({records.dates.calendar}) and others; give one that covers "
             "them. If these are the same records stamped otherwise, say so: "
             ".assign_coords(time=ensemble['time'].values)"
         )

@@ -29,6 +29,7 @@ from apsgeo.labels.records import Records, static_fields
 from apsgeo.labels.steps import step_days, time_in_steps
 from apsgeo.measurement import Normals
 from apsgeo.optim.training import Training, seeded
+from apsgeo.random_field.fit import fit_random_field, lacks_history
 
 __all__ = ["FieldPrior", "fit_prior"]
 
@@ -55,10 +56,14 @@ def fit_prior(
     training: Training = Training(),
     **settings: Any,
 ) -> FieldPrior:
-    """Learn what a variable looks like from complete fields.
+    """Learn what a variable looks like from complete fields, or from one gappy field or a few.
 
     It fits normals by season (if there are dates that cover all), a Gaussian prior whose scales are
     chosen by the score of held-out predictions, and a diffusion prior on top of it.
+
+    One gappy field, or fewer than 24 with gaps that change, are no history. The prior is then a
+    random field that is fitted to the observations alone, with `static` as covariates of its mean;
+    see `apsgeo.random_field.fit.fit_random_field`. Besides, `domain` and `seed` matter, no more.
 
     Args:
         history: Complete fields with the dim time and those of one domain, such as (time, lat, lon)
@@ -115,8 +120,10 @@ def fit_prior(
     """
     training = training.filled(steps=1500, batch=16, settings=settings)
     spec = DenoiserSpec() if spec is None else spec
-    records = Records.of(history, domain, given="the history").as_history()
-    records = checked_history(records, check_control(quality_control))
+    records = Records.of(history, domain, given="the history")
+    if lacks_history(records):
+        return fit_random_field(records, static=static, seed=seed, progress=training.progress)
+    records = checked_history(records.as_history(), check_control(quality_control))
     domain = records.layout.domain
     if held_out_from is None:
         held_out_from = records.dates.last_tenth()

@@ -10,6 +10,7 @@ from apsgeo.domains import LatLonDomain as LatLonDomain
 from apsgeo.domains import MeshDomain as MeshDomain
 from apsgeo.field_prior import FieldPrior as FieldPrior
 from apsgeo.flows.build import CouplingSpec as CouplingSpec
+from apsgeo.flows.build import MultiscaleSpec as MultiscaleSpec
 from apsgeo.flows.build import SpectralSpec as SpectralSpec
 from apsgeo.gaussian.prior import GaussianPrior as GaussianPrior
 from apsgeo.gaussian.scales import HybridScales as HybridScales

@@ -12,12 +12,11 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
+from apsgeo import cli
 from apsgeo.cli import app
-from apsgeo.distillation.distill import distill
 from apsgeo.errors import InputError, OutlierWarning
 from apsgeo.field_prior import FieldPrior
 from apsgeo.files.cf import float_encoding, without_invalid
-from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.io import write_netcdf
 from apsgeo.operators import Mask
@@ -39,14 +38,6 @@ def prior() -> FieldPrior:
 @functools.cache
 def model() -> Posterior:
     return Posterior.of(prior(), prior().anchor, Mask(), noise_std=0.3)
-
-
-@functools.cache
-def flow() -> Posterior:
-    """A model that can be saved."""
-    spec = CouplingSpec(width=8, depth=1, context=4)
-    options: dict[str, Any] = {"rounds": 1, "folds": 2, "steps": 0, "progress": False}
-    return distill(prior(), Mask(), 0.3, spec=spec, **options)
 
 
 def gappy() -> xr.DataArray:
@@ -188,14 +179,14 @@ def test_the_command_keeps_the_history_of_a_file(
     dataset.attrs = {"institution": "here", "title": "Months", "history": "yesterday: made"}
     dataset.encoding["unlimited_dims"] = {"time"}
     obs = write_netcdf(dataset, tmp_path / "obs.nc")
-    folder = flow().save(tmp_path / "model")
-    line = ["impute", str(obs), str(folder), str(tmp_path / "out.nc"), "--members", "2"]
+    monkeypatch.setattr(cli, "_open_posterior", lambda name: model())
+    line = ["impute", str(obs), "model", str(tmp_path / "out.nc"), "--members", "2"]
     line += ["--overwrite"]
     result = CliRunner().invoke(app, line)
     assert result.exit_code == 0, result.output
     with netCDF4.Dataset(tmp_path / "out.nc") as file:
         assert file.history == (
-            f"2001-09-09: apsgeo impute {obs} {folder} --members 2\nyesterday: made"
+            f"2001-09-09: apsgeo impute {obs} model --members 2\nyesterday: made"
         )
         assert (file.institution, file.title) == ("here", "Months, ensemble")
         assert file.dimensions["time"].isunlimited()
@@ -204,29 +195,31 @@ def test_the_command_keeps_the_history_of_a_file(
         assert not np.ma.getmaskarray(file["air"][:]).any()
 
 
-def test_the_command_takes_noise_from_a_variable_and_controls_quality(tmp_path: Path) -> None:
+def test_the_command_takes_noise_from_a_variable_and_controls_quality(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     obs = gappy().copy()
     at = tuple(np.argwhere(obs.notnull().values)[7])
     error = xr.full_like(obs, 0.3).where(obs.notnull()).rename("air_error")
     error[at] = 2.0
     obs[at] += 125.0
     file = write_netcdf(xr.merge([obs.drop_attrs(), error.drop_attrs()]), tmp_path / "obs.nc")
-    folder = flow().save(tmp_path / "model")
+    monkeypatch.setattr(cli, "_open_posterior", lambda name: model())
 
     def run(*options: str) -> Any:
         out = str(tmp_path / "out.nc")
-        line = ["impute", str(file), str(folder), out, "--variable", "air", "--overwrite"]
+        line = ["impute", str(file), "model", out, "--variable", "air", "--overwrite"]
         return CliRunner().invoke(app, [*line, "--members", "2", *options])
 
     result = run("--noise-variable", "air_error")
     assert (result.exit_code, "warning: 1 observed values are far" in result.output) == (0, True)
     assert "leave them out by --quality-control reject" in result.output
     with xr.open_dataset(tmp_path / "out.nc") as written:
-        alike(written.air.load(), impute(obs, flow(), 2, noise_std=error).drop_attrs().compute())
+        alike(written.air.load(), impute(obs, model(), 2, noise_std=error).drop_attrs().compute())
     result = run("--noise-variable", "air_error", "--quality-control", "reject")
     with xr.open_dataset(tmp_path / "out.nc") as written:
         obs[at] = np.nan
-        alike(written.air.load(), impute(obs, flow(), 2, noise_std=error).drop_attrs().compute())
+        alike(written.air.load(), impute(obs, model(), 2, noise_std=error).drop_attrs().compute())
     result = run("--noise-std", "air_error")
     assert result.exit_code == 2
     assert "by --noise-variable air_error" in " ".join(result.output.split())

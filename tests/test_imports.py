@@ -29,7 +29,9 @@ LAYERS = """
     flows
     labels
     field_prior
-    posterior prior
+    posterior
+    random_field
+    prior
     distillation baselines diagnostics
     refinement protocol
     xarray evaluation datasets plotting

@@ -38,6 +38,7 @@ from apsgeo.flows.start import Known
 from apsgeo.gaussian.draws import WhiteNoise
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.vecchia import VecchiaPrior
+from apsgeo.gaussian.vecchia.independent import Independent
 from apsgeo.labels.quality import checked_history
 from apsgeo.labels.records import Records
 from apsgeo.measurement import Family
@@ -69,6 +70,7 @@ def distill(
     objective: Mode = "score",
     spec: FlowSpec | None = None,
     score_weight: float = 1.0,
+    score_scales: int = 1,
     annealing: float = 1.0,
     folds: int = 4,
     rounds: int = 8,
@@ -101,6 +103,8 @@ def distill(
         spec: Architecture of the flow; by default that of `start`, or `CouplingSpec()`.
         score_weight: Weight of the CRPS of the members in "forward" and "mixed", where likelihood
             alone spends itself on the shortest waves.
+        score_scales: Number of scales on which members are scored: at the nodes, and as means over
+            groups of nodes, groups of groups and so on. See `apsgeo.distillation.objective.CRPS`.
         annealing: Temperature at which the reverse divergence of "reverse" and "mixed" starts; one
             for no annealing. Above one it keeps a flow from falling into one of several modes; see
             `apsgeo.distillation.objective.Annealing`.
@@ -123,9 +127,9 @@ def distill(
 
     Raises:
         InputError: If the noise does not fit, the history is not on the prior's grid, the
-            objective needs the density of an anchor that is dense and large, or measurements come
-            with another objective than "reverse", with operators other than masks, or with a range
-            of noise.
+            objective needs the density of an anchor that is dense and large, `start` has another
+            architecture, or measurements come with another objective than "reverse", with operators
+            other than masks, or with a range of noise.
     """
     if spec is None and start is not None:
         spec = getattr(start.method, "spec", None)
@@ -164,7 +168,7 @@ def distill(
         _go_on_from(flow, start)
     measuring = Measuring(prior, family, noise, flow, generator, training.progress)
     device = choose_device(training.device)
-    loss = _objective(prior, flow, objective, score_weight)
+    loss = _objective(prior, flow, objective, score_weight, score_scales)
     if measurements is None:
         bases = measuring.bases(learned, folds)
         if training.progress:
@@ -176,7 +180,12 @@ def distill(
         train = measuring.real(checked_history(real, "flag"))
     held = measuring.held_out(later)
     with on_device(device, flow, prior.diffusion):
-        options = {"objective": objective, "score_weight": score_weight, "annealing": annealing}
+        options = {
+            "objective": objective,
+            "score_weight": score_weight,
+            "score_scales": score_scales,
+            "annealing": annealing,
+        }
         log = _train(prior, flow, loss, train, held, training, seed, options)
         calibrate_spread(prior, flow, held)
     return Posterior(
@@ -249,7 +258,7 @@ def _train(
     if training.checkpoint is not None:
         pairs = [part for each in (*train.groups, *held.groups) for part in each.simulated]
         density = [] if prior.diffusion is None else prior.diffusion.state_dict().values()
-        identity["data"] = digest(*pairs, *density)
+        identity["data"] = digest(*pairs, *density, *flow.state_dict().values())
     return fit_loop(
         flow,
         step_fn,
@@ -262,9 +271,21 @@ def _train(
     )
 
 
-def _objective(prior: FieldPrior, flow: Flow, mode: Mode, score_weight: float) -> Objective:
-    weights = prior.domain.areas.float() * prior.normals.std * prior.normals.valid
-    score = CRPS(weights)
+def _score(prior: FieldPrior, scales: int) -> CRPS:
+    """Return the score of members on some scales, or on as many as the domain has."""
+    std = prior.normals.std * prior.normals.valid
+    domain = prior.domain
+    pools: list[tuple[torch.nn.Module, Tensor]] = []
+    while len(pools) + 1 < scales and domain.can_coarsen:
+        pools.append((domain.pool(), domain.coarse().areas.float()))
+        domain = domain.coarse()
+    return CRPS(prior.domain.areas.float() * std, std, pools)
+
+
+def _objective(
+    prior: FieldPrior, flow: Flow, mode: Mode, score_weight: float, score_scales: int
+) -> Objective:
+    score = _score(prior, score_scales)
     # From N(0, I) it is the paper's own estimate; elsewhere that of less variance.
     paper = isinstance(flow.base, WhiteNoise)
     reverse = (ReverseKL if paper else PathReverseKL)(_log_density(prior))
@@ -287,8 +308,9 @@ def _log_density(prior: FieldPrior) -> LogDensity:
 
     def estimate(signal: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         if diffusion is None:
-            if isinstance(batch.base, SeasonalPrior | VecchiaPrior):
-                return batch.base.log_prob(signal, batch.season)
+            base = batch.base.local if isinstance(batch.base, Independent) else batch.base
+            if isinstance(base, SeasonalPrior | VecchiaPrior):
+                return base.log_prob(signal, batch.season)
             return prior.anchor.log_prob(signal, batch.season)
         bound = diffusion.elbo if diffusion.anchor is None else diffusion.anchored_log_prob
         return bound(signal, generator=generator, points=_DENSITY_POINTS).value
@@ -314,6 +336,12 @@ def _complete(prior: FieldPrior, history: xr.DataArray | xr.Dataset) -> Records:
 
 
 def _check_density(prior: FieldPrior, spec: FlowSpec, mode: Mode) -> None:
+    if prior.anchor.kind == "random field":
+        raise InputError(
+            "the prior is a random field, fitted without a history, so there is nothing to train "
+            "a flow on; apsgeo.impute(obs) and random_field_posterior(prior) fill gaps with it as "
+            "it is, and fit_prior of a history makes a prior to distill."
+        )
     values = prior.domain.num_nodes * prior.normals.mean.shape[1]
     dense = spec.base == "anchor" and prior.anchor.kind == "localised" and values > _MOST_DENSE
     if dense and mode != "score":

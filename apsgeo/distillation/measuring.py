@@ -13,7 +13,7 @@ from apsgeo.measurement import Family
 from apsgeo.measurement.noise import check_noise
 from apsgeo.operators import Operator
 
-__all__ = ["Noise", "checks", "simulate"]
+__all__ = ["Noise", "alike", "checks", "simulate"]
 
 
 def simulate(family: Family, noise: Noise, generator: torch.Generator, window: int = 0) -> Setting:
@@ -41,6 +41,15 @@ def simulate(family: Family, noise: Noise, generator: torch.Generator, window: i
         density = max(float(seen / domain.areas.sum()), 1.0 / domain.num_nodes)
         masks = tuple((o, member.at_density(domain, density, generator)) for o in offsets)
     return Setting(mask, level, linear, masks)
+
+
+def alike(first: Setting, second: Setting) -> bool:
+    """Tell whether two settings are the same way of measuring."""
+    return (
+        first.operator is second.operator
+        and torch.equal(first.mask, second.mask)
+        and torch.equal(first.noise_std, second.noise_std)
+    )
 
 
 def _offsets(window: int) -> list[int]:

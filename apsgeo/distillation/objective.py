@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +16,7 @@ from apsgeo.errors import InputError
 from apsgeo.flows.flow import Conditioning, Flow
 from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 from apsgeo.gaussian.vecchia import VecchiaPrior
+from apsgeo.gaussian.vecchia.independent import Independent
 
 __all__ = [
     "CRPS",
@@ -52,6 +53,8 @@ def _nodes(batch: Batch) -> int:
 
 def _energy(batch: Batch, deviation: Tensor) -> Tensor:
     """Return -log q of the base (batch,) at deviations from its mean, up to a constant."""
+    if isinstance(batch.base, Independent):  # which the moments tell all about
+        return 0.5 * (deviation / batch.start.std()).square().flatten(1).sum(1)
     return batch.base.posterior(batch.measurement).energy(deviation[None])[0]
 
 
@@ -210,31 +213,61 @@ class CRPS:
     base all fields count alike. Where the flow's marginals are normal and known, their score is
     exact, and its gradient has far less noise than that of a few members.
 
+    The score of each node knows no correlations. On several scales, members' means over ever larger
+    groups of nodes are scored, too (Lang et al. 2024, *AIFS-CRPS*, arXiv 2412.15832; Lang et al.
+    2025, arXiv 2506.10868): what nodes have in common is then to be right. Of two members, where
+    one scale takes four: the score is fair, and each tells more.
+
     Args:
         weights: Weights (season, channel, node): area times the normals' standard deviation.
+        std: Standard deviation (season, channel, node) of the normals; needed for several scales.
+        pools: Means over groups of nodes, over groups of these groups, and so on, each with the
+            areas (group,) of its groups; none by default.
     """
 
     members = 4
 
-    def __init__(self, weights: Tensor) -> None:
-        self.weights = weights / weights.mean()
+    def __init__(
+        self,
+        weights: Tensor,
+        std: Tensor | None = None,
+        pools: Sequence[tuple[nn.Module, Tensor]] = (),
+    ) -> None:
+        self._mean = weights.mean()
+        self.weights, self.std, self.pools = weights / self._mean, std, pools
 
     def __call__(
         self, flow: Flow, batch: Batch, conditioning: Conditioning, generator: torch.Generator
     ) -> Tensor:
-        """Return the weighted mean score of the flow's members, relative to that of the base."""
+        """Return the members' score, summed over scales, relative to the base's at the nodes."""
         weights = self.weights[batch.season].to(batch.truth)
         normal = flow.marginals(conditioning)
-        if normal is None or not _knows_std(batch):
-            deviations = batch.deviations[: self.members]
+        wider: Tensor | float = 0.0
+        if normal is None or self.pools or not _knows_std(batch):
+            deviations = batch.deviations[: 2 if self.pools else self.members]
             fields, _ = flow.push(deviations, conditioning)
             score = fair_crps(fields, batch.truth)
             start = fair_crps(batch.start.mean + deviations, batch.truth)
+            wider = self._wider(fields, batch)
         else:
             score = normal_crps(*normal, batch.truth)
             start = normal_crps(batch.start.mean, batch.start.std(), batch.truth)
         totals = [(each * weights).flatten(1).sum(1) for each in (score, start)]
-        return (totals[0] / totals[1]).mean()
+        return ((totals[0] + wider) / totals[1]).mean()
+
+    def _wider(self, fields: Tensor, batch: Batch) -> Tensor | float:
+        """Return the scores (batch,) of means over groups, summed over groups and scales."""
+        total: Tensor | float = 0.0
+        if not self.pools or self.std is None:
+            return total
+        scale = self.std[batch.season].to(fields)
+        both = torch.cat([fields, batch.truth[None]]) * scale
+        shape = both.shape[:2]
+        for pool, areas in self.pools:
+            both = pool(both.flatten(0, 1)).unflatten(0, shape)
+            score = fair_crps(both[:-1], both[-1]) * (areas / self._mean).to(both)
+            total = total + score.flatten(1).sum(1)
+        return total
 
 
 class WeightedSum:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from apsgeo.distillation.measuring import Noise, checks, simulate
+from apsgeo.distillation.measuring import Noise, alike, checks, simulate
 from apsgeo.distillation.objective import CRPS
 from apsgeo.distillation.pairs import (
     Cell,
@@ -26,6 +27,7 @@ from apsgeo.flows.flow import Flow
 from apsgeo.gaussian.draws import Base
 from apsgeo.gaussian.fit import contiguous_folds
 from apsgeo.gaussian.vecchia import VecchiaPrior
+from apsgeo.gaussian.vecchia.independent import Independent
 from apsgeo.labels.records import Records
 from apsgeo.labels.steps import time_in_steps
 from apsgeo.measurement import Family
@@ -43,7 +45,8 @@ _VALIDATION_MEMBERS = 16
 _HELD_OUT_GROUPS = 12
 _MOST_HELD_OUT = 160  # records; more would cost as much as the training
 _PRIOR_DRAWS = 480
-_SHARING = 16  # most records that share a mask, and so a factor
+_SHARING = 16  # records that share a mask, and so a factor
+_MOST_MASKS = 256  # beyond which more records share one
 
 
 @dataclass(frozen=True)
@@ -213,15 +216,21 @@ class Measuring:
         if folds == 1 or self.flow.anchor is not prior.anchor:
             return [base] * folds
         anchors = prior.cross_fitted(prior.anchor, learned.fields, learned.season, folds)
-        if isinstance(base, VecchiaPrior):
+        if isinstance(base, VecchiaPrior | Independent):
             return [base.of(anchor) for anchor in anchors]
         return anchors
 
-    @staticmethod
-    def cells(learned: Fields, folds: int) -> list[Cell]:
-        """Return the fold, season and records of each few records that share a mask."""
+    def cells(self, learned: Fields, folds: int) -> list[Cell]:
+        """Return the fold, season and records of those records that are measured alike.
+
+        They are few where masks, operators or the noise are drawn.
+        """
         fold = learned.in_folds(contiguous_folds(learned.count, folds))
-        return cells_of(fold, learned.season, _SHARING)
+        seeds = (torch.Generator().manual_seed(seed) for seed in range(3))
+        first, *others = (simulate(self.family, self.noise, each) for each in seeds)
+        few = max(_SHARING, math.ceil(learned.count / _MOST_MASKS))
+        most = None if all(alike(first, each) for each in others) else few
+        return cells_of(fold, learned.season, most)
 
     def simulated(self, learned: Fields, bases: Sequence[Base], rounds: int) -> PairSet:
         """Simulate measurements to learn from, `rounds` of each field, by the bases of its fold."""

@@ -14,8 +14,10 @@ from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.flows.context import SiteContext
 from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, LocalCoupling
-from apsgeo.flows.elementwise import elementwise
+from apsgeo.flows.elementwise import Affine, Spline, elementwise
 from apsgeo.flows.flow import CouplingFlow, Flow
+from apsgeo.flows.multiscale.flow import GroupContext, MultiscaleFlow
+from apsgeo.flows.multiscale.split import Split
 from apsgeo.flows.patterns import GlobalAutoregressive, GlobalCoupling, GlobalMap
 from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.spectral import SpectralFlow
@@ -25,12 +27,14 @@ from apsgeo.gaussian.regimes import LowRankMixturePrior, fit_regimes
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
+from apsgeo.gaussian.vecchia.independent import Independent
 from apsgeo.io import of_kind
 from apsgeo.operators.linear import LinearMap
 
 __all__ = [
     "CouplingSpec",
     "FlowSpec",
+    "MultiscaleSpec",
     "Site",
     "SpectralSpec",
     "build_flow",
@@ -45,7 +49,7 @@ _GLOBAL_MAPS: dict[str, type[GlobalMap]] = {
 }
 
 
-BaseName = Literal["anchor", "local", "white"]
+BaseName = Literal["anchor", "local", "independent", "white"]
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,14 @@ class Site:
 _BASES: dict[BaseName, Callable[[Site], Base]] = {
     "anchor": lambda site: site.needed_anchor,
     "local": lambda site: VecchiaPrior(site.needed_anchor, site.memory),
+    "independent": lambda site: Independent(VecchiaPrior(site.needed_anchor)),
     "white": lambda site: WhiteNoise(),
 }
+
+
+def _check_base(base: str) -> None:
+    if base not in (known := get_args(BaseName)):
+        raise InputError(f"base={base!r}; give one of {[*known]}.")
 
 
 class FlowSpec(ABC):
@@ -177,8 +187,7 @@ class CouplingSpec(FlowSpec):
     roughness: int = 0
 
     def __post_init__(self) -> None:
-        if self.base not in (known := get_args(BaseName)):
-            raise InputError(f"base={self.base!r}; give one of {[*known]}.")
+        _check_base(self.base)
         if self.global_maps not in _GLOBAL_MAPS:
             raise InputError(f"global_maps={self.global_maps!r}; give one of {[*_GLOBAL_MAPS]}.")
         if self.roughness < 0:
@@ -305,10 +314,85 @@ class SpectralSpec(FlowSpec):
             )
 
 
+@dataclass(frozen=True)
+class MultiscaleSpec(FlowSpec):
+    """A flow from coarse to fine; see `apsgeo.flows.multiscale.flow.MultiscaleFlow`.
+
+    Attributes:
+        base: Base as in `CouplingSpec`, or "independent", the near observations' mean and standard
+            deviation with independent noise: the levels then bring all correlations.
+        width, depth: Width and depth of the context U-Net, which is on groups of nodes.
+        context: Number of features that the U-Net hands to the levels.
+        embedding: Number of features that the U-Net learns for each group.
+        level_width: Width of the network of a level, which is evaluated for every member.
+        steps: Number of steps in which the details of a level are drawn, at most.
+        bins: Number of bins of the details' splines; 0 for affine maps.
+        nodewise: Number of bins of the spline of each node's value, which comes last; 0 for none.
+        limit: Bound of the log of the slopes of the affine maps.
+        roughness: Number of octaves at which the context sees how rough the base's mean is.
+
+    Raises:
+        InputError: If there is no such base.
+    """
+
+    base: BaseName = "independent"
+    width: int = 48
+    depth: int = 3
+    context: int = 48
+    embedding: int = 8
+    level_width: int = 32
+    steps: int = 3
+    bins: int = 0
+    nodewise: int = 6
+    limit: float = 6.0
+    roughness: int = 0
+    kind: ClassVar[str] = "multiscale"
+
+    def __post_init__(self) -> None:
+        _check_base(self.base)
+
+    def build(self, site: Site) -> MultiscaleFlow:
+        """Return an untrained flow: the identity on its base.
+
+        Raises:
+            InputError: If the domain cannot be coarsened.
+        """
+        if not site.domain.can_coarsen:
+            raise InputError(
+                f"a multiscale flow needs levels, and {site.domain!r} is too small to be "
+                "coarsened; use CouplingSpec()."
+            )
+        roughness = Roughness(site.domain, self.roughness) if self.roughness else None
+        context = GroupContext(
+            site.domain,
+            Split(site.domain),
+            MultiscaleFlow.inputs(site.channels, site.known, roughness),
+            self.context,
+            site.features,
+            embedding=self.embedding,
+            width=self.width,
+            depth=self.depth,
+        )
+        last = Spline(self.nodewise, limit=self.limit) if self.nodewise else None
+        return MultiscaleFlow(
+            site.domain,
+            _BASES[self.base](site),
+            site.channels,
+            context,
+            self.context,
+            width=self.level_width,
+            steps=self.steps,
+            elementwise=Spline(self.bins, limit=self.limit) if self.bins else Affine(self.limit),
+            nodewise=last,
+            roughness=roughness,
+            known=site.known,
+        )
+
+
 _FORMER_BASES = {"gaussian": "anchor", "normal": "white"}
 """Names of bases in models that were saved before version 0.2."""
 
-_SPECS: list[type[FlowSpec]] = [CouplingSpec, SpectralSpec]
+_SPECS: list[type[FlowSpec]] = [CouplingSpec, MultiscaleSpec, SpectralSpec]
 
 
 def spec_from_config(config: dict[str, Any]) -> FlowSpec:

@@ -6,11 +6,42 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.domains.base import Domain
+from apsgeo.flows.roughness import Roughness
+from apsgeo.flows.start import Known, Start
 from apsgeo.nn.unet import UNet
 
-__all__ = ["SiteContext", "site_features"]
+__all__ = ["SiteContext", "feature_count", "measured_features", "site_features"]
 
 _EMBEDDING_STD = 0.1
+
+
+def feature_count(channels: int, known: Known | None, roughness: Roughness | None) -> int:
+    """Return the number of features that `measured_features` returns."""
+    told = 0 if roughness is None else roughness.features
+    return (5 + told) * channels + (0 if known is None else known.count)
+
+
+def measured_features(
+    start: Start, covariates: Tensor | None, roughness: Roughness | None
+) -> Tensor:
+    """Return what a context network is told of each measurement, (batch, feature, node).
+
+    Args:
+        start: Measurements, and moments of the base given them.
+        covariates: Known fields (batch, feature, node), if any.
+        roughness: Roughness of the base's mean that is told, too.
+    """
+    measurement, mean, std = start.measurement, start.mean, start.std()
+    seen = measurement.mask  # back-projected by the adjoint, which leaves values of nodes as is
+    back = measurement.operator.adjoint
+    mask = back(seen.to(mean))
+    innovation = measurement.back_project(
+        torch.where(seen, measurement.values - measurement.apply(mean), 0.0)
+    )
+    noise = back(torch.where(seen, measurement.noise_std.log(), 0.0))
+    known = [] if covariates is None else [covariates]
+    rough = [] if roughness is None else [roughness(mean, std)]
+    return torch.cat([mean, std, innovation, mask, noise, *known, *rough], dim=1)
 
 
 def site_features(domain: Domain, fields: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from apsgeo.domains.base import Domain
 from apsgeo.flows.elementwise import AFFINE, Affine, Elementwise
 from apsgeo.nn.layers import zero
 
-__all__ = ["ChannelMixing", "ElementwiseMap", "LocalCoupling"]
+__all__ = ["ChannelMixing", "ElementwiseMap", "LocalCoupling", "parameters_last"]
 
 
-def _parameters_last(raw: Tensor, count: int) -> Tensor:
+def parameters_last(raw: Tensor, count: int) -> Tensor:
     """Turn (..., count * channel, node) into (..., channel, node, count)."""
     return raw.unflatten(-2, (count, -1)).movedim(-3, -1)
 
@@ -39,7 +39,7 @@ class ElementwiseMap(nn.Module):
         self.head = zero(domain.conv(context, elementwise.count * channels, 1))
 
     def _raw(self, context: Tensor) -> Tensor:
-        return _parameters_last(self.head(context), self.elementwise.count)
+        return parameters_last(self.head(context), self.elementwise.count)
 
     @property
     def affine(self) -> bool:
@@ -104,7 +104,7 @@ class LocalCoupling(nn.Module):
         hidden = torch.nn.functional.silu(hidden + self.from_context(context))
         hidden = torch.nn.functional.silu(self.hidden(hidden.flatten(0, 1)))
         raw = self.head(hidden).unflatten(0, (members, batch))
-        return _parameters_last(raw, self.elementwise.count)
+        return parameters_last(raw, self.elementwise.count)
 
     def _split(self, r: Tensor, mapped: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         moved, log_slope = mapped

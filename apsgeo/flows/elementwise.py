@@ -7,7 +7,7 @@ A map has `count` raw parameters for each number, and is the identity where all 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,12 +15,6 @@ from torch import Tensor
 from apsgeo.errors import InputError
 
 __all__ = ["AFFINE", "Affine", "Elementwise", "Spline", "elementwise"]
-
-_LIMIT = 2.0  # bound of the log of a slope: no map stretches by more than e^2
-
-
-def _bounded(raw: Tensor) -> Tensor:
-    return _LIMIT * torch.tanh(raw / _LIMIT)
 
 
 class Elementwise(Protocol):
@@ -42,18 +36,26 @@ class Elementwise(Protocol):
 
 @dataclass(frozen=True)
 class Affine:
-    """y = shift + exp(s) x, with s bounded by 2 in size."""
+    """y = shift + exp(s) x, with s bounded in size.
 
-    count: int = 2
+    Attributes:
+        limit: Bound of s: no map stretches by more than exp(limit).
+    """
+
+    limit: float = 2.0
+    count: ClassVar[int] = 2
+
+    def _bounded(self, raw: Tensor) -> Tensor:
+        return self.limit * torch.tanh(raw / self.limit)
 
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Map x (...) with parameters (..., 2); return y and s."""
-        shift, log_scale = raw[..., 0], _bounded(raw[..., 1])
+        shift, log_scale = raw[..., 0], self._bounded(raw[..., 1])
         return shift + log_scale.exp() * x, log_scale
 
     def inverse(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Return (y - shift) exp(-s) and s."""
-        shift, log_scale = raw[..., 0], _bounded(raw[..., 1])
+        shift, log_scale = raw[..., 0], self._bounded(raw[..., 1])
         return (y - shift) * (-log_scale).exp(), log_scale
 
 
@@ -70,6 +72,7 @@ class Spline:
     Attributes:
         bins: Number of pieces, at least two.
         bound: End of the range that the spline bends, in the units of x.
+        limit: Bound of the log of the affine map's slope.
 
     Raises:
         InputError: If there are fewer than two bins, or the bound is not above zero.
@@ -77,6 +80,7 @@ class Spline:
 
     bins: int = 8
     bound: float = 5.0
+    limit: float = 2.0
 
     def __post_init__(self) -> None:
         if self.bins < 2 or self.bound <= 0.0:
@@ -99,12 +103,12 @@ class Spline:
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Map x (...) with parameters (..., 3 bins + 1); return y and log dy/dx."""
         bent, log_slope = self._spline(raw).call_and_ladj(x)
-        y, log_scale = AFFINE.forward(bent, raw)
+        y, log_scale = Affine(self.limit).forward(bent, raw)
         return y, log_slope + log_scale
 
     def inverse(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Return the x that `forward` maps to y, and log dy/dx there."""
-        bent, log_scale = AFFINE.inverse(y, raw)
+        bent, log_scale = Affine(self.limit).inverse(y, raw)
         spline = self._spline(raw)
         x = spline.inv(bent)
         return x, spline.call_and_ladj(x)[1] + log_scale

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from apsgeo.flows.context import feature_count, measured_features
 from apsgeo.flows.coupling import ElementwiseMap
 from apsgeo.flows.roughness import Roughness
 from apsgeo.flows.start import Known, Moments, Start
@@ -17,6 +18,7 @@ from apsgeo.gaussian.draws import Base
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
+from apsgeo.gaussian.vecchia.independent import Independent
 from apsgeo.measurement import Measurement, NoiseDraws
 from apsgeo.operators.base import HELD_OUT_DENSITIES
 
@@ -99,7 +101,8 @@ class Flow(nn.Module, ABC):
     @property
     def anchor(self) -> SeasonalPrior | None:
         """The Gaussian prior behind the base, if it has one."""
-        prior = self.base.prior if isinstance(self.base, VecchiaPrior) else self.base
+        base = self.base
+        prior = base.prior if isinstance(base, VecchiaPrior | Independent) else base
         return prior if isinstance(prior, SeasonalPrior) else None
 
     def marginals(self, conditioning: Any) -> tuple[Tensor, Tensor] | None:
@@ -202,23 +205,12 @@ class CouplingFlow(Flow):
         channels: int, known: Known | None = None, roughness: Roughness | None = None
     ) -> int:
         """Return the number of features that `condition` gives to the context network."""
-        told = 0 if roughness is None else roughness.features
-        return (5 + told) * channels + (0 if known is None else known.count)
+        return feature_count(channels, known, roughness)
 
     def condition(self, start: Start) -> _NodeConditioning:
         """Evaluate the context network once for each measurement; see `Flow.condition`."""
         measurement, mean, std = start.measurement, start.mean, start.std()
-        seen = measurement.mask  # back-projected by the adjoint, which leaves values of nodes as is
-        back = measurement.operator.adjoint
-        mask = back(seen.to(mean))
-        innovation = measurement.back_project(
-            torch.where(seen, measurement.values - measurement.apply(mean), 0.0)
-        )
-        noise = back(torch.where(seen, measurement.noise_std.log(), 0.0))
-        covariates = self.covariates(measurement)
-        known = [] if covariates is None else [covariates]
-        rough = [] if self.roughness is None else [self.roughness(mean, std)]
-        features = torch.cat([mean, std, innovation, mask, noise, *known, *rough], dim=1)
+        features = measured_features(start, self.covariates(measurement), self.roughness)
         context = self.context(features)
         return _NodeConditioning(mean, log_share(measurement).to(mean), std, context)
 

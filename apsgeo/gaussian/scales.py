@@ -18,6 +18,7 @@ from apsgeo.gaussian.hybrid import HybridPrior
 from apsgeo.gaussian.localised import LocalisedField, LocalisedPrior
 from apsgeo.gaussian.matern import LocalField, MaternField, MaternSum
 from apsgeo.gaussian.prior import GaussianPrior
+from apsgeo.gaussian.random_field.scales import RandomFieldScales
 from apsgeo.io import of_kind
 
 __all__ = [
@@ -306,7 +307,7 @@ def _left(variance: Tensor, loadings: Tensor, weight: float, nugget: float) -> T
     return torch.maximum(left, _LEAST_LOCAL * variance).sqrt()
 
 
-_SCALES: list[type[Scales]] = [HybridScales, TwoRangeScales, LocalisedScales]
+_SCALES: list[type[Scales]] = [HybridScales, TwoRangeScales, LocalisedScales, RandomFieldScales]
 
 
 def to_config(scales: Scales) -> dict[str, Any]:

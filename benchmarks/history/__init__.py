@@ -1,1 +1,1 @@
-"""What is asked of a history: gaps in it, a climate that moves on, and records beside each one."""
+"""What is asked of a history: none at all, or records that follow each other in time."""

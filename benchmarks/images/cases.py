@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
 from apsgeo import datasets
-from apsgeo.flows.build import CouplingSpec
+from apsgeo.flows.build import CouplingSpec, FlowSpec, MultiscaleSpec
 from apsgeo.operators import Block, Downsample, GaussianBlur, Identity, Mask
 from benchmarks.domains.cases import halves
 from benchmarks.tasks import Task
@@ -19,7 +19,7 @@ from benchmarks.trained_priors.cases import dequantized, tiles
 
 GREY_LEVELS = 256
 TILE = 128
-TRAIN_IMAGES = 4000
+FITTED_IMAGES = 4000
 _TEST_LONGITUDES = (240.0, 330.0)  # the Americas and the eastern Pacific
 _MOST_NORTHERN = 64.0
 _BLOCK, _SMOOTHEST = 8, 0.1
@@ -34,6 +34,8 @@ class ImageCase:
     Attributes:
         name: Name in the table.
         train, test: Images (sample, y, x).
+        fitted: Number of training images that the prior is fitted to. Flows learn from the others,
+            which it has not seen, or where there are none from the same, cross-fitted.
         tasks: Tasks that are tried.
         data_range: Range of PSNR and SSIM, in the units of the data.
         background: Function that tells where the truth (image, y, x) is so smooth that noise shows.
@@ -42,15 +44,21 @@ class ImageCase:
         rank: Number of EOFs.
         large: Whether a dense anchor costs too much, so that the hybrid prior is the anchor.
         flow: Architecture of the flow.
-        steps, batch, lr, rounds: Settings of `apsgeo.distill`.
+        steps, batch, lr, rounds, score_scales: Settings of `apsgeo.distill`.
         held_out: Number of training images that only decide when to stop.
         members: Number of members of the ensembles.
         most_images: Most images for testing.
+        first: Task whose flow is trained before all others, which begin with its weights; if any.
+        first_steps: Number of steps of that.
+        ablation: Another architecture that is trained alike, if any.
+        ablation_steps: Number of steps of its training.
+        ablated: Tasks that the ablation is tried on.
     """
 
     name: str
     train: xr.DataArray
     test: xr.DataArray
+    fitted: int
     tasks: tuple[Task, ...]
     data_range: float
     background: Callable[[Array], NDArray[np.bool_]]
@@ -58,14 +66,20 @@ class ImageCase:
     shading: float
     rank: int
     large: bool
-    flow: CouplingSpec
+    flow: FlowSpec
     steps: int
     batch: int
     lr: float
     rounds: int
+    score_scales: int
     held_out: int
     members: int
     most_images: int
+    first: Task | None = None
+    first_steps: int = 0
+    ablation: FlowSpec | None = None
+    ablation_steps: int = 0
+    ablated: tuple[Task, ...] = ()
 
 
 def dark(truth: Array) -> NDArray[np.bool_]:
@@ -90,18 +104,25 @@ def _padded(images: xr.DataArray, seed: int) -> xr.DataArray:
     return dequantized(array, GREY_LEVELS, seed)
 
 
-def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
+_FOUR = Task("super-resolution × 4", Downsample(4), 0.02)
+_NODEWISE = CouplingSpec(
+    base="anchor", width=24, depth=3, local=4, patterns=32, coupling_width=12, roughness=3
+)
+
+
+def fashion(train: int | None = None, seed: int = 0) -> ImageCase:
     """Return Fashion-MNIST padded to 32 x 32, its values from 0 to 1."""
     images = datasets.load("fashion-mnist")
-    learned, held = halves(images, train)
+    learned, held = halves(images, len(images) if train is None else train)
     return ImageCase(
         "Fashion-MNIST, 32 × 32",
         train=_padded(learned, seed),
         test=_padded(held, seed + 1),
+        fitted=min(FITTED_IMAGES, len(learned)),
         tasks=(
             Task("denoising", Identity(), 0.3),
             Task("inpainting", Block(count=2), 0.05, density=0.7),
-            Task("super-resolution × 4", Downsample(4), 0.02),
+            _FOUR,
             Task("deblurring", GaussianBlur(1.5), 0.05),
             Task("5 % of pixels", Mask(), 0.05, density=0.05),
         ),
@@ -111,22 +132,20 @@ def fashion(train: int = TRAIN_IMAGES, seed: int = 0) -> ImageCase:
         shading=0.0,
         rank=300,
         large=False,
-        flow=CouplingSpec(
-            base="anchor",
-            width=24,
-            depth=3,
-            local=4,
-            patterns=32,
-            coupling_width=12,
-            roughness=3,
-        ),
-        steps=2000,
-        batch=12,
-        lr=1e-3,
-        rounds=2,
+        flow=MultiscaleSpec(),
+        steps=500,
+        batch=16,
+        lr=2e-3,
+        rounds=1,
+        score_scales=5,
         held_out=80,
         members=128,
         most_images=64,
+        first=Task("any pixels", Mask(), 0.05),
+        first_steps=2000,
+        ablation=_NODEWISE,
+        ablation_steps=1000,
+        ablated=(_FOUR,),
     )
 
 
@@ -145,11 +164,13 @@ def terrain(size: int = TILE) -> ImageCase:
     inside = (lon >= west) & (lon < east)
     shifted = elevation.isel(lon=np.argsort((lon - east) % 360.0))  # training without a seam
     count = int((~inside).sum())
+    train = _tiles(shifted.isel(lon=slice(0, count)), size, size * 3 // 4)
     return ImageCase(
         f"relief, {size} × {size}",
-        train=_tiles(shifted.isel(lon=slice(0, count)), size, size * 3 // 4),
+        train=train,
         test=_tiles(shifted.isel(lon=slice(count, None)), size, size),
-        tasks=(Task("super-resolution × 4", Downsample(4), 0.02),),
+        fitted=len(train),
+        tasks=(_FOUR,),
         data_range=8.0,
         background=smoothest,
         colours="terrain",
@@ -163,6 +184,7 @@ def terrain(size: int = TILE) -> ImageCase:
         batch=3,
         lr=2e-3,
         rounds=4,
+        score_scales=1,
         held_out=24,
         members=128,
         most_images=16,

@@ -11,14 +11,14 @@ import xarray as xr
 from scipy.ndimage import maximum_filter
 
 import apsgeo
-from apsgeo.flows.build import CouplingSpec
+from apsgeo.flows.build import CouplingSpec, MultiscaleSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.metrics.table import Row
 from apsgeo.operators import Downsample, Mask
 from benchmarks.images.cases import ImageCase, dark, smoothest
 from benchmarks.images.figure import draw
 from benchmarks.images.scores import TABLE, score
-from benchmarks.images.suite import kept, measure, run_task
+from benchmarks.images.suite import kept, measure, run_ablation, run_task
 from benchmarks.tasks import Task
 from tests.cases import numpy_seeded
 
@@ -38,6 +38,7 @@ def case() -> ImageCase:
         "discs",
         train=images[:48],
         test=images[48:],
+        fitted=30,
         tasks=(Task("halves", Downsample(2), NOISE), Task("few", Mask(), NOISE, density=0.1)),
         data_range=1.0,
         background=lambda truth: maximum_filter(truth, size=(1, 3, 3)) < 0.01,
@@ -45,14 +46,16 @@ def case() -> ImageCase:
         shading=0.0,
         rank=8,
         large=True,
-        flow=CouplingSpec(width=8, depth=1, local=2, patterns=0, coupling_width=4),
+        flow=MultiscaleSpec(width=8, depth=1, context=4, level_width=4),
         steps=2,
         batch=4,
         lr=1e-3,
         rounds=1,
+        score_scales=2,
         held_out=5,
         members=6,
         most_images=4,
+        ablation=CouplingSpec(width=8, depth=1, local=2, coupling_width=4),
     )
 
 
@@ -95,7 +98,7 @@ def test_where_noise_shows() -> None:
 
 def test_every_task_has_rows_panels_and_a_table(case: ImageCase, tmp_path: Path) -> None:
     prior = apsgeo.fit_prior(
-        case.train,
+        case.train[: case.fitted],
         training=apsgeo.Training(steps=0, progress=False),
         rank=case.rank,
         scales=HybridScales(range_km=2.0),
@@ -114,9 +117,12 @@ def test_every_task_has_rows_panels_and_a_table(case: ImageCase, tmp_path: Path)
         np.testing.assert_array_equal(same["measured"], shown["measured"])
         rows += found
         panels[task.name] = shown
-    assert [row["method"] for row in rows] == ["Gaussian posterior (base)", "APS"] * 2
+    methods = ["Gaussian posterior", "start of APS", "APS"]
+    assert [row["method"] for row in rows] == methods * 2
+    other, _ = run_ablation(case, prior, case.tasks[1], images=4, steps=2, seed=0)
+    assert [row["method"] for row in other] == ["APS, one scale"]
     text = TABLE.markdown(rows)
-    assert f"{rows[1]['crps']:.4g}" in text
+    assert f"{rows[2]['crps']:.4g}" in text
     axes = draw(panels, case).axes
     assert len(axes) == 4 * (2 + 2 * 4)
     titles = [each.get_title() for each in axes]

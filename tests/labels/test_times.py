@@ -185,7 +185,7 @@ def test_scores_go_by_the_date_of_another_calendar(calendar: str) -> None:
     truth = history(6).convert_calendar(calendar, align_on="date")
     assert score_ensemble(drawn, truth, gappy(), progress=False) == expected
     stamped = truth.assign_coords(time=truth.time.values + timedelta(5))
-    with pytest.raises(InputError, match=rf"\({calendar}\) and later.*stamped otherwise"):
+    with pytest.raises(InputError, match=rf"\({calendar}\) and others.*stamped otherwise"):
         score_ensemble(drawn, stamped, progress=False)
 
 

@@ -1,8 +1,9 @@
 """The layers that an image lends to networks."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from apsgeo.domains.latlon.layers import Border, extend
 
 __all__ = ["ImageConv", "ImagePool", "ImageUnpool"]
 
@@ -24,13 +25,14 @@ class ImageConv(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size)
         self.pad = kernel_size // 2
         self.shape = shape
+        self.border = Border(False, (None, None), torch.empty(0), torch.empty(0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, in_channels, N)` to `(B, out_channels, N)`."""
         image = x.unflatten(-1, self.shape)
         if self.pad:
-            image = F.pad(image, (self.pad,) * 4, mode="replicate")
-        return self.conv(image).flatten(2)
+            image = extend(image, self.pad, self.border)
+        return self.conv(image).contiguous().flatten(2)
 
 
 def _pair(x: Tensor, count: int) -> Tensor:

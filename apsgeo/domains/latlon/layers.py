@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Border", "LatLonConv", "LatLonPool", "LatLonUnpool"]
+__all__ = ["Border", "LatLonConv", "LatLonPool", "LatLonUnpool", "extend"]
 
 
 class Border(NamedTuple):
@@ -88,6 +88,12 @@ class _Fold(_Bordered):
         return _Extend.apply(grads[0], ctx.pad, ctx.border), None, None
 
 
+def extend(grid: Tensor, pad: int, border: Border) -> Tensor:
+    """Return a grid `(B, C, H, W)` with `pad` cells more each way, in channels-last memory."""
+    out: Tensor = _Extend.apply(grid, pad, border)
+    return out
+
+
 def _mirrors(border: Border, height: int, pad: int) -> tuple[list[int] | None, list[int] | None]:
     """Rows that stand above the first and below the last row, from north to south."""
     first, last = border.across
@@ -158,7 +164,7 @@ class LatLonConv(nn.Module):
         grid = x.unflatten(-1, self.shape)
         if self.pad:
             border = Border(self.periodic, self.across, self.opposite, self.weight)
-            grid = _Extend.apply(grid, self.pad, border)
+            grid = extend(grid, self.pad, border)
         return self.conv(grid).contiguous().flatten(2)
 
 

@@ -1,0 +1,1 @@
+"""A flow from coarse to fine, on the domain's own hierarchy."""
