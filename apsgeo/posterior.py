@@ -47,6 +47,7 @@ class FieldDistribution(Distribution, Draws):
     def __init__(self, draws: Draws, normals: Normals) -> None:
         self.draws, self._normals = draws, normals
         self._season = draws.measurement.season_of(normals.seasons)
+        self._instant = draws.measurement.instant
         shape = torch.Size(draws.measurement.shape)
         super().__init__(shape[:1], shape[1:], validate_args=False)
 
@@ -134,13 +135,13 @@ class FieldDistribution(Distribution, Draws):
         return (torch.stack(each) - units).reshape(value.shape[:-2])
 
     def _restore(self, fields: Tensor) -> Tensor:
-        return self._normals.restore(fields, self._season)
+        return self._normals.restore(fields, self._season, self._instant)
 
     def _standardized(self, value: Tensor) -> Tensor:
         """Return fields (..., batch, channel, node) as anomalies (member, batch, channel, node)."""
         if not bool(self._normals.valid.all()):
             raise InputError("a density needs a domain on which every node is valid.")
-        return self._normals.standardize(self.as_members(value), self._season)
+        return self._normals.standardize(self.as_members(value), self._season, self._instant)
 
     @property
     def _log_units(self) -> Tensor:
@@ -279,6 +280,7 @@ class Posterior:
         noise_std: float | Tensor | None = None,
         operator: Operator | None = None,
         key: Tensor | None = None,
+        instant: Tensor | None = None,
     ) -> Measurement:
         """Return the measurement of y (batch, channel, observation), in the units of the data.
 
@@ -301,6 +303,7 @@ class Posterior:
             noise.float(),
             operator=linear,
             season=season,
+            instant=instant,
             key=torch.arange(len(y)) if key is None else key,
         )
         given.season_of(self.normals.seasons)
@@ -319,6 +322,7 @@ class Posterior:
         noise_std: float | Tensor | None = None,
         operator: Operator | None = None,
         key: Tensor | None = None,
+        instant: Tensor | None = None,
     ) -> FieldDistribution:
         """Return the distribution of the fields behind y, by one network evaluation for each.
 
@@ -331,11 +335,12 @@ class Posterior:
             operator: Operator that measured, where the model is for several.
             key: Number (batch,) int64 that names each record and seeds its members; by default its
                 place in the batch.
+            instant: Time (batch,) of each record, in microseconds since 1970, if there is a trend.
 
         Raises:
             InputError: If the shape, the season, the noise or the operator does not fit.
         """
-        return self.posterior(self.measure(y, season, noise_std, operator, key))
+        return self.posterior(self.measure(y, season, noise_std, operator, key, instant))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save as a folder of JSON and safetensors; see `apsgeo.io.save_folder`.

@@ -23,7 +23,6 @@ SUITES = {
     "domains": "domains.suite",
     "scaling": "scaling.suite",
     "scaling-local": "scaling.local",
-    "history": "history.suite",
     "truth": "truth.suite",
     "amortization": "amortization.suite",
     "amortized": "amortized.suite",
@@ -32,6 +31,7 @@ SUITES = {
     "images": "images.suite",
     "priors": "priors.suite",
     "trained-priors": "trained_priors.suite",
+    "history": "history.suite",
 }
 
 

@@ -31,7 +31,7 @@ __all__ = ["Sampler", "draw"]
 _BLOCK_BYTES = 2**24  # bytes of members in a block; drawing them takes some ten times as much
 _MEMBER = -1  # number of the members' axis, beside those of the data
 _SHOWN = 3  # entries of a long list that a message shows
-_RECORD = np.dtype([("key", "i8"), ("season", "i8"), ("name", "U40")])
+_RECORD = np.dtype([("key", "i8"), ("season", "i8"), ("instant", "f8"), ("name", "U40")])
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Sampler:
             noise_std=self.noise_std if noise is None else self._noise(noise, values),
             operator=self.operator,
             key=torch.from_numpy(records["key"].copy()),
+            instant=torch.from_numpy(records["instant"].copy()),
         ).members(self.members, self.seed)
         return self.fields.channel_places(drawn.cpu().numpy()).astype(self.dtype)
 
@@ -158,8 +159,9 @@ def draw(
 
 
 def _table(dates: Dates, seasons: int) -> NDArray[np.void]:
-    """Return the key, season and name of each record (record,), for the blocks."""
+    """Return the key, season, instant and name of each record (record,), for the blocks."""
     table = np.zeros(len(dates), dtype=_RECORD)
+    table["instant"] = dates.ticks
     table["key"], table["season"], table["name"] = dates.key, dates.season(seasons), dates.names
     return table
 
