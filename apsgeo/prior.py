@@ -25,8 +25,8 @@ from apsgeo.gaussian.scales import (
     Scales,
     to_config,
 )
-from apsgeo.labels.gaps import fill_history, has_gaps, with_something
-from apsgeo.labels.indices import fit_trend
+from apsgeo.labels.history.gaps import fill_history, has_gaps, with_something
+from apsgeo.labels.history.trend import fit_trend
 from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
