@@ -13,7 +13,7 @@ from apsgeo.errors import InputError, SeldomSeenWarning
 from apsgeo.gaussian.scales import LocalisedScales
 from tests.cases import alike, history, numpy_seeded
 
-HISTORY = history(12)
+HISTORY = history(8)
 SCALES = LocalisedScales(0.95, 0.1, 20000.0, 4000.0, 0.01)
 HYBRID = apsgeo.HybridScales(eof_weight=0.9, range_km=4000.0, nugget=0.01)
 
@@ -149,7 +149,7 @@ def test_it_distils_and_is_saved(prior: apsgeo.FieldPrior, tmp_path: Path) -> No
 
 def test_scales_are_chosen_by_observed_cells(given: xr.DataArray) -> None:
     found = apsgeo.fit_prior(
-        given.isel(time=slice(72)), scales=HYBRID, steps=0, progress=False, rank=20
+        given.isel(time=slice(60)), scales=HYBRID, steps=0, progress=False, rank=20
     )
     assert found.anchor.kind == "localised"
 

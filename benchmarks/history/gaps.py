@@ -107,5 +107,5 @@ def run(options: argparse.Namespace, made: str) -> None:
         f"{options.every}th month from 2010 on is tested, noise 0.25 K, complete truth."
     )
     text = page("A history with gaps", about, TABLE.markdown(rows), made)
-    save(options.output / "history_gaps", rows, text)
+    save(options.output / "history" / "gaps", rows, text)
     print(TABLE.markdown(rows))

@@ -98,7 +98,7 @@ def run(options: argparse.Namespace, made: str) -> None:
         f"of {options.members} members. The global mean is that of the members, over all cells."
     )
     save(
-        options.output / "history_trend",
+        options.output / "history" / "trend",
         rows,
         page("A climate that moves on", about, TABLE.markdown(rows), made),
     )

@@ -37,8 +37,8 @@ TRUTH_PAGES = [path.stem for path in sorted((RESULTS / "truth").glob("*.csv"))]
 CASES = {
     "ncep": (Scoreboard().table, "ncep"),
     "domains": (DOMAINS, "domains"),
-    "history_gaps": (GAPS, "history_gaps"),
-    "history_trend": (TREND, "history_trend"),
+    "history/gaps": (GAPS, "history/gaps"),
+    "history/trend": (TREND, "history/trend"),
     "images": (IMAGES, "images"),
     "scaling": (SCALING, "scaling"),
     "priors": (PRIORS, "priors"),
