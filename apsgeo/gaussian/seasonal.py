@@ -14,7 +14,7 @@ from torch import Tensor
 
 from apsgeo.domains.base import Domain
 from apsgeo.gaussian import scales as covariances
-from apsgeo.gaussian.added import AddedPatterns
+from apsgeo.gaussian.drift.added import AddedPatterns
 from apsgeo.gaussian.eofs import EOFs
 from apsgeo.gaussian.posterior import GaussianPosterior, each_prior
 from apsgeo.gaussian.prior import GaussianPrior

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from apsgeo.domains import LatLonDomain
-from apsgeo.gaussian.added import AddedPatterns
+from apsgeo.gaussian.drift.added import AddedPatterns
 from apsgeo.gaussian.fit import add_drift, fit_gaussian
 from apsgeo.gaussian.scales import LocalisedScales
 from apsgeo.gaussian.seasonal import SeasonalPrior

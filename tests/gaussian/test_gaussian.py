@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal, norm
 
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError, ModelError
-from apsgeo.gaussian.added import AddedPatterns
+from apsgeo.gaussian.drift.added import AddedPatterns
 from apsgeo.gaussian.eofs import EOFs, empirical_orthogonal_functions
 from apsgeo.gaussian.fit import (
     contiguous_folds,
