@@ -49,7 +49,7 @@ QualityControl = Annotated[
         "Either leaves out fill values."
     ),
 ]
-
+Trend = Literal["linear"]
 Skip = Literal["gaussian", "none"]
 Size = Literal["tiny", "small", "medium", "large", "huge"]
 Network = Literal["unet", "function-space"]
@@ -88,7 +88,9 @@ def main(
 def fit(
     history: Annotated[
         Path,
-        typer.Argument(metavar="HISTORY.nc", help="Complete fields (time, lat, lon) or the like."),
+        typer.Argument(
+            metavar="HISTORY.nc", help="Fields (time, lat, lon) or the like, NaN in gaps."
+        ),
     ],
     prior: Annotated[Path, typer.Argument(metavar="PRIOR", help="The model folder to make.")],
     variable: Variable = None,
@@ -108,6 +110,18 @@ def fit(
             help="From then on, records only decide when to stop; the last tenth by default.",
             show_default=False,
         ),
+    ] = None,
+    noise_std: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Error of the history's observations; none by default.",
+            show_default=False,
+        ),
+    ] = None,
+    trend: Annotated[
+        Trend | None,
+        typer.Option(help="Normals move on in a straight line.", show_default=False),
     ] = None,
     mesh: Annotated[
         Path | None,
@@ -163,7 +177,7 @@ def fit(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Learn from complete fields, or one gappy field, what a variable looks like."""
+    """Learn from fields of the past, or one gappy field, what a variable looks like."""
     _refuse_existing(prior, overwrite)
     from apsgeo.diffusion.spec import DenoiserSpec
     from apsgeo.io import read_field
@@ -180,6 +194,8 @@ def fit(
             held_out_from=held_out_from,
             quality_control=quality_control,
             seasons=seasons,
+            noise_std=noise_std,
+            trend=trend,
             rank=rank,
             skip=skip,
             spec=DenoiserSpec(size=size, network=network),

@@ -15,6 +15,7 @@ __all__ = [
     "OneSeasonWarning",
     "OutlierWarning",
     "OutputExistsError",
+    "SeldomSeenWarning",
     "UnitsError",
 ]
 
@@ -74,3 +75,7 @@ class OutlierWarning(ApsgeoWarning):
 
 class NothingObservedWarning(ApsgeoWarning):
     """A record holds no observation: its members are draws from the prior."""
+
+
+class SeldomSeenWarning(UserWarning):
+    """Cells of a history are seen so seldom that nothing can be learned of them."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import xarray as xr
 from torch import Tensor
 
@@ -16,8 +17,10 @@ from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian
+from apsgeo.gaussian.gappy.completion import Gappy, complete_records
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
+from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.labels.records import Records
 from apsgeo.measurement import Normals
@@ -111,7 +114,27 @@ class FieldPrior:
         They are zero where the prior has no values (land). See `records` for errors.
         """
         records = self.records(fields)
-        return self.normals.encode(records.values, self.season_of(records))
+        return self.normals.encode(records.values, self.season_of(records), records.instants)
+
+    def complete(self, fields: Labelled, seed: int = 0) -> Records:
+        """Return records whose gaps hold members of the anchor's posterior, given the others.
+
+        Records without gaps, but for land, come back as they are. See `records` for errors.
+        """
+        records = self.records(fields)
+        values = records.values
+        if not bool(values[..., self.normals.valid].isnan().any()):
+            return records
+        gappy = Gappy(
+            values,
+            torch.zeros((), dtype=torch.float64),
+            self.season_of(records),
+            self.normals.seasons,
+            instant=records.instants,
+        )
+        local = VecchiaPrior(self.anchor)
+        filled = complete_records(local, gappy, self.normals, seed=seed, progress=False)
+        return records.filled(filled)
 
     def split(self, history: Labelled) -> tuple[Records, Records]:
         """Return the records to learn from and those held out; see `records` for errors."""
@@ -122,7 +145,7 @@ class FieldPrior:
     ) -> list[SeasonalPrior]:
         """Return for each contiguous fold a prior of the same scales, fitted without that fold."""
         fold = contiguous_folds(len(fields), folds)
-        return [
+        fitted = [
             fit_gaussian(
                 like.scales.relearn(like.field, fields[fold != f]),
                 fields[fold != f],
@@ -133,6 +156,9 @@ class FieldPrior:
             )
             for f in range(folds)
         ]
+        for prior in fitted:
+            prior.drift, prior.spread = like.drift, like.spread
+        return fitted
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save as a folder of JSON and safetensors; the history is not saved."""

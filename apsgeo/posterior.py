@@ -48,6 +48,7 @@ class FieldDistribution(Distribution, Draws):
     def __init__(self, draws: Draws, normals: Normals) -> None:
         self.draws, self._normals = draws, normals
         self._season = draws.measurement.season_of(normals.seasons)
+        self._instant = draws.measurement.instant
         shape = torch.Size(draws.measurement.shape)
         super().__init__(shape[:1], shape[1:], validate_args=False)
 
@@ -135,13 +136,13 @@ class FieldDistribution(Distribution, Draws):
         return (torch.stack(each) - units).reshape(value.shape[:-2])
 
     def _restore(self, fields: Tensor) -> Tensor:
-        return self._normals.restore(fields, self._season)
+        return self._normals.restore(fields, self._season, self._instant)
 
     def _standardized(self, value: Tensor) -> Tensor:
         """Return fields (..., batch, channel, node) as anomalies (member, batch, channel, node)."""
         if not bool(self._normals.valid.all()):
             raise InputError("a density needs a domain on which every node is valid.")
-        return self._normals.standardize(self.as_members(value), self._season)
+        return self._normals.standardize(self.as_members(value), self._season, self._instant)
 
     @property
     def _log_units(self) -> Tensor:
@@ -293,6 +294,7 @@ class Posterior:
         operator: Operator | None = None,
         key: Tensor | None = None,
         time: Tensor | None = None,
+        instant: Tensor | None = None,
     ) -> Measurement:
         """Return the measurement of y (batch, channel, observation), in the units of the data.
 
@@ -315,6 +317,7 @@ class Posterior:
             noise.float(),
             operator=linear,
             season=season,
+            instant=instant,
             key=torch.arange(len(y)) if key is None else key,
             time=time,
         )
@@ -335,6 +338,7 @@ class Posterior:
         operator: Operator | None = None,
         key: Tensor | None = None,
         time: Tensor | None = None,
+        instant: Tensor | None = None,
     ) -> FieldDistribution:
         """Return the distribution of the fields behind y, by one network evaluation for each.
 
@@ -349,11 +353,12 @@ class Posterior:
                 place in the batch.
             time: Time (batch,) of each record in steps of the history. If it is given, and the
                 method has a memory, each record is drawn given those near it, too.
+            instant: Time (batch,) of each record, in microseconds since 1970, if there is a trend.
 
         Raises:
             InputError: If the shape, the season, the noise or the operator does not fit.
         """
-        given = self.measure(y, season, noise_std, operator, key, time)
+        given = self.measure(y, season, noise_std, operator, key, time, instant)
         together = time is not None and self.window > 0
         return self.posterior(given.among(slice(None)) if together else given)
 

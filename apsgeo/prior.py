@@ -1,11 +1,13 @@
-"""Fit a prior: `fit_prior` learns from complete fields what a variable looks like."""
+"""Fit a prior: `fit_prior` learns from a history what a variable looks like."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 import xarray as xr
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from apsgeo.device import choose_device, on_device
@@ -15,7 +17,7 @@ from apsgeo.domains.base import Domain
 from apsgeo.domains.symmetry import Symmetries
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
-from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian, select_scales
+from apsgeo.gaussian.fit import add_drift, contiguous_folds, fit_gaussian, select_scales
 from apsgeo.gaussian.localised import MOST_VALUES
 from apsgeo.gaussian.scales import (
     HybridScales,
@@ -24,6 +26,9 @@ from apsgeo.gaussian.scales import (
     to_config,
 )
 from apsgeo.gaussian.time.memory import Memory
+from apsgeo.labels.history.gaps import fill_history, has_gaps, with_something
+from apsgeo.labels.history.trend import fit_trend
+from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
 from apsgeo.labels.steps import step_days, time_in_steps
@@ -33,6 +38,8 @@ from apsgeo.random_field.fit import fit_random_field, lacks_history
 
 __all__ = ["FieldPrior", "fit_prior"]
 
+_WHOLE = 0.999  # observed share of a coarse cell that counts as all of it
+
 
 def fit_prior(
     history: xr.DataArray | xr.Dataset,
@@ -41,6 +48,8 @@ def fit_prior(
     static: xr.DataArray | xr.Dataset | None = None,
     baseline: tuple[str, str] | None = None,
     least_std: float = 1e-3,
+    noise_std: float | ArrayLike | xr.DataArray | None = None,
+    trend: Literal["linear"] | xr.DataArray | None = None,
     held_out_from: str | int | None = None,
     quality_control: Control = "flag",
     seasons: int | None = None,
@@ -56,21 +65,27 @@ def fit_prior(
     training: Training = Training(),
     **settings: Any,
 ) -> FieldPrior:
-    """Learn what a variable looks like from complete fields, or from one gappy field or a few.
+    """Learn what a variable looks like from a history, or from one gappy field or a few.
 
     It fits normals by season (if there are dates that cover all), a Gaussian prior whose scales are
     chosen by the score of held-out predictions, and a diffusion prior on top of it.
+
+    A history with gaps that change with time is completed first: each gap holds a member of the
+    posterior of its record, given what was observed (`apsgeo.gaussian.gappy.completion`). Normals,
+    Gaussian priors, the diffusion prior and flows then learn from the completed history, which is
+    the prior's `history`. Scales are chosen by observed cells alone.
 
     One gappy field, or fewer than 24 with gaps that change, are no history. The prior is then a
     random field that is fitted to the observations alone, with `static` as covariates of its mean;
     see `apsgeo.random_field.fit.fit_random_field`. Besides, `domain` and `seed` matter, no more.
 
     Args:
-        history: Complete fields with the dim time and those of one domain, such as (time, lat, lon)
-            or (time, cells), in any order; nodes that are NaN at every time are taken for land.
-            The dim of dates may have any name. Samples without dates have a dim that is not named
-            time, and are counted in their order. A stacked ensemble, ``.stack(record=("member",
-            "time"))``, keeps its dates.
+        history: Fields with the dim time and those of one domain, such as (time, lat, lon)
+            or (time, cells), in any order, NaN where nothing was observed. Nodes that are seen in
+            fewer than two records are taken for land: from the history alone, land and a cell that
+            nobody ever saw are the same. The dim of dates may have any name. Samples without dates
+            have a dim that is not named time, and are counted in their order. A stacked ensemble,
+            ``.stack(record=("member", "time"))``, keeps its dates.
             Several channels are along a dim channel, band or rgb, or are the variables of a data
             set; `apsgeo.windows` makes channels of neighbouring times. They share one land.
         domain: Domain of the fields, if their labels do not say it, as on a mesh. See
@@ -82,6 +97,14 @@ def fit_prior(
         least_std: Least standard deviation that a node is standardized by, as a share of the root
             mean square of all nodes. Raise it (0.3, say) for images whose borders hardly vary,
             where a rare value else is hundreds of standard deviations and rules the training.
+        noise_std: Standard deviation of the error of the history's observations, in the units of
+            the data: a number, one for each cell, or an array like the history; none by default.
+            With errors the prior is one of the fields behind them.
+        trend: "linear" for normals that move on in a straight line, or an index (time,) with dates,
+            such as the logarithm of CO2, which they follow; it has to cover the times to come, and
+            stays as it is beyond its ends. None for normals of the baseline. The slopes are drawn
+            to their mean by as much as held-out records ask for, and their pattern stays in the
+            prior, so that observations correct what the trend foretells (docs/history.md).
         held_out_from: Date or number of the first record that only decides when to stop; by default
             that of the last tenth of the history.
         quality_control: What becomes of values twenty standard deviations from the others of their
@@ -114,9 +137,12 @@ def fit_prior(
             ``fit_prior(..., steps=0, progress=False)``.
 
     Raises:
-        InputError: If the history is too short, has gaps that change with time, or has no dates
-            where they are needed; if the checkpoint is of another run, or symmetries move land.
+        InputError: If the history is too short, has infinite values, or has no dates where they
+            are needed; if the checkpoint is of another run, or symmetries move land.
         GridError: If its labels do not say the domain, or do not fit the one given.
+
+    Warns:
+        SeldomSeenWarning: If cells are seen in one record only, and are taken for land.
     """
     training = training.filled(steps=1500, batch=16, settings=settings)
     spec = DenoiserSpec() if spec is None else spec
@@ -124,27 +150,57 @@ def fit_prior(
     if lacks_history(records):
         return fit_random_field(records, static=static, seed=seed, progress=training.progress)
     records = checked_history(records.as_history(), check_control(quality_control))
+    records, noise = with_something(records, history_noise(noise_std, records))
     domain = records.layout.domain
     if held_out_from is None:
         held_out_from = records.dates.last_tenth()
+    earlier = records.parts(held_out_from)[0]
+    seasons = records[earlier].dates.count_seasons(seasons)
+    filled = None
+    if noise is not None or has_gaps(records.values):
+        filled = fill_history(
+            records,
+            torch.zeros((), dtype=torch.float64) if noise is None else noise,
+            held_out_from,
+            seasons,
+            baseline=baseline,
+            least_std=least_std,
+            scales=anchor_scales if isinstance(anchor_scales, LocalisedScales) else None,
+            rank=rank,
+            seed=seed,
+            progress=training.progress,
+        )
+        records = filled.records
     learned, held = records.split(held_out_from)
-    seasons = learned.dates.count_seasons(seasons)
     season = learned.season(seasons)
     within = None if baseline is None else torch.from_numpy(learned.dates.within(*baseline))
-    normals = Normals.fit(learned.values, season, seasons, within, least_std=least_std)
+    if filled is None:
+        normals = Normals.fit(learned.values, season, seasons, within, least_std=least_std)
+    else:
+        normals = filled.normals
+    if trend is not None:
+        normals = replace(normals, trend=fit_trend(trend, normals, learned, held, within))
     known = static_fields(static, normals.valid, domain)
     _check_land(augment, normals.valid)
-    fields = normals.encode(learned.values, season)
+    fields = normals.encode(learned.values, season, learned.instants)
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
     search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": training.progress} | fit
+    observed = None
+    if filled is not None:
+        observed = filled.observed[torch.from_numpy(earlier)]
+    search["observed"] = observed
     if scales is None:
         scales = select_scales(domain, fields, HybridScales.start(domain), **search)
     gaussian = anchor = fit_gaussian(scales.field(domain, fields), fields, scales, **fit)
-    if anchor_scales is None and (small := _small_enough(domain, fields)) is not None:
-        anchor_scales = select_scales(*small, LocalisedScales.start(domain), **search)
+    if anchor_scales is None and (small := _small_enough(domain, fields, observed)) is not None:
+        search["observed"] = small[2]
+        anchor_scales = select_scales(*small[:2], LocalisedScales.start(domain), **search)
     if isinstance(anchor_scales, LocalisedScales):
         field = anchor_scales.field(domain, fields)
         anchor = fit_gaussian(field, fields, anchor_scales, **fit)
+    if normals.trend is not None:
+        for each in {id(prior): prior for prior in (gaussian, anchor)}.values():
+            add_drift(each, fields, normals.trend.pattern, seed)
     prior = FieldPrior(
         domain=domain,
         normals=normals,
@@ -160,6 +216,8 @@ def fit_prior(
             "records": len(fields),
             "scales": to_config(gaussian.scales),
             "anchor_scales": to_config(anchor.scales),
+            "trend": None if normals.trend is None else str(getattr(trend, "name", trend)),
+            "gaps": None if filled is None else filled.provenance,
             "baseline": baseline,
             "least_std": least_std,
             "seed": seed,
@@ -189,17 +247,22 @@ def _memory_of(records: Records, domain: Domain, fields: Tensor) -> Memory | Non
     return Memory.fit(domain, fields, time, step_days=step)
 
 
-def _small_enough(domain: Domain, fields: Tensor) -> tuple[Domain, Tensor] | None:
+def _small_enough(
+    domain: Domain, fields: Tensor, observed: Tensor | None
+) -> tuple[Domain, Tensor, Tensor | None] | None:
     """Coarsen fields until the scales of a localised covariance can be chosen on them.
 
-    The scales are lengths in km and shares, which larger cells do not change. None where a large
-    domain cannot be coarsened.
+    The scales are lengths in km and shares, which larger cells do not change. A larger cell is
+    observed where all of it is. None where a large domain cannot be coarsened.
     """
     while fields[0].numel() > MOST_VALUES:
         if not domain.can_coarsen:
             return None
-        fields, domain = domain.pool()(fields), domain.coarse()
-    return domain, fields
+        pool = domain.pool()
+        if observed is not None:
+            observed = pool(observed.float()) > _WHOLE
+        fields, domain = pool(fields), domain.coarse()
+    return domain, fields, observed
 
 
 def _check_land(augment: Symmetries | None, valid: Tensor) -> None:

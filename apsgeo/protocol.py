@@ -142,6 +142,7 @@ class NcepProtocol:
             torch.from_numpy(np.array(masks).reshape(shape)),
             torch.tensor(self.noise_std, dtype=torch.float64),
             season=torch.from_numpy(self.season[index]),
+            instant=torch.from_numpy(self.key[index] / 1000.0),
             key=torch.from_numpy(self.key[index]),
             time=torch.from_numpy(12.0 * self.year[index] + self.season[index]),
         )

@@ -23,7 +23,7 @@ from apsgeo.errors import GridError, InputError, ModelError
 from apsgeo.flows.build import CouplingSpec
 from apsgeo.flows.flow import CouplingFlow
 from apsgeo.gaussian.scales import HybridScales, LocalisedScales
-from apsgeo.measurement import members_noise
+from apsgeo.measurement import Normals, members_noise
 from apsgeo.operators import Mask
 from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
@@ -286,11 +286,11 @@ def test_unusable_noise_is_refused(prior: FieldPrior, posterior: Posterior, bad:
         distill(prior, Mask(), torch.as_tensor(bad), training=Training(progress=False))
 
 
-def test_history_with_changing_gaps_is_refused() -> None:
-    broken = history(12)
-    broken[3, 2, 2] = np.nan
+def test_normals_of_complete_fields_refuse_changing_gaps() -> None:
+    broken = torch.ones(24, 1, 5)
+    broken[3, 0, 2] = torch.nan
     with pytest.raises(InputError, match="change with time"):
-        fit_prior(broken, scales=SCALES, anchor_scales=ANCHOR, training=Training(progress=False))
+        Normals.fit(broken, torch.arange(24) % 12, 12)
 
 
 def test_land_stays_missing() -> None:

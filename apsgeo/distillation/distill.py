@@ -88,7 +88,8 @@ def distill(
             observation (of masks, each node), or one for each channel (channel, 1). From two
             numbers (least, most) a level is drawn log-uniformly for each simulated measurement;
             the posterior's default is then their geometric mean.
-        history: Complete fields to simulate measurements of; by default `prior.history`.
+        history: Fields to simulate measurements of; by default `prior.history`. Gaps are filled
+            with members of the prior's posterior (`FieldPrior.complete`).
         measurements: Real measurements whose truth nobody knows, fields with NaN where nothing was
             observed, like those of `apsgeo.impute`. With objective="reverse", which needs no truth,
             the flow learns from these instead of simulated ones (the paper's unsupervised case).
@@ -147,7 +148,7 @@ def distill(
     for member in operator.typical():
         spec.check(family.on(member))
     noise = Noise.of(noise_std, family, channels)
-    records = prior.history if history is None else _complete(prior, history)
+    records = prior.history if history is None else _complete(prior, history, seed)
     training = training.filled(steps=2000, batch=12, settings=settings)
     generator = torch.Generator().manual_seed(seed)
     teacher = teacher_of(prior, records, teacher)
@@ -318,21 +319,9 @@ def _log_density(prior: FieldPrior) -> LogDensity:
     return estimate
 
 
-def _complete(prior: FieldPrior, history: xr.DataArray | xr.Dataset) -> Records:
-    """Return the records of a history without fill values, and check that none is missing.
-
-    Raises:
-        InputError: If there are missing values where the prior has some.
-    """
-    records = checked_history(prior.records(history), "flag")
-    missing = records.values.isnan() & prior.normals.valid
-    if bool(missing.any()):
-        raise InputError(
-            f"{records.given} has {int(missing.sum())} missing values, in "
-            f"{int(missing.flatten(1).any(1).sum())} records, where the prior has values; fill "
-            "them, or leave these records out"
-        )
-    return records
+def _complete(prior: FieldPrior, history: xr.DataArray | xr.Dataset, seed: int) -> Records:
+    """Return the records of a history without fill values, and fill its gaps."""
+    return prior.complete(checked_history(prior.records(history), "flag"), seed)
 
 
 def _check_density(prior: FieldPrior, spec: FlowSpec, mode: Mode) -> None:

@@ -241,6 +241,7 @@ def measured_pairs(
     setting: Setting,
     *,
     functionals: Tensor,
+    instant: Tensor | None = None,
     members: int = 8,
     seed: int = 0,
     progress: bool = True,
@@ -256,6 +257,7 @@ def measured_pairs(
         normals: Normals that standardize values and noise.
         setting: Noise and operator of all measurements; its mask is not used.
         functionals: Functionals of the flow; see `Flow.functionals`.
+        instant: Time (record,) of each record, which normals with a trend want.
         members: Number of base deviations kept for each record.
         seed: Seed of the deviations.
         progress: Whether to show a progress bar.
@@ -264,9 +266,9 @@ def measured_pairs(
 
     def run(record: int) -> _Group:
         at = torch.tensor([record])
-        measured = normals.measure(
-            replace(Measurement.of(values[at], noise_std[at], setting.operator), season=season[at])
-        )
+        given = Measurement.of(values[at], noise_std[at], setting.operator)
+        when = None if instant is None else instant[at]
+        measured = normals.measure(replace(given, season=season[at], instant=when))
         generator = torch.Generator().manual_seed((seed * 1_000_003 + record) % (2**63))
         place = 0, int(season[record])
         return _group(measured, at, setting, base, functionals, members, place, generator)

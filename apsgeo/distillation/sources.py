@@ -277,6 +277,7 @@ class Measuring:
             self.flow.base,
             prior.normals,
             Setting(nothing, self.noise.least, family.on(members[0])),
+            instant=measurements.instants,
             functionals=self.flow.functionals,
             members=2 * CRPS.members,
             seed=self._seed(),

@@ -24,12 +24,14 @@ from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask
 from apsgeo.operators.base import HELD_OUT_DENSITIES
 
-__all__ = ["contiguous_folds", "fit_gaussian", "select_scales"]
+__all__ = ["add_drift", "contiguous_folds", "fit_gaussian", "select_scales"]
 
 S = TypeVar("S", bound=Scales)
 Array = NDArray[np.float64]
 
 _DRAWS = 2  # seasons and masks at each density, where one set of records is held out
+_GAPPY = 4  # records of a season that are held out where each has gaps of its own
+_PAIRED = 1000  # values whose covariances tell the variance of a trend's pattern
 _NOISE = 0.1  # noise of the simulated measurements, in standard deviations of a node
 
 
@@ -71,6 +73,36 @@ def fit_gaussian(
     return SeasonalPrior(scales, field, eofs.rounded(), _variance(fields))
 
 
+def add_drift(prior: SeasonalPrior, fields: Tensor, pattern: Tensor, seed: int = 0) -> None:
+    """Let the amplitude of a trend's pattern vary as it does in the fields of a prior.
+
+    The taper of a localised covariance, say, takes from the variance of the widest patterns. What
+    the prior lacks is added, for the one pattern that far observations tell of.
+
+    Args:
+        prior: The prior, to which the pattern is added in place.
+        fields: Anomalies (time, channel, node) about the trend.
+        pattern: Pattern (channel, node) of the trend.
+        seed: Seed of the nodes by whose covariances the prior's variance is estimated.
+    """
+    flat = pattern.double().flatten()
+    weight = prior.domain.areas.double().repeat(len(pattern)) * flat
+    power = float(weight @ flat)
+    prior.drift = pattern
+    if power == 0.0:
+        return
+    weight = weight / power  # the weighted sum of the pattern is one: an amplitude
+    own = float((fields.double().flatten(1) @ weight).square().mean())
+    # The quadratic form of the covariance, over pairs of values drawn by the size of their weight.
+    generator = torch.Generator().manual_seed(seed)
+    picked = torch.multinomial(weight.abs(), _PAIRED, replacement=True, generator=generator)
+    sign = weight[picked].sign().numpy()
+    block = prior.annual.covariance(picked.numpy(), picked.numpy()) * sign[:, None] * sign
+    pairs = (block.sum() - np.trace(block)) / (_PAIRED * (_PAIRED - 1))
+    known = pairs * float(weight.abs().sum()) ** 2
+    prior.spread = max(own - known, 0.0) ** 0.5
+
+
 @dataclass(frozen=True)
 class _Trial:
     """Held-out fields of one season, measured at one density, and the EOFs of all other fields."""
@@ -82,13 +114,14 @@ class _Trial:
     measurement: Measurement
     nodes: np.ndarray
     truth: Array
+    known: Array
 
     def score(self, scales: Scales, field: Any) -> float:
         """Return the mean CRPS of the predictions."""
         prior = SeasonalPrior(scales, field, self.eofs, self.variance).at(self.season)
         mean, var = prior.posterior(self.measurement).marginals_at(self.nodes)
         std = np.sqrt(np.maximum(var, 1e-12))
-        return float(crps_normal(mean, std, self.truth).mean())
+        return float(np.average(crps_normal(mean, std, self.truth), weights=self.known))
 
 
 def _trials(
@@ -101,27 +134,38 @@ def _trials(
     rank: int,
     targets: int,
     generator: torch.Generator,
+    observed: Tensor | None,
 ) -> list[_Trial]:
     """Hold records (time,) out for each split in turn; score `draws` seasons at each density."""
     densities = HELD_OUT_DENSITIES * draws
     share = (domain.areas / domain.areas.sum()).repeat(fields.shape[1])
     trials: list[_Trial] = []
+    place = 0
     for split, held in enumerate(splits):
         train, when = fields[~held], season[~held]
         eofs = empirical_orthogonal_functions(domain, train, rank, when, seasons).rounded()
         variance = _variance(train)
         for density in densities:
-            chosen = len(trials) * seasons // (len(splits) * len(densities))
-            truth = fields[held & (season == chosen)].double()
+            chosen = place * seasons // (len(splits) * len(densities))
+            place += 1
+            which = (held & (season == chosen)).nonzero()[:, 0]
+            if observed is not None:  # each record has a mask, hence a factorization, of its own
+                which = which[:_GAPPY]
+            truth = fields[which].double()
+            seen = torch.ones_like(truth, dtype=torch.bool) if observed is None else observed[which]
             mask = Mask.at_density(domain, density, generator).expand_as(truth)
             noise = torch.randn(truth.shape, generator=generator, dtype=torch.float64)
-            measurement = Measurement(truth + _NOISE * noise, mask, torch.full_like(truth, _NOISE))
+            values, noise_std = truth + _NOISE * noise, torch.full_like(truth, _NOISE)
+            measurement = Measurement(values, mask & seen, noise_std)
             hidden = share * ~mask[0].flatten()
             count = min(targets, int((hidden > 0).sum()))
             nodes = torch.multinomial(hidden, count, generator=generator).numpy()
             at_nodes = truth.flatten(1).numpy()[:, nodes]
-            trial = _Trial(eofs, variance, split, chosen, measurement, nodes, at_nodes)
-            trials.append(trial)
+            known = seen.flatten(1).double().numpy()[:, nodes]
+            if known.any():
+                trials.append(
+                    _Trial(eofs, variance, split, chosen, measurement, nodes, at_nodes, known)
+                )
     return trials
 
 
@@ -135,6 +179,7 @@ def select_scales(
     folds: int = 4,
     held_out: Tensor | None = None,
     rank: int = 400,
+    observed: Tensor | None = None,
     max_evaluations: int = 30,
     targets: int = 200,
     seed: int = 0,
@@ -147,13 +192,18 @@ def select_scales(
     unobserved nodes, relative to that of `start`, averaged over densities of 1, 5 and 30 % and
     two seasons at each. Nelder-Mead minimizes it over the scales' unbounded coordinates.
     (Held-out likelihood prefers overconfident covariances: the shortest waves give most of it.)
+
+    Where gaps of the fields were filled, `observed` (time, channel, node) says which values were
+    observed: only these are measured and scored.
     """
     generator = torch.Generator().manual_seed(seed)
     season = torch.zeros(len(fields), dtype=torch.long) if season is None else season
     fold = contiguous_folds(len(fields), folds)
     splits = [fold == f for f in range(0, folds, 2)] if held_out is None else [held_out]
     draws = 1 if held_out is None else _DRAWS
-    trials = _trials(domain, fields, season, seasons, splits, draws, rank, targets, generator)
+    trials = _trials(
+        domain, fields, season, seasons, splits, draws, rank, targets, generator, observed
+    )
     reference: list[float] = []
     with (
         tqdm(total=max_evaluations, desc=f"{type(start).__name__}", disable=not progress) as bar,

@@ -34,7 +34,14 @@ _BLOCK_BYTES = 2**24  # bytes of members in a block; drawing them takes some ten
 _MEMBER = -1  # number of the members' axis, beside those of the data
 _SHOWN = 3  # entries of a long list that a message shows
 _RECORD = np.dtype(
-    [("key", "i8"), ("season", "i8"), ("time", "f8"), ("inner", "?"), ("name", "U40")]
+    [
+        ("key", "i8"),
+        ("season", "i8"),
+        ("time", "f8"),
+        ("instant", "f8"),
+        ("inner", "?"),
+        ("name", "U40"),
+    ]
 )
 
 
@@ -54,6 +61,7 @@ class Model(Protocol):
         operator: Operator | None = None,
         key: Tensor | None = None,
         time: Tensor | None = None,
+        instant: Tensor | None = None,
     ) -> Measurement:
         """Return the measurement of values (batch, channel, observation)."""
         ...
@@ -117,6 +125,7 @@ class Sampler:
             operator=self.operator,
             key=torch.from_numpy(records["key"].copy()),
             time=torch.from_numpy(records["time"].copy()),
+            instant=torch.from_numpy(records["instant"].copy()),
         )
         if self.window:
             measured = measured.among(torch.from_numpy(np.flatnonzero(records["inner"])))
@@ -226,9 +235,10 @@ def _overlapping(
 
 
 def _table(dates: Dates, seasons: int, step: float | None) -> NDArray[np.void]:
-    """Return key, season, time in steps of so many days, and name of each record, for blocks."""
+    """Return key, season, time in steps of so many days, instant and name of each record."""
     table = np.zeros(len(dates), dtype=_RECORD)
     table["time"], table["inner"] = time_in_steps(dates, step), True
+    table["instant"] = dates.ticks
     table["key"], table["season"], table["name"] = dates.key, dates.season(seasons), dates.names
     return table
 

@@ -17,7 +17,7 @@ from apsgeo.labels.dates import Dates
 from apsgeo.labels.records import Records
 from apsgeo.measurement.noise import check_noise
 
-__all__ = ["NoiseStd", "joined", "node_noise", "record_noise"]
+__all__ = ["NoiseStd", "history_noise", "joined", "node_noise", "record_noise"]
 
 NoiseStd = float | ArrayLike | xr.DataArray | xr.Dataset | Mapping[str, Any]
 
@@ -61,6 +61,43 @@ def node_noise(
     each = torch.tensor(noise, dtype=torch.float32)
     check_noise(each, tuple(observable.shape), observable)
     return torch.where(observable, each, 1.0) if each.ndim else each
+
+
+def history_noise(
+    noise_std: float | ArrayLike | xr.DataArray | None, records: Records
+) -> Tensor | None:
+    """Return the error of a history's observations, which broadcasts to its values, float64.
+
+    Args:
+        noise_std: None (returned as it is), zero or what `node_noise` takes, or an array like the
+            history, with a number for each observation (NaN elsewhere).
+        records: The history.
+
+    Raises:
+        InputError: If the shape does not fit, or a number where something was observed is not
+            finite or below zero.
+        GridError: If its labels have other coordinates than the records.
+    """
+    if isinstance(noise_std, xr.DataArray) and records.dim in noise_std.dims:
+        own = Records.of(noise_std, records.layout.domain, given="noise_std", wanted="the history")
+        if len(own) != len(records) or own.channels not in (1, records.channels):
+            raise InputError(
+                f"noise_std has dims {dict(noise_std.sizes)}; expected those of the history, "
+                f"{dict(records.array.sizes)}"
+            )
+        each = own.values
+        wrong = ~records.values.isnan() & ~(torch.isfinite(each) & (each >= 0.0))
+        if bool(wrong.any()):
+            raise InputError(
+                f"noise_std is NaN, infinite or below zero at {int(wrong.sum())} observations; "
+                "give each a standard deviation in the units of the data."
+            )
+        return torch.nan_to_num(each)
+    if isinstance(noise_std, int | float) and noise_std == 0:
+        return torch.zeros((), dtype=torch.float64)
+    observable = (~records.values.isnan()).any(0)
+    found = node_noise(noise_std, records, observable)
+    return None if found is None else found.double()
 
 
 def joined(noise_std: Any, records: Records) -> Any:

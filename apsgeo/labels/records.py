@@ -130,6 +130,11 @@ class Records:
         """Return the index (record,) of each record's season; see `Dates.season`."""
         return torch.from_numpy(self.dates.season(seasons))
 
+    @property
+    def instants(self) -> Tensor:
+        """Time (record,) of each record, float64: microseconds since 1970, its number or place."""
+        return torch.from_numpy(self.dates.ticks.astype(np.float64))
+
     def check(self, wanted: str, name: str | None, units: str | None, channels: int) -> None:
         """Check that variables, channels and units are those of a model.
 
@@ -173,6 +178,12 @@ class Records:
         self.dates.check_history()
         return self
 
+    def filled(self, values: Tensor) -> Records:
+        """Return records with the same labels and other values (record, channel, node)."""
+        placed = self.layout.channel_places(values.numpy()).astype(self.array.dtype)
+        array = self.array.copy(data=placed if self.dim else placed[0])
+        return replace(self, array=array)
+
     def split(self, held_out_from: str | int | None) -> tuple[Records, Records]:
         """Return the records before a date or number, and the others.
 
@@ -182,11 +193,15 @@ class Records:
         Raises:
             InputError: If a date is given and records have none.
         """
-        later = self.dates.since(held_out_from)
-        reach = int(self.array["lag"].max()) if "lag" in self.array.dims else 0
-        earlier = ~later & ~np.append(later[reach:], np.full(reach, later.any()))
+        earlier, later = self.parts(held_out_from)
         _ = self._nodes  # laid out now, for both
         return self[earlier], self[later]
+
+    def parts(self, held_out_from: str | int | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Tell which records (record,) are in either part of `split`."""
+        later = self.dates.since(held_out_from)
+        reach = int(self.array["lag"].max()) if "lag" in self.array.dims else 0
+        return ~later & ~np.append(later[reach:], np.full(reach, later.any())), later
 
 
 def static_fields(

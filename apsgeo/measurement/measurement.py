@@ -29,6 +29,10 @@ class Measurement:
         scale: Factor (batch, channel, node) of the signal, y = A (scale x) + n, by which x may be
             standardized anomalies while y is in the units of the data; None for one.
         season: Index (batch,) of each record's season, or None where it is not known.
+        instant: Time (batch,) of each record, microseconds since 1970 (`apsgeo.labels.dates`), or
+            None where it is not known.
+        wander: Standard deviation (batch,) of the amplitude of the prior's trend at each record's
+            time; None where there is no trend.
         key: Number (batch,) int64 that names each record and seeds its random draws; by default
             its place in the batch.
         time: Time (batch,) of each record in steps of the history, float64, or None where it is
@@ -44,6 +48,8 @@ class Measurement:
     operator: LinearMap = field(default=None, kw_only=True)  # type: ignore[assignment]
     scale: Tensor | None = field(default=None, kw_only=True)
     season: Tensor | None = field(default=None, kw_only=True)
+    instant: Tensor | None = field(default=None, kw_only=True)
+    wander: Tensor | None = field(default=None, kw_only=True)
     key: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]
     time: Tensor | None = field(default=None, kw_only=True)
     around: Measurement | None = field(default=None, kw_only=True)
@@ -71,7 +77,8 @@ class Measurement:
         noise = torch.as_tensor(self.noise_std, dtype=self.values.dtype, device=self.values.device)
         noise = check_noise(noise, self.values.shape, self.mask)
         object.__setattr__(self, "key", _or_places(self.key, len(self.values)))
-        for name, index in (("season", self.season), ("key", self.key), ("time", self.time)):
+        for name in ("season", "instant", "wander", "key", "time"):
+            index = getattr(self, name)
             if index is not None and index.shape != self.values.shape[:1]:
                 raise InputError(
                     f"{name} has shape {tuple(index.shape)}; one for each of the "
@@ -119,7 +126,7 @@ class Measurement:
         return len(self.values), self.values.shape[1], self.operator.num_nodes
 
     def to(self, device: torch.device) -> Measurement:
-        """Return the measurement on a device; season, key and time, which are indices, stay."""
+        """Return the measurement on a device; season, key and times, which are indices, stay."""
         return replace(
             self,
             values=self.values.to(device),
@@ -148,6 +155,8 @@ class Measurement:
             noise_std=self.noise_std[index],
             scale=None if self.scale is None else self.scale[index],
             season=None if self.season is None else self.season[index],
+            instant=None if self.instant is None else self.instant[index],
+            wander=None if self.wander is None else self.wander[index],
             key=self.key[index],
             time=None if self.time is None else self.time[index],
         )

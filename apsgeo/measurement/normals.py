@@ -10,6 +10,7 @@ from torch import Tensor
 from apsgeo.errors import InputError
 from apsgeo.measurement.measurement import Measurement
 from apsgeo.measurement.seasons import seasons_of
+from apsgeo.measurement.trend import Trend
 from apsgeo.operators.linear import LinearMap
 
 __all__ = ["Normals"]
@@ -26,11 +27,13 @@ class Normals:
         mean: Mean (season, channel, node).
         std: Standard deviation (season, channel, node), positive.
         valid: Mask (node,), false where the history never has a value (land, of an ocean variable).
+        trend: Trend of the standardized anomalies about the mean, or None.
     """
 
     mean: Tensor
     std: Tensor
     valid: Tensor
+    trend: Trend | None = None
 
     @classmethod
     def fit(
@@ -107,18 +110,37 @@ class Normals:
         """The number of seasons, in words."""
         return "one season" if self.seasons == 1 else f"{self.seasons} seasons"
 
-    def standardize(self, fields: Tensor, season: Tensor) -> Tensor:
-        """Return (fields - mean) / std for fields (batch, channel, node) and season (batch,)."""
-        mean, std = self.mean.to(fields)[season], self.std.to(fields)[season]
+    def mean_at(self, season: Tensor, instant: Tensor | None = None) -> Tensor:
+        """Return the mean (batch, channel, node) at seasons and, if there is a trend, times.
+
+        Raises:
+            InputError: If there is a trend, and times are not known.
+        """
+        if self.trend is None:
+            return self.mean[season]
+        if instant is None:
+            raise InputError(
+                "the model has a trend, and the times of the records are not known; pass instant=, "
+                "microseconds since 1970 for each record."
+            )
+        return self.mean[season] + self.std[season] * self.trend.shift(instant)
+
+    def standardize(self, fields: Tensor, season: Tensor, instant: Tensor | None = None) -> Tensor:
+        """Return (fields - mean) / std for fields (batch, channel, node) of seasons and instants.
+
+        Raises:
+            InputError: If there is a trend, and times are not known.
+        """
+        mean, std = self.mean_at(season, instant).to(fields), self.std.to(fields)[season]
         return (fields - mean) / std
 
-    def encode(self, fields: Tensor, season: Tensor) -> Tensor:
+    def encode(self, fields: Tensor, season: Tensor, instant: Tensor | None = None) -> Tensor:
         """Return standardized anomalies as networks take them, float32, zero where not valid."""
-        return torch.where(self.valid, self.standardize(fields, season), 0.0).float()
+        return torch.where(self.valid, self.standardize(fields, season, instant), 0.0).float()
 
-    def restore(self, fields: Tensor, season: Tensor) -> Tensor:
+    def restore(self, fields: Tensor, season: Tensor, instant: Tensor | None = None) -> Tensor:
         """Undo `standardize` for (..., batch, channel, node), NaN where not valid."""
-        mean, std = self.mean.to(fields)[season], self.std.to(fields)[season]
+        mean, std = self.mean_at(season, instant).to(fields), self.std.to(fields)[season]
         out = fields * std + mean
         return torch.where(self.valid.to(out.device), out, torch.nan)
 
@@ -130,18 +152,22 @@ class Normals:
         `scale`. Observations that weigh a node which is not valid count as missing.
 
         Raises:
-            InputError: If the seasons of the records are not known and the normals have several.
+            InputError: If the seasons of the records are not known and the normals have several, or
+            their times are not and there is a trend.
         """
         seen, season = measurement, measurement.season_of(self.seasons)
         if seen.around is not None:
             seen = replace(seen, around=self.measure(seen.around))
-        mean, std = self.mean.to(seen.values)[season], self.std.to(seen.values)[season]
+        if self.trend is not None and seen.instant is not None:
+            seen = replace(seen, wander=self.trend.wander(seen.instant))
+        mean = self.mean_at(season, seen.instant).to(seen.values)
+        std = self.std.to(seen.values)[season]
         operator, mask = (
             seen.operator,
             seen.mask & self.observable(seen.operator).to(seen.mask.device),
         )
         if operator.is_identity:
-            values, noise_std = self.standardize(seen.values, season), seen.noise_std / std
+            values, noise_std = (seen.values - mean) / std, seen.noise_std / std
             return replace(seen, values=values, mask=mask, noise_std=noise_std, season=season)
         values = seen.values - operator.apply(mean)
         return replace(seen, values=values, mask=mask, scale=std, season=season)
@@ -172,12 +198,15 @@ class Normals:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the attributes by name, for saving."""
-        return {f"normals.{name}": getattr(self, name) for name in ("mean", "std", "valid")}
+        tensors = {f"normals.{name}": getattr(self, name) for name in ("mean", "std", "valid")}
+        return tensors if self.trend is None else tensors | self.trend.to_tensors()
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Normals:
         """Rebuild from `to_tensors`."""
-        return cls(*(tensors[f"normals.{name}"] for name in ("mean", "std", "valid")))
+        trend = Trend.from_tensors(tensors) if "trend.pattern" in tensors else None
+        mean, std, valid = (tensors[f"normals.{name}"] for name in ("mean", "std", "valid"))
+        return cls(mean, std, valid, trend)
 
 
 def _harmonics(mean: Tensor) -> Tensor:

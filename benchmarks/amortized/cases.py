@@ -16,7 +16,7 @@ from apsgeo.measurement import Measurement
 from apsgeo.operators import Block, Swath
 from apsgeo.protocol import NcepProtocol
 
-__all__ = ["CASES", "observe"]
+__all__ = ["CASES", "observe", "ships"]
 
 Index = NDArray[np.int64]
 
@@ -31,7 +31,7 @@ CASES: dict[str, float | Callable[[LatLonDomain, int, torch.Generator], Tensor]]
     "80 %": 0.8,
     "block": lambda domain, month, generator: Block.at_density(Block(), domain, _BLOCK, generator),
     "swath": lambda domain, month, generator: Swath.at_density(Swath(), domain, _SWATH, generator),
-    "ships": lambda domain, month, generator: _ships(domain, month),
+    "ships": lambda domain, month, generator: ships(domain)[month],
 }
 """Observed share of random points, or the mask (node,) of a domain and a month, by name."""
 
@@ -62,9 +62,9 @@ def _sea_surface() -> NDArray[np.bool_]:
     return datasets.load("coads").notnull().sortby("lat", ascending=False).values
 
 
-def _ships(domain: LatLonDomain, month: int) -> Tensor:
-    """Return the nodes (node,) whose nearest cell ships have measured, in the climatology."""
-    measured = _sea_surface()[month]
+def ships(domain: LatLonDomain) -> Tensor:
+    """Return the nodes (month, node) whose nearest cell ships have measured, in the climatology."""
+    measured = _sea_surface()
     rows = np.rint((89.0 - domain.lat) / 2.0).clip(0, 89).astype(int)
     columns = np.rint((domain.lon - 1.0) / 2.0).astype(int) % 180
-    return torch.from_numpy(measured[np.ix_(rows, columns)].ravel())
+    return torch.from_numpy(measured[:, rows[:, None], columns].reshape(len(measured), -1))

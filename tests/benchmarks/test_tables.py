@@ -10,6 +10,8 @@ from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.metrics.table import Table
 from benchmarks.amortization.suite import TABLE as AMORTIZATION
 from benchmarks.domains.suite import TABLE as DOMAINS
+from benchmarks.history.gaps import TABLE as GAPS
+from benchmarks.history.trend import TABLE as TREND
 from benchmarks.images.scores import TABLE as IMAGES
 from benchmarks.priors.report import GRADIENTS, pivoted
 from benchmarks.priors.report import TABLE as PRIORS
@@ -35,6 +37,8 @@ TRUTH_PAGES = [path.stem for path in sorted((RESULTS / "truth").glob("*.csv"))]
 CASES = {
     "ncep": (Scoreboard().table, "ncep"),
     "domains": (DOMAINS, "domains"),
+    "history/gaps": (GAPS, "history/gaps"),
+    "history/trend": (TREND, "history/trend"),
     "images": (IMAGES, "images"),
     "scaling": (SCALING, "scaling"),
     "priors": (PRIORS, "priors"),

@@ -146,9 +146,9 @@ def test_it_says_beforehand_how_long_it_takes(
 
 def test_the_anchor_of_a_large_grid_is_localised() -> None:
     domain = ImageDomain(300, 200)
-    small = _small_enough(domain, torch.ones(2, 1, domain.num_nodes))
+    small = _small_enough(domain, torch.ones(2, 1, domain.num_nodes), None)
     assert small is not None
-    coarse, fields = small
+    coarse, fields, _ = small
     assert MOST_VALUES / 4 < coarse.num_nodes <= MOST_VALUES
     assert fields.shape == (2, 1, coarse.num_nodes)
     torch.testing.assert_close(fields, torch.ones_like(fields))
@@ -157,7 +157,7 @@ def test_the_anchor_of_a_large_grid_is_localised() -> None:
         can_coarsen = False
 
     whole: Domain = Whole(300, 200)
-    assert _small_enough(whole, torch.ones(2, 1, domain.num_nodes)) is None
+    assert _small_enough(whole, torch.ones(2, 1, domain.num_nodes), None) is None
 
 
 def test_masks_and_operators_of_few_nodes_start_locally_on_localised_anchors() -> None:

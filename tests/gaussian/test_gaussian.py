@@ -13,6 +13,7 @@ from scipy.stats import multivariate_normal, norm
 
 from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError, ModelError
+from apsgeo.gaussian.drift.added import AddedPatterns
 from apsgeo.gaussian.eofs import EOFs, empirical_orthogonal_functions
 from apsgeo.gaussian.fit import (
     contiguous_folds,
@@ -45,8 +46,8 @@ from tests.cases import numpy_seeded, rounding, seeded
 DRAWS = 4000
 # The localised prior's Matern correlation is interpolated in a table, to about (step of the
 # table)^2 = 6e-8, and kept in single precision, to 6e-8; the inverse multiplies both.
-RELATIVE = {HybridPrior: 1e-9, LocalisedPrior: 4e-6, LowRankPrior: 1e-9}
-Prior = HybridPrior | LocalisedPrior | LowRankPrior
+RELATIVE = {HybridPrior: 1e-9, LocalisedPrior: 4e-6, LowRankPrior: 1e-9, AddedPatterns: 4e-6}
+Prior = HybridPrior | LocalisedPrior | LowRankPrior | AddedPatterns
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,9 @@ def domain() -> LatLonDomain:
     return LatLonDomain(np.linspace(90, -90, 9), np.arange(0, 360, 30.0))
 
 
-@pytest.fixture(scope="module", params=["hybrid", "two-range hybrid", "localised", "low-rank"])
+@pytest.fixture(
+    scope="module", params=["hybrid", "two-range hybrid", "localised", "low-rank", "added"]
+)
 def prior(domain: LatLonDomain, request: pytest.FixtureRequest) -> Prior:
     rng = numpy_seeded(0)
     nodes = domain.num_nodes
@@ -67,7 +70,7 @@ def prior(domain: LatLonDomain, request: pytest.FixtureRequest) -> Prior:
         return HybridPrior(MaternField(domain, 6000.0), loadings, local, nugget)
     if request.param == "two-range hybrid":
         return HybridPrior(two_ranges(domain), loadings, local, nugget)
-    return LocalisedPrior(
+    localised = LocalisedPrior(
         LocalisedField(domain, 4000.0, 6000.0),
         loadings,
         local,
@@ -75,6 +78,10 @@ def prior(domain: LatLonDomain, request: pytest.FixtureRequest) -> Prior:
         global_weight=0.3,
         tapered_weight=0.5,
     )
+    if request.param == "localised":
+        return localised
+    patterns = torch.from_numpy(0.3 * rng.standard_normal((2, nodes, 2)))
+    return AddedPatterns(localised, patterns)
 
 
 def two_ranges(domain: LatLonDomain) -> MaternSum:
@@ -88,6 +95,10 @@ def covariance_of(field: LocalField) -> np.ndarray:
 
 def dense(prior: Prior) -> np.ndarray:
     """The covariance, from the definition."""
+    if isinstance(prior, AddedPatterns):
+        patterns = prior.patterns.flatten(0, 1).numpy()
+        assert isinstance(prior.prior, LocalisedPrior)
+        return dense(prior.prior) + patterns @ patterns.T
     loadings = prior.loadings.flatten(0, 1).numpy()
     if isinstance(prior, LowRankPrior):
         return loadings @ loadings.T + prior.white_std**2 * np.eye(len(loadings))

@@ -1,0 +1,1 @@
+"""Patterns that outlive a history: added to a Gaussian prior, for observations to decide."""

@@ -1,0 +1,1 @@
+"""Labelled histories: their gaps filled, their trend fitted."""
