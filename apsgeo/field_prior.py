@@ -18,12 +18,13 @@ from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian
 from apsgeo.gaussian.gappy.completion import Gappy, complete_records
+from apsgeo.gaussian.latent import latent_fields
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.io import load_model, part, save_folder
 from apsgeo.labels.records import Records
-from apsgeo.measurement import Normals
+from apsgeo.measurement import Normals, QuantileNormals, normals_from
 
 __all__ = ["FieldPrior"]
 
@@ -114,7 +115,10 @@ class FieldPrior:
         They are zero where the prior has no values (land). See `records` for errors.
         """
         records = self.records(fields)
-        return self.normals.encode(records.values, self.season_of(records), records.instants)
+        season = self.season_of(records)
+        if isinstance(self.normals, QuantileNormals):
+            return latent_fields(self.normals, records.values, season, self.anchor)
+        return self.normals.encode(records.values, season, records.instants)
 
     def complete(self, fields: Labelled, seed: int = 0) -> Records:
         """Return records whose gaps hold members of the anchor's posterior, given the others.
@@ -212,7 +216,7 @@ class FieldPrior:
             memory = Memory.from_state(config["memory"], part(tensors, "memory."))
         return cls(
             domain=domain,
-            normals=Normals.from_tensors(tensors),
+            normals=normals_from(tensors),
             gaussian=gaussian,
             anchor=anchor,
             diffusion=diffusion,

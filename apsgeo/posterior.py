@@ -24,11 +24,20 @@ from apsgeo.flows.build import Site, build_flow, spec_from_config
 from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
+from apsgeo.gaussian.covariance import PROBE_SEED
 from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.io import load_model, part, save_folder
-from apsgeo.measurement import Draws, Family, Measurement, Method, NoiseDraws, Normals
+from apsgeo.measurement import (
+    Draws,
+    Family,
+    Measurement,
+    Method,
+    NoiseDraws,
+    Normals,
+    normals_from,
+)
 from apsgeo.operators import LinearMap, Operator
 
 __all__ = ["FieldDistribution", "Posterior"]
@@ -140,6 +149,11 @@ class FieldDistribution(Distribution, Draws):
 
     def _standardized(self, value: Tensor) -> Tensor:
         """Return fields (..., batch, channel, node) as anomalies (member, batch, channel, node)."""
+        if not self._normals.linear:
+            raise InputError(
+                "values that are at a bound again and again have no density; fit the prior with "
+                "bounds=None for one."
+            )
         if not bool(self._normals.valid.all()):
             raise InputError("a density needs a domain on which every node is valid.")
         return self._normals.standardize(self.as_members(value), self._season, self._instant)
@@ -152,23 +166,34 @@ class FieldDistribution(Distribution, Draws):
     @property
     def mean(self) -> Tensor:
         """Mean (batch, channel, node); of a flow, that of 128 draws with fixed noise."""
+        if not self._normals.linear:
+            return self._probes.mean(0)
         return self._restore(self.draws.mean)
+
+    @property
+    def _probes(self) -> Tensor:
+        return self.members(_PROBES, PROBE_SEED)
 
     @property
     def marginal_std(self) -> Tensor | None:
         """Exact standard deviation (batch, channel, node), None where it is not known."""
-        std = self.draws.marginal_std
+        std = self.draws.marginal_std if self._normals.linear else None
         return None if std is None else self._scale(std)
 
     @property
     def variance(self) -> Tensor:
         """Variance (batch, channel, node); if not known exactly, of 128 draws with fixed noise."""
+        if not self._normals.linear:
+            return self._probes.var(0)
         return self._scale(self._scale(self.draws.variance))
 
     def _scale(self, values: Tensor) -> Tensor:
         """Multiply values (batch, channel, node) by the normals' spread; NaN where not valid."""
         std, valid = self._normals.std[self._season].to(values), self._normals.valid
         return torch.where(valid.to(values.device), values * std, torch.nan)
+
+
+_PROBES = 128  # draws behind moments that are not known
 
 
 @dataclass
@@ -405,7 +430,7 @@ class Posterior:
     @classmethod
     def _from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Posterior:
         domain = domains.from_config(config["domain"])
-        normals = Normals.from_tensors(tensors)
+        normals = normals_from(tensors)
         operator = operators.from_config(config["operator"])
         anchor = None
         if config["anchor"] is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from apsgeo.domains.symmetry import Symmetries
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.fit import add_drift, contiguous_folds, fit_gaussian, select_scales
+from apsgeo.gaussian.latent import latent_fields
 from apsgeo.gaussian.localised import MOST_VALUES
 from apsgeo.gaussian.scales import (
     HybridScales,
@@ -32,13 +34,14 @@ from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
 from apsgeo.labels.steps import step_days, time_in_steps
-from apsgeo.measurement import Normals
+from apsgeo.measurement import Bounds, Normals, QuantileNormals, bounds_in
 from apsgeo.optim.training import Training, seeded
 from apsgeo.random_field.fit import fit_random_field, lacks_history
 
 __all__ = ["FieldPrior", "fit_prior"]
 
 _WHOLE = 0.999  # observed share of a coarse cell that counts as all of it
+_AUGMENTED = 3  # rounds of drawing what is beyond a bound
 
 
 def fit_prior(
@@ -50,6 +53,7 @@ def fit_prior(
     least_std: float = 1e-3,
     noise_std: float | ArrayLike | xr.DataArray | None = None,
     trend: Literal["linear"] | xr.DataArray | None = None,
+    bounds: Bounds | Sequence[Bounds] | Literal["found"] | None = "found",
     held_out_from: str | int | None = None,
     quality_control: Control = "flag",
     seasons: int | None = None,
@@ -105,6 +109,12 @@ def fit_prior(
             stays as it is beyond its ends. None for normals of the baseline. The slopes are drawn
             to their mean by as much as held-out records ask for, and their pattern stays in the
             prior, so that observations correct what the trend foretells (docs/history.md).
+        bounds: Least and greatest value that the variable can have, such as ``(0, None)`` for rain
+            and ``(0, 1)`` for a fraction; one pair for each channel, if there are several. Members
+            keep to them, and are at a bound as often as the data are: values are mapped by their
+            quantiles (`apsgeo.measurement.QuantileNormals`). By default those that are found: a
+            bound is where one in twenty values of a dated history is exactly its least or greatest.
+            None for none.
         held_out_from: Date or number of the first record that only decides when to stop; by default
             that of the last tenth of the history.
         quality_control: What becomes of values twenty standard deviations from the others of their
@@ -183,7 +193,16 @@ def fit_prior(
     known = static_fields(static, normals.valid, domain)
     _check_land(augment, normals.valid)
     fields = normals.encode(learned.values, season, learned.instants)
+    found = _bounds(records, bounds, alone=filled is None and trend is None)
+    if any(end is not None for each in found for end in each):
+        bounded = QuantileNormals.of(normals, learned.values, season, found, domain)
+        normals, fields = bounded, bounded.latent(learned.values, season, domain)
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
+    if not normals.linear:
+        rough = LocalisedScales.start(domain)
+        for _ in range(_AUGMENTED):
+            drawn_by = fit_gaussian(rough.field(domain, fields), fields, rough, **fit)
+            fields = latent_fields(normals, learned.values, season, drawn_by)
     search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": training.progress} | fit
     observed = None
     if filled is not None:
@@ -210,7 +229,7 @@ def fit_prior(
         variable=records.name,
         held_out_from=held_out_from,
         history=records,
-        memory=_memory_of(learned, domain, fields) if memory else None,
+        memory=_memory_of(learned, domain, fields) if memory and normals.linear else None,
         provenance={
             "learned_from": learned.dates.span,
             "records": len(fields),
@@ -220,6 +239,7 @@ def fit_prior(
             "gaps": None if filled is None else filled.provenance,
             "baseline": baseline,
             "least_std": least_std,
+            "bounds": found,
             "seed": seed,
             "steps": training.steps,
             "augment": list(augment or ()),
@@ -245,6 +265,42 @@ def _memory_of(records: Records, domain: Domain, fields: Tensor) -> Memory | Non
         return None
     time = time_in_steps(records.dates, step).numpy()
     return Memory.fit(domain, fields, time, step_days=step)
+
+
+def _bounds(
+    records: Records,
+    bounds: Bounds | Sequence[Bounds] | Literal["found"] | None,
+    *,
+    alone: bool,
+) -> list[Bounds]:
+    """Return the bounds of each channel; of samples, which have no dates, none are found.
+
+    Raises:
+        InputError: If there are not as many as channels, a lower one is not below the upper, or
+            the history has gaps or a trend as well (it is not `alone`).
+    """
+    channels = records.values.shape[1]
+    found = bounds == "found"
+    if bounds is None or (found and not (alone and records.dates.known)):
+        return [(None, None)] * channels
+    if not alone:
+        raise InputError(
+            f"bounds={bounds!r} of a history with gaps that change, errors or a trend; leave out "
+            "noise_std= and trend=, and fit to records without gaps, or give bounds=None"
+        )
+    if found:
+        return [bounds_in(records.values[:, channel]) for channel in range(channels)]
+    given: Any = bounds
+    pairs = [given] if len(given) == 2 and not isinstance(given[0], tuple | list) else list(given)
+    low_high = [pair for pair in pairs if len(pair) == 2]
+    if len(low_high) != channels or any(
+        low is not None and high is not None and not low < high for low, high in low_high
+    ):
+        raise InputError(
+            f"bounds={bounds!r}; give (least, greatest), None where there is none, for each of the "
+            f"{channels} channels"
+        )
+    return [(low, high) for low, high in low_high]
 
 
 def _small_enough(

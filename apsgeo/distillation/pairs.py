@@ -174,6 +174,20 @@ class PairSet:
         )
 
 
+def _measure_values(
+    truth: Tensor, setting: Setting, normals: Normals, season: int, generator: torch.Generator
+) -> Measurement:
+    """Measure the values behind normal numbers (time, channel, node), with noise in their units."""
+    seasons = torch.full((len(truth),), season)
+    values = normals.restore(truth, seasons)
+    values = values + setting.noise_std * torch.randn(values.shape, generator=generator)
+    mask = (setting.mask & normals.valid).expand_as(values)
+    noise = setting.noise_std
+    return normals.measure(
+        Measurement(values.nan_to_num(), mask, noise, operator=setting.operator, season=seasons)
+    )
+
+
 def _measure(
     truth: Tensor,
     setting: Setting,
@@ -413,7 +427,10 @@ def simulate_pairs(
         for job in range(number * rounds, (number + 1) * rounds):
             key = (seed * 1_000_003 + job) % (2**63)
             generator, setting = torch.Generator().manual_seed(key), settings[job]
-            measured = _measure(fields[times], setting, normals.std[s], generator)
+            if normals.linear:
+                measured = _measure(fields[times], setting, normals.std[s], generator)
+            else:
+                measured = _measure_values(fields[times], setting, normals, s, generator)
             each: Iterable[tuple[Measurement, Tensor]] = [(measured, times)]
             if setting.around and series is not None:
                 time, std = series[0], normals.std[series[1]]

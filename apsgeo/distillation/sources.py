@@ -223,9 +223,12 @@ class Measuring:
     def cells(self, learned: Fields, folds: int) -> list[Cell]:
         """Return the fold, season and records of those records that are measured alike.
 
-        They are few where masks, operators or the noise are drawn.
+        They are few where masks, operators or the noise are drawn, and one where the noise of a
+        standardized value depends on the value.
         """
         fold = learned.in_folds(contiguous_folds(learned.count, folds))
+        if not self.prior.normals.linear:
+            return cells_of(fold, learned.season, 1)
         seeds = (torch.Generator().manual_seed(seed) for seed in range(3))
         first, *others = (simulate(self.family, self.noise, each) for each in seeds)
         few = max(_SHARING, math.ceil(learned.count / _MOST_MASKS))
@@ -293,7 +296,9 @@ class Measuring:
         later = later.with_all_around(self._window(later))
         parts = max(1, min(_HELD_OUT_GROUPS // seasons, later.count // seasons))
         part = torch.arange(later.count) // seasons % parts
-        cells = cells_of(later.in_folds(part), later.season)
+        cells = cells_of(
+            later.in_folds(part), later.season, None if self.prior.normals.linear else 1
+        )
         return simulate_pairs(
             later.fields,
             cells,

@@ -4,14 +4,19 @@ from apsgeo.measurement.draws import Bias, Draws, Method, NoiseDraws, members_no
 from apsgeo.measurement.family import Family
 from apsgeo.measurement.measurement import Measurement
 from apsgeo.measurement.normals import Normals
+from apsgeo.measurement.quantiles import Bounds, QuantileNormals, bounds_in, normals_from
 
 __all__ = [
     "Bias",
+    "Bounds",
     "Draws",
     "Family",
     "Measurement",
     "Method",
     "NoiseDraws",
     "Normals",
+    "QuantileNormals",
+    "bounds_in",
     "members_noise",
+    "normals_from",
 ]

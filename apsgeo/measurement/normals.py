@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ class Normals:
     std: Tensor
     valid: Tensor
     trend: Trend | None = None
+    linear: ClassVar[bool] = True
+    """Whether standardizing is linear, so that densities and moments go over to the data."""
 
     @classmethod
     def fit(

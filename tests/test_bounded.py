@@ -1,0 +1,212 @@
+"""Variables with bounds: rain with its zeros, fractions from zero to one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import Tensor
+
+import apsgeo
+from apsgeo.domains import LatLonDomain
+from apsgeo.errors import InputError
+from apsgeo.gaussian.latent import latent_fields
+from apsgeo.gaussian.scales import HybridScales
+from apsgeo.measurement import Measurement, Normals, QuantileNormals, bounds_in
+from tests.cases import numpy_seeded, seeded
+
+DOMAIN = LatLonDomain(np.linspace(75, -75, 6), np.arange(0, 360, 30.0))
+RECORDS, NODES = 400, 72
+SCALES = HybridScales(eof_weight=0.9, range_km=3000.0, nugget=0.02)
+
+
+def smooth(records: int, seed: int) -> np.ndarray[Any, Any]:
+    """Return standard normal numbers (record, node) that vary smoothly over the sphere."""
+    p = DOMAIN.positions.numpy()
+    modes = np.concatenate([p, p[:, :1] * p[:, 1:], np.ones((NODES, 1))], 1)
+    amplitude = numpy_seeded(seed).standard_normal((records, modes.shape[1]))
+    noise = 0.2 * numpy_seeded(seed + 1).standard_normal((records, NODES))
+    return (amplitude @ modes.T + noise) / np.sqrt((modes**2).sum(1) + 0.04)
+
+
+def rain(records: int = RECORDS, seed: int = 0) -> Tensor:
+    """Return fields (record, 1, node) with 62 % zeros and a heavy tail."""
+    found = 4.0 * np.maximum(smooth(records, seed) - 0.3, 0.0) ** 2
+    return torch.from_numpy(found.astype(np.float32))[:, None]
+
+
+def ice(records: int = RECORDS, seed: int = 0) -> Tensor:
+    """Return fields (record, 1, node) between zero and one, with values at either."""
+    found = np.clip(0.5 + 0.5 * smooth(records, seed), 0.0, 1.0)
+    return torch.from_numpy(found.astype(np.float32))[:, None]
+
+
+def normals_of(fields: Tensor) -> QuantileNormals:
+    season = torch.zeros(len(fields), dtype=torch.long)
+    plain = Normals.fit(fields, season, 1)
+    return QuantileNormals.of(plain, fields, season, [bounds_in(fields)], DOMAIN)
+
+
+def labelled(fields: Tensor, name: str = "pr") -> xr.DataArray:
+    return xr.DataArray(
+        fields.reshape(-1, 6, 12).numpy(),
+        dims=("time", "lat", "lon"),
+        coords={
+            "time": np.datetime64("1990-01-01", "ns")
+            + np.arange(len(fields)) * np.timedelta64(1, "D"),
+            "lat": ("lat", DOMAIN.lat, {"units": "degrees_north"}),
+            "lon": ("lon", DOMAIN.lon, {"units": "degrees_east"}),
+        },
+        name=name,
+        attrs={"units": "mm/day"},
+    )
+
+
+def fitted(history: xr.DataArray, **options: Any) -> apsgeo.FieldPrior:
+    return apsgeo.fit_prior(
+        history, scales=SCALES, anchor_scales=SCALES, rank=10, steps=0, progress=False, **options
+    )
+
+
+@pytest.mark.parametrize(("make", "expected"), [(rain, (0.0, None)), (ice, (0.0, 1.0))])
+def test_bounds_are_found_where_many_values_are(make: Any, expected: Any) -> None:
+    assert bounds_in(make()) == expected
+    assert bounds_in(make() + torch.rand(1, 1, NODES, generator=seeded(1))) == (None, None)
+
+
+@pytest.mark.parametrize("make", [rain, ice])
+def test_values_come_back_from_their_normal_numbers(make: Any) -> None:
+    fields, normals = make(), normals_of(make())
+    season = torch.zeros(len(fields), dtype=torch.long)
+    z = normals.standardize(fields.double(), season)
+    back = normals.restore(z, season)
+    usual = z.abs() < 3.0  # farther out, and next to a bound, scores are limited
+    size = float(fields.max())
+    assert float((back - fields)[usual].abs().max()) < 5e-3 * size
+    assert float((back - fields)[usual].abs().median()) < 1e-9 * size
+    bound = fields <= normals.bounds[0]
+    assert torch.equal(back[bound], fields.double()[bound])
+
+
+@pytest.mark.parametrize("make", [rain, ice])
+def test_normal_numbers_have_the_shares_of_the_data(make: Any) -> None:
+    """The share of draws at each bound is that of the data, to the sampling error of both."""
+    fields, normals = make(), normals_of(make())
+    z = torch.randn(4000, 1, 1, NODES, generator=seeded(2))
+    x = normals.restore(z, torch.zeros(1, dtype=torch.long))
+    for end, at in ((0, x <= normals.bounds[0]), (1, x >= normals.bounds[1])):
+        share = float(
+            ((fields <= normals.bounds[0]) if end == 0 else (fields >= normals.bounds[1]))
+            .double()
+            .mean()
+        )
+        assert float(at.double().mean()) == pytest.approx(share, abs=0.01)
+    assert float(x.min()) >= float(normals.bounds[0])
+    middle = [float(v.median()) for v in (x[x > 0], fields[fields > 0])]
+    assert middle[0] == pytest.approx(middle[1], rel=0.15)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.03, 0.4, 6.0])
+def test_an_observation_tells_as_much_as_its_value_does(value: float) -> None:
+    """The law of z given y by quadrature on a fine grid, and by the observation of z."""
+    normals, noise = normals_of(rain()), 0.1
+    y = torch.full((1, 1, NODES), value)
+    season = torch.zeros(1, dtype=torch.long)
+    seen = normals.measure(
+        Measurement(y, torch.ones_like(y, dtype=torch.bool), torch.tensor(noise), season=season)
+    )
+    grid = torch.linspace(-6.0, 6.0, 4001, dtype=torch.float64)
+    x = normals.restore(grid[:, None, None, None].expand(-1, 1, 1, NODES), season)
+    weight = torch.softmax(
+        -0.5 * ((value - x) / noise) ** 2 - 0.5 * grid[:, None, None, None] ** 2, 0
+    )
+    mean = (grid[:, None, None, None] * weight).sum(0)
+    std = ((grid[:, None, None, None] - mean) ** 2 * weight).sum(0).sqrt()
+    variance = 1.0 / (1.0 + 1.0 / seen.noise_std.double() ** 2)
+    told = variance * seen.values.double() / seen.noise_std.double() ** 2
+    assert float(((told - mean) / std).abs().max()) < 0.35
+    assert float((variance.sqrt() / std).log().abs().max()) < 0.5
+
+
+def test_no_rain_is_a_truncated_normal_number() -> None:
+    """Mean -phi(t) / Phi(t) of z below t, at which the share of dry days is."""
+    normals = normals_of(rain())
+    y, season = torch.zeros(1, 1, NODES), torch.zeros(1, dtype=torch.long)
+    mask = torch.ones_like(y, dtype=torch.bool)
+    seen = normals.measure(Measurement(y, mask, torch.tensor(1e-3), season=season))
+    share = normals.shares[0, 0].double()
+    t = torch.special.ndtri(share)
+    expected = -torch.exp(-0.5 * t**2) / np.sqrt(2 * np.pi) / share
+    variance = 1.0 / (1.0 + 1.0 / seen.noise_std.double() ** 2)
+    told = variance * seen.values.double() / seen.noise_std.double() ** 2
+    step = 9.0 / 64.0  # of the grid that integrates it
+    torch.testing.assert_close(told[0], expected, rtol=0.0, atol=step)
+
+
+def test_numbers_beyond_a_bound_have_the_law_of_a_normal_one() -> None:
+    fields = rain(180)
+    prior = fitted(labelled(fields))
+    season = prior.season_of(labelled(fields))
+    z = latent_fields(prior.normals, fields, season, prior.anchor).double()
+    count = z.numel()
+    assert float(z.mean()) == pytest.approx(0.0, abs=0.05)
+    assert float(z.std()) == pytest.approx(1.0, abs=0.05)
+    dry = fields[:, :, :] <= 0
+    assert bool((z[dry] < 0.9).all())
+    assert count == fields.numel()
+
+
+@pytest.mark.parametrize("make", [rain, ice])
+def test_members_keep_to_the_bounds_and_are_as_often_there(make: Any, tmp_path: Path) -> None:
+    history, truth = labelled(make(180)), make(24, seed=7)
+    prior = fitted(history)
+    model = apsgeo.Posterior.of(prior, prior.anchor, apsgeo.Mask(), 0.05)
+    seen = torch.rand(truth.shape, generator=seeded(3)) < 0.2
+    obs = labelled(torch.where(seen, truth, torch.nan))
+    ensemble = apsgeo.impute(obs, model, members=32).compute()
+    low, high = bounds_in(make())
+    assert float(ensemble.min()) >= (low or 0.0)
+    assert high is None or float(ensemble.max()) <= high
+    hidden = ~seen.reshape(-1, 6, 12).numpy()
+    share = float((ensemble.values[:, hidden] <= 0.0).mean())
+    real = float((truth.reshape(-1, 6, 12).numpy()[hidden] <= 0.0).mean())
+    assert share == pytest.approx(real, abs=0.06)
+    again = apsgeo.FieldPrior.load(prior.save(tmp_path / "prior"))
+    assert isinstance(again.normals, QuantileNormals)
+    torch.testing.assert_close(again.normals.knots, prior.normals.knots)  # type: ignore[attr-defined]
+
+
+def test_a_flow_is_distilled(tmp_path: Path) -> None:
+    prior = fitted(labelled(rain(60)))
+    model = apsgeo.distill(
+        prior, apsgeo.Mask(), 0.1, steps=2, batch=2, rounds=1, folds=2, progress=False
+    )
+    obs = labelled(
+        torch.where(torch.rand(2, 1, NODES, generator=seeded(1)) < 0.3, rain(2), torch.nan)
+    )
+    loaded = apsgeo.load(model.save(tmp_path / "model"))
+    assert isinstance(loaded, apsgeo.Posterior)
+    assert float(apsgeo.impute(obs, loaded, members=4).min()) >= 0.0
+
+
+def test_what_bounds_do_not_allow_is_said() -> None:
+    history = labelled(rain(60))
+    with pytest.raises(InputError, match="give bounds that all values keep to"):
+        fitted(history, bounds=(0.0, 1.0))
+    with pytest.raises(InputError, match="for each of the 1 channels"):
+        fitted(history, bounds=(1.0, 0.0))
+    prior = fitted(history)
+    model = apsgeo.Posterior.of(prior, prior.anchor, apsgeo.Downsample(2), 0.1)
+    with pytest.raises(InputError, match="bounds=None"):
+        model(torch.zeros(1, 1, 18))
+    masked = apsgeo.Posterior.of(prior, prior.anchor, apsgeo.Mask(), 0.1)
+    draws = masked(torch.full((1, 1, NODES), 0.5))
+    with pytest.raises(InputError, match="no density"):
+        draws.log_prob(rain(1))
+    assert draws.mean.shape == (1, 1, NODES)
+    assert float(draws.variance.min()) >= 0.0
+    assert not isinstance(fitted(history, bounds=None).normals, QuantileNormals)
