@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-truth bench-amortization bench-amortized bench-stages bench-ablations bench-images bench-priors bench-trained-priors docs clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-truth bench-amortization bench-amortized bench-stages bench-paper-form bench-ablations bench-images bench-priors bench-trained-priors docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -65,6 +65,9 @@ bench-amortized: venv  ## score every posterior of ncep-air on eight ways of mea
 
 bench-stages: venv  ## train one flow by each teacher, and by several; writes the table
 	$(BIN)/python -m benchmarks stages
+
+bench-paper-form: venv  ## change the paper's form one thing at a time; writes the table
+	$(BIN)/python -m benchmarks paper-form
 
 bench-ablations: venv  ## measure what each part is worth where the posterior is known
 	$(BIN)/python -m benchmarks ablations

@@ -28,6 +28,7 @@ SUITES = {
     "amortized": "amortized.suite",
     "history": "history.suite",
     "stages": "stages.suite",
+    "paper-form": "stages.paper",
     "ablations": "ablations.suite",
     "images": "images.suite",
     "priors": "priors.suite",

@@ -173,7 +173,7 @@ class CouplingSpec(FlowSpec):
     """
 
     base: BaseName = "local"
-    width: int = 24
+    width: int = 16
     depth: int = 4
     context: int = 16
     embedding: int = 8

@@ -94,8 +94,11 @@ def nearest_neighbours(observed: xr.DataArray, seed: int) -> Prediction:
         mean, var = krige(point, place[seen][train], near)
         return float(np.mean(np.log(var) + (left[train] - mean) ** 2 / var))
 
-    start = np.log([left.var(), 40.0, 0.5])
-    found = minimize(loss, start, method="Nelder-Mead", options={"maxfev": 80}).x
+    tried = [
+        minimize(loss, np.log([left.var(), km, 0.1]), method="Nelder-Mead", options={"maxfev": 150})
+        for km in (10.0, 50.0, 200.0)  # the likelihood has several maxima
+    ]
+    found = min(tried, key=lambda each: float(each.fun)).x
     mean, std = values.copy(), np.zeros(len(values))
     for part in np.array_split(np.flatnonzero(~seen), 200):
         index = tree.query(place[part], k=_NEAR)[1]

@@ -15,14 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import apsgeo
 from apsgeo.field_prior import FieldPrior
+from apsgeo.flows.flow import FlowDraws
+from apsgeo.measurement import Measurement, Normals
 from apsgeo.metrics.predictions import EnsemblePrediction
 from apsgeo.metrics.scoreboard import Tally
 from apsgeo.metrics.table import Column, Row, Table, percent
@@ -31,6 +36,7 @@ from apsgeo.posterior import Posterior
 from benchmarks.options import Option
 from benchmarks.report import ROOT, page, save, write
 from benchmarks.stages.cases import CASES, StagedCase
+from benchmarks.tasks import Task
 
 OPTIONS = {
     "parts": tuple(CASES),
@@ -100,23 +106,52 @@ def fitted(case: StagedCase, folder: Path, share: float, seed: int) -> FieldPrio
     return FieldPrior.load(folder)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Test fields and a measurement of them.
+
+    Attributes:
+        truth: Fields (field, 1, node) in their units.
+        season: Their seasons (field,).
+        given: The measurement.
+        weights: Areas (field, node) where the fields are scored.
+    """
+
+    truth: Tensor
+    season: Tensor
+    given: Measurement
+    weights: NDArray[np.float64]
+
+
+def measured(case: StagedCase, normals: Normals, task: Task, fields: int, seed: int) -> Measured:
+    """Measure test fields, evenly from first to last."""
+    test = case.trained.test
+    picked = torch.linspace(0, len(test) - 1, min(fields, len(test))).long()
+    some = test.isel({test.dims[0]: picked.numpy()})
+    truth = torch.from_numpy(some.values.reshape(len(some), 1, -1)).double()
+    season = torch.zeros(len(some), dtype=torch.long)
+    if normals.seasons > 1:
+        season = torch.from_numpy(some["time"].dt.month.values.astype(np.int64) - 1)
+    generator = torch.Generator().manual_seed(seed)
+    key = torch.arange(len(truth))
+    given = task.measure(case.trained.domain, truth, generator, season=season, key=key)
+    weights = (case.trained.domain.areas * given.hidden * normals.valid).double().numpy()
+    return Measured(truth, season, given, weights.reshape(len(truth), -1))
+
+
 def score(
     case: StagedCase, posterior: Posterior, *, fields: int, members: int, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Return the scores on test fields by the task's name, with CRPS and log q of each field."""
-    truth, season = tested(case, posterior, fields)
-    flow, normals = posterior.method, posterior.normals
-    found = {}
+    normals, found = posterior.normals, {}
     for task in case.tasks:
-        generator = torch.Generator().manual_seed(seed)
-        key = torch.arange(len(truth))
-        given = task.measure(case.trained.domain, truth, generator, season=season, key=key)
-        draws = flow.posterior(normals.measure(given))
-        restored = normals.restore(draws.members(members, seed), season).double().numpy()
-        log_q = draws.log_prob(normals.encode(truth, season).float())
-        weights = (case.trained.domain.areas * given.hidden * normals.valid).numpy()
-        prediction = EnsemblePrediction(restored.reshape(members, len(truth), -1))
-        flat, mass = truth.numpy().reshape(len(truth), -1), weights.reshape(len(truth), -1)
+        test = measured(case, normals, task, fields, seed)
+        draws = posterior.method.posterior(normals.measure(test.given))
+        assert isinstance(draws, FlowDraws)
+        restored = normals.restore(draws.members(members, seed), test.season).double().numpy()
+        log_q = draws.log_prob(normals.encode(test.truth, test.season).float())
+        prediction = EnsemblePrediction(restored.reshape(members, len(test.truth), -1))
+        flat, mass = test.truth.numpy().reshape(len(test.truth), -1), test.weights
         tally = Tally()
         tally.add(prediction, flat, mass, 0.0)
         scores = tally.scores()
@@ -126,20 +161,9 @@ def score(
             "spread_skill": scores.spread_skill,
             "coverage90": scores.coverage90,
             "each": each.tolist(),
-            "log_q": (log_q.double() / truth[0].numel()).tolist(),
+            "log_q": (log_q.double() / test.truth[0].numel()).tolist(),
         }
     return found
-
-
-def tested(case: StagedCase, posterior: Posterior, count: int) -> tuple[Tensor, Tensor]:
-    """Return test fields (field, 1, node) in their units, evenly, and their seasons."""
-    test = case.trained.test
-    picked = torch.linspace(0, len(test) - 1, min(count, len(test))).long()
-    some = test.isel({test.dims[0]: picked.numpy()})
-    truth = torch.from_numpy(some.values.reshape(len(some), 1, -1)).double()
-    if posterior.normals.seasons == 1:
-        return truth, torch.zeros(len(some), dtype=torch.long)
-    return truth, torch.from_numpy(some["time"].dt.month.values.astype("int64") - 1)
 
 
 def trained(
