@@ -94,8 +94,7 @@ class Ordering:
         Args:
             positions: Positions of the nodes.
             block: Number of nodes of a block, up to a factor of the root of two.
-            before: Number of earlier nodes that a block is drawn given; all of them where the
-                domain is too small for coarse levels, which is then exact given the observations.
+            before: Number of earlier nodes that a block is drawn given.
         """
         nodes = len(positions)
         last = max(0, round(np.log2(nodes / block)))
@@ -105,8 +104,6 @@ class Ordering:
         part = _bisected(positions, deepest)
         free = np.ones(nodes, dtype=bool)
         drawn = np.zeros(0, dtype=np.int64)
-        if len(levels) == 0:
-            before = nodes  # no block is far from another; it is a few hundred at most
         coarse: list[_Step] = []
         for depth in levels:
             chosen = _representatives(positions, part >> (deepest - depth), free)

@@ -26,6 +26,7 @@ from apsgeo.operators.linear import LinearMap
 
 __all__ = ["VecchiaPrior"]
 
+_BEFORE, _SMALL = 24, 256
 _FEW = 10  # times the observations of a block that are few in all
 _MORE = 4  # times as many that the first blocks are then given
 _AROUND = 3  # observations that a block is given, at least, for each of its own
@@ -54,7 +55,8 @@ class VecchiaPrior:
         prior: The Gaussian prior, or one for each season.
         memory: Memory in time; without one every record is on its own.
         observations: Number of nearest observations of each channel that a block is drawn given.
-        before: Number of nearest earlier nodes that a block is drawn given.
+        before: Number of nearest earlier nodes that a block is drawn given; by default 24, or all on
+            a domain of fewer than 256 nodes, too small for coarse levels.
         block: Number of nodes of a block, up to a factor of the root of two.
     """
 
@@ -66,7 +68,7 @@ class VecchiaPrior:
         memory: Memory | None = None,
         *,
         observations: int = 40,
-        before: int = 24,
+        before: int | None = None,
         block: int = 24,
     ) -> None:
         self.prior = prior
@@ -90,7 +92,9 @@ class VecchiaPrior:
     def ordering(self) -> Ordering:
         """The blocks, of values (channel * node)."""
         positions = self.prior.domain.positions.numpy()
-        ordering = Ordering.of(positions, block=self.block, before=self.before)
+        usual = _BEFORE if len(positions) >= _SMALL else len(positions)
+        before = usual if self.before is None else self.before
+        ordering = Ordering.of(positions, block=self.block, before=before)
         return ordering.of_values(*self._shape)
 
     def takes(self, operator: LinearMap) -> bool:
