@@ -55,8 +55,8 @@ class VecchiaPrior:
         prior: The Gaussian prior, or one for each season.
         memory: Memory in time; without one every record is on its own.
         observations: Number of nearest observations of each channel that a block is drawn given.
-        before: Number of nearest earlier nodes that a block is drawn given; by default 24, or all on
-            a domain of fewer than 256 nodes, too small for coarse levels.
+        before: Number of nearest earlier nodes that a block is drawn given; by default 24, or all
+            on a domain of fewer than 256 nodes, too small for coarse levels.
         block: Number of nodes of a block, up to a factor of the root of two.
     """
 
