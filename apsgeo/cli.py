@@ -342,7 +342,8 @@ def impute(
             raise InputError("give the noise by --noise-std or by --noise-variable, not by both")
         noise = read_field(obs, noise_variable, group)
     ensemble = fill(field, model, members, seed, noise_std=noise, quality_control=quality_control)
-    attrs, unlimited = read_provenance(obs, command_line(context, ("output", "overwrite")))
+    context.params["files"] = files[:-1]  # the name of the output changes nothing in it
+    attrs, unlimited = read_provenance(obs, command_line(context, ("overwrite",)))
     attrs["title"] = f"{attrs.get('title', field.attrs.get('long_name', field.name))}, ensemble"
     attrs["source"] = "; ".join([*filter(None, [attrs.get("source")]), f"apsgeo {__version__}"])
     attrs["Conventions"] = CONVENTIONS

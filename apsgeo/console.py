@@ -71,7 +71,7 @@ def command_line(context: typer.Context, without: Collection[str] = ()) -> str:
         if parameter.name in without or value is None:
             continue
         if parameter.param_type_name == "argument":
-            words.append(str(value))
+            words += map(str, value if isinstance(value, list) else [value])
         elif value != parameter.get_default(context):
             for each in value if isinstance(value, list) else [value]:
                 given = each if isinstance(each, tuple) else [] if each is True else [each]

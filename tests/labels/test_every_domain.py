@@ -287,14 +287,14 @@ def test_pixels_are_known_by_number_in_any_order_and_either_scheme(name: str) ->
 
 def test_the_model_is_given_values_in_one_layout_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or kernels would add them up in another order, and members would differ by rounding."""
-    model, call = fitted("healpix nested"), Posterior.__call__
+    model, measure = fitted("healpix nested"), Posterior.measure
     obs, strides = gappy(model.case), []
 
     def watched(self: Posterior, y: torch.Tensor, **options: Any) -> Any:
         strides.append(y.stride())
-        return call(self, y, **options)
+        return measure(self, y, **options)
 
-    monkeypatch.setattr(Posterior, "__call__", watched)
+    monkeypatch.setattr(Posterior, "measure", watched)
     for given in (obs, obs[:, numpy_seeded(3).permutation(192)]):
         impute(given, model.posterior, members=1).compute()
     assert strides[0] == strides[1] == (192, 192, 1)
