@@ -78,6 +78,7 @@ def untrained(domain: Any, operator: Operator, noise_std: Any = 0.3) -> Posterio
         scales=scales,
         anchor_scales=scales,
         rank=4,
+        memory=False,  # each record on its own, as `expected` draws them
         training=Training(steps=0, progress=False),
     )
     return apsgeo.distill(
@@ -309,6 +310,7 @@ def test_several_variables_are_a_data_set_again(tmp_path: Path) -> None:
         scales=scales,
         anchor_scales=scales,
         rank=4,
+        memory=False,
         training=Training(steps=0, progress=False),
     )
     model = apsgeo.distill(
