@@ -228,7 +228,7 @@ def run(options: argparse.Namespace, made: str) -> None:
             rows.append(row)
             print(row, flush=True)
             text = report(rows, made)  # the rows so far: a rival may take long
-            save(options.output / "history_field", rows, text)
+            save(options.output / "history" / "field", rows, text)
             if predicted.member is not None:
                 draw(path, predicted, options.figures / "history_field.png")
     print(text)

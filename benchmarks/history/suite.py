@@ -1,6 +1,6 @@
 """The histories that people have: none but one gappy field, with gaps, of a moving climate; time.
 
-python -m benchmarks history --parts field --heaton PATH      table history_field.* and figure
+python -m benchmarks history --parts field --heaton PATH      table history/field.* and figure
 python -m benchmarks history --parts gaps trend               tables in benchmarks/results/history
 """
 

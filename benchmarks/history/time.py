@@ -167,5 +167,5 @@ def run(options: argparse.Namespace, made: str) -> None:
         "`local Gaussian` its untrained start."
     )
     text = page("Neighbouring months", about, TABLE.markdown(rows), made)
-    save(options.output / "history_time", rows, text)
+    save(options.output / "history" / "time", rows, text)
     print(TABLE.markdown(rows))

@@ -50,9 +50,9 @@ def test_scores_are_of_the_held_back_cells_alone(
 
 
 @pytest.mark.skipif(
-    not (RESULTS / "history_field.csv").exists(), reason="the table has not been made yet"
+    not (RESULTS / "history" / "field.csv").exists(), reason="the table has not been made yet"
 )
 def test_the_committed_table_is_made_of_its_numbers() -> None:
-    rows = read(RESULTS / "history_field.csv")
-    said = (RESULTS / "history_field.md").read_text(encoding="utf-8")
+    rows = read(RESULTS / "history" / "field.csv")
+    said = (RESULTS / "history" / "field.md").read_text(encoding="utf-8")
     assert field.TABLE.markdown(rows).strip() in said
