@@ -96,6 +96,7 @@ def test_the_fit_is_a_maximum_of_likelihood_times_prior(data: GappyFields) -> No
     assert float((variance.grad * variance).abs().max()) < 1e-2
 
 
+@pytest.mark.same_bits
 def test_what_is_under_the_mask_never_matters(data: GappyFields, found: Patterns) -> None:
     junk = torch.where(data.mask, data.values, 1e6 * noise(RECORDS, VALUES, seed=9))
     junk[1, ~data.mask[1]] = torch.nan

@@ -189,7 +189,8 @@ def test_the_pairs_of_a_flow_have_neighbours(prior: FieldPrior, history: xr.Data
 
     alone, helped = groups(()), groups(near)
     assert alone.keys() == helped.keys() == {0, 12, 24}
-    assert helped[12] == helped[24] < helped[0] < alone[0]  # the first month has none before it
+    assert helped[12] == pytest.approx(helped[24], rel=1e-3)
+    assert helped[24] < helped[0] < alone[0]  # the first month has none before it
 
 
 def test_held_out_fields_are_those_with_all_neighbours() -> None:
