@@ -10,9 +10,8 @@ the months, masks and noise that it is scored on. Rows are kept in build/stages.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import apsgeo
@@ -23,9 +22,9 @@ from apsgeo.metrics.scoreboard import Tally
 from apsgeo.metrics.table import Column, Row, Table, percent
 from apsgeo.optim.training import Training
 from benchmarks.options import Option
-from benchmarks.report import ROOT, page, save, write
+from benchmarks.report import ROOT, page, save
 from benchmarks.stages.cases import CASES, StagedCase
-from benchmarks.stages.suite import fitted, measured, score
+from benchmarks.stages.suite import fitted, kept, measured, score
 
 OPTIONS = {
     "members": 32,
@@ -122,14 +121,6 @@ def references(case: StagedCase, prior: FieldPrior, options: argparse.Namespace)
     return rows
 
 
-def kept(path: Path, make: Any) -> dict[str, Any]:
-    """Return what an earlier run kept at a path, or make and keep it."""
-    if not path.exists():
-        write(path, json.dumps(make()))
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return found
-
-
 def run(options: argparse.Namespace, made: str) -> None:
     """Train and score all forms, and write the table."""
     case, folder = CASES[_CASE](), options.cache / _CASE
@@ -137,7 +128,7 @@ def run(options: argparse.Namespace, made: str) -> None:
     rows = references(case, prior, options)
     for form, (base, flow, objective) in FORMS.items():
         path = folder / f"form, {base} {flow} {objective}.json"
-        found = kept(path, lambda form=form: trained(case, prior, form, options))
+        found = kept(path, partial(trained, case, prior, form, options))
         for observed, scores in found["tasks"].items():
             log_q = sum(scores["log_q"]) / len(scores["log_q"])
             rows.append(

@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,6 @@ from apsgeo.measurement import Measurement, Normals
 from apsgeo.metrics.predictions import EnsemblePrediction
 from apsgeo.metrics.scoreboard import Tally
 from apsgeo.metrics.table import Column, Row, Table, percent
-from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from benchmarks.options import Option
 from benchmarks.report import ROOT, page, save, write
@@ -170,8 +171,13 @@ def trained(
     case: StagedCase, prior: FieldPrior, name: str, folder: Path, share: float, seed: int
 ) -> tuple[Posterior, float]:
     """Train the last stage of a row from where it starts; return it and its seconds."""
-    before, last = ROWS[name]
-    start = None if before == UNTRAINED else Posterior.load(folder / before)
+    if name == UNTRAINED:
+        settings: dict[str, Any] = {"rounds": 1, "steps": 0}
+    else:
+        before, last = ROWS[name]
+        start = None if before == UNTRAINED else Posterior.load(folder / before)
+        steps = max(1, round(share * case.steps))
+        settings = {"rounds": 2, "start": start, "steps": steps, "batch": 8, **STAGES[last]}
     begun = time.process_time()
     posterior = apsgeo.distill(
         prior,
@@ -179,13 +185,18 @@ def trained(
         case.noise_std,
         history=case.trained.train,
         spec=case.spec,
-        start=start,
-        rounds=2,
         seed=seed,
-        training=Training(steps=max(1, round(share * case.steps)), batch=8),
-        **STAGES[last],
+        **settings,
     )
-    return posterior, time.process_time() - begun
+    return posterior, 0.0 if name == UNTRAINED else time.process_time() - begun
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what an earlier run kept at a path as JSON, or make and keep it."""
+    if not path.exists():
+        write(path, json.dumps(make()))
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
 
 
 def run_case(name: str, options: argparse.Namespace) -> list[Row]:
@@ -193,31 +204,17 @@ def run_case(name: str, options: argparse.Namespace) -> list[Row]:
     case, folder = CASES[name](), options.cache / name
     prior = fitted(case, folder / "prior", options.share, options.seed)
     budget = {"fields": options.fields, "members": options.members, "seed": options.seed + 1}
+
+    def made(stages: str) -> dict[str, Any]:
+        posterior, seconds = trained(case, prior, stages, folder, options.share, options.seed)
+        if stages != UNTRAINED:
+            posterior.save(folder / stages, overwrite=True)
+        return {"seconds": seconds, "tasks": score(case, posterior, **budget)}
+
     rows: list[Row] = []
     base: dict[str, dict[str, Any]] = {}
     for stages in (UNTRAINED, *ROWS):
-        path = folder / f"{stages}.json"
-        if not path.exists():
-            if stages == UNTRAINED:
-                posterior = apsgeo.distill(
-                    prior,
-                    case.operator,
-                    case.noise_std,
-                    history=case.trained.train,
-                    spec=case.spec,
-                    rounds=1,
-                    steps=0,
-                    seed=options.seed,
-                )
-                seconds = 0.0
-            else:
-                posterior, seconds = trained(
-                    case, prior, stages, folder, options.share, options.seed
-                )
-                posterior.save(folder / stages, overwrite=True)
-            found = {"seconds": seconds, "tasks": score(case, posterior, **budget)}
-            write(path, json.dumps(found))
-        found = json.loads(path.read_text("utf-8"))
+        found = kept(folder / f"{stages}.json", partial(made, stages))
         base = base or found["tasks"]
         for observed, scores in found["tasks"].items():
             rows.append(_row(name, stages, observed, scores, base[observed], found["seconds"]))
