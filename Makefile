@@ -24,8 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv  ## run the main job on real data: demo/ensemble.nc, maps.png, scores.csv
 	$(BIN)/apsgeo demo
 
-test: venv  ## run the tests (no network); ARGS are passed to pytest
-	$(BIN)/python -m pytest $(ARGS)
+test: venv  ## run the tests (no network), two at a time; ARGS are passed to pytest
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: venv  ## check style, formatting and types
 	$(BIN)/ruff check

@@ -135,9 +135,8 @@ def gappy(case: Case, records: int = 3) -> xr.DataArray:
 
 def close(found: xr.DataArray, expected: xr.DataArray) -> None:
     """Assert that members are the same: their noise is, and their values to rounding."""
-    spread = expected.std("member").max().item()
     assert found.dims == expected.dims
-    np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=1e-5 * spread)
+    alike(found.values, expected.values, 1024)  # some of small matrices of condition 100 or so
 
 
 def test_an_ensemble_has_the_labels_of_its_observations(model: Model) -> None:
@@ -185,7 +184,7 @@ def test_noise_by_cell_is_used_where_it_belongs(model: Model) -> None:
     expected = impute(obs, model.posterior, members=2, noise_std=0.1)
     for given in (noise, noise.values, noise.values.ravel()):
         found = impute(obs, model.posterior, members=2, noise_std=given)
-        change = abs(found - expected)[:, 0].max("member")
+        change = abs(found - expected)[:, 0].max("member").compute()
         assert float(change.max()) == float(change[(3,) * noise.ndim]) > 0.1
 
 
