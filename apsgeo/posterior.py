@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -102,6 +102,11 @@ class FieldDistribution(Distribution, Draws):
     def members(self, count: int, seed: int) -> Tensor:
         """Return reproducible members (member, batch, channel, node); see `Draws.members`."""
         return self._restore(self.draws.members(count, seed))
+
+    def batches(self, count: int, seed: int, size: int, first: int = 0) -> Iterator[Tensor]:
+        """Yield `members` in batches; see `Draws.batches`."""
+        for part in self.draws.batches(count, seed, size, first):
+            yield self._restore(part)
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draw (*sample_shape, batch, channel, node) with torch's global generator."""

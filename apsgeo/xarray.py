@@ -120,7 +120,7 @@ def impute(
     """
     from apsgeo.labels.channels import as_variables
     from apsgeo.labels.labels import moved  # brings in torch
-    from apsgeo.labels.lazy import Sampler, draw
+    from apsgeo.labels.lazy import Observed, Sampler, draw
     from apsgeo.labels.noise import joined, node_noise, record_noise
     from apsgeo.labels.quality import Innovations, check_control
     from apsgeo.operators import RandomMask
@@ -152,7 +152,7 @@ def impute(
     noise = posterior.noise_std if sampler.noise_std is None else sampler.noise_std
     quality = Innovations.of(records, normals, linear, noise, check_control(quality_control))
     gaps = isinstance(operator, RandomMask)
-    drawn = draw(sampler, records, quality, normals.seasons, each, gaps=gaps)
+    drawn = draw(sampler, Observed(records, quality, normals.seasons, each, gaps))
     ensemble = _labelled(drawn, like, noise if each is None else None, seed)
     whole = ensemble if records.dataset is None else as_variables(ensemble, records.dataset)
     return cast(Fields, whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -273,9 +274,9 @@ class FlowDraws(NoiseDraws):
         """Length of the standard normal vector behind one draw."""
         return self.base.noise_dim
 
-    def members_noise(self, count: int, seed: int) -> Tensor:
-        """Return the noise (member, batch, noise_dim) that members of the base are made of."""
-        return self.base.members_noise(count, seed)
+    def noise_batches(self, count: int, seed: int, size: int, first: int = 0) -> Iterator[Tensor]:
+        """Yield the noise (member, batch, noise_dim) that members of the base are made of."""
+        return self.base.noise_batches(count, seed, size, first)
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Map noise (member, batch, noise_dim) to fields (member, batch, channel, node)."""

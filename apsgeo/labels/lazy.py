@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import uuid
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import dask
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,9 +29,10 @@ from apsgeo.operators import Operator
 if TYPE_CHECKING:
     import dask.array
 
-__all__ = ["Sampler", "draw"]
+__all__ = ["Reduction", "Sampler", "draw", "reduce"]
 
 _BLOCK_BYTES = 2**24  # bytes of members in a block; drawing them takes some ten times as much
+_RECORD_BYTES = 2**28  # bytes of one record's members in a block: more make several blocks
 _MEMBER = -1  # number of the members' axis, beside those of the data
 _SHOWN = 3  # entries of a long list that a message shows
 _RECORD = np.dtype(
@@ -106,15 +108,23 @@ class Sampler:
         channel = () if self.fields.channel is None else (self.channels,)
         return (*channel, *self.fields.shape)
 
-    def __call__(
+    @property
+    def field_bytes(self) -> int:
+        """Bytes of one member of one record."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def draws(
         self,
         values: NDArray[Any],
         records: NDArray[np.void],
         noise: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
-        """Return members (member, inner record, *shape) of values (record, ...).
+    ) -> Draws:
+        """Return the draws of the inner ones of some records.
 
-        Noise (record, ...) goes before `noise_std`.
+        Args:
+            values: Observed values (record, ...).
+            records: Their entries of the table of records.
+            noise: Noise (record, ...), which goes before `noise_std`.
         """
         # In one order of memory, in which kernels add up: members are the same bits in any layout.
         observations = np.array(self.measured.channel_nodes(values), np.float32, order="C")
@@ -129,8 +139,35 @@ class Sampler:
         )
         if self.window:
             measured = measured.among(torch.from_numpy(np.flatnonzero(records["inner"])))
-        drawn = self.posterior.posterior(measured).members(self.members, self.seed)
-        return self.fields.channel_places(drawn.cpu().numpy()).astype(self.dtype)
+        return self.posterior.posterior(measured)
+
+    def batches(self, draws: Draws, count: int, first: int = 0) -> Iterator[Tensor]:
+        """Yield members (member, record, channel, node), so many at once as a block holds.
+
+        Args:
+            draws: Draws of some records.
+            count: Number of members.
+            first: Number of the first of them.
+        """
+        size = max(1, _BLOCK_BYTES // (len(draws.measurement) * self.field_bytes))
+        for part in draws.batches(count, self.seed, size, first):
+            yield part.cpu()
+
+    def __call__(
+        self,
+        values: NDArray[Any],
+        records: NDArray[np.void],
+        numbers: NDArray[np.int64],
+        noise: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Return the members (member, inner record, *shape) of these numbers, one after another."""
+        draws = self.draws(values, records, noise)
+        drawn = np.empty((len(numbers), len(draws.measurement), *self.shape), self.dtype)
+        start = 0
+        for part in self.batches(draws, len(numbers), int(numbers[0])):
+            drawn[start : start + len(part)] = self.fields.channel_places(part.numpy())
+            start += len(part)
+        return drawn
 
     def _noise(self, noise: NDArray[Any], values: NDArray[Any]) -> Tensor:
         """Return noise (record, channel, observation), one where nothing was observed."""
@@ -169,33 +206,94 @@ class Check:
         return kept
 
 
-def draw(
-    sampler: Sampler,
-    records: Records,
-    quality: Innovations,
-    seasons: int,
-    noise: Any,
-    *,
-    gaps: bool,
-) -> dask.array.Array:
-    """Return the members (member, [record,] *sampler.shape) of some records.
+class Reduction(Protocol):
+    """What becomes of the members of a block of records, where they are not kept."""
 
-    Values are checked now, or with dask when they are computed.
+    @property
+    def sampler(self) -> Sampler:
+        """Sampler of the members."""
+        ...
 
-    Args:
-        sampler: Sampler of the members.
-        records: Observed records.
+    @property
+    def size(self) -> int:
+        """Number of values of each record."""
+        ...
+
+    def __call__(
+        self, values: NDArray[Any], records: NDArray[np.void], noise: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """Return values (inner record, size) of some records; see `Sampler.draws`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Observed records, and how their values are compared with what is known.
+
+    Attributes:
+        records: The records.
         quality: Comparison of their values with the prior.
         seasons: Number of seasons that the model knows.
         noise: Standard deviation (record, *records.layout.cells) of the noise, an array of numpy or
             dask; None where it is the sampler's for all records.
         gaps: Whether the records must have a gap.
     """
-    memory = sampler.posterior.memory
-    table = _table(records.dates, seasons, None if memory is None else memory.step_days)
-    field_bytes = sampler.members * math.prod(sampler.shape) * sampler.dtype.itemsize
-    most = max(1, _BLOCK_BYTES // field_bytes)
-    checked = _checked_blocks(records.data, quality, table, most, noise, gaps)
+
+    records: Records
+    quality: Innovations
+    seasons: int
+    noise: Any
+    gaps: bool
+
+
+def draw(sampler: Sampler, observed: Observed) -> dask.array.Array:
+    """Return the members (member, [record,] *sampler.shape) of some records.
+
+    Values are checked now, or with dask when they are computed. Blocks hold some records with all
+    of their members, or one record with some of them.
+    """
+    import dask.array as da
+
+    blocks = _blocks(sampler, observed)
+    most = max(1, _RECORD_BYTES // sampler.field_bytes)
+    numbers = da.from_array(np.arange(sampler.members), chunks=most, name=False)
+    drawn = _over_records(sampler, blocks, sampler.shape, numbers)
+    return drawn if observed.records.dim else drawn[:, 0]
+
+
+def reduce(reduction: Reduction, observed: Observed) -> dask.array.Array:
+    """Return what a reduction makes of the members, (record, size), block by block.
+
+    See `draw`. No block of members is ever whole.
+    """
+    blocks = _blocks(reduction.sampler, observed)
+    return _over_records(reduction, blocks, (reduction.size,))
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Checked values (record, ...), their table and noise, in blocks that may overlap.
+
+    Attributes:
+        data: Values.
+        table: Entry of each record.
+        noise: Noise, if it differs by record.
+        inner: Number of the records in each block that are its own.
+    """
+
+    data: dask.array.Array
+    table: NDArray[np.void]
+    noise: dask.array.Array | None
+    inner: tuple[int, ...] | None = None
+
+
+def _blocks(sampler: Sampler, observed: Observed) -> _Blocks:
+    """Return the values of some records, checked, in blocks from which members are drawn."""
+    memory, noise = sampler.posterior.memory, observed.noise
+    step = None if memory is None else memory.step_days
+    table = _table(observed.records.dates, observed.seasons, step)
+    most = max(1, _BLOCK_BYTES // (sampler.members * sampler.field_bytes))
+    checked = _checked_blocks(observed, table, most)
     inner = checked.chunks[0]
     if noise is not None:
         noise = _as_dask(noise).rechunk(checked.chunks)
@@ -204,8 +302,7 @@ def draw(
         table = _overlapping(table, around, inner)
         checked = _with_more(checked, around)
         noise = None if noise is None else _with_more(noise, around)
-    drawn = _over_records(sampler, checked, table, noise, (sampler.members, *sampler.shape), inner)
-    return drawn if records.dim else drawn[:, 0]
+    return _Blocks(checked, table, noise, inner)
 
 
 def _around(sizes: tuple[int, ...], window: int) -> list[slice]:
@@ -243,22 +340,21 @@ def _table(dates: Dates, seasons: int, step: float | None) -> NDArray[np.void]:
     return table
 
 
-def _checked_blocks(
-    data: Any, quality: Innovations, table: NDArray[np.void], most: int, noise: Any, gaps: bool
-) -> dask.array.Array:
+def _checked_blocks(observed: Observed, table: NDArray[np.void], most: int) -> dask.array.Array:
     """Return (record, ...) in blocks of at most so many records, checked now or when computed."""
     import dask.array as da
 
+    data, noise, quality = observed.records.data, observed.noise, observed.quality
     whole_cells = (-1,) * (data.ndim - 1)
     if not isinstance(data, da.Array):
         errors = None if noise is None else np.asarray(noise)
-        values = Check(quality, whole=gaps)(np.asarray(data), table, errors)
+        values = Check(quality, whole=observed.gaps)(np.asarray(data), table, noise=errors)
         return da.from_array(values, chunks=(most, *whole_cells), name=False)
-    check = Check(quality, whole=gaps and data.numblocks[0] == 1)
+    check = Check(quality, whole=observed.gaps and data.numblocks[0] == 1)
     data = data.rechunk((data.chunks[0], *whole_cells))
     if noise is not None:
         noise = _as_dask(noise).rechunk(data.chunks)
-    checked = _over_records(check, data, table, noise)
+    checked = _over_records(check, _Blocks(data, table, noise))
     pieces = [min(most, size - start) for size in data.chunks[0] for start in range(0, size, most)]
     return checked.rechunk((tuple(pieces), *whole_cells))
 
@@ -271,40 +367,51 @@ def _as_dask(values: Any) -> dask.array.Array:
 
 def _over_records(
     func: Callable[..., NDArray[Any]],
-    data: dask.array.Array,
-    table: NDArray[np.void],
-    noise: dask.array.Array | None,
+    blocks: _Blocks,
     new: tuple[int, ...] | None = None,
-    inner: tuple[int, ...] | None = None,
+    members: dask.array.Array | None = None,
 ) -> dask.array.Array:
-    """Call ``func`` on the blocks of data (record, ...), the same records of the table, and noise.
+    """Call ``func`` on blocks of records, their entries of the table, and their noise.
 
-    It returns an array like the data, or with ``new`` = (member, ...) one (member, record, ...). Of
-    each block it may return some records only, so many as ``inner`` says.
+    It returns an array like the data, or with ``new`` one (record, *new), or with the numbers of
+    ``members``, which it is given too, (member, record, *new). It is a task of its own, which is
+    sent once to each process that works.
     """
     import dask.array as da
 
-    axes = tuple(range(data.ndim))
+    axes = tuple(range(blocks.data.ndim))
     out, sizes = axes, {}
     if new is not None:
-        cells = range(data.ndim, data.ndim + len(new) - 1)
-        out = (_MEMBER, axes[0], *cells)
-        sizes = dict(zip((_MEMBER, *cells), new, strict=True))
+        cells = range(len(axes), len(axes) + len(new))
+        out, sizes = (axes[0], *cells), dict(zip(cells, new, strict=True))
+    arguments: list[Any] = [dask.delayed(func, name=f"model-{uuid.uuid4().hex}", traverse=False)]
+    arguments += [None, blocks.data, axes]
+    arguments += [da.from_array(blocks.table, chunks=blocks.data.chunks[:1], name=False), axes[:1]]
+    if members is not None:
+        out = (_MEMBER, *out)
+        arguments += [members, (_MEMBER,)]
+    named = {} if blocks.noise is None else {"noise": True}
+    if blocks.noise is not None:
+        arguments += [blocks.noise, axes]
     return da.blockwise(
-        func,
+        _called,
         out,
-        data,
-        axes,
-        da.from_array(table, chunks=data.chunks[:1], name=False),
-        axes[:1],
-        *(() if noise is None else (noise, axes)),
+        *arguments,
+        **named,
         new_axes=sizes,
-        adjust_chunks=None if inner is None else {axes[0]: inner},
+        adjust_chunks=None if blocks.inner is None else {axes[0]: blocks.inner},
         concatenate=True,
         # A name of its own spares dask from hashing the model.
         name=f"impute-{uuid.uuid4().hex}",
-        meta=np.empty((0,) * len(out), dtype=data.dtype),
+        meta=np.empty((0,) * len(out), dtype=blocks.data.dtype),
     )
+
+
+def _called(func: Callable[..., NDArray[Any]], *arguments: Any, noise: bool = False) -> Any:
+    """Call a function that is an argument of its own, its last argument by name if it is noise."""
+    if noise:
+        return func(*arguments[:-1], noise=arguments[-1])
+    return func(*arguments)
 
 
 def _check_values(

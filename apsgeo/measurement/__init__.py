@@ -1,6 +1,6 @@
 """Measurements of fields, their units, and the contract of every method that samples p(x | y)."""
 
-from apsgeo.measurement.draws import Bias, Draws, Method, NoiseDraws, members_noise
+from apsgeo.measurement.draws import Bias, Draws, Method, NoiseDraws, members_noise, noise_batches
 from apsgeo.measurement.family import Family
 from apsgeo.measurement.measurement import Measurement
 from apsgeo.measurement.normals import Normals
@@ -18,5 +18,6 @@ __all__ = [
     "QuantileNormals",
     "bounds_in",
     "members_noise",
+    "noise_batches",
     "normals_from",
 ]

@@ -24,6 +24,7 @@ Examples:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -35,7 +36,7 @@ from apsgeo.errors import InputError
 from apsgeo.measurement.measurement import Measurement
 from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction, Prediction
 
-__all__ = ["Bias", "Draws", "Method", "NoiseDraws", "members_noise"]
+__all__ = ["Bias", "Draws", "Method", "NoiseDraws", "members_noise", "noise_batches"]
 
 _MOMENT_DRAWS = 128
 
@@ -85,6 +86,19 @@ class Draws(ABC):
         Member k of a record depends on the seed, the record's key and k alone: not on the other
         records, or on how many members are asked for.
         """
+
+    def batches(self, count: int, seed: int, size: int, first: int = 0) -> Iterator[Tensor]:
+        """Yield `members` in batches (member, batch, channel, node), not to hold all of them.
+
+        A method that has no other way draws all members at once.
+
+        Args:
+            count: Number of members.
+            seed: Seed of the members.
+            size: Greatest number of members in a batch.
+            first: Number of members to leave out before those.
+        """
+        yield from self.members(first + count, seed)[first:].split(size)
 
     def log_prob(self, signal: Tensor) -> Tensor:
         """Return log q(x | y) (..., batch) of fields (..., batch, channel, node).
@@ -166,9 +180,19 @@ class NoiseDraws(Draws):
         with torch.no_grad():
             return self.from_noise(noise)
 
+    def batches(self, count: int, seed: int, size: int, first: int = 0) -> Iterator[Tensor]:
+        """Yield the fields of `noise_batches`; see `Draws.batches`."""
+        with torch.no_grad():
+            for noise in self.noise_batches(count, seed, size, first):
+                yield self.from_noise(noise)
+
     def members_noise(self, count: int, seed: int) -> Tensor:
         """Return the standard normal noise (member, batch, noise_dim) behind `members`."""
-        return members_noise(seed, self.measurement.key, count, self.noise_dim)
+        return next(self.noise_batches(count, seed, count))
+
+    def noise_batches(self, count: int, seed: int, size: int, first: int = 0) -> Iterator[Tensor]:
+        """Yield `members_noise` in batches; see `Draws.batches`."""
+        return noise_batches(seed, self.measurement.key, count, self.noise_dim, size, first)
 
 
 def members_noise(seed: int, keys: Tensor, count: int, size: int, stream: int = 0) -> Tensor:
@@ -178,9 +202,21 @@ def members_noise(seed: int, keys: Tensor, count: int, size: int, stream: int = 
     member k is the same however many are asked for. A method that needs more noise than it can hold
     draws it in several streams, which are independent.
     """
-    each = []
+    return next(noise_batches(seed, keys, count, size, count, stream=stream))
+
+
+def noise_batches(
+    seed: int, keys: Tensor, count: int, size: int, batch: int, first: int = 0, stream: int = 0
+) -> Iterator[Tensor]:
+    """Yield `members_noise` in batches of at most so many members, but for the first ones."""
+    generators = []
     for key in keys.tolist():
         words = np.random.SeedSequence([seed, key % 2**64], spawn_key=(stream,) if stream else ())
-        generator = np.random.Generator(np.random.Philox(words))
-        each.append(generator.standard_normal((count, size), dtype=np.float32))
-    return torch.from_numpy(np.stack(each, axis=1))
+        generators.append(np.random.Generator(np.random.Philox(words)))
+    for _ in range(first):
+        for generator in generators:
+            generator.standard_normal(size, dtype=np.float32)
+    for start in range(0, max(count, 1), max(batch, 1)):
+        shape = min(batch, count - start), size
+        each = [generator.standard_normal(shape, dtype=np.float32) for generator in generators]
+        yield torch.from_numpy(np.stack(each, axis=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apsgeo.domains.base import Domain
-from apsgeo.measurement import members_noise
+from apsgeo.measurement import noise_batches
 
 __all__ = ["Memory"]
 
@@ -168,16 +169,23 @@ class Memory:
             time: Time (record,) of the records, in steps.
             count: Number of members.
         """
+        return next(self.noise_batches(seed, time, count, count))
+
+    def noise_batches(
+        self, seed: int, time: Tensor, count: int, size: int, first: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield `members_noise` in batches of at most so many members, but for the first ones."""
         place = time.double()
         cells = (place.floor().long() - _REACH + 1)[:, None] + torch.arange(2 * _REACH)
         distinct, where = torch.unique(cells, return_inverse=True)
-        white = members_noise(seed, distinct, count, self.rate.numel(), _STREAM)
         decay = _decay(self.correlation.double().flatten())
         weight = _weights((place[:, None] - cells)[..., None], decay).float()
-        out = white.new_zeros(count, len(place), self.rate.numel())
-        for k in range(2 * _REACH):
-            out += weight[:, k] * white[:, where[:, k]]
-        return out
+        values = self.rate.numel()
+        for white in noise_batches(seed, distinct, count, values, size, first, _STREAM):
+            out = white.new_zeros(len(white), len(place), values)
+            for k in range(2 * _REACH):
+                out += weight[:, k] * white[:, where[:, k]]
+            yield out
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return a JSON-able configuration and the tensors."""

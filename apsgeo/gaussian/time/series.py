@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -116,11 +116,11 @@ class SeriesPosterior(NoiseDraws):
         """Length of the standard normal vector behind one draw."""
         return self._like[0].numel()
 
-    def members_noise(self, count: int, seed: int) -> Tensor:
-        """Return the noise behind `members`; see `Memory.members_noise`."""
+    def noise_batches(self, count: int, seed: int, size: int, first: int = 0) -> Iterator[Tensor]:
+        """Yield the noise behind members; see `Memory.noise_batches`."""
         if self.measurement.time is None:
-            return super().members_noise(count, seed)
-        return self.memory.members_noise(seed, self.measurement.time, count)
+            return super().noise_batches(count, seed, size, first)
+        return self.memory.noise_batches(seed, self.measurement.time, count, size, first)
 
     @cached_property
     def mean(self) -> Tensor:

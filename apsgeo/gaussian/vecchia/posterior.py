@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -73,14 +73,14 @@ class VecchiaPosterior(GaussianDraws):
         """Length of the standard normal vector behind one draw: one number for each value."""
         return self._like[0].numel()
 
-    def members_noise(self, count: int, seed: int) -> Tensor:
-        """Return the noise (member, batch, noise_dim) behind `members`; see `Memory.members_noise`.
+    def noise_batches(self, count: int, seed: int, size: int, first: int = 0) -> Iterator[Tensor]:
+        """Yield the noise (member, batch, noise_dim) behind members; see `Memory.noise_batches`.
 
         Without a memory, or where times are not known, that of a record is of itself alone.
         """
         if self.memory is None or self.measurement.time is None:
-            return super().members_noise(count, seed)
-        return self.memory.members_noise(seed, self.measurement.time, count)
+            return super().noise_batches(count, seed, size, first)
+        return self.memory.noise_batches(seed, self.measurement.time, count, size, first)
 
     def _signal(self, columns: Tensor) -> Tensor:
         """Return columns (value, m) as (m, channel, node)."""
