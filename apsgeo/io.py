@@ -24,10 +24,12 @@ from apsgeo.files.cf import with_auxiliary, writable
 from apsgeo.files.netcdf import groups_of, open_group
 
 __all__ = [
+    "digest_of",
     "load_folder",
     "load_model",
     "of_kind",
     "part",
+    "read_digest",
     "read_field",
     "read_kind",
     "save_folder",
@@ -74,10 +76,7 @@ def save_folder(
     """
     path = Path(path)
     with atomic_folder(path, replaceable=_is_model_folder if overwrite else None) as folder:
-        weights = safetensors.torch.save(
-            # A clone owns its memory, which the format demands of views and of tied weights.
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        )
+        weights = _serialized(tensors)
         try:
             header = _header(kind, config, tensors, weights)
         except (TypeError, ValueError) as error:
@@ -88,6 +87,11 @@ def save_folder(
         (folder / WEIGHTS_FILE).write_bytes(weights)
         (folder / CONFIG_FILE).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def digest_of(kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the checksum that `save_folder` writes into the configuration."""
+    return str(_header(kind, config, tensors, _serialized(tensors))["sha256"])
 
 
 def load_folder(
@@ -180,6 +184,15 @@ def read_kind(path: str | os.PathLike[str]) -> str:
         ModelError: If the folder is not a model folder that this version can read.
     """
     return str(_read_header(Path(path))["kind"])
+
+
+def read_digest(path: str | os.PathLike[str]) -> str:
+    """Return the checksum of a model folder.
+
+    Raises:
+        ModelError: If the folder is not a model folder that this version can read.
+    """
+    return str(_read_header(Path(path))["sha256"])
 
 
 def write_netcdf(
@@ -283,6 +296,12 @@ def _fields(dataset: xr.Dataset) -> list[str]:
         for name, array in dataset.data_vars.items()
         if array.ndim >= 2 and array.dtype.kind in "fiu"
     ]
+
+
+def _serialized(tensors: Mapping[str, Tensor]) -> bytes:
+    # A clone owns its memory, which the format demands of views and of tied weights.
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return safetensors.torch.save(own)
 
 
 def _header(

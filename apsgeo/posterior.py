@@ -28,7 +28,7 @@ from apsgeo.gaussian.covariance import PROBE_SEED
 from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
-from apsgeo.io import load_model, part, save_folder
+from apsgeo.io import digest_of, load_model, part, read_digest, save_folder
 from apsgeo.measurement import (
     Draws,
     Family,
@@ -105,8 +105,8 @@ class FieldDistribution(Distribution, Draws):
 
     def batches(self, count: int, seed: int, size: int, first: int = 0) -> Iterator[Tensor]:
         """Yield `members` in batches; see `Draws.batches`."""
-        for part in self.draws.batches(count, seed, size, first):
-            yield self._restore(part)
+        for fields in self.draws.batches(count, seed, size, first):
+            yield self._restore(fields)
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draw (*sample_shape, batch, channel, node) with torch's global generator."""
@@ -292,6 +292,23 @@ class Posterior:
         return memory if isinstance(memory, Memory) else None
 
     @property
+    def gaussian_prior(self) -> SeasonalPrior | None:
+        """The Gaussian prior that a flow starts from, or that is the method; None if there is none.
+
+        It has the log density of standardized anomalies.
+        """
+        prior = self.method.anchor if isinstance(self.method, Flow) else self.method
+        return prior if isinstance(prior, SeasonalPrior) else None
+
+    @cached_property
+    def digest(self) -> str | None:
+        """Checksum of the model, the ``sha256`` of ``config.json`` where it is saved.
+
+        None if the method is no flow, and cannot be saved.
+        """
+        return digest_of("posterior", *self._state()) if isinstance(self.method, Flow) else None
+
+    @property
     def window(self) -> int:
         """Number of records on either side that matter to the method."""
         return 0 if self.memory is None else self.memory.window
@@ -398,6 +415,10 @@ class Posterior:
         Raises:
             InputError: If the method is no flow.
         """
+        return save_folder(path, "posterior", *self._state(), overwrite=overwrite)
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the configuration and the tensors that are saved."""
         flow = self.flow
         tensors = {f"flow.{name}": value for name, value in flow.state_dict().items()}
         tensors |= self.normals.to_tensors()
@@ -421,7 +442,7 @@ class Posterior:
         if isinstance(flow, SpectralFlow) and flow.regimes is not None:
             state = flow.regimes.to_tensors()
             tensors |= {f"regimes.{name}": value for name, value in state.items()}
-        return save_folder(path, "posterior", config, tensors, overwrite=overwrite)
+        return config, tensors
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Posterior:
@@ -430,7 +451,9 @@ class Posterior:
         Raises:
             ModelError: If the folder is damaged, altered, newer, or not a posterior.
         """
-        return load_model(path, "posterior", cls._from_state)
+        loaded = load_model(path, "posterior", cls._from_state)
+        vars(loaded)["digest"] = read_digest(path)
+        return loaded
 
     @classmethod
     def _from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Posterior:

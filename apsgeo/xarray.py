@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 import xarray as xr
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from apsgeo.labels.records import Records
     from apsgeo.operators import LinearMap, Operator
     from apsgeo.posterior import Posterior
+    from apsgeo.statistics import Statistic
 
 __all__ = ["ApsAccessor", "impute", "write_ensemble"]
 
@@ -38,6 +39,7 @@ _COMPRESSIONS = ("zlib", "zstd", "szip", "bzip2", "blosc", "compression")
 Fields = TypeVar("Fields", xr.DataArray, xr.Dataset)
 
 
+@overload
 def impute(
     obs: Fields,
     posterior: Posterior | None = None,
@@ -47,7 +49,38 @@ def impute(
     operator: Operator | None = None,
     quality_control: Control = "flag",
     window: int | None = None,
-) -> Fields:
+    *,
+    statistics: None = None,
+) -> Fields: ...
+
+
+@overload
+def impute(
+    obs: xr.DataArray | xr.Dataset,
+    posterior: Posterior | None = None,
+    members: int = 64,
+    seed: int = 0,
+    noise_std: NoiseStd | None = None,
+    operator: Operator | None = None,
+    quality_control: Control = "flag",
+    window: int | None = None,
+    *,
+    statistics: Iterable[str | Statistic] | str,
+) -> xr.Dataset: ...
+
+
+def impute(
+    obs: xr.DataArray | xr.Dataset,
+    posterior: Posterior | None = None,
+    members: int = 64,
+    seed: int = 0,
+    noise_std: NoiseStd | None = None,
+    operator: Operator | None = None,
+    quality_control: Control = "flag",
+    window: int | None = None,
+    *,
+    statistics: Iterable[str | Statistic] | str | None = None,
+) -> xr.DataArray | xr.Dataset:
     """Draw the complete fields behind observed ones, by one network evaluation for each.
 
     Without a model, a random field is fitted to the observations themselves: to each variable or
@@ -65,6 +98,12 @@ def impute(
     A model that knows how records follow each other (`Posterior.memory`) draws each given what
     was observed in those before and after it, too, at their distance in time. Its members cohere
     in time: they are made of noise that goes on from record to record.
+
+    With ``statistics`` no member is kept: a data set of lazy variables comes back, all of them from
+    one pass over the members, in memory that hardly grows with their number.
+
+    Dims beside those of records and nodes (level, run) are mapped over: each of their places is
+    filled alone, with members that are independent of those of the others.
 
     Name, attributes, coordinates and encoding are those of ``obs``, without what described its own
     values (ranges, fill values, flags) or names variables that are not there, without its layout in
@@ -97,10 +136,13 @@ def impute(
             away, and what is a hundred standard deviations away. "off" looks at nothing.
         window: Number of records on either side that each is drawn given, too, at most that of
             the model (`Posterior.window`), which is the default; 0 takes each on its own.
+        statistics: What to return in place of the members: names such as ``["mean", "std", "q05",
+            "p>0", "area"]``, or objects of `apsgeo.statistics`; see `statistics_of` there.
 
     Returns:
         Members (member, time, lat, lon), or with the other dims of ``obs``, dask, in its dtype;
-        NaN where the model's variable has no values (land).
+        NaN where the model's variable has no values (land). With ``statistics`` a data set of
+        variables such as ``air_mean`` and ``air_quantile`` (quantile, time, lat, lon).
 
     Raises:
         GridError: If the coordinates are invalid or are not those of the domain that is measured.
@@ -121,14 +163,44 @@ def impute(
     from apsgeo.labels.channels import as_variables
     from apsgeo.labels.labels import moved  # brings in torch
     from apsgeo.labels.lazy import Observed, Sampler, draw
+    from apsgeo.labels.mapping import mapped, other_dim, seed_at
     from apsgeo.labels.noise import joined, node_noise, record_noise
     from apsgeo.labels.quality import Innovations, check_control
     from apsgeo.operators import RandomMask
+    from apsgeo.random_field.alone import impute_alone
+    from apsgeo.statistics.summary import summarize
 
     _check_types(obs, posterior)
-    if posterior is None:
-        return cast(Fields, _impute_alone(obs, members, seed, noise_std, operator, quality_control))
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
+    again: Any = impute
+    domain = None if posterior is None else posterior.family.on(operator).codomain
+    if dim := other_dim(obs, domain):
+        return mapped(
+            lambda part, noise, place: again(
+                part,
+                posterior,
+                members,
+                seed_at(seed, place),
+                noise,
+                operator,
+                quality_control,
+                window,
+                statistics=statistics,
+            ),
+            obs,
+            dim,
+            noise_std,
+        )
+    if posterior is None:
+        _check_no_operator(operator)
+        return impute_alone(
+            lambda part, noise, fitted: again(
+                part, fitted, members, seed, noise, None, quality_control, statistics=statistics
+            ),
+            obs,
+            noise_std,
+            seed,
+        )
     linear = posterior.family.on(operator)
     operator = posterior.operator if operator is None else operator
     records, normals = _observed(obs, posterior, operator, linear), posterior.normals
@@ -152,10 +224,21 @@ def impute(
     noise = posterior.noise_std if sampler.noise_std is None else sampler.noise_std
     quality = Innovations.of(records, normals, linear, noise, check_control(quality_control))
     gaps = isinstance(operator, RandomMask)
-    drawn = draw(sampler, Observed(records, quality, normals.seasons, each, gaps))
-    ensemble = _labelled(drawn, like, noise if each is None else None, seed)
-    whole = ensemble if records.dataset is None else as_variables(ensemble, records.dataset)
-    return cast(Fields, whole)
+    observed = Observed(records, quality, normals.seasons, each, gaps)
+    made = _made(posterior, noise if each is None else None, seed)
+    if statistics is not None:
+        made["members"] = members
+        return summarize(sampler, statistics, observed, _labels(like), made)
+    ensemble = _labelled(draw(sampler, observed), like, made)
+    return ensemble if records.dataset is None else as_variables(ensemble, records.dataset)
+
+
+def _check_no_operator(operator: Operator | None) -> None:
+    if operator is not None:
+        raise InputError(
+            f"operator={operator!r} without a model; a random field is fitted to the values of the "
+            "nodes alone, so give no operator, or a model."
+        )
 
 
 def _window(window: int | None, posterior: Posterior) -> int:
@@ -171,80 +254,7 @@ def _window(window: int | None, posterior: Posterior) -> int:
     return window
 
 
-def _impute_alone(
-    obs: xr.DataArray | xr.Dataset,
-    members: int,
-    seed: int,
-    noise_std: NoiseStd | None,
-    operator: Operator | None,
-    control: Control,
-) -> xr.DataArray | xr.Dataset:
-    """Fit a random field to each variable and channel of obs, and draw its members."""
-    if operator is not None:
-        raise InputError(
-            f"operator={operator!r} without a model; a random field is fitted to the values of the "
-            "nodes alone, so give no operator, or a model."
-        )
-    if not isinstance(obs, xr.Dataset):
-        return _array_alone(obs, members, seed, noise_std, control)
-    each = {
-        name: _array_alone(obs[name], members, seed, _noise_of(noise_std, name), control)
-        for name in obs.data_vars
-    }
-    return xr.Dataset(each, attrs=obs.attrs)
-
-
-def _array_alone(
-    obs: xr.DataArray,
-    members: int,
-    seed: int,
-    noise_std: Any,
-    control: Control,
-) -> xr.DataArray:
-    from apsgeo.labels.records import Records
-    from apsgeo.random_field.fit import fit_random_field, random_field_posterior
-
-    records = Records.of(obs, given="obs")
-    check_floating(records.array)
-    if (dim := records.layout.channel) is not None:
-        each = [
-            _array_alone(
-                obs.isel({dim: place}), members, seed, _noise_at(noise_std, dim, place), control
-            )
-            for place in range(obs.sizes[dim])
-        ]
-        whole = xr.concat(each, obs[dim] if dim in obs.coords else dim, combine_attrs="drop")
-        return whole.transpose("member", *obs.dims).assign_attrs(obs.attrs)
-    _check_gaps(records)
-    prior = fit_random_field(records, noise_std=noise_std, seed=seed)
-    filled = impute(obs, random_field_posterior(prior), members, seed, noise_std, None, control)
-    return filled.assign_attrs(model=f"fitted to these observations alone: {prior.anchor.annual!r}")
-
-
-def _noise_of(noise_std: Any, name: Hashable) -> Any:
-    """Return the noise of a variable, which may be given by name."""
-    named = isinstance(noise_std, Mapping | xr.Dataset)
-    if named and name not in noise_std:
-        raise InputError(f"noise_std has nothing for {name}; give the noise of each variable")
-    return noise_std[name] if named else noise_std
-
-
-def _noise_at(noise_std: Any, dim: str, place: int) -> Any:
-    """Return the noise of a channel, which may be given along its dim."""
-    along = isinstance(noise_std, xr.DataArray) and dim in noise_std.dims
-    return noise_std.isel({dim: place}) if along else noise_std
-
-
-def _check_gaps(records: Records) -> None:
-    """Refuse complete fields before the fit, not after it."""
-    if not bool(records.array.isnull().any()):
-        raise InputError(
-            "obs has no NaN, so there is no gap to fill; mark what was not observed as NaN: "
-            "obs.where(observed)"
-        )
-
-
-def _observed(obs: Fields, posterior: Posterior, operator: Operator, linear: LinearMap) -> Records:
+def _observed(obs: Any, posterior: Posterior, operator: Operator, linear: LinearMap) -> Records:
     """Read the observed fields, and check that the model fits them."""
     from apsgeo.labels.healpix import onto_pixels
     from apsgeo.labels.records import Records
@@ -364,10 +374,12 @@ class ApsAccessor:
         operator: Operator | None = None,
         quality_control: Control = "flag",
         window: int | None = None,
-    ) -> xr.DataArray:
+        *,
+        statistics: Iterable[str | Statistic] | str | None = None,
+    ) -> Any:
         """Draw the complete fields behind the array; see `apsgeo.impute`."""
         options = (noise_std, operator, quality_control, window)
-        return impute(self._obs, posterior, members, seed, *options)
+        return impute(self._obs, posterior, members, seed, *options, statistics=statistics)
 
 
 def _check_types(obs: Any, posterior: Any) -> None:
@@ -386,35 +398,39 @@ def _range(noise: Tensor) -> float | str:
     return least if least == most else f"{least:g} to {most:g}"
 
 
-def _kept(like: xr.DataArray) -> dict[Any, xr.DataArray]:
-    """Return the coordinates but for the middles of bounds, which reading added."""
-    added = {f"{name}{MIDDLE}" for name in like.coords}
-    return {name: each for name, each in like.coords.items() if name not in added}
+def _labels(like: xr.DataArray) -> xr.DataArray:
+    """Return an array without the middles of bounds, which reading added to its coordinates."""
+    return like.drop_vars([f"{name}{MIDDLE}" for name in like.coords], errors="ignore")
 
 
-def _labelled(
-    members: dask.array.Array, like: xr.DataArray, noise: Tensor | None, seed: int
-) -> xr.DataArray:
-    """Give members (member, ...) the labels of `like`, and say how they were made.
+def _made(posterior: Posterior, noise: Tensor | None, seed: int) -> dict[str, Any]:
+    """Return attributes that say how members were made.
 
     Noise is None where each observation has its own.
     """
+    made = {
+        "apsgeo_version": apsgeo.__version__,
+        "noise_std": "of each observation" if noise is None else _range(noise),
+        "seed": seed,
+    }
+    return made if posterior.digest is None else made | {"model_sha256": posterior.digest}
+
+
+def _labelled(
+    members: dask.array.Array, like: xr.DataArray, made: Mapping[str, Any]
+) -> xr.DataArray:
+    """Give members (member, ...) the labels of `like`, and say how they were made."""
     member = xr.Variable(
         "member",
         np.arange(len(members)),
         {"standard_name": "realization", "long_name": "ensemble member"},
     )
-    attrs = {
-        "apsgeo_version": apsgeo.__version__,
-        "noise_std": "of each observation" if noise is None else _range(noise),
-        "seed": seed,
-    }
     ensemble = xr.DataArray(
         members,
         dims=("member", *like.dims),
-        coords={**_kept(like), "member": member},
+        coords={**_labels(like).coords, "member": member},
         name=like.name,
-        attrs={**lasting_attrs(like.attrs, like.coords), **attrs},
+        attrs={**lasting_attrs(like.attrs, like.coords), **made},
     )
     for coordinate in ensemble.coords.values():
         coordinate.encoding = {k: v for k, v in coordinate.encoding.items() if k in KEPT_ENCODING}

@@ -33,7 +33,7 @@ LAYERS = """
     random_field
     prior
     distillation baselines diagnostics
-    refinement protocol
+    refinement protocol statistics
     xarray evaluation datasets plotting
     models console
     demo

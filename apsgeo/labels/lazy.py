@@ -222,7 +222,7 @@ class Reduction(Protocol):
     def __call__(
         self, values: NDArray[Any], records: NDArray[np.void], noise: NDArray[Any] | None = None
     ) -> NDArray[Any]:
-        """Return values (inner record, size) of some records; see `Sampler.draws`."""
+        """Return values (inner record, size), float64, of some records; see `Sampler.draws`."""
         ...
 
 
@@ -267,7 +267,7 @@ def reduce(reduction: Reduction, observed: Observed) -> dask.array.Array:
     See `draw`. No block of members is ever whole.
     """
     blocks = _blocks(reduction.sampler, observed)
-    return _over_records(reduction, blocks, (reduction.size,))
+    return _over_records(reduction, blocks, (reduction.size,), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -370,6 +370,7 @@ def _over_records(
     blocks: _Blocks,
     new: tuple[int, ...] | None = None,
     members: dask.array.Array | None = None,
+    dtype: Any = None,
 ) -> dask.array.Array:
     """Call ``func`` on blocks of records, their entries of the table, and their noise.
 
@@ -403,7 +404,7 @@ def _over_records(
         concatenate=True,
         # A name of its own spares dask from hashing the model.
         name=f"impute-{uuid.uuid4().hex}",
-        meta=np.empty((0,) * len(out), dtype=blocks.data.dtype),
+        meta=np.empty((0,) * len(out), dtype=dtype or blocks.data.dtype),
     )
 
 

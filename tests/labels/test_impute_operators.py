@@ -172,6 +172,7 @@ def test_coarse_fields_give_the_members_of_tensors_on_the_model_s_domain(
     assert set(ensemble.coords) == {*like.coords, "level", "member"}
     assert (ensemble.name, ensemble.dtype) == ("air", np.float32)
     made = {"apsgeo_version": apsgeo.__version__, "noise_std": pytest.approx(0.3), "seed": 4}
+    made["model_sha256"] = posterior.digest
     assert ensemble.attrs == {**obs.attrs, **made}
 
 

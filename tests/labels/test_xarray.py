@@ -412,7 +412,6 @@ def test_another_grid_is_refused(obs: xr.DataArray, posterior: Posterior) -> Non
     refused(GridError, "interpolate", obs.assign_coords(lon=LON + 1.0), posterior)
     refused(GridError, "no single longitude", obs.rename(lon="x"), posterior)
     refused(GridError, "no single latitude", obs.isel(lat=0), posterior)
-    refused(GridError, "Select one along 'z'", obs.expand_dims(z=[1, 2]), posterior)
 
 
 def test_longitudes_may_be_counted_otherwise(obs: xr.DataArray, posterior: Posterior) -> None:
