@@ -196,7 +196,11 @@ def test_one_pass_serves_all_and_nothing_is_drawn_before(
 
 def test_area_means_are_those_of_every_member(obs: xr.DataArray, posterior: Posterior) -> None:
     tropics = xr.DataArray(np.abs(LAT) < 30, {"lat": LAT}, ("lat",)).expand_dims(lon=LON)
-    regions: dict[str, Any] = {"north": Box(0, 90), "east": Box(-90, 90, -60, 60), "tropics": tropics}
+    regions: dict[str, Any] = {
+        "north": Box(0, 90),
+        "east": Box(-90, 90, -60, 60),
+        "tropics": tropics,
+    }
     found = impute(obs, posterior, 20, statistics=[AreaMean(regions, level=0.8)]).compute()
     ensemble = impute(obs, posterior, 20).compute().astype(float)
     domain = posterior.domain
