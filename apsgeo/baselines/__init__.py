@@ -7,6 +7,10 @@ makes it in `METHODS`, or in `SAMPLERS` if it iterates: the shared tests, the NC
 
 from collections.abc import Callable
 
+from apsgeo.baselines.ddnm import DDNM
+from apsgeo.baselines.ddrm import DDRM
+from apsgeo.baselines.diffpir import DiffPIR
+from apsgeo.baselines.dineof import DINEOF
 from apsgeo.baselines.dps import DPS
 from apsgeo.baselines.gaussian import (
     climatology,
@@ -16,18 +20,37 @@ from apsgeo.baselines.gaussian import (
     local,
     localised,
 )
+from apsgeo.baselines.inverse_distance import InverseDistance
+from apsgeo.baselines.iterative import Iterative
+from apsgeo.baselines.langevin import AnnealedLangevin
+from apsgeo.baselines.mcg import MCG
+from apsgeo.baselines.mmps import MMPS
+from apsgeo.baselines.pigdm import PiGDM
+from apsgeo.baselines.red_diff import REDDiff
 from apsgeo.field_prior import FieldPrior
 from apsgeo.measurement import Method
 
 __all__ = ["METHODS", "SAMPLERS"]
 
-SAMPLERS: dict[str, Callable[[FieldPrior], Method]] = {
-    "DPS": DPS.of,
-}
+_ITERATIVE: tuple[type[Iterative], ...] = (
+    DPS,
+    MCG,
+    PiGDM,
+    MMPS,
+    DDNM,
+    DDRM,
+    DiffPIR,
+    REDDiff,
+    AnnealedLangevin,
+)
+
+SAMPLERS: dict[str, Callable[[FieldPrior], Method]] = {each.name: each.of for each in _ITERATIVE}
 """Iterative samplers of the diffusion prior, by their names in tables."""
 
 METHODS: dict[str, Callable[[FieldPrior], Method]] = {
     "climatology": climatology,
+    "inverse distance": InverseDistance.of,
+    "DINEOF": DINEOF.of,
     "EOF interpolation": eof_interpolation,
     "kriging": kriging,
     "hybrid Gaussian": hybrid,

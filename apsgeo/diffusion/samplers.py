@@ -93,13 +93,14 @@ class Sampler(ABC):
             denoiser: A `DiffusionPrior`, an `AnalyticDiffusion`, or the like.
             noise: Function called once for the initial state, and then by each step that needs it.
         """
-        times = self._times(denoiser)
+        times = self.times(denoiser)
         path = Path(denoiser, math.hypot(1.0, times[0].v) * noise(), noise)
         for now, then in pairwise(times):
             path.s = self._step(path, now, then)
         return denoiser.calibrated(path.denoise(path.s, times[-1]))
 
-    def _times(self, denoiser: AnchoredDenoiser) -> list[Time]:
+    def times(self, denoiser: AnchoredDenoiser) -> list[Time]:
+        """Return the grid of times that the sampler walks down, the first and the last included."""
         schedule = denoiser.schedule
         first, last = (float(schedule.log_snr(end)) for end in (schedule.T, schedule.eps))
         log_snr = torch.linspace(first, last, self.steps + 1, dtype=torch.float64)
