@@ -67,7 +67,9 @@ class StagedCase:
 
 
 def _months(name: str, noise_std: float, steps: int, **changed: Any) -> StagedCase:
-    trained = replace(TRAINED[name](), **changed)
+    whole = TRAINED[name]()
+    options = {**whole.options, "memory": False}  # stages differ by what teaches about one month
+    trained = replace(whole, **{"options": options, **changed})
     return StagedCase(
         trained,
         replace(HybridScales.start(trained.domain), eof_weight=trained.eof_weight),
