@@ -15,6 +15,7 @@ __all__ = [
     "OneSeasonWarning",
     "OutlierWarning",
     "OutputExistsError",
+    "PriorDrawsWarning",
     "SeldomSeenWarning",
     "UnitsError",
 ]
@@ -59,6 +60,10 @@ class DatasetError(ApsgeoError):
 
 class ApsgeoWarning(UserWarning):
     """Base of every warning that apsgeo gives on purpose."""
+
+
+class PriorDrawsWarning(ApsgeoWarning):
+    """A flow learns from draws of the prior, since there is no history and none was asked for."""
 
 
 class OneSeasonWarning(ApsgeoWarning):

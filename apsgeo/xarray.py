@@ -1,4 +1,4 @@
-"""Labelled data in, a lazy labelled ensemble out: `impute`, and the accessor ``.aps``."""
+"""Labelled data in, a lazy labelled ensemble out: `impute`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import xarray as xr
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import dask.array
     from torch import Tensor
 
-    from apsgeo.domains import Domain
     from apsgeo.labels.noise import NoiseStd
     from apsgeo.labels.quality import Control
     from apsgeo.labels.records import Records
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from apsgeo.posterior import Posterior
     from apsgeo.statistics import Statistic
 
-__all__ = ["ApsAccessor", "impute", "write_ensemble"]
+__all__ = ["impute", "write_ensemble"]
 
 CONVENTIONS = "CF-1.10"
 
@@ -339,47 +338,6 @@ def _name(ensemble: xr.DataArray) -> str:
             "the ensemble has no name for its variable; use .rename('air') or the like"
         )
     return str(ensemble.name)
-
-
-@xr.register_dataarray_accessor("aps")
-class ApsAccessor:
-    """The functions of apsgeo for a DataArray, as ``array.aps``."""
-
-    def __init__(self, obs: xr.DataArray) -> None:
-        self._obs = obs
-
-    @property
-    def domain(self) -> Domain:
-        """The domain that the array's labels say; see `apsgeo.domain_of`."""
-        from apsgeo.labels.layout import domain_of
-
-        return domain_of(self._obs)
-
-    def regrid(
-        self,
-        target: Domain | xr.DataArray,
-        method: Literal["bilinear", "conservative"] = "bilinear",
-    ) -> xr.DataArray:
-        """Bring the array to another domain; see `apsgeo.regrid`."""
-        from apsgeo.labels.regridding import regrid
-
-        return regrid(self._obs, target, method)
-
-    def impute(
-        self,
-        posterior: Posterior | None = None,
-        members: int = 64,
-        seed: int = 0,
-        noise_std: NoiseStd | None = None,
-        operator: Operator | None = None,
-        quality_control: Control = "flag",
-        window: int | None = None,
-        *,
-        statistics: Iterable[str | Statistic] | str | None = None,
-    ) -> Any:
-        """Draw the complete fields behind the array; see `apsgeo.impute`."""
-        options = (noise_std, operator, quality_control, window)
-        return impute(self._obs, posterior, members, seed, *options, statistics=statistics)
 
 
 def _check_types(obs: Any, posterior: Any) -> None:

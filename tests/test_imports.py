@@ -35,7 +35,7 @@ LAYERS = """
     distillation baselines diagnostics
     refinement protocol statistics
     xarray evaluation datasets plotting
-    models console
+    models console accessor
     demo
     cli public
     apsgeo __main__

@@ -62,6 +62,14 @@ def impute(
         ),
     ] = None,
     quality_control: QualityControl = "flag",
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Records on either side that each is drawn given, too; 0 for none, the model's by "
+            "default.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -92,7 +100,15 @@ def impute(
         if noise_std is not None:
             raise InputError("give the noise by --noise-std or by --noise-variable, not by both")
         noise = read_field(obs, noise_variable, group)
-    ensemble = fill(field, model, members, seed, noise_std=noise, quality_control=quality_control)
+    ensemble = fill(
+        field,
+        model,
+        members,
+        seed,
+        noise_std=noise,
+        quality_control=quality_control,
+        window=window,
+    )
     context.params["files"] = files[:-1]  # the name of the output changes nothing in it
     attrs, unlimited = read_provenance(obs, command_line(context, ("overwrite",)))
     attrs["title"] = f"{attrs.get('title', field.attrs.get('long_name', field.name))}, ensemble"

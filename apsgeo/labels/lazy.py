@@ -439,13 +439,15 @@ def _check_values(
         where = infinite.any(axis=cells)
         raise InputError(
             f"obs has {infinite.sum()} infinite values, in {_some(names[where])}; set them to NaN: "
-            "obs.where(np.isfinite(obs))"
+            "obs.where(np.isfinite(obs))",
+            shell="cdo setctomiss,inf in.nc out.nc",
         )
     observed = ~np.isnan(values) & valid
     if whole and observed[:, valid].all():
         raise InputError(
             "obs has no NaN, so there is no gap to fill; mark what was not observed as NaN: "
-            "obs.where(observed)"
+            "obs.where(observed)",
+            shell="cdo ifthen observed.nc in.nc out.nc",
         )
     if (on_land := int((~np.isnan(values) & ~valid).sum())) > 0:
         warnings.warn(
