@@ -9,6 +9,7 @@ __all__ = [
     "DatasetError",
     "GridError",
     "InputError",
+    "LeftOutWarning",
     "ModelError",
     "NothingObservedWarning",
     "OnLandWarning",
@@ -72,6 +73,10 @@ class OneSeasonWarning(ApsgeoWarning):
 
 class OnLandWarning(ApsgeoWarning):
     """Values were observed where a model has none, and have no influence."""
+
+
+class LeftOutWarning(ApsgeoWarning):
+    """Rows of a table are left out: off the domain, or there twice."""
 
 
 class OutlierWarning(ApsgeoWarning):

@@ -30,7 +30,7 @@ LAYERS = """
     labels
     field_prior
     posterior
-    random_field
+    random_field table
     prior
     distillation baselines diagnostics
     refinement protocol statistics
