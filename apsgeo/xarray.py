@@ -72,7 +72,7 @@ def impute(
 
 
 def impute(
-    obs: xr.DataArray | xr.Dataset,
+    obs: Any,
     posterior: Posterior | None = None,
     members: int = 64,
     seed: int = 0,

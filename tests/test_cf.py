@@ -12,8 +12,8 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from apsgeo import cli
 from apsgeo.cli import app
+from apsgeo.cli import impute as verb
 from apsgeo.errors import InputError, OutlierWarning
 from apsgeo.field_prior import FieldPrior
 from apsgeo.files.cf import float_encoding, without_invalid
@@ -179,7 +179,7 @@ def test_the_command_keeps_the_history_of_a_file(
     dataset.attrs = {"institution": "here", "title": "Months", "history": "yesterday: made"}
     dataset.encoding["unlimited_dims"] = {"time"}
     obs = write_netcdf(dataset, tmp_path / "obs.nc")
-    monkeypatch.setattr(cli, "_open_posterior", lambda name: model())
+    monkeypatch.setattr(verb, "open_posterior", lambda name: model())
     line = ["impute", str(obs), "model", str(tmp_path / "out.nc"), "--members", "2"]
     line += ["--overwrite"]
     result = CliRunner().invoke(app, line)
@@ -204,7 +204,7 @@ def test_the_command_takes_noise_from_a_variable_and_controls_quality(
     error[at] = 2.0
     obs[at] += 125.0
     file = write_netcdf(xr.merge([obs.drop_attrs(), error.drop_attrs()]), tmp_path / "obs.nc")
-    monkeypatch.setattr(cli, "_open_posterior", lambda name: model())
+    monkeypatch.setattr(verb, "open_posterior", lambda name: model())
 
     def run(*options: str) -> Any:
         out = str(tmp_path / "out.nc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def _open_zarr(path: Path, group: str | None) -> xr.Dataset:
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; give the path of a Zarr store")
     try:
-        return xr.open_zarr(path, group=group, consolidated=None if group is None else False)
+        return xr.open_zarr(path, group=group, consolidated=group is None and _consolidated(path))
     except ImportError as error:
         raise InputError(
             f"{path} is a Zarr store, which needs zarr: pip install 'apsgeo[zarr]'"
@@ -75,6 +76,13 @@ def _open_zarr(path: Path, group: str | None) -> xr.Dataset:
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         where = f"group {group!r} of {path}" if group else str(path)
         raise InputError(f"{where} cannot be read as Zarr: {_said(error)}") from error
+
+
+def _consolidated(path: Path) -> bool:
+    if (path / ".zmetadata").is_file():
+        return True
+    metadata = path / "zarr.json"
+    return metadata.is_file() and "consolidated_metadata" in json.loads(metadata.read_bytes())
 
 
 def _said(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["is_frame", "is_table", "is_table_path", "read_table"]
 
 _TEXT = {".csv": ",", ".tsv": "\t", ".txt": None, ".dat": None}
+_SPACED = {"sep": r"[\s,;]+", "engine": "python"}
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 _PARQUET = (".parquet", ".pq")
 
@@ -56,15 +58,24 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         if suffix in _PARQUET:
             return pd.read_parquet(path)
         separator = _TEXT.get(suffix)
-        return pd.read_csv(
-            path, sep=separator or r"[\s,;]+", comment="#", engine=None if separator else "python"
-        )
+        kind: dict[str, Any] = {"sep": separator} if separator else _SPACED
+        with warnings.catch_warnings():
+            # of rows with more fields than there are names
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, comment="#", index_col=False, **kind)
     except ImportError as error:
         raise InputError(
             f"{path} is Parquet, which needs pyarrow: pip install 'apsgeo[table]'; or write it as "
             "CSV"
         ) from error
-    except (OSError, ValueError, EOFError, RuntimeError, pd.errors.ParserError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+        pd.errors.ParserError,
+        pd.errors.ParserWarning,
+    ) as error:
         reason = str(error).strip().splitlines()
         raise InputError(
             f"{path} cannot be read as a table: {reason[0] if reason else type(error).__name__}; "
