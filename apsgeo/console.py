@@ -81,12 +81,13 @@ def command_line(context: typer.Context, without: Collection[str] = ()) -> str:
     words = ["apsgeo", str(context.info_name)]
     for parameter in context.command.params:
         value = context.params.get(str(parameter.name))
-        if parameter.name in without or value is None:
+        several = bool(getattr(parameter, "multiple", False))
+        if parameter.name in without or value is None or (several and not value):
             continue
         if parameter.param_type_name == "argument":
             words += map(str, value if isinstance(value, list) else [value])
         elif value != parameter.get_default(context):
-            for each in value if isinstance(value, list) else [value]:
+            for each in value if several else [value]:
                 given = each if isinstance(each, tuple) else [] if each is True else [each]
                 words += [parameter.opts[0], *map(str, given)]
     return shlex.join(words)
