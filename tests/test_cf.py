@@ -224,7 +224,7 @@ def test_the_command_takes_noise_from_a_variable_and_controls_quality(
     assert result.exit_code == 2
     assert "by --noise-variable air_error" in " ".join(result.output.split())
     result = run("--noise-std", "1", "--noise-variable", "air_error")
-    assert (result.exit_code, "not by both" in result.output) == (2, True)
+    assert (result.exit_code, "not by several" in result.output) == (2, True)
 
 
 def test_what_is_unlimited_in_the_file_stays_so(tmp_path: Path) -> None:
