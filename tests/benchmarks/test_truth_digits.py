@@ -54,6 +54,7 @@ def prior() -> FieldPrior:
     return found
 
 
+@pytest.mark.same_bits
 def test_rows_are_of_every_method_and_a_second_run_reads_the_chains(
     prior: FieldPrior, tmp_path: Path
 ) -> None:
