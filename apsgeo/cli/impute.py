@@ -73,6 +73,16 @@ def impute(
             show_default=False,
         ),
     ] = None,
+    shared_error: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=STD[@KM]",
+            help="Error that all observations with one label have in common, such as the bias of "
+            "an instrument: a column of the table, or a variable of OBS.nc; may be repeated. @KM: "
+            "along a track, correlated over so many km.",
+            show_default=False,
+        ),
+    ] = None,
     quality_control: QualityControl = "flag",
     window: Annotated[
         int | None,
@@ -106,7 +116,7 @@ def impute(
     output = Path(files[-1])
     refuse_existing(output, overwrite)
     from apsgeo import __version__
-    from apsgeo.cli.inputs import noise_of_options, observations
+    from apsgeo.cli.inputs import noise_of_options, observations, shared_errors
     from apsgeo.files.stores import read_provenance
     from apsgeo.table.read import is_table_path
     from apsgeo.xarray import CONVENTIONS, write_ensemble
@@ -126,6 +136,7 @@ def impute(
         quality_control=quality_control,
         window=window,
         freq=freq,
+        shared_error=shared_errors(obs, group, field, shared_error or []),
     )
     context.params["files"] = files[:-1]  # the name of the output changes nothing in it
     source = None if is_table_path(obs) else obs
