@@ -33,6 +33,10 @@ SUITES = {
     "images": "images.suite",
     "priors": "priors.suite",
     "trained-priors": "trained_priors.suite",
+    "speed": "rivals.speed",
+    "climate": "rivals.climate",
+    "spatial": "rivals.spatial",
+    "rivals-images": "rivals.images",
 }
 
 
