@@ -35,7 +35,6 @@ SUITES = {
     "trained-priors": "trained_priors.suite",
     "speed": "rivals.speed",
     "climate": "rivals.climate",
-    "spatial": "rivals.spatial",
     "rivals-images": "rivals.images",
 }
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from apsgeo.baselines.iterative import Iterative
 from apsgeo.flows.flow import Flow
 from apsgeo.flows.generator import Generator
-from apsgeo.measurement import Measurement, Method
+from apsgeo.measurement import Draws, Measurement, Method
 from apsgeo.metrics import scores
 from apsgeo.metrics.table import Row
 from apsgeo.posterior import Posterior
 
-__all__ = ["Case", "Contest", "Job", "Result", "run_job"]
+__all__ = ["ByCase", "Case", "Contest", "Job", "Result", "run_job"]
 
 Array = NDArray[np.float64]
 
@@ -36,6 +36,27 @@ class Job(NamedTuple):
     case: str
     method: str
     field: int
+
+
+@dataclass(frozen=True)
+class ByCase:
+    """A method that has a network of its own for each way of measuring.
+
+    Attributes:
+        networks: Methods by the number of observations of what they were trained for.
+        name: Name in tables.
+    """
+
+    networks: Mapping[int, Method]
+    name: str
+
+    def of(self, measurement: Measurement) -> Method:
+        """Return the method for a measurement."""
+        return self.networks[measurement.operator.num_observations]
+
+    def posterior(self, measurement: Measurement) -> Draws:
+        """Return draws of the fields behind measurements."""
+        return self.of(measurement).posterior(measurement)
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,10 @@ class Contest:
 
     def on(self, device: str) -> Contest:
         """Move all networks to a device, and return the contest."""
+        single: list[Method] = []
         for method in self.methods.values():
+            single += method.networks.values() if isinstance(method, ByCase) else [method]
+        for method in single:
             inner = method.method if isinstance(method, Posterior) else method
             network = inner.prior if isinstance(inner, Iterative) else inner
             if isinstance(network, torch.nn.Module):
@@ -127,6 +151,7 @@ def run_job(
     case = next(each for each in contest.cases if each.name == job.case)
     method, count = contest.methods[job.method], contest.fewer_members.get(job.method, members)
     given = case.given[job.field : job.field + 1]
+    method = method.of(given) if isinstance(method, ByCase) else method
     truth = case.truth[job.field].flatten().double().numpy()
     _reset_peak()
     begun, begun_cpu = time.perf_counter(), time.process_time()

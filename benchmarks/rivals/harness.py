@@ -110,6 +110,8 @@ class _Kit(WorkerPlugin):
 
 def _work(job: Job, members: int, seed: int, device: str, keep: bool) -> Result:
     kit = get_worker().plugins["contest"]
+    assert isinstance(kit, _Kit)
+    assert kit.contest is not None
     place = str(choose_device(device))
     return run_job(kit.contest, job, members=members, seed=seed, device=place, keep=keep)
 

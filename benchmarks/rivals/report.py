@@ -86,7 +86,7 @@ def summary(rows: Sequence[Row], reference: str) -> list[Row]:
     for row in rows:
         groups.setdefault((row["case"], row["method"]), []).append(row)
     most = {case: max(len(g) for (c, _), g in groups.items() if c == case) for case, _ in groups}
-    found = []
+    found: list[Row] = []
     for (case, method), group in groups.items():
 
         def mean(key: str, group: list[Row] = group) -> float:

@@ -86,10 +86,9 @@ def _prior(options: argparse.Namespace, part: str) -> FieldPrior:
     folder = options.build / f"{part}-prior"
     if not folder.exists():
         training = Training(steps=options.training_steps, batch=4)
-        scales = {"scales": HybridScales(), "anchor_scales": HybridScales()}
-        rest: dict[str, Any] = {"bounds": None, "quality_control": "off", "memory": False}
-        made = apsgeo.fit_prior(_history(part), rank=100, training=training, **scales, **rest)
-        made.save(folder)
+        settings: dict[str, Any] = {"bounds": None, "quality_control": "off", "memory": False}
+        settings |= {"scales": HybridScales(), "anchor_scales": HybridScales(), "rank": 100}
+        apsgeo.fit_prior(_history(part), training=training, **settings).save(folder)
     return FieldPrior.load(folder)
 
 
