@@ -33,6 +33,9 @@ SUITES = {
     "images": "images.suite",
     "priors": "priors.suite",
     "trained-priors": "trained_priors.suite",
+    "speed": "rivals.speed",
+    "climate": "rivals.climate",
+    "rivals-images": "rivals.images",
 }
 
 

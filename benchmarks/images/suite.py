@@ -29,7 +29,7 @@ from torch import Tensor
 
 import apsgeo
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.spec import FlowSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.gaussian.vecchia.independent import Independent
 from apsgeo.measurement import Measurement
