@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
+from tqdm import tqdm
 
 from apsgeo.device import choose_device, on_device
 from apsgeo.diffusion.fit import train_diffusion
@@ -27,13 +29,12 @@ from apsgeo.gaussian.scales import (
     Scales,
     to_config,
 )
-from apsgeo.gaussian.time.memory import Memory
 from apsgeo.labels.history.gaps import fill_history, has_gaps, with_something
+from apsgeo.labels.history.memory import fit_memory
 from apsgeo.labels.history.trend import fit_trend
 from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
-from apsgeo.labels.steps import step_days, time_in_steps
 from apsgeo.measurement import Bounds, Normals, QuantileNormals, bounds_in
 from apsgeo.optim.training import Training, seeded
 from apsgeo.random_field.fit import fit_random_field, lacks_history
@@ -137,8 +138,9 @@ def fit_prior(
             ``domain_of(history).symmetries.only("left-right")``, which move the fields that the
             diffusion prior is trained on.
         memory: Whether to learn how records follow each other, if the history has dates, so that
-            gaps are filled from neighbouring times too; see `apsgeo.gaussian.time.memory.Memory`. A
-            history that hardly has a memory has none.
+            gaps are filled from neighbouring times too; see `apsgeo.gaussian.time.memory.Memory`.
+            As much of it is kept as predicts held-out records best, which may be nothing; see
+            `apsgeo.gaussian.time.choice`. A history that hardly has a memory has none.
         folds: Contiguous blocks of the history for cross-fitting.
         seed: Seed of masks, noise and weights.
         training: Settings of the diffusion prior's training, by default 1500 steps of 16 fields;
@@ -164,7 +166,7 @@ def fit_prior(
     domain = records.layout.domain
     if held_out_from is None:
         held_out_from = records.dates.last_tenth()
-    earlier = records.parts(held_out_from)[0]
+    earlier, later = records.parts(held_out_from)
     seasons = records[earlier].dates.count_seasons(seasons)
     filled = None
     if noise is not None or has_gaps(records.values):
@@ -220,6 +222,13 @@ def fit_prior(
     if normals.trend is not None:
         for each in {id(prior): prior for prior in (gaussian, anchor)}.values():
             add_drift(each, fields, normals.trend.pattern, seed)
+    choice = None
+    if memory and normals.linear:
+        observed = None if filled is None else filled.observed[torch.from_numpy(earlier | later)]
+        options = {"rank": rank, "observed": observed, "seed": seed}
+        choice = fit_memory(anchor, normals, learned, held, **options)
+    if choice is not None and training.progress:
+        tqdm.write(str(choice), sys.stderr)
     prior = FieldPrior(
         domain=domain,
         normals=normals,
@@ -229,7 +238,7 @@ def fit_prior(
         variable=records.name,
         held_out_from=held_out_from,
         history=records,
-        memory=_memory_of(learned, domain, fields) if memory and normals.linear else None,
+        memory=None if choice is None else choice.memory,
         provenance={
             "learned_from": learned.dates.span,
             "records": len(fields),
@@ -240,6 +249,7 @@ def fit_prior(
             "baseline": baseline,
             "least_std": least_std,
             "bounds": found,
+            "memory": None if choice is None else choice.provenance,
             "seed": seed,
             "steps": training.steps,
             "augment": list(augment or ()),
@@ -256,15 +266,6 @@ def fit_prior(
         options = {"seed": seed, "augment": augment}
         _fit_diffusion(prior, fields, season, validation, folds, training, **options)
     return prior
-
-
-def _memory_of(records: Records, domain: Domain, fields: Tensor) -> Memory | None:
-    """Fit the memory to standardized anomalies; None without dates, and for windows of times."""
-    step = step_days(records.dates)
-    if step is None or "lag" in records.array.dims:
-        return None
-    time = time_in_steps(records.dates, step).numpy()
-    return Memory.fit(domain, fields, time, step_days=step)
 
 
 def _bounds(
