@@ -225,8 +225,7 @@ def fit_prior(
     choice = None
     if memory and normals.linear:
         observed = None if filled is None else filled.observed[torch.from_numpy(earlier | later)]
-        options = {"rank": rank, "observed": observed, "seed": seed}
-        choice = fit_memory(anchor, normals, learned, held, **options)
+        choice = fit_memory(anchor, normals, learned, held, rank=rank, observed=observed, seed=seed)
     if choice is not None and training.progress:
         tqdm.write(str(choice), sys.stderr)
     prior = FieldPrior(

@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Literal
 
 import xarray as xr
 
@@ -42,7 +43,7 @@ BASELINE = ("1961", "2000")
 # predictions of 2005-2009 are better at all densities.
 RECENT = slice("1972", "2009")
 RECENT_BASELINE = ("1972", "2004")
-TREND = "linear"  # of the anchored form: held-out months of 2005-2009 prefer it
+TREND: Literal["linear"] = "linear"  # of the anchored form: held-out months of 2005-2009 prefer it
 STARTS = Path("build/ncep/start")
 FOLDS = 8
 NOISE = (0.05, 1.25)  # K; their geometric mean is the protocol's noise
