@@ -31,7 +31,7 @@ from apsgeo.gaussian.scales import (
 )
 from apsgeo.labels.history.gaps import fill_history, has_gaps, with_something
 from apsgeo.labels.history.memory import fit_memory
-from apsgeo.labels.history.trend import fit_trend
+from apsgeo.labels.history.trend import fit_trend, preferred_trend
 from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
@@ -53,7 +53,7 @@ def fit_prior(
     baseline: tuple[str, str] | None = None,
     least_std: float = 1e-3,
     noise_std: float | ArrayLike | xr.DataArray | None = None,
-    trend: Literal["linear"] | xr.DataArray | None = None,
+    trend: Literal["auto", "linear"] | xr.DataArray | None = "auto",
     bounds: Bounds | Sequence[Bounds] | Literal["found"] | None = "found",
     held_out_from: str | int | None = None,
     quality_control: Control = "flag",
@@ -109,7 +109,9 @@ def fit_prior(
             such as the logarithm of CO2, which they follow; it has to cover the times to come, and
             stays as it is beyond its ends. None for normals of the baseline. The slopes are drawn
             to their mean by as much as held-out records ask for, and their pattern stays in the
-            prior, so that observations correct what the trend foretells (docs/history.md).
+            prior, so that observations correct what the trend foretells (docs/history.md). By
+            default held-out years choose between "linear" and None, if there are three of them and
+            fifteen years before; variables with bounds have no trend.
         bounds: Least and greatest value that the variable can have, such as ``(0, None)`` for rain
             and ``(0, 1)`` for a fraction; one pair for each channel, if there are several. Members
             keep to them, and are at a bound as often as the data are: values are mapped by their
@@ -190,15 +192,20 @@ def fit_prior(
         normals = Normals.fit(learned.values, season, seasons, within, least_std=least_std)
     else:
         normals = filled.normals
+    automatic = isinstance(trend, str) and trend == "auto"
+    alone = filled is None and (trend is None or automatic)
+    found = _bounds(records, bounds, alone=alone)
+    bounded = any(end is not None for each in found for end in each)
+    if automatic:
+        trend = None if bounded else preferred_trend(normals, learned, held, within)
     if trend is not None:
         normals = replace(normals, trend=fit_trend(trend, normals, learned, held, within))
     known = static_fields(static, normals.valid, domain)
     _check_land(augment, normals.valid)
     fields = normals.encode(learned.values, season, learned.instants)
-    found = _bounds(records, bounds, alone=filled is None and trend is None)
-    if any(end is not None for each in found for end in each):
-        bounded = QuantileNormals.of(normals, learned.values, season, found, domain)
-        normals, fields = bounded, bounded.latent(learned.values, season, domain)
+    if bounded:
+        mapped = QuantileNormals.of(normals, learned.values, season, found, domain)
+        normals, fields = mapped, mapped.latent(learned.values, season, domain)
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
     if not normals.linear:
         rough = LocalisedScales.start(domain)
