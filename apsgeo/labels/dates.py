@@ -68,8 +68,8 @@ class Dates:
             values = np.atleast_1d(array[name].values)
             if values.dtype.kind == "O" and not are_dates(values):
                 raise InputError(
-                    f"{given} has times with a time zone, {array[name].dtype}; write them without, in "
-                    f"universal time: .assign_coords({name}={name}.tz_convert('UTC')."
+                    f"{given} has times with a time zone, {array[name].dtype}; write them without, "
+                    f"in universal time: .assign_coords({name}={name}.tz_convert('UTC')."
                     "tz_localize(None)), where it is an index of pandas"
                 )
             along = {str(k) for k, each in array.coords.items() if dims and each.dims == dims}

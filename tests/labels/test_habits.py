@@ -172,7 +172,13 @@ def test_calendars_have_the_same_months(model: Posterior, obs: xr.DataArray, cal
 
 
 def test_files_hold_attributes_of_any_type(obs: xr.DataArray, tmp_path: Path) -> None:
-    odd = {"a": True, "b": None, "c": [1, "x"], "d": {"k": 1}, "e": np.datetime64("2000-01-01")}
+    odd: dict[str, Any] = {
+        "a": True,
+        "b": None,
+        "c": [1, "x"],
+        "d": {"k": 1},
+        "e": np.datetime64("2000-01-01"),
+    }
     odd |= {
         "f": np.bool_(False),
         "g": [1, 2],
