@@ -337,6 +337,16 @@ class Posterior:
         """
         return digest_of("posterior", *self._state()) if isinstance(self.method, Flow) else None
 
+    def taking(self, operator: Operator) -> Posterior:
+        """Return a posterior of the same fields by `linear_method`, for any operator.
+
+        The default noise is the same, or its mean if it was one for each observation.
+        """
+        noise = self.noise_std
+        per_channel = noise.shape == (self.normals.channels, 1)
+        noise = noise if noise.ndim == 0 or per_channel else noise.mean()
+        return replace(self, operator=operator, method=self.linear_method, noise_std=noise)
+
     @property
     def window(self) -> int:
         """Number of records on either side that matter to the method."""

@@ -388,8 +388,9 @@ def _fills_in(values: Array) -> NDArray[np.bool_]:
 
 def _is_fill_of_few(values: Array) -> NDArray[np.bool_]:
     """Return `is_fill` of values among which there are few different ones that it may be."""
+    values = values.astype(np.float64) if values.dtype.itemsize < 4 else values
     size = np.abs(values)
-    rounded = np.round(np.where(size < 1e6, values, 0.0), 2)
+    rounded = np.round(np.where(size < 1e6, values, 0.0).astype(np.float64), 2)
     whole = (size >= 1e6) | ((size >= 99.0) & np.isclose(values, rounded, rtol=1e-6, atol=0.0))
     unique, place = np.unique(values[whole], return_inverse=True)
     found = np.zeros(values.shape, dtype=bool)
