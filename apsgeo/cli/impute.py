@@ -80,7 +80,7 @@ def impute(
     from apsgeo import __version__
     from apsgeo.files.netcdf import read_provenance
     from apsgeo.io import read_field
-    from apsgeo.xarray import CONVENTIONS, write_ensemble
+    from apsgeo.output.write import CONVENTIONS, write_ensemble
     from apsgeo.xarray import impute as fill
 
     model = open_posterior(files[0]) if len(files) == 2 else None

@@ -34,9 +34,10 @@ from apsgeo.operators import (
     PointSample,
 )
 from apsgeo.optim.training import Training
+from apsgeo.output.write import write_ensemble
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
-from apsgeo.xarray import impute, write_ensemble
+from apsgeo.xarray import impute
 from tests.cases import alike, numpy_seeded
 
 SPEC = CouplingSpec(width=4, depth=1, context=4, local=2, patterns=2, coupling_width=4)
