@@ -1,7 +1,7 @@
 """Amortized posterior sampling on geophysical fields: gap-filled ensembles in one evaluation.
 
-Importing it registers the accessor ``.aps`` of `xarray.DataArray`. The other public names are
-those of `apsgeo.public`, imported on first use, so that ``import apsgeo`` stays quick.
+Importing it registers the accessor ``.aps`` of xarray's arrays and data sets. The other public
+names are those of `apsgeo.public`, imported on first use, so that ``import apsgeo`` stays quick.
 """
 
 from importlib import import_module
@@ -39,4 +39,4 @@ def __dir__() -> list[str]:
     return sorted({"__version__", *_MODULES, *(name for name in names if name[0] != "_")})
 
 
-import_module("apsgeo.xarray")
+import_module("apsgeo.accessor")

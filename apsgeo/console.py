@@ -30,9 +30,10 @@ class Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             except (ApsgeoError, OSError) as error:
-                message = _for_shell(" ".join(str(error).split()), options)
+                message = " ".join(str(error).split())
                 if shell := getattr(error, "shell", None):
-                    message += f". In the shell: {shell}"
+                    message = f"{_without_python(message)}; in the shell: {shell}"
+                message = _for_shell(message, options)
                 typer.echo(f"error: {message}", err=True)
                 raise typer.Exit(2) from error
 
@@ -47,13 +48,25 @@ class Commands(TyperGroup):
 
 
 def _for_shell(message: str, options: Mapping[str, str]) -> str:
-    """Write arguments such as group='a' as the options --group a of the shell."""
+    """Write arguments such as group='a' and seed=1 as the options --group a and --seed 1."""
 
     def written(match: re.Match[str]) -> str:
         name, value = match["name"], match["value"]
-        return f"{options[name]} {value}" if name in options else match[0]
+        return f"{options[name]} {value}".rstrip() if name in options else match[0]
 
-    return re.sub(r"(?P<name>\w+)=(?P<quote>['\"])(?P<value>\w+)(?P=quote)", written, message)
+    message = re.sub(
+        r"\b(?P<name>[a-z]\w*)=(?P<quote>['\"]?)(?P<value>(?:[-+\w]|\.\w)*)(?P=quote)",
+        written,
+        message,
+    )
+    return re.sub(r"\b(?P<name>[a-z]+_\w+)\b(?P<value>)(?!/)", written, message)
+
+
+def _without_python(message: str) -> str:
+    """Leave out the clauses that say what to write in Python, but for the first clause."""
+    first, *others = re.split(r"(?<=[.;]) ", message)
+    kept = [first, *(each for each in others if not re.search(r"\w\(|\w=\S", each))]
+    return " ".join(kept).rstrip(".;")
 
 
 def command_line(context: typer.Context, without: Collection[str] = ()) -> str:
@@ -68,12 +81,13 @@ def command_line(context: typer.Context, without: Collection[str] = ()) -> str:
     words = ["apsgeo", str(context.info_name)]
     for parameter in context.command.params:
         value = context.params.get(str(parameter.name))
-        if parameter.name in without or value is None:
+        several = bool(getattr(parameter, "multiple", False))
+        if parameter.name in without or value is None or (several and not value):
             continue
         if parameter.param_type_name == "argument":
             words += map(str, value if isinstance(value, list) else [value])
         elif value != parameter.get_default(context):
-            for each in value if isinstance(value, list) else [value]:
+            for each in value if several else [value]:
                 given = each if isinstance(each, tuple) else [] if each is True else [each]
                 words += [parameter.opts[0], *map(str, given)]
     return shlex.join(words)

@@ -9,12 +9,14 @@ __all__ = [
     "DatasetError",
     "GridError",
     "InputError",
+    "LeftOutWarning",
     "ModelError",
     "NothingObservedWarning",
     "OnLandWarning",
     "OneSeasonWarning",
     "OutlierWarning",
     "OutputExistsError",
+    "PriorDrawsWarning",
     "SeldomSeenWarning",
     "UnitsError",
 ]
@@ -61,12 +63,20 @@ class ApsgeoWarning(UserWarning):
     """Base of every warning that apsgeo gives on purpose."""
 
 
+class PriorDrawsWarning(ApsgeoWarning):
+    """A flow learns from draws of the prior, since there is no history and none was asked for."""
+
+
 class OneSeasonWarning(ApsgeoWarning):
     """A history has dates, but not every month twice: one normal holds for all times."""
 
 
 class OnLandWarning(ApsgeoWarning):
     """Values were observed where a model has none, and have no influence."""
+
+
+class LeftOutWarning(ApsgeoWarning):
+    """Rows of a table are left out: off the domain, or there twice."""
 
 
 class OutlierWarning(ApsgeoWarning):

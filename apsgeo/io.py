@@ -8,7 +8,7 @@ a folder that holds any other file is refused.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from apsgeo.atomic import atomic_file, atomic_folder
 from apsgeo.errors import InputError, ModelError
-from apsgeo.files.cf import with_auxiliary, writable
-from apsgeo.files.netcdf import groups_of, open_group
+from apsgeo.files.cf import auxiliary_names, with_auxiliary, writable
+from apsgeo.files.stores import groups_in, open_store
 
 __all__ = [
     "digest_of",
@@ -31,6 +31,7 @@ __all__ = [
     "part",
     "read_digest",
     "read_field",
+    "read_fields",
     "read_kind",
     "save_folder",
     "write_netcdf",
@@ -247,10 +248,11 @@ def write_netcdf(
 def read_field(
     path: str | os.PathLike[str], variable: str | None = None, group: str | None = None
 ) -> xr.DataArray:
-    """Open one variable of a netCDF file; values are read when they are used.
+    """Open one variable of a netCDF file or Zarr store; values are read when they are used.
 
     Args:
-        path: The netCDF file.
+        path: The netCDF file or Zarr store, or a pattern of several, ``obs_*.nc``, whose records
+            follow each other.
         variable: Name of the variable. It may be left out if the file holds only one field (a
             numeric variable of two dimensions or more that does not describe others, as bounds do).
 
@@ -261,10 +263,9 @@ def read_field(
         InputError: If the file is missing or not netCDF, has no such group or variable, or has
             several fields and ``variable`` does not say which.
     """
-    path = Path(path)
     if variable is not None and "/" in variable:
         group, variable = variable.strip("/").rsplit("/", 1)
-    dataset = open_group(path, group)
+    dataset = open_store(path, group)
     described = with_auxiliary(dataset)
     fields = _fields(described)
     if variable is None and len(fields) == 1:
@@ -275,7 +276,7 @@ def read_field(
         return dataset[variable]
     found = ", ".join(map(str, described.data_vars)) or "none"
     dataset.close()
-    groups = groups_of(path) if group is None else []
+    groups = groups_in(path) if group is None else []
     if groups and not fields:
         raise InputError(
             f"{path} holds its variables in groups; name one of {', '.join(groups)}: group=...",
@@ -288,6 +289,31 @@ def read_field(
             shell=f"--variable {fields[0] if fields else 'NAME'}",
         )
     raise InputError(f"{path} has no variable {variable!r}; its variables: {found}")
+
+
+def read_fields(
+    path: str | os.PathLike[str],
+    variables: Sequence[str] = (),
+    group: str | None = None,
+) -> xr.DataArray | xr.Dataset:
+    """Open one variable, as `read_field` does, or several as a data set.
+
+    Args:
+        path: The netCDF file or Zarr store, or a pattern of several.
+        variables: Names of the variables; none where the file holds one field.
+        group: Group that holds them.
+
+    Raises:
+        InputError: As `read_field`.
+    """
+    if len(variables) < 2:
+        return read_field(path, variables[0] if variables else None, group)
+    each = {name.rsplit("/", 1)[-1]: read_field(path, name, group) for name in variables}
+    dataset = open_store(path, group)
+    beside = [name for name in auxiliary_names(dataset) if name not in each]
+    whole = dataset[beside].assign(each)
+    whole.encoding = dataset.encoding
+    return whole
 
 
 def _fields(dataset: xr.Dataset) -> list[str]:

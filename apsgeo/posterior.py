@@ -25,9 +25,11 @@ from apsgeo.flows.flow import Flow
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.covariance import PROBE_SEED
+from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
+from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.io import digest_of, load_model, part, read_digest, save_folder
 from apsgeo.measurement import (
     Draws,
@@ -290,6 +292,29 @@ class Posterior:
         method = self.method.base if isinstance(self.method, Flow) else self.method
         memory = getattr(method, "memory", None)
         return memory if isinstance(memory, Memory) else None
+
+    @cached_property
+    def linear_method(self) -> Method:
+        """The Gaussian method that takes measurements by any linear map, such as of points.
+
+        It is the one that a flow starts from, on the same anchor and memory. The flow itself is
+        trained for its own operators, and knows no others.
+
+        Raises:
+            InputError: If the method is neither Gaussian nor a flow from a Gaussian prior.
+        """
+        method = self.method
+        if isinstance(method, Flow) and method.anchor is not None:
+            base = method.base
+            local = VecchiaPrior(method.anchor, method.memory)
+            return base if isinstance(base, VecchiaPrior) else local
+        if isinstance(method, VecchiaPrior | SeasonalPrior | GaussianPrior):
+            return method
+        raise InputError(
+            f"{self!r} knows its own operator alone; points and other linear maps need a model "
+            "that starts from a Gaussian prior, such as one of apsgeo.distill, or "
+            "apsgeo.Posterior.of(prior, prior.anchor, operator, noise_std)"
+        )
 
     @property
     def gaussian_prior(self) -> SeasonalPrior | None:

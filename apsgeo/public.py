@@ -8,6 +8,7 @@ from apsgeo.domains import HEALPixDomain as HEALPixDomain
 from apsgeo.domains import ImageDomain as ImageDomain
 from apsgeo.domains import LatLonDomain as LatLonDomain
 from apsgeo.domains import MeshDomain as MeshDomain
+from apsgeo.evaluation import score_ensemble as score_ensemble
 from apsgeo.field_prior import FieldPrior as FieldPrior
 from apsgeo.flows.build import CouplingSpec as CouplingSpec
 from apsgeo.flows.build import MultiscaleSpec as MultiscaleSpec

@@ -1,9 +1,10 @@
-"""Labelled data in, a lazy labelled ensemble out: `impute`, and the accessor ``.aps``."""
+"""Labelled data in, a lazy labelled ensemble out: `impute`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import xarray as xr
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import dask.array
     from torch import Tensor
 
-    from apsgeo.domains import Domain
     from apsgeo.labels.noise import NoiseStd
     from apsgeo.labels.quality import Control
     from apsgeo.labels.records import Records
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from apsgeo.posterior import Posterior
     from apsgeo.statistics import Statistic
 
-__all__ = ["ApsAccessor", "impute"]
+__all__ = ["impute"]
 
-Fields = TypeVar("Fields", xr.DataArray, xr.Dataset)
+
+Fields = TypeVar("Fields", xr.DataArray, xr.Dataset, Any)
 
 
 @overload
@@ -43,6 +44,7 @@ def impute(
     window: int | None = None,
     *,
     statistics: None = None,
+    freq: str | None = None,
 ) -> Fields: ...
 
 
@@ -58,11 +60,12 @@ def impute(
     window: int | None = None,
     *,
     statistics: Iterable[str | Statistic] | str,
+    freq: str | None = None,
 ) -> xr.Dataset: ...
 
 
 def impute(
-    obs: xr.DataArray | xr.Dataset,
+    obs: Any,
     posterior: Posterior | None = None,
     members: int = 64,
     seed: int = 0,
@@ -72,6 +75,7 @@ def impute(
     window: int | None = None,
     *,
     statistics: Iterable[str | Statistic] | str | None = None,
+    freq: str | None = None,
 ) -> xr.DataArray | xr.Dataset:
     """Draw the complete fields behind observed ones, by one network evaluation for each.
 
@@ -103,6 +107,16 @@ def impute(
     may leave. Where ``obs`` is on a coarser domain, or on some of the model's HEALPix pixels, dims
     keep their names, and have the coordinates of the model's domain, in its order.
 
+    Observations may be a table, too, of any numbers of values at any places and times: stations,
+    ships, floats, tracks. Its columns are known by their usual names: time, lat and lon (y and x on
+    an image, x, y and z on a mesh that is no sphere), value or the name of the model's variable (a
+    column for each of several, or one called variable), error, units, and any others, such as
+    instrument. What is measured is the field between the nodes about each place; see
+    `apsgeo.PointSample`. Records are the times binned to the steps of the model's history, and the
+    ensemble is on the model's domain. A flow is trained for masks or other operators, and knows no
+    points: members are drawn by the Gaussian method that it starts from, `Posterior.linear_method`,
+    as the attribute ``method`` says. A list of tables is one of instruments.
+
     Args:
         obs: Observed fields on the model's domain, or on the coarser one that its operator
             measures, NaN where not observed: dims (time, lat, lon), (time, cells), (time, y, x) or
@@ -110,7 +124,8 @@ def impute(
             run either way, and HEALPix cells and stations be in another order; see
             `apsgeo.labels.layout.layout_of`. Channels are along a dim channel, band or rgb, or
             the variables of a data set, as the history's were. With dask, values are checked block
-            by block as they are computed.
+            by block as they are computed. Or a table (pandas, or what has ``to_pandas``), or a list
+            of tables.
         posterior: The model, from `apsgeo.load` or `apsgeo.distill`; by default one that is fitted
             to ``obs`` alone.
         members: Size of the ensemble.
@@ -130,6 +145,8 @@ def impute(
             the model (`Posterior.window`), which is the default; 0 takes each on its own.
         statistics: What to return in place of the members: names such as ``["mean", "std", "q05",
             "p>0", "area"]``, or objects of `apsgeo.statistics`; see `statistics_of` there.
+        freq: Step of the records of a table: "MS" for months, "YS", or such as "D", "5D" and "6h";
+            by default that of the model's history.
 
     Returns:
         Members (member, time, lat, lon), or with the other dims of ``obs``, dask, in its dtype;
@@ -147,6 +164,7 @@ def impute(
         NothingObservedWarning: If a record has no observation; it gets draws of the prior.
         OutlierWarning: If values are far from all that the prior knows.
         OnLandWarning: If there are observations where the model has no values.
+        LeftOutWarning: If rows of a table are off the model's domain, or are there twice.
 
     Examples:
         >>> ensemble = apsgeo.impute(obs, apsgeo.load("ncep-air"), members=64)  # doctest: +SKIP
@@ -154,7 +172,7 @@ def impute(
     """
     from apsgeo.labels.channels import as_variables
     from apsgeo.labels.labels import moved  # brings in torch
-    from apsgeo.labels.lazy import Observed, Sampler, draw
+    from apsgeo.labels.lazy import Observed, Sampler, draw, reduce
     from apsgeo.labels.mapping import mapped, other_dim, seed_at
     from apsgeo.labels.noise import joined, node_noise, record_noise
     from apsgeo.labels.quality import Innovations, check_control
@@ -163,6 +181,11 @@ def impute(
     from apsgeo.statistics.summary import summarize
 
     _check_types(obs, posterior)
+    if not isinstance(obs, xr.DataArray | xr.Dataset):
+        options = members, seed, noise_std, operator, quality_control, window, statistics, freq
+        return _impute_tables(obs, posterior, *options)
+    if freq is not None:
+        raise InputError(f"freq={freq!r} is for tables; resample fields beforehand: obs.resample")
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
     again: Any = impute
     domain = None if posterior is None else posterior.family.on(operator).codomain
@@ -220,7 +243,8 @@ def impute(
     made = _made(posterior, noise if each is None else None, seed)
     if statistics is not None:
         made["members"] = members
-        return summarize(sampler, statistics, observed, _labels(like), made)
+        reduced = partial(reduce, observed=observed)
+        return summarize(sampler, statistics, reduced, _labels(like), records.dataset, made)
     ensemble = _labelled(draw(sampler, observed), like, made)
     return ensemble if records.dataset is None else as_variables(ensemble, records.dataset)
 
@@ -231,6 +255,51 @@ def _check_no_operator(operator: Operator | None) -> None:
             f"operator={operator!r} without a model; a random field is fitted to the values of the "
             "nodes alone, so give no operator, or a model."
         )
+
+
+def _impute_tables(
+    obs: Any,
+    posterior: Posterior | None,
+    members: int,
+    seed: int,
+    noise_std: Any,
+    operator: Operator | None,
+    control: Control,
+    window: int | None,
+    statistics: Iterable[str | Statistic] | str | None,
+    freq: str | None,
+) -> xr.DataArray | xr.Dataset:
+    """Draw the fields behind one table or several."""
+    from apsgeo.labels.quality import check_control
+    from apsgeo.statistics.summary import summarize
+    from apsgeo.table.draw import PointSampler, Tables
+
+    if posterior is None:
+        raise InputError(
+            "a table needs a model, which says where the fields are to be; give one of "
+            "apsgeo.load or apsgeo.distill",
+            shell="apsgeo impute OBS.csv MODEL filled.nc",
+        )
+    if operator is not None:
+        raise InputError(f"operator={operator!r} for a table, whose rows say what they measure")
+    members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
+    frames = obs if isinstance(obs, list | tuple) else [obs]
+    window = _window(window, posterior)
+    tables = Tables.of(frames, posterior, noise_std, check_control(control), freq)
+    sampler = PointSampler(posterior, members, seed, tables.layout, window)
+    made = _made(posterior, None, seed) | {"method": posterior.linear_method.name}
+    dataset = tables.dataset
+    if statistics is not None:
+        made["members"] = members
+        reduced = partial(tables.reduce, window=window)
+        return summarize(sampler, statistics, reduced, tables.like, dataset, made)
+    ensemble = _labelled(tables.draw(sampler), tables.like, made)
+    if dataset is None:
+        return ensemble
+    variables = ensemble.to_dataset("variable")
+    for name, array in variables.data_vars.items():
+        array.attrs = {**made, **dataset[name].attrs}
+    return variables
 
 
 def _window(window: int | None, posterior: Posterior) -> int:
@@ -268,50 +337,15 @@ def _observed(obs: Any, posterior: Posterior, operator: Operator, linear: Linear
     return records
 
 
-@xr.register_dataarray_accessor("aps")
-class ApsAccessor:
-    """The functions of apsgeo for a DataArray, as ``array.aps``."""
-
-    def __init__(self, obs: xr.DataArray) -> None:
-        self._obs = obs
-
-    @property
-    def domain(self) -> Domain:
-        """The domain that the array's labels say; see `apsgeo.domain_of`."""
-        from apsgeo.labels.layout import domain_of
-
-        return domain_of(self._obs)
-
-    def regrid(
-        self,
-        target: Domain | xr.DataArray,
-        method: Literal["bilinear", "conservative"] = "bilinear",
-    ) -> xr.DataArray:
-        """Bring the array to another domain; see `apsgeo.regrid`."""
-        from apsgeo.labels.regridding import regrid
-
-        return regrid(self._obs, target, method)
-
-    def impute(
-        self,
-        posterior: Posterior | None = None,
-        members: int = 64,
-        seed: int = 0,
-        noise_std: NoiseStd | None = None,
-        operator: Operator | None = None,
-        quality_control: Control = "flag",
-        window: int | None = None,
-        *,
-        statistics: Iterable[str | Statistic] | str | None = None,
-    ) -> Any:
-        """Draw the complete fields behind the array; see `apsgeo.impute`."""
-        options = (noise_std, operator, quality_control, window)
-        return impute(self._obs, posterior, members, seed, *options, statistics=statistics)
-
-
 def _check_types(obs: Any, posterior: Any) -> None:
-    if not isinstance(obs, xr.DataArray | xr.Dataset):
-        raise InputError(f"obs is a {type(obs).__name__}; expected an xarray.DataArray or Dataset")
+    from apsgeo.table.read import is_table
+
+    tables = isinstance(obs, list | tuple) and len(obs) > 0 and all(map(is_table, obs))
+    if not (isinstance(obs, xr.DataArray | xr.Dataset) or tables or is_table(obs)):
+        raise InputError(
+            f"obs is a {type(obs).__name__}; expected an xarray.DataArray or Dataset, or a table "
+            "of pandas"
+        )
     if posterior is not None and not hasattr(posterior, "family"):
         raise InputError(
             f"posterior is a {type(posterior).__name__}; expected a Posterior: open a saved one "

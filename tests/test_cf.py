@@ -12,8 +12,8 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from apsgeo import cli
 from apsgeo.cli import app
+from apsgeo.cli import impute as verb
 from apsgeo.errors import InputError, OutlierWarning
 from apsgeo.field_prior import FieldPrior
 from apsgeo.files.cf import float_encoding, without_invalid
@@ -180,7 +180,7 @@ def test_the_command_keeps_the_history_of_a_file(
     dataset.attrs = {"institution": "here", "title": "Months", "history": "yesterday: made"}
     dataset.encoding["unlimited_dims"] = {"time"}
     obs = write_netcdf(dataset, tmp_path / "obs.nc")
-    monkeypatch.setattr(cli, "_open_posterior", lambda name: model())
+    monkeypatch.setattr(verb, "open_posterior", lambda name: model())
     line = ["impute", str(obs), "model", str(tmp_path / "out.nc"), "--members", "2"]
     line += ["--overwrite"]
     result = CliRunner().invoke(app, line)
@@ -205,7 +205,7 @@ def test_the_command_takes_noise_from_a_variable_and_controls_quality(
     error[at] = 2.0
     obs[at] += 125.0
     file = write_netcdf(xr.merge([obs.drop_attrs(), error.drop_attrs()]), tmp_path / "obs.nc")
-    monkeypatch.setattr(cli, "_open_posterior", lambda name: model())
+    monkeypatch.setattr(verb, "open_posterior", lambda name: model())
 
     def run(*options: str) -> Any:
         out = str(tmp_path / "out.nc")
@@ -225,7 +225,7 @@ def test_the_command_takes_noise_from_a_variable_and_controls_quality(
     assert result.exit_code == 2
     assert "by --noise-variable air_error" in " ".join(result.output.split())
     result = run("--noise-std", "1", "--noise-variable", "air_error")
-    assert (result.exit_code, "not by both" in result.output) == (2, True)
+    assert (result.exit_code, "not by several" in result.output) == (2, True)
 
 
 def test_what_is_unlimited_in_the_file_stays_so(tmp_path: Path) -> None:

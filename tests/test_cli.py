@@ -1,6 +1,7 @@
 """The command line: the whole way through on tiny data, and every refusal in one line."""
 
 import hashlib
+import inspect
 import json
 import re
 import subprocess
@@ -11,11 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 import xarray as xr
 from typer.testing import CliRunner
 
 from apsgeo import datasets, demo, distill
 from apsgeo.cli import app
+from apsgeo.console import Commands
+from apsgeo.diffusion.spec import DenoiserSpec
+from apsgeo.errors import InputError
+from apsgeo.evaluation import score_ensemble
 from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.scales import HybridScales, LocalisedScales
@@ -25,6 +31,7 @@ from apsgeo.optim.training import Training
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
 from apsgeo.protocol import NcepProtocol
+from apsgeo.xarray import impute
 from tests.cases import numpy_seeded, rounding
 
 COMMANDS = ("fit", "distill", "impute", "evaluate", "demo", "data", "era5")
@@ -155,6 +162,72 @@ def test_help_imports_nothing_slow() -> None:
 
 def test_version() -> None:
     assert done("--version").startswith("apsgeo ")
+
+
+PYTHON: dict[str, Callable[..., Any]] = {
+    "fit": fit_prior,
+    "distill": distill,
+    "impute": impute,
+    "evaluate": score_ensemble,
+}
+
+
+@pytest.mark.parametrize("command", PYTHON)
+def test_defaults_are_those_of_python(command: str) -> None:
+    """Options that have the name of an argument have its default, and so have settings."""
+    arguments = inspect.signature(PYTHON[command]).parameters
+    defaults = {name: each.default for name, each in arguments.items()}
+    defaults |= vars(DenoiserSpec()) if command == "fit" else vars(Training())
+    defaults |= {"steps": {"fit": 1500, "distill": 2000}.get(command), "base": CouplingSpec().base}
+    defaults |= {"density": (Mask().least, Mask().most)}
+    options = {
+        each.name: each for each in _command(command).params if each.param_type_name == "option"
+    }
+    compared = set(options) & set(defaults)
+    assert compared >= {"fit": {"rank", "seed", "skip"}, "impute": {"members"}}.get(command, set())
+    for name in compared:
+        if not options[name].required:
+            assert options[name].default == defaults[name], name
+
+
+@pytest.mark.parametrize(
+    ("message", "shell", "said"),
+    [
+        ("use them; leave them out by quality_control='reject'", None, "--quality-control reject"),
+        ("members=0 given; expected more", None, "--members 0 given; expected more"),
+        ("noise_std must be above 0", None, "--noise-std must be above 0"),
+        ("no gap; use obs.where(seen)", "cdo x", "no gap; in the shell: cdo x"),
+        (
+            "'a' is (time: 3), not b. Use .sel(a=1) first. It is c.",
+            "ncks",
+            "not b. It is c; in the",
+        ),
+    ],
+)
+def test_errors_advise_for_the_shell(message: str, shell: str | None, said: str) -> None:
+    """What is to be written in Python is left out where the shell has its own."""
+
+    class Verbs(Commands):
+        def _options(self, ctx: Any) -> dict[str, str]:
+            return {
+                "members": "--members",
+                "noise_std": "--noise-std",
+                "quality_control": "--quality-control",
+            }
+
+    verbs = typer.Typer(cls=Verbs)
+
+    @verbs.callback()
+    def _() -> None:
+        """Do nothing."""
+
+    @verbs.command()
+    def fail() -> None:
+        raise InputError(message, shell=shell)
+
+    result = CliRunner().invoke(verbs, ["fail"])
+    assert result.exit_code == 2
+    assert said in result.stderr
 
 
 # The whole way
@@ -301,7 +374,10 @@ BAD_FIELDS: dict[str, tuple[Callable[[xr.DataArray], xr.DataArray], str]] = {
     "no gap": (lambda obs: obs.fillna(0.0), "no NaN, so there is no gap"),
     "infinite": (lambda obs: obs.where(obs.isnull(), np.inf), "infinite values"),
     "other grid": (lambda obs: obs.assign_coords(lon=obs.lon + 1), "and the model on"),
-    "other units": (lambda obs: obs.assign_attrs(units="K"), r"use \(obs - 273.15\)"),
+    "other units": (
+        lambda obs: obs.assign_attrs(units="K"),
+        r"in the shell: cdo setunit,.*-subc,273.15",
+    ),
     "repeated": (lambda obs: obs.assign_coords(lat=[90.0] * 2 + [30, 0, -30, -60, -90]), "twice"),
     "unordered": (lambda obs: obs.isel(lat=[1, 0, 2, 3, 4, 5, 6]), "neither ascends nor descends"),
     "repeated time": (lambda obs: obs.isel(time=[0, 0, 1]), "holds 2012-08-01.* 2 times"),
@@ -321,12 +397,12 @@ def test_impute_refuses_bad_fields(
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (("--members", 0), "members=0"),
-        (("--members", -3), "members=-3"),
-        (("--noise-std", 0), "noise_std=0"),
-        (("--noise-std", -0.5), "noise_std=-0.5"),
-        (("--noise-std", "nan"), "noise_std=nan"),
-        (("--seed", -1), "seed=-1"),
+        (("--members", 0), "--members 0 given"),
+        (("--members", -3), "--members -3 given"),
+        (("--noise-std", 0), "--noise-std 0"),
+        (("--noise-std", -0.5), "--noise-std -0.5"),
+        (("--noise-std", "nan"), "--noise-std nan"),
+        (("--seed", -1), "--seed -1 given"),
         (("--variable", "nonsense"), "no variable 'nonsense'"),
     ],
 )

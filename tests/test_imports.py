@@ -30,12 +30,12 @@ LAYERS = """
     labels
     field_prior
     posterior
-    random_field
+    random_field table
     prior
     distillation baselines diagnostics
     refinement protocol statistics output
     xarray evaluation datasets plotting
-    models console
+    models console accessor
     demo
     cli public
     apsgeo __main__

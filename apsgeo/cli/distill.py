@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,14 +12,11 @@ from apsgeo.cli.options import Overwrite, Seed, Variable, open_prior, refuse_exi
 __all__ = ["EXAMPLE", "distill"]
 
 EXAMPLE = "apsgeo distill air-prior air-model --history air.nc --noise-std 0.25"
+Teacher = Literal["history", "diffusion", "gaussian"]
 Objective = Literal["mixed", "score", "reverse", "forward"]
 Base = Literal["local", "anchor", "white"]
 
-_ARCHITECTURE: dict[Base, dict[str, Any]] = {
-    "local": {},
-    "anchor": {"local": 2, "patterns": 32},
-    "white": {"local": 8},  # the paper's: affine couplings only
-}
+_COUPLINGS = 8  # of white noise, which has no correlations of its own
 
 
 def distill(
@@ -35,7 +32,8 @@ def distill(
         Path | None,
         typer.Option(
             metavar="HISTORY.nc",
-            help="Complete fields to simulate observations of; by default draws of the prior.",
+            help="Fields to simulate observations of; without them draws of the prior, with a "
+            "warning.",
             show_default=False,
         ),
     ] = None,
@@ -48,6 +46,14 @@ def distill(
         ),
     ] = None,
     variable: Variable = None,
+    teacher: Annotated[
+        Teacher | None,
+        typer.Option(
+            help="What to learn from: the history, or draws of one of the priors; by default the "
+            "history.",
+            show_default=False,
+        ),
+    ] = None,
     density: Annotated[
         tuple[float, float],
         typer.Option(metavar="LEAST MOST", help="Observed fractions of the area to train for."),
@@ -78,8 +84,9 @@ def distill(
         noise_std,
         history=None if history is None else read_field(history, variable),
         measurements=None if measurements is None else read_field(measurements, variable),
+        teacher=teacher,
         objective=objective,
-        spec=CouplingSpec(base=base, **_ARCHITECTURE[base]),
+        spec=CouplingSpec(base=base, local=_COUPLINGS if base == "white" else 0),
         seed=seed,
         training=Training(steps=steps),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from apsgeo.cli.options import (
     Overwrite,
     QualityControl,
     Seed,
-    Variable,
+    Variables,
     number,
     open_posterior,
     refuse_existing,
@@ -30,7 +30,10 @@ def impute(
     obs: Annotated[
         Path,
         typer.Argument(
-            metavar="OBS.nc", help="Observed fields, as the model was made for; NaN where missing."
+            metavar="OBS.nc",
+            help="Observed fields, as the model was made for; NaN where missing. Zarr, or "
+            "several files by a pattern, 'obs_*.nc', too. Or a table of points, .csv, .txt or "
+            ".parquet, with columns such as time,lat,lon,value,error.",
         ),
     ],
     files: Annotated[
@@ -41,7 +44,7 @@ def impute(
             "model, one is fitted to OBS.nc alone.",
         ),
     ],
-    variable: Variable = None,
+    variable: Variables = None,
     group: Group = None,
     members: Annotated[int, typer.Option(help="Size of the ensemble.")] = 64,
     noise_std: Annotated[
@@ -53,15 +56,40 @@ def impute(
             metavar="NUMBER",
         ),
     ] = None,
+    noise_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER",
+            help="Noise of a variable, or of an instrument of a table; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     noise_variable: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Variable of OBS.nc with the noise of each cell or observation.",
+            help="Variable of OBS.nc with the noise of each cell or observation; for several "
+            "variables NAME=VARIABLE,NAME=VARIABLE.",
             show_default=False,
         ),
     ] = None,
     quality_control: QualityControl = "flag",
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Records on either side that each is drawn given, too; 0 for none, the model's by "
+            "default.",
+            show_default=False,
+        ),
+    ] = None,
+    freq: Annotated[
+        str | None,
+        typer.Option(
+            help="Step of the records of a table: MS for months, D, 5D, 6h; by default that of the "
+            "model's history.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -78,29 +106,38 @@ def impute(
     output = Path(files[-1])
     refuse_existing(output, overwrite)
     from apsgeo import __version__
-    from apsgeo.files.netcdf import read_provenance
-    from apsgeo.io import read_field
+    from apsgeo.cli.inputs import noise_of_options, observations
+    from apsgeo.files.stores import read_provenance
     from apsgeo.output.write import CONVENTIONS, write_ensemble
+    from apsgeo.table.read import is_table_path
     from apsgeo.xarray import impute as fill
 
     model = open_posterior(files[0]) if len(files) == 2 else None
     if model is None:
         typer.echo(f"no model given: a random field is fitted to {obs} alone", err=True)
-    field = read_field(obs, variable, group)
-    noise: Any = noise_std
-    if noise_variable is not None:
-        if noise_std is not None:
-            raise InputError("give the noise by --noise-std or by --noise-variable, not by both")
-        noise = read_field(obs, noise_variable, group)
-    ensemble = fill(field, model, members, seed, noise_std=noise, quality_control=quality_control)
+    field = observations(obs, variable or [], group, model)
+    noise = noise_of_options(obs, group, noise_std, noise_of or [], noise_variable)
+    ensemble = fill(
+        field,
+        model,
+        members,
+        seed,
+        noise_std=noise,
+        quality_control=quality_control,
+        window=window,
+        freq=freq,
+    )
     context.params["files"] = files[:-1]  # the name of the output changes nothing in it
-    attrs, unlimited = read_provenance(obs, command_line(context, ("overwrite",)))
-    attrs["title"] = f"{attrs.get('title', field.attrs.get('long_name', field.name))}, ensemble"
+    source = None if is_table_path(obs) else obs
+    attrs, unlimited = read_provenance(source, command_line(context, ("overwrite",)))
+    variables = [ensemble] if "name" in dir(ensemble) else [*ensemble.data_vars.values()]
+    name = ", ".join(str(each.name) for each in variables)
+    attrs["title"] = f"{attrs.get('title', field.attrs.get('long_name', name))}, ensemble"
     attrs["source"] = "; ".join([*filter(None, [attrs.get("source")]), f"apsgeo {__version__}"])
     attrs["Conventions"] = CONVENTIONS
     write_ensemble(
         ensemble, output, overwrite=overwrite, attrs=attrs, unlimited_dims=sorted(unlimited)
     )
-    if model is None:
-        typer.echo(str(ensemble.attrs["model"]), err=True)
+    for each in variables if model is None else ():
+        typer.echo(str(each.attrs["model"]), err=True)
     typer.echo(f"{output}: {dict(ensemble.sizes)}")

@@ -19,6 +19,7 @@ __all__ = [
     "QualityControl",
     "Seed",
     "Variable",
+    "Variables",
     "number",
     "open_posterior",
     "open_prior",
@@ -28,6 +29,14 @@ __all__ = [
 Variable = Annotated[
     str | None,
     typer.Option(help="The variable to use, where a file holds several.", show_default=False),
+]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variable",
+        help="The variable to use, where a file holds several; repeated for a model of several.",
+        show_default=False,
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Seed = Annotated[int, typer.Option(help="Of all random draws; the same seed, the same result.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,7 @@ from apsgeo.distillation.objective import (
 )
 from apsgeo.distillation.pairs import Batch, PairSet
 from apsgeo.distillation.sources import Measuring, Teacher, fields_of_prior, teacher_of
-from apsgeo.errors import InputError
+from apsgeo.errors import InputError, PriorDrawsWarning
 from apsgeo.flows.build import CouplingSpec, FlowSpec, Site, build_flow
 from apsgeo.flows.context import site_features
 from apsgeo.flows.flow import Flow
@@ -95,7 +96,8 @@ def distill(
             The history then only says how wide the members should be.
         teacher: What is measured: "history", or draws of the prior, "diffusion" or "gaussian".
             By default the history, or where there is none the diffusion prior, or else the Gaussian
-            one. The held-out fields of a history choose the weights, whoever teaches.
+            one, with a warning. The held-out fields of a history choose the weights, whoever
+            teaches.
         start: Posterior whose flow this one goes on from, such as one that another teacher trained;
             by default it starts as the identity on its base. See docs/method.md on stages.
         objective: "score" is the CRPS of the members on simulated pairs; "reverse" the paper's
@@ -150,7 +152,15 @@ def distill(
     records = prior.history if history is None else _complete(prior, history, seed)
     training = training.filled(steps=2000, batch=12, settings=settings)
     generator = torch.Generator().manual_seed(seed)
-    teacher = teacher_of(prior, records, teacher)
+    asked, teacher = teacher, teacher_of(prior, records, teacher)
+    if asked is None and teacher != "history" and measurements is None:
+        warnings.warn(
+            f"no history: the flow learns from draws of the {teacher} prior, which is as good as "
+            f"the prior is; give the history that it was fitted to, or teacher={teacher!r} to mean "
+            "it",
+            PriorDrawsWarning,
+            stacklevel=2,
+        )
     folds = folds if teacher == "history" else 1
     learned, later = fields_of_prior(prior, records, teacher, folds, generator)
     site = Site(

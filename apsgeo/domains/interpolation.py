@@ -17,7 +17,7 @@ from apsgeo.domains.mesh import MeshDomain
 from apsgeo.domains.regrid import bilinear
 from apsgeo.errors import InputError
 
-__all__ = ["interpolation"]
+__all__ = ["interpolation", "weights_where_known"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -31,7 +31,7 @@ def interpolation(domain: Domain, coordinates: ArrayLike) -> scipy.sparse.csr_ar
     On latitude-longitude grids and images it is linear between rows and between columns; in the
     outer half of a border's cell it takes the cell's value. On HEALPix it is healpy's bilinear
     interpolation. On a mesh it is barycentric in the nearest triangle. On a graph it takes the
-    value of the nearest node.
+    value of the nearest node, no farther than the longest edge.
 
     Args:
         domain: The domain that signals live on.
@@ -49,12 +49,7 @@ def interpolation(domain: Domain, coordinates: ArrayLike) -> scipy.sparse.csr_ar
                [0. , 0. , 1. ]])
     """
     points = np.asarray(coordinates, dtype=np.float64)
-    if points.ndim != 2 or not len(points) or not np.isfinite(points).all():
-        raise InputError(
-            f"coordinates have shape {points.shape}; finite numbers (point, axis) are needed, one "
-            "row or more."
-        )
-    matrix = _weights(domain, points)
+    matrix = weights_where_known(domain, points)
     off = np.flatnonzero(matrix.sum(axis=1) < 0.5)
     if len(off):
         raise InputError(
@@ -62,6 +57,21 @@ def interpolation(domain: Domain, coordinates: ArrayLike) -> scipy.sparse.csr_ar
             f"{points[off[0]].tolist()}; drop them, or check units and the order of coordinates."
         )
     return matrix
+
+
+def weights_where_known(domain: Domain, coordinates: ArrayLike) -> scipy.sparse.csr_array:
+    """Return the weights of `interpolation`, with empty rows for points off the domain.
+
+    Raises:
+        InputError: If coordinates are not `(M, 2)` or `(M, d)`, or not finite.
+    """
+    points = np.asarray(coordinates, dtype=np.float64)
+    if points.ndim != 2 or not len(points) or not np.isfinite(points).all():
+        raise InputError(
+            f"coordinates have shape {points.shape}; finite numbers (point, axis) are needed, one "
+            "row or more."
+        )
+    return _weights(domain, points)
 
 
 @singledispatch
@@ -113,8 +123,12 @@ def _between(edges: Array, place: Array) -> tuple[Index, Index, Array]:
 def _(domain: GraphDomain, points: Array) -> scipy.sparse.csr_array:
     axes = domain.positions.shape[1]
     there = _unit_vectors(points) if domain.is_spherical else _axes(points, axes, "a position")
-    _, node = cKDTree(domain.positions.numpy()).query(there)
-    return _table(node[:, None], np.ones((len(points), 1)), domain.num_nodes)
+    nodes = domain.positions.numpy()
+    away, node = cKDTree(nodes).query(there)
+    source, target = domain.edge_index.numpy()
+    longest = np.linalg.norm(nodes[source] - nodes[target], axis=1).max(initial=0.0)
+    weight = np.where(away <= longest, 1.0, np.nan)
+    return _table(node[:, None], weight[:, None], domain.num_nodes)
 
 
 @_weights.register

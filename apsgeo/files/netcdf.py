@@ -1,12 +1,9 @@
-"""NetCDF files: their groups, and what they say of how they were made."""
+"""NetCDF files, their groups, and their times."""
 
 from __future__ import annotations
 
-import os
 import re
-import time
 import warnings
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import xarray as xr
 
 from apsgeo.errors import InputError
 
-__all__ = ["groups_of", "open_group", "read_provenance", "unlimited_dims_of"]
+__all__ = ["groups_of", "open_group", "unlimited_dims_of"]
 
 
 def open_group(path: Path, group: str | None) -> xr.Dataset:
@@ -119,21 +116,3 @@ def groups_of(path: Path) -> list[str]:
 
     with netCDF4.Dataset(path) as file:
         return below(file)
-
-
-def read_provenance(path: str | os.PathLike[str], command: str) -> tuple[dict[str, Any], set[str]]:
-    """Return the attributes of a netCDF file for a file made of it, and its unlimited dims.
-
-    The command is put before its ``history``, with the day, so that the same command gives the same
-    bytes for a day; the variable ``SOURCE_DATE_EPOCH`` sets another (reproducible-builds.org).
-
-    Args:
-        path: The netCDF file.
-        command: Command that makes the other file of it.
-    """
-    with xr.open_dataset(path, engine="netcdf4", decode_cf=False) as dataset:
-        attrs, unlimited = dict(dataset.attrs), set(dataset.encoding.get("unlimited_dims", ()))
-    seconds = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-    stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
-    attrs["history"] = f"{stamp}: {command}\n{attrs.get('history', '')}".rstrip()
-    return attrs, unlimited

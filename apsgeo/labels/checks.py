@@ -36,5 +36,6 @@ def check_floating(obs: xr.DataArray) -> None:
     if obs.dtype.kind != "f":
         raise InputError(
             f"obs has dtype {obs.dtype}, in which no value can be missing; expected floating point "
-            "with NaN where nothing was observed: use obs.astype('float32').where(observed)"
+            "with NaN where nothing was observed: use obs.astype('float32').where(observed)",
+            shell="cdo -b F32 ifthen observed.nc in.nc out.nc",
         )

@@ -29,7 +29,7 @@ from apsgeo.operators import Operator
 if TYPE_CHECKING:
     import dask.array
 
-__all__ = ["Reduction", "Sampler", "draw", "reduce"]
+__all__ = ["Reduction", "Sampler", "draw", "record_table", "reduce"]
 
 _BLOCK_BYTES = 2**24  # bytes of members in a block; drawing them takes some ten times as much
 _RECORD_BYTES = 2**28  # bytes of one record's members in a block: more make several blocks
@@ -291,7 +291,7 @@ def _blocks(sampler: Sampler, observed: Observed) -> _Blocks:
     """Return the values of some records, checked, in blocks from which members are drawn."""
     memory, noise = sampler.posterior.memory, observed.noise
     step = None if memory is None else memory.step_days
-    table = _table(observed.records.dates, observed.seasons, step)
+    table = record_table(observed.records.dates, observed.seasons, step)
     most = max(1, _BLOCK_BYTES // (sampler.members * sampler.field_bytes))
     checked = _checked_blocks(observed, table, most)
     inner = checked.chunks[0]
@@ -331,7 +331,7 @@ def _overlapping(
     return np.concatenate(rows)
 
 
-def _table(dates: Dates, seasons: int, step: float | None) -> NDArray[np.void]:
+def record_table(dates: Dates, seasons: int, step: float | None) -> NDArray[np.void]:
     """Return key, season, time in steps of so many days, instant and name of each record."""
     table = np.zeros(len(dates), dtype=_RECORD)
     table["time"], table["inner"] = time_in_steps(dates, step), True
@@ -439,13 +439,15 @@ def _check_values(
         where = infinite.any(axis=cells)
         raise InputError(
             f"obs has {infinite.sum()} infinite values, in {_some(names[where])}; set them to NaN: "
-            "obs.where(np.isfinite(obs))"
+            "obs.where(np.isfinite(obs))",
+            shell="cdo setctomiss,inf in.nc out.nc",
         )
     observed = ~np.isnan(values) & valid
     if whole and observed[:, valid].all():
         raise InputError(
             "obs has no NaN, so there is no gap to fill; mark what was not observed as NaN: "
-            "obs.where(observed)"
+            "obs.where(observed)",
+            shell="cdo ifthen observed.nc in.nc out.nc",
         )
     if (on_land := int((~np.isnan(values) & ~valid).sum())) > 0:
         warnings.warn(

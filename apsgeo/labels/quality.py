@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,7 @@ from apsgeo.labels.records import Records
 from apsgeo.measurement import Normals
 from apsgeo.operators import LinearMap
 
-__all__ = ["Control", "Innovations", "check_control", "checked_history", "is_fill"]
+__all__ = ["Control", "Innovations", "check_control", "checked_history", "compared", "is_fill"]
 
 Control = Literal["flag", "reject", "off"]
 Array = NDArray[Any]
@@ -185,50 +185,104 @@ class Innovations:
         if self.control == "off":
             return values
         noise = self.noise if noise is None else np.where(noise > 0, noise, self.noise)
-        with np.errstate(invalid="ignore", over="ignore"):
-            away = np.abs(values - self.mean[season])
-            away /= np.hypot(self.spread[season], noise)
-        outlier = (away > THRESHOLD) & np.isfinite(values)
-        if not outlier.any():
-            return values
-        none = np.zeros_like(outlier)
-        none[outlier] = (away[outlier] > _NO_VALUE) | is_fill(values[outlier])
-        # on land nothing is compared, but a fill value is no observation there either
-        self._warn(
-            values,
-            away,
-            none & self.valid,
-            names,
-            "no such value exists: they count as "
-            "missing; mend the data, or take them by quality_control='off'",
-        )
-        fate = {
-            "flag": "they are used all the same; leave them out by quality_control='reject'",
-            "reject": "they are left out",
-        }[self.control]
-        self._warn(values, away, outlier & ~none & self.valid, names, fate)
-        gone = none if self.control == "flag" else none | (outlier & self.valid)
+        cells = int(np.prod(values.shape[1:]))
+
+        def name(flat: int) -> str:
+            return f"{self.places.name(flat % cells)}, {names[flat // cells]}"
+
+        mean, spread = self.mean[season], self.spread[season]
+        gone = _gone(values, mean, spread, noise, self.valid, name, self.control, self.units)
         return np.where(gone, np.nan, values).astype(values.dtype) if gone.any() else values
 
-    def _warn(
-        self, values: Array, away: Array, which: Array, names: NDArray[np.str_], fate: str
-    ) -> None:
-        if which.any():
-            where = np.argwhere(which.reshape(len(which), -1))
-            worst = where[np.argsort(-away.reshape(len(away), -1)[tuple(where.T)], kind="stable")]
-            shown = "; ".join(
-                f"{values.reshape(len(values), -1)[record, flat]:g}{self.units} at "
-                f"{self.places.name(flat)}, {names[record]} "
-                f"({away.reshape(len(away), -1)[record, flat]:.3g} standard deviations)"
-                for record, flat in worst[:_SHOWN]
-            )
-            more = "" if len(worst) <= _SHOWN else f"; and {len(worst) - _SHOWN} more"
-            warnings.warn(
-                f"{len(worst)} observed values are far from all that the model knows: "
-                f"{shown}{more}. {fate[0].upper()}{fate[1:]}",
-                OutlierWarning,
-                stacklevel=4,
-            )
+
+def compared(
+    values: Array,
+    mean: Array,
+    spread: Array,
+    noise: Array,
+    name: Callable[[int], str],
+    control: Control,
+    units: str,
+) -> Array:
+    """Return values (row,) without those that are none, or rejected; see `Innovations`.
+
+    Args:
+        values: Values (row,) of observations anywhere.
+        mean: Mean (row,) of what is observed.
+        spread: Standard deviation (row,).
+        noise: Standard deviation (row,) of the noise.
+        name: Function that returns the name of a row.
+        control: What becomes of outliers.
+        units: Units of the values, for messages, after a space.
+
+    Warns:
+        OutlierWarning: If there are outliers.
+    """
+    if control == "off":
+        return values
+    spread = np.maximum(spread, _LEAST_SPREAD * np.sqrt(np.mean(np.square(spread))))
+    valid = np.ones(values.shape, dtype=bool)
+    gone = _gone(values, mean, spread, noise, valid, name, control, units)
+    return np.where(gone, np.nan, values)
+
+
+def _gone(
+    values: Array,
+    mean: Array,
+    spread: Array,
+    noise: Array,
+    valid: NDArray[np.bool_],
+    name: Callable[[int], str],
+    control: Control,
+    units: str,
+) -> NDArray[np.bool_]:
+    """Tell which values are no observations, and warn of all outliers."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        away = np.abs(values - mean)
+        away /= np.hypot(spread, noise)
+    outlier = (away > THRESHOLD) & np.isfinite(values)
+    none = np.zeros_like(outlier)
+    if not outlier.any():
+        return none
+    none[outlier] = (away[outlier] > _NO_VALUE) | is_fill(values[outlier])
+    fate = {
+        "flag": "they are used all the same; leave them out by quality_control='reject'",
+        "reject": "they are left out",
+    }
+    # on land nothing is compared, but a fill value is no observation there either
+    no_value = (
+        "no such value exists: they count as missing; mend the data, or take them by "
+        "quality_control='off'"
+    )
+    for which, what in ((none, no_value), (outlier & ~none, fate[control])):
+        _warn_of_outliers(values, away, which & valid, name, units, what)
+    return none if control == "flag" else none | (outlier & valid)
+
+
+def _warn_of_outliers(
+    values: Array,
+    away: Array,
+    which: NDArray[np.bool_],
+    name: Callable[[int], str],
+    units: str,
+    fate: str,
+) -> None:
+    worst = np.flatnonzero(which)
+    if not len(worst):
+        return
+    worst = worst[np.argsort(-away.ravel()[worst], kind="stable")]
+    shown = "; ".join(
+        f"{values.ravel()[flat]:g}{units} at {name(int(flat))} "
+        f"({away.ravel()[flat]:.3g} standard deviations)"
+        for flat in worst[:_SHOWN]
+    )
+    more = "" if len(worst) <= _SHOWN else f"; and {len(worst) - _SHOWN} more"
+    warnings.warn(
+        f"{len(worst)} observed values are far from all that the model knows: "
+        f"{shown}{more}. {fate[0].upper()}{fate[1:]}",
+        OutlierWarning,
+        stacklevel=5,
+    )
 
 
 def _spread_of(normals: Normals, linear: LinearMap) -> Tensor:

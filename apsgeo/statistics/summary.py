@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from apsgeo.files.cf import lasting_attrs
 from apsgeo.files.netcdf import unlimited_dims_of
-from apsgeo.labels.lazy import Observed, Sampler, reduce
 from apsgeo.statistics.names import statistics_of
 from apsgeo.statistics.statistic import Output, Site, Statistic
 
 if TYPE_CHECKING:
     import dask.array
+
+    from apsgeo.labels.lazy import Sampler
+    from apsgeo.table.draw import PointSampler
 
 __all__ = ["Summary", "summarize"]
 
@@ -35,7 +37,7 @@ class Summary:
         site: What they know of the ensemble.
     """
 
-    sampler: Sampler
+    sampler: Sampler | PointSampler
     statistics: Sequence[Statistic]
     site: Site
 
@@ -59,7 +61,7 @@ class Summary:
             each.check(self.site)
 
     def __call__(
-        self, values: NDArray[Any], records: NDArray[np.void], noise: NDArray[Any] | None = None
+        self, values: Any, records: NDArray[np.void], noise: NDArray[Any] | None = None
     ) -> NDArray[np.float64]:
         """Return all values of some records, (record, size); see `Reduction`."""
         draws = self.sampler.draws(values, records, noise)
@@ -135,10 +137,11 @@ def _called(like: xr.DataArray) -> str:
 
 
 def summarize(
-    sampler: Sampler,
+    sampler: Sampler | PointSampler,
     statistics: Iterable[str | Statistic] | str,
-    observed: Observed,
+    reduced: Callable[[Summary], dask.array.Array],
     like: xr.DataArray,
+    dataset: xr.Dataset | None,
     made: Mapping[str, Any],
 ) -> xr.Dataset:
     """Return statistics of the members, lazily, all of them from one pass.
@@ -146,8 +149,10 @@ def summarize(
     Args:
         sampler: Sampler of the members.
         statistics: Statistics or their names; see `statistics_of`.
-        observed: Observed records.
+        reduced: Function that calls a reduction on all blocks of the observed records; see
+            `apsgeo.labels.lazy.reduce`.
         like: Array ([record,] *cells) on the domain of the members.
+        dataset: Data set whose variables are the channels, or None.
         made: Attributes that say how the members are made.
 
     Raises:
@@ -165,7 +170,7 @@ def summarize(
     )
     summary = Summary(sampler, statistics_of(statistics), site)
     summary.check()
-    found = summary.labelled(reduce(summary, observed), like, observed.records.dataset)
+    found = summary.labelled(reduced(summary), like, dataset)
     for each in found.data_vars.values():
         each.encoding = (
             {"grid_mapping": mapping}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from apsgeo import FieldPrior, Mask, Posterior, Training, distill
 from apsgeo.distillation import distill as module
-from apsgeo.errors import InputError
+from apsgeo.errors import InputError, PriorDrawsWarning
 from apsgeo.flows.build import CouplingSpec
 from apsgeo.flows.flow import Flow
 from tests.cases import seeded
@@ -89,3 +90,12 @@ def test_another_architecture_is_no_start(prior: FieldPrior) -> None:
     first = distilled(prior, spec=SPEC, steps=0)
     with pytest.raises(InputError, match="use its own"):
         distilled(prior, start=first, spec=replace(SPEC, width=6), steps=0)
+
+
+def test_a_flow_never_learns_from_draws_of_the_prior_without_a_word(prior: FieldPrior) -> None:
+    bare = replace(prior, history=None)
+    with pytest.warns(PriorDrawsWarning, match="no history: .* draws of the diffusion prior"):
+        distilled(bare, spec=SPEC, steps=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PriorDrawsWarning)
+        distilled(bare, spec=SPEC, steps=0, teacher="gaussian")

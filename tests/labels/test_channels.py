@@ -216,3 +216,17 @@ def test_known_fields_and_architecture_reach_the_network(tmp_path: Path) -> None
         fit(history, static=0.0 * orography, **options)
     with pytest.raises(InputError, match="size='giant'"):
         DenoiserSpec(size="giant")  # type: ignore[arg-type]
+
+
+def test_a_data_set_has_the_accessor_too() -> None:
+    lat, lon = np.linspace(60.0, -60.0, 5), np.arange(0.0, 360.0, 45.0)
+    values = numpy_seeded(3).normal(size=(2, 5, 8)).astype(np.float32)
+    coords = {"lat": lat, "lon": lon}
+    winds = xr.Dataset(
+        {name: (("lat", "lon"), each) for name, each in zip("uv", values, strict=True)}, coords
+    )
+    assert winds.aps.domain == winds.u.aps.domain
+    target = winds.aps.domain.coarse()
+    for name in winds:
+        alone = winds[name].aps.regrid(target, "conservative")
+        xr.testing.assert_identical(winds.aps.regrid(target, "conservative")[name], alone)

@@ -1,0 +1,1 @@
+"""Observations in tables: one value a row, at its own time and place."""
