@@ -20,7 +20,7 @@ from apsgeo.labels.times import record_dims
 from apsgeo.output.append import appended
 from apsgeo.output.blocks import drawn_in_blocks
 
-__all__ = ["CONVENTIONS", "write_ensemble"]
+__all__ = ["CONVENTIONS", "dataset_of", "write_ensemble"]
 
 CONVENTIONS = "CF-1.10"
 
@@ -63,7 +63,7 @@ def write_ensemble(
             cannot be added to what is there.
     """
     path = Path(path)
-    dataset = _dataset(ensemble)
+    dataset = dataset_of(ensemble)
     dataset.attrs = {"Conventions": CONVENTIONS, "source": f"apsgeo {apsgeo.__version__}"}
     dataset.attrs |= {**ensemble.attrs} if isinstance(ensemble, xr.Dataset) else {}
     dataset.attrs |= attrs or {}
@@ -82,7 +82,7 @@ def write_ensemble(
         return _write(whole, path, overwrite)
 
 
-def _dataset(ensemble: xr.DataArray | xr.Dataset) -> xr.Dataset:
+def dataset_of(ensemble: xr.DataArray | xr.Dataset) -> xr.Dataset:
     """Return the ensemble as a data set of its own, each variable with the encoding it will have.
 
     Raises:
