@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from apsgeo.domains import Domain
     from apsgeo.labels.noise import NoiseStd
     from apsgeo.labels.quality import Control
+    from apsgeo.labels.shared import SharedError
     from apsgeo.operators import Operator
     from apsgeo.posterior import Posterior
     from apsgeo.statistics import Statistic
@@ -67,8 +68,10 @@ class ApsAccessor:
         window: int | None = None,
         *,
         statistics: Iterable[str | Statistic] | str | None = None,
+        shared_error: SharedError | Sequence[SharedError] | None = None,
     ) -> Any:
         """Draw the complete fields behind the observed ones; see `apsgeo.impute`."""
         options = (noise_std, operator, quality_control, window)
         obs: Any = self._obs
-        return impute(obs, posterior, members, seed, *options, statistics=statistics)
+        further: Any = {"statistics": statistics, "shared_error": shared_error}
+        return impute(obs, posterior, members, seed, *options, **further)

@@ -21,7 +21,7 @@ from apsgeo.io import read_field
 from apsgeo.labels.checks import integer
 from apsgeo.metrics.scoreboard import Scoreboard
 from apsgeo.output.write import write_ensemble
-from apsgeo.plotting import ensemble_maps, save_figure
+from apsgeo.plotting.maps import ensemble_maps, save_figure
 from apsgeo.posterior import Posterior
 from apsgeo.protocol import NcepProtocol, compared_methods
 from apsgeo.xarray import impute

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
@@ -28,6 +29,7 @@ from apsgeo.gaussian.covariance import PROBE_SEED
 from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.gaussian.shared.posterior import WithSharedErrors
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.io import digest_of, load_model, part, read_digest, save_folder
@@ -294,7 +296,7 @@ class Posterior:
         return memory if isinstance(memory, Memory) else None
 
     @cached_property
-    def linear_method(self) -> Method:
+    def linear_method(self) -> VecchiaPrior | SeasonalPrior | GaussianPrior:
         """The Gaussian method that takes measurements by any linear map, such as of points.
 
         It is the one that a flow starts from, on the same anchor and memory. The flow itself is
@@ -399,7 +401,23 @@ class Posterior:
     def posterior(self, measurement: Measurement) -> FieldDistribution:
         """Return the posterior of the fields behind measurements in the units of the data."""
         given = replace(measurement, operator=self.family.own(measurement.operator))
-        return FieldDistribution(self.method.posterior(self.normals.measure(given)), self.normals)
+        return self._distribution(self.method, given)
+
+    def linear_posterior(self, measurement: Measurement) -> FieldDistribution:
+        """Return the posterior by `linear_method` of measurements by any linear map."""
+        return self._distribution(self.linear_method, measurement)
+
+    def _distribution(self, method: Method, given: Measurement) -> FieldDistribution:
+        measured = self.normals.measure(given)
+        if given.shared is not None:
+            factor = measured.noise_std.double() / given.noise_std.double()
+            scaled = [
+                (sp.diags_array(each.reshape(-1).numpy()) @ loadings).tocsr()
+                for each, loadings in zip(factor, given.shared, strict=True)
+            ]
+            measured = replace(measured, shared=tuple(scaled))
+            method = WithSharedErrors(method, self.linear_method)
+        return FieldDistribution(method.posterior(measured), self.normals)
 
     def __call__(
         self,

@@ -26,6 +26,7 @@ from apsgeo.labels.mesh import from_ugrid as from_ugrid
 from apsgeo.labels.mesh import from_ugrid_faces as from_ugrid_faces
 from apsgeo.labels.mesh import read_mesh as read_mesh
 from apsgeo.labels.regridding import regrid as regrid
+from apsgeo.labels.shared import SharedError as SharedError
 from apsgeo.models import load as load
 from apsgeo.operators import Block as Block
 from apsgeo.operators import Compose as Compose

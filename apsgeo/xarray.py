@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from apsgeo.labels.noise import NoiseStd
     from apsgeo.labels.quality import Control
     from apsgeo.labels.records import Records
+    from apsgeo.labels.shared import SharedError
     from apsgeo.operators import LinearMap, Operator
     from apsgeo.posterior import Posterior
     from apsgeo.statistics import Statistic
@@ -45,6 +47,7 @@ def impute(
     *,
     statistics: None = None,
     freq: str | None = None,
+    shared_error: SharedError | Sequence[SharedError] | None = None,
 ) -> Fields: ...
 
 
@@ -61,6 +64,7 @@ def impute(
     *,
     statistics: Iterable[str | Statistic] | str,
     freq: str | None = None,
+    shared_error: SharedError | Sequence[SharedError] | None = None,
 ) -> xr.Dataset: ...
 
 
@@ -76,6 +80,7 @@ def impute(
     *,
     statistics: Iterable[str | Statistic] | str | None = None,
     freq: str | None = None,
+    shared_error: SharedError | Sequence[SharedError] | None = None,
 ) -> xr.DataArray | xr.Dataset:
     """Draw the complete fields behind observed ones, by one network evaluation for each.
 
@@ -147,6 +152,9 @@ def impute(
             "p>0", "area"]``, or objects of `apsgeo.statistics`; see `statistics_of` there.
         freq: Step of the records of a table: "MS" for months, "YS", or such as "D", "5D" and "6h";
             by default that of the model's history.
+        shared_error: Errors that observations share beside their noise: a bias of each instrument
+            or swath, ``SharedError(0.3, by="instrument")``, or several. Each record is then drawn
+            on its own, without those around it.
 
     Returns:
         Members (member, time, lat, lon), or with the other dims of ``obs``, dask, in its dtype;
@@ -176,14 +184,15 @@ def impute(
     from apsgeo.labels.mapping import mapped, other_dim, seed_at
     from apsgeo.labels.noise import joined, node_noise, record_noise
     from apsgeo.labels.quality import Innovations, check_control
+    from apsgeo.labels.shared import GridErrors, check_errors, widest
     from apsgeo.operators import RandomMask
     from apsgeo.random_field.alone import impute_alone
     from apsgeo.statistics.summary import summarize
 
     _check_types(obs, posterior)
     if not isinstance(obs, xr.DataArray | xr.Dataset):
-        options = members, seed, noise_std, operator, quality_control, window, statistics, freq
-        return _impute_tables(obs, posterior, *options)
+        options = members, seed, noise_std, operator, quality_control, window, statistics
+        return _impute_tables(obs, posterior, *options, freq, check_errors(shared_error))
     if freq is not None:
         raise InputError(f"freq={freq!r} is for tables; resample fields beforehand: obs.resample")
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
@@ -201,6 +210,7 @@ def impute(
                 quality_control,
                 window,
                 statistics=statistics,
+                shared_error=shared_error,
             ),
             obs,
             dim,
@@ -208,6 +218,10 @@ def impute(
         )
     if posterior is None:
         _check_no_operator(operator)
+        if shared_error is not None:
+            raise InputError(
+                "shared_error= needs a model; give one of apsgeo.load or apsgeo.distill"
+            )
         return impute_alone(
             lambda part, noise, fitted: again(
                 part, fitted, members, seed, noise, None, quality_control, statistics=statistics
@@ -220,6 +234,7 @@ def impute(
     operator = posterior.operator if operator is None else operator
     records, normals = _observed(obs, posterior, operator, linear), posterior.normals
     observable = normals.observable(linear)
+    errors = check_errors(shared_error)
     like, fields = moved(records.array, records.layout, posterior.domain)
     given: Any = joined(noise_std, records)
     valid = records.layout.channel_places(observable.numpy())
@@ -234,10 +249,12 @@ def impute(
         fields=fields,
         channels=records.channels,
         dtype=records.array.dtype,
-        window=_window(window, posterior),
+        window=0 if errors else _window(window, posterior),
+        shared=GridErrors.of(errors, records) if errors else None,
     )
     noise = posterior.noise_std if sampler.noise_std is None else sampler.noise_std
     quality = Innovations.of(records, normals, linear, noise, check_control(quality_control))
+    quality = replace(quality, spread=np.hypot(quality.spread, widest(errors)))
     gaps = isinstance(operator, RandomMask)
     observed = Observed(records, quality, normals.seasons, each, gaps)
     made = _made(posterior, noise if each is None else None, seed)
@@ -268,6 +285,7 @@ def _impute_tables(
     window: int | None,
     statistics: Iterable[str | Statistic] | str | None,
     freq: str | None,
+    errors: tuple[SharedError, ...],
 ) -> xr.DataArray | xr.Dataset:
     """Draw the fields behind one table or several."""
     from apsgeo.labels.quality import check_control
@@ -284,9 +302,9 @@ def _impute_tables(
         raise InputError(f"operator={operator!r} for a table, whose rows say what they measure")
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
     frames = obs if isinstance(obs, list | tuple) else [obs]
-    window = _window(window, posterior)
-    tables = Tables.of(frames, posterior, noise_std, check_control(control), freq)
-    sampler = PointSampler(posterior, members, seed, tables.layout, window)
+    window = 0 if errors else _window(window, posterior)
+    tables = Tables.of(frames, posterior, noise_std, check_control(control), freq, errors)
+    sampler = PointSampler(posterior, members, seed, tables.layout, window, errors)
     made = _made(posterior, None, seed) | {"method": posterior.linear_method.name}
     dataset = tables.dataset
     if statistics is not None:

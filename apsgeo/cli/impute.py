@@ -84,6 +84,16 @@ def impute(
             show_default=False,
         ),
     ] = None,
+    shared_error: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=STD[@KM]",
+            help="Error that all observations with one label have in common, such as the bias of "
+            "an instrument: a column of the table, or a variable of OBS.nc; may be repeated. @KM: "
+            "along a track, correlated over so many km.",
+            show_default=False,
+        ),
+    ] = None,
     quality_control: QualityControl = "flag",
     window: Annotated[
         int | None,
@@ -123,7 +133,7 @@ def impute(
         refuse_existing(output, overwrite or dry_run)
     asked = statistics_asked(statistics, region)
     from apsgeo import __version__
-    from apsgeo.cli.inputs import noise_of_options, observations
+    from apsgeo.cli.inputs import noise_of_options, observations, shared_errors
     from apsgeo.files.stores import matching, read_provenance
     from apsgeo.output.write import CONVENTIONS, write_ensemble
     from apsgeo.progress import say
@@ -140,6 +150,7 @@ def impute(
         "quality_control": quality_control,
         "window": window,
         "freq": freq,
+        "shared_error": shared_errors(obs, group, field, shared_error or []),
     }
     ensemble: Any = fill(field, model, members, seed, statistics=asked, **options)
     if dry_run:

@@ -80,6 +80,31 @@ def noise_of_options(
     return found
 
 
+def shared_errors(path: Path, group: str | None, field: Any, given: Sequence[str]) -> Any:
+    """Return the errors that observations share, by the options that tell them; None for none.
+
+    Raises:
+        InputError: If one cannot be read, or names nothing of the file.
+    """
+    from apsgeo.labels.shared import SharedError
+
+    found = []
+    for each in given:
+        by, value = _pair(each, "NAME=STD, or NAME=STD@KM", "--shared-error")
+        std, _, length = value.partition("@")
+        try:
+            numbers = float(std), float(length) if length else None
+        except ValueError as error:
+            raise InputError(
+                f"--shared-error {each} given; expected NAME=STD, or NAME=STD@KM, with numbers"
+            ) from error
+        inside = is_table_path(path) or by in field.coords
+        found.append(
+            SharedError(numbers[0], by if inside else read_field(path, by, group), numbers[1])
+        )
+    return found or None
+
+
 def _pair(text: str, form: str, option: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not (name and sign and value):

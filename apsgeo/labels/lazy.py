@@ -6,7 +6,7 @@ import math
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dask
@@ -21,6 +21,7 @@ from apsgeo.labels.dates import Dates
 from apsgeo.labels.layout import Layout
 from apsgeo.labels.quality import Innovations
 from apsgeo.labels.records import Records
+from apsgeo.labels.shared import GridErrors
 from apsgeo.labels.steps import time_in_steps
 from apsgeo.measurement import Draws, Measurement
 from apsgeo.measurement.noise import check_noise
@@ -42,6 +43,7 @@ _RECORD = np.dtype(
         ("time", "f8"),
         ("instant", "f8"),
         ("inner", "?"),
+        ("place", "i8"),
         ("name", "U40"),
     ]
 )
@@ -89,6 +91,7 @@ class Sampler:
         channels: Number of channels in a record.
         dtype: Dtype of the members.
         window: Number of records on either side that each is drawn given, too.
+        shared: Errors that observations share, if any.
     """
 
     posterior: Model
@@ -101,6 +104,7 @@ class Sampler:
     channels: int
     dtype: np.dtype[Any]
     window: int = 0
+    shared: GridErrors | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -137,6 +141,8 @@ class Sampler:
             time=torch.from_numpy(records["time"].copy()),
             instant=torch.from_numpy(records["instant"].copy()),
         )
+        if self.shared is not None:
+            measured = replace(measured, shared=self.shared(records["place"]))
         if self.window:
             measured = measured.among(torch.from_numpy(np.flatnonzero(records["inner"])))
         return self.posterior.posterior(measured)
@@ -335,7 +341,7 @@ def record_table(dates: Dates, seasons: int, step: float | None) -> NDArray[np.v
     """Return key, season, time in steps of so many days, instant and name of each record."""
     table = np.zeros(len(dates), dtype=_RECORD)
     table["time"], table["inner"] = time_in_steps(dates, step), True
-    table["instant"] = dates.ticks
+    table["instant"], table["place"] = dates.ticks, np.arange(len(dates))
     table["key"], table["season"], table["name"] = dates.key, dates.season(seasons), dates.names
     return table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -40,6 +41,9 @@ class Measurement:
         around: Measurements of other records of the series, with their own `time`, from which a
             method that knows how records follow each other takes those near each record; None
             for none. One of the same time is taken for the record itself.
+        shared: Loadings B (channel * observation, k) of each record's errors b ~ N(0, I) that
+            observations share, so that y = A x + B b + n; None where n is all there is. A method
+            needs `apsgeo.gaussian.shared.posterior.WithSharedErrors` to take them into account.
     """
 
     values: Tensor
@@ -53,6 +57,7 @@ class Measurement:
     key: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]
     time: Tensor | None = field(default=None, kw_only=True)
     around: Measurement | None = field(default=None, kw_only=True)
+    shared: tuple[sp.csr_array, ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.values.shape != self.mask.shape or self.values.ndim != 3:
@@ -84,6 +89,14 @@ class Measurement:
                     f"{name} has shape {tuple(index.shape)}; one for each of the "
                     f"{len(self.values)} records was expected."
                 )
+        size = math.prod(self.values.shape[1:])
+        if self.shared is not None and (
+            len(self.shared) != len(self.values) or any(b.shape[0] != size for b in self.shared)
+        ):
+            raise InputError(
+                f"shared= has {len(self.shared)} loadings of {[b.shape for b in self.shared[:3]]}; "
+                f"({size}, k) was expected for each of the {len(self.values)} records."
+            )
         if self.around is not None and (self.time is None or self.around.time is None):
             raise InputError(
                 "around= was given without the times of all records; give time= to both "
@@ -159,7 +172,12 @@ class Measurement:
             wander=None if self.wander is None else self.wander[index],
             key=self.key[index],
             time=None if self.time is None else self.time[index],
+            shared=None if self.shared is None else self._shared_of(index),
         )
+
+    def _shared_of(self, index: slice | Tensor) -> tuple[sp.csr_array, ...]:
+        assert self.shared is not None
+        return tuple(self.shared[i] for i in torch.arange(len(self))[index].tolist())
 
     def among(self, index: slice | Tensor) -> Measurement:
         """Return some of the records, with this measurement around them."""

@@ -20,12 +20,14 @@ from apsgeo.labels.labels import labels_of
 from apsgeo.labels.layout import Layout
 from apsgeo.labels.lazy import record_table
 from apsgeo.labels.quality import Control, compared
+from apsgeo.labels.shared import SharedError, widest
 from apsgeo.measurement import Draws, Measurement, Normals
 from apsgeo.operators.linear import SparseMap
 from apsgeo.posterior import FieldDistribution, Posterior
 from apsgeo.table.bins import binned, usual_freq
 from apsgeo.table.columns import Table
 from apsgeo.table.rows import Rows, rows_of
+from apsgeo.table.shared import shared_of
 
 if TYPE_CHECKING:
     import dask.array
@@ -84,6 +86,7 @@ class PointSampler:
         seed: Seed of the members.
         fields: Layout of the members.
         window: Number of records on either side that each is drawn given, too.
+        errors: Errors that rows share.
     """
 
     posterior: Posterior
@@ -91,6 +94,7 @@ class PointSampler:
     seed: int
     fields: Layout
     window: int = 0
+    errors: tuple[SharedError, ...] = ()
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 
     @property
@@ -114,9 +118,7 @@ class PointSampler:
         measured = self.measure(block)
         inner = torch.from_numpy(np.flatnonzero(block.records["inner"]))
         measured = measured.among(inner) if self.window else measured[inner]
-        normals = self.posterior.normals
-        drawn = self.posterior.linear_method.posterior(normals.measure(measured))
-        return FieldDistribution(drawn, normals)
+        return self.posterior.linear_posterior(measured)
 
     def batches(self, draws: Draws, count: int, first: int = 0) -> Iterator[Tensor]:
         """Yield members (member, record, channel, node), so many at once as a block holds."""
@@ -142,6 +144,10 @@ class PointSampler:
         place = block.record, table.channel, column
         values[place], noise[place] = table.values, block.noise
         y = torch.from_numpy(values)
+        shared = None
+        if self.errors:
+            number = np.ravel_multi_index((table.channel, column), shape[1:])
+            shared = shared_of(self.errors, table, number, block.record, shape)
         return Measurement(
             y,
             ~torch.isnan(y),
@@ -151,6 +157,7 @@ class PointSampler:
             instant=torch.from_numpy(records["instant"].copy()),
             key=torch.from_numpy(records["key"].copy()),
             time=torch.from_numpy(records["time"].copy()),
+            shared=shared,
         )
 
 
@@ -182,6 +189,7 @@ class Tables:
         noise_std: Any = None,
         control: Control = "flag",
         freq: str | None = None,
+        errors: Sequence[SharedError] = (),
     ) -> Tables:
         """Read tables of observations of what a model knows.
 
@@ -192,6 +200,7 @@ class Tables:
                 for each instrument by name; by default the model's.
             control: What becomes of outliers; see `apsgeo.labels.quality.Innovations`.
             freq: Step of the records; see `apsgeo.table.bins.binned`. By default the history's.
+            errors: Errors that rows share, as far as values may be off.
 
         Raises:
             InputError: If a table cannot be read, no row is on the domain, or nothing says the
@@ -211,7 +220,7 @@ class Tables:
         values = compared(
             rows.table.values,
             *_expected(rows, normals, dates.season(normals.seasons)[record]),
-            noise,
+            np.hypot(noise, widest(errors)),
             rows.table.where,
             control,
             "" if posterior.units is None else f" {posterior.units}",

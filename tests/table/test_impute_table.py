@@ -422,15 +422,15 @@ def test_the_command_takes_tables(
         separator = {"tsv": "\t", "txt": " "}.get(suffix, ",")
         plain.to_csv(table, sep=separator, index=False)
     output = tmp_path / "filled.nc"
-    done = CliRunner().invoke(
-        app, ["impute", str(table), str(model), str(output), "--members", "2"]
-    )
+    line = ["impute", str(table), str(model), str(output), "--members", "2"]
+    done = CliRunner().invoke(app, [*line, "--shared-error", "instrument=0.5"])
     assert done.exit_code == 0, (done.output, done.exception)
     assert "local Gaussian" in done.stderr
     with xr.open_dataset(output) as filled:
         assert dict(filled.air.sizes) == {"member": 2, "time": 3, "lat": 6, "lon": 10}
         assert f"obs.{suffix}" in filled.attrs["history"]
-        expected = apsgeo.impute(frame, Posterior.load(model), members=2)
+        error = apsgeo.SharedError(0.5, by="instrument")
+        expected = apsgeo.impute(frame, Posterior.load(model), members=2, shared_error=error)
         alike(filled.air.values, expected.values, 4000)
 
 

@@ -116,7 +116,7 @@ class VecchiaPrior:
                 f"the measurement has (channel, node) = {measurement.shape[1:]}, the prior "
                 f"{self._shape}; measure on the prior's own domain."
             )
-        priors = self._priors(measurement)
+        priors = self.priors(measurement)
         if not self.takes(measurement.operator):
             return GaussianPosterior(priors, measurement)
         laws = [
@@ -165,7 +165,8 @@ class VecchiaPrior:
         blank = Measurement(torch.zeros_like(signal), nothing, torch.ones(()), season=season)
         return self.posterior(blank).log_prob(signal)
 
-    def _priors(self, measurement: Measurement) -> list[Covariance]:
+    def priors(self, measurement: Measurement) -> list[Covariance]:
+        """Return the prior of each measured field, by its season."""
         if isinstance(self.prior, SeasonalPrior):
             return list(self.prior.of(measurement))
         return [self.prior] * len(measurement)

@@ -1,0 +1,1 @@
+"""Errors that observations share, such as a bias of an instrument: low-rank plus diagonal noise."""
