@@ -75,7 +75,7 @@ def prior_at(place: str) -> FieldPrior:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Try methods on every domain, and samplers that share the walk of DPS on an image alone."""
     wanted = [each for each in ("name", "prior") if each in metafunc.fixturenames]
-    cases = [
+    cases: list[tuple[str, ...]] = [
         (name, place)
         for name in METHODS
         for place in PLACES
