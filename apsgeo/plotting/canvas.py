@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-__all__ = ["Globe", "Style", "add_colorbar", "coastlines", "equal_earth"]
+__all__ = ["Globe", "Style", "add_colorbar", "area_style", "coastlines", "equal_earth"]
 
 Array = NDArray[np.float64]
 
@@ -95,6 +95,40 @@ def add_colorbar(figure: Figure, axes: Any, style: Style, label: str, aspect: fl
     )
 
 
+def area_style(
+    values: Array, areas: Array, *, anomalies: bool = False, spread: bool = False
+) -> Style:
+    """Return a colour scale that holds 98 % of the area of fields (record, *places).
+
+    Args:
+        values: Fields.
+        areas: Area of each place.
+        anomalies: Whether zero is in the middle.
+        spread: Whether these are standard deviations.
+    """
+    from matplotlib.colors import Normalize
+
+    if spread:
+        return Style("YlGnBu", Normalize(0.0, _nice(_quantile(values, areas, 0.98))), "max")
+    if anomalies:
+        bound = _nice(_quantile(np.abs(values), areas, 0.98))
+        return Style("RdBu_r", Normalize(-bound, bound), "both")
+    low, high = (_quantile(values, areas, q) for q in (0.01, 0.99))
+    return Style("RdYlBu_r", Normalize(low, high), "both")
+
+
+def _quantile(values: Array, areas: Array, share: float) -> float:
+    flat = values.reshape(len(values), -1)
+    good = np.isfinite(flat)
+    weights = np.broadcast_to(areas.ravel(), flat.shape)[good]
+    if not len(weights):
+        return 0.0
+    order = np.argsort(flat[good])
+    reached = weights[order].cumsum() / weights.sum()
+    rank = min(int(np.searchsorted(reached, share)), len(order) - 1)
+    return float(flat[good][order[rank]])
+
+
 class Globe:
     """Draw fields of one grid: a globe in the Equal Earth projection, a region by its degrees."""
 
@@ -144,32 +178,21 @@ class Globe:
             lines += np.split(np.stack([x, y], axis=1), np.flatnonzero(broken) + 1)
         return [line for line in lines if len(line) > 1]
 
+    def draw_places(self, axes: Axes, lat: Array, lon: Array, values: Array, style: Style) -> None:
+        """Draw values at places as dots on grey ground."""
+        if self._globe:
+            lon = (lon + 180.0) % 360.0 - 180.0
+        else:
+            lon = (lon - self._west) % 360.0 + self._west
+        self._dots(axes, *self._project(lon, lat), values, style)
+
     def signal_style(self, values: Array, anomalies: bool) -> Style:
         """Return one colour scale, in the data's unit, that holds 98 % of the area."""
-        from matplotlib.colors import Normalize
-
-        if anomalies:
-            bound = _nice(self._quantile(np.abs(values), 0.98))
-            return Style("RdBu_r", Normalize(-bound, bound), "both")
-        low, high = (self._quantile(values, q) for q in (0.01, 0.99))
-        return Style("RdYlBu_r", Normalize(low, high), "both")
+        return area_style(values, self._areas, anomalies=anomalies)
 
     def spread_style(self, values: Array) -> Style:
         """Return the colour scale of standard deviations (time, lat, lon)."""
-        from matplotlib.colors import Normalize
-
-        return Style("YlGnBu", Normalize(0.0, _nice(self._quantile(values, 0.98))), "max")
-
-    def _quantile(self, values: Array, share: float) -> float:
-        flat = values.reshape(len(values), -1)
-        good = np.isfinite(flat)
-        weights = np.broadcast_to(self._areas, flat.shape)[good]
-        if not len(weights):
-            return 0.0
-        order = np.argsort(flat[good])
-        reached = weights[order].cumsum() / weights.sum()
-        rank = min(int(np.searchsorted(reached, share)), len(order) - 1)
-        return float(flat[good][order[rank]])
+        return area_style(values, self._areas, spread=True)
 
     def draw_cells(self, axes: Axes, values: Array, style: Style) -> None:
         """Draw values (lat, lon) cell by cell; NaN stays grey."""
@@ -182,17 +205,19 @@ class Globe:
 
     def draw_points(self, axes: Axes, values: Array, style: Style) -> None:
         """Draw values (lat, lon) that are not NaN as dots, since few cells would not show."""
+        seen = np.isfinite(values)
+        self._dots(axes, self._centres[0][seen], self._centres[1][seen], values[seen], style)
+
+    def _dots(self, axes: Axes, x: Array, y: Array, values: Array, style: Style) -> None:
         from matplotlib.colors import ListedColormap
 
-        ground = np.zeros((len(values), len(self._order)))
+        ground = np.zeros((self._x.shape[0] - 1, self._x.shape[1] - 1))
         axes.pcolormesh(self._x, self._y, ground, cmap=ListedColormap([_BARE]), rasterized=True)
-        seen = np.isfinite(values)
-        size = np.clip(1500.0 / max(int(seen.sum()), 1), 1.0, 12.0)
         axes.scatter(
-            self._centres[0][seen],
-            self._centres[1][seen],
-            c=values[seen],
-            s=size,
+            x,
+            y,
+            c=values,
+            s=np.clip(1500.0 / max(len(values), 1), 1.0, 12.0),
             cmap=style.cmap,
             norm=style.norm,
             edgecolors="0.35",

@@ -102,15 +102,18 @@ class AreaMean(Statistic):
         if not 0.0 < self.level < 1.0:
             raise InputError(f"level={self.level} given; expected a probability, such as 0.9")
 
-    def _weights(self, site: Site) -> Array:
+    def weights(self, domain: Domain, valid: Array) -> Array:
         """Return the weight (region, node) of each node, which sum to one.
+
+        Args:
+            domain: Domain of the nodes.
+            valid: Mask (node,) of those with values.
 
         Raises:
             InputError: If a region has no node with values.
             GridError: If a region is on another domain.
         """
-        domain = site.layout.domain
-        areas = domain.areas.numpy() * site.normals.valid.numpy()
+        areas = domain.areas.numpy() * valid
         each = []
         regions: Mapping[str, Any] = self.regions or {"all": None}
         for name, region in regions.items():
@@ -139,9 +142,12 @@ class AreaMean(Statistic):
             each.append(weight / weight.sum())
         return np.stack(each)
 
+    def _of(self, site: Site) -> Array:
+        return self.weights(site.layout.domain, site.normals.valid.numpy())
+
     def check(self, site: Site) -> None:
-        """Check that every region has nodes; see `_weights` for what is raised."""
-        self._weights(site)
+        """Check that every region has nodes; see `weights` for what is raised."""
+        self._of(site)
 
     def outputs(self, site: Site) -> Sequence[Output]:
         """Return ``NAME_area_mean`` (member, region) and ``NAME_area_mean_interval`` (bound, …)."""
@@ -158,7 +164,7 @@ class AreaMean(Statistic):
 
     def start(self, site: Site) -> _Means:
         """Return the state before the first member."""
-        return _Means(self._weights(site), self.level)
+        return _Means(self._of(site), self.level)
 
 
 class _Means:
