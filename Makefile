@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-truth bench-amortization bench-amortized bench-stages bench-paper-form bench-ablations bench-images bench-priors bench-trained-priors docs clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-truth bench-amortization bench-amortized bench-stages bench-paper-form bench-ablations bench-images bench-priors bench-trained-priors bench-workflow docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -80,6 +80,9 @@ bench-priors: venv  ## compare log-densities of priors with the truth; writes th
 
 bench-trained-priors: venv  ## train priors on five data sets and score them; writes the tables and figures
 	$(BIN)/python -m benchmarks trained-priors
+
+bench-workflow: venv  ## measure a fill by cells, members and workers, and one real task beside rivals
+	$(BIN)/python -m benchmarks workflow
 
 docs: venv  ## build the documentation into build/docs; a warning is an error
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'

@@ -33,6 +33,7 @@ SUITES = {
     "images": "images.suite",
     "priors": "priors.suite",
     "trained-priors": "trained_priors.suite",
+    "workflow": "workflow.suite",
 }
 
 

@@ -72,7 +72,7 @@ def plot_ensemble(
     values = {panel: _nodes(each, layout) for panel, each in fields.items()}
     signal = canvas.style(values["Ensemble mean"][None])
     panels = ([] if seen is None else ["Observed"]) + list(values)
-    columns = min(len(panels), 3)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure = _figure(figsize=(4.0 * columns, 4.0 / canvas.aspect * rows + 1.3))
     axes = figure.subplots(rows, columns, squeeze=False)

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from apsgeo.domains import ImageDomain, LatLonDomain
 from apsgeo.domains.base import Domain
-from apsgeo.labels.labels import labels_of
+from apsgeo.labels.labels import degrees_of
 from apsgeo.plotting.canvas import Array, Globe, Style, area_style
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def canvas_of(domain: Domain) -> Canvas:
     Nodes on a sphere colour the part of its picture that is nearest to them. Those of any other
     body are dots, seen along its shortest axis.
     """
-    return _Sphere(domain) if {"lat", "lon"} <= set(labels_of(domain).coords) else _Body(domain)
+    return _Body(domain) if degrees_of(domain) is None else _Sphere(domain)
 
 
 class _Base:
@@ -102,8 +102,9 @@ class _Image(_Base):
 class _Sphere(_Base):
     def __init__(self, domain: Domain) -> None:
         super().__init__(domain)
-        coords = labels_of(domain).coords
-        self._lat, self._lon = coords["lat"].values, coords["lon"].values
+        found = degrees_of(domain)
+        assert found is not None
+        self._lat, self._lon = found
         self._picture = self._grid()
         self._globe = Globe(self._picture)
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from apsgeo.domains import LatLonDomain
 from apsgeo.domains.base import Domain
 from apsgeo.errors import GridError, InputError
-from apsgeo.labels.labels import labels_of
+from apsgeo.labels.labels import degrees_of
 from apsgeo.labels.layout import layout_of
 from apsgeo.measurement import Draws
 from apsgeo.statistics.statistic import Array, Output, Site, Statistic
@@ -52,28 +51,15 @@ class Box:
         Raises:
             GridError: If the domain has no latitudes and longitudes.
         """
-        lat, lon = _degrees(domain)
+        if (found := degrees_of(domain)) is None:
+            raise GridError(
+                f"{domain!r} has no latitudes and longitudes; give a region as an array of its "
+                "nodes, true inside"
+            )
+        lat, lon = (each.round(6) for each in found)
         width = (self.east - self.west) % 360.0 or 360.0
         inside = (lat >= self.south) & (lat <= self.north) & ((lon - self.west) % 360.0 <= width)
         return inside.astype(np.float64)
-
-
-def _degrees(domain: Domain) -> tuple[Array, Array]:
-    """Return the latitude and longitude of each node.
-
-    Raises:
-        GridError: If the domain has none.
-    """
-    if isinstance(domain, LatLonDomain):
-        lat, lon = np.meshgrid(domain.lat, domain.lon, indexing="ij")
-        return lat.ravel(), lon.ravel()
-    coords = labels_of(domain).coords
-    if not {"lat", "lon"} <= set(coords):
-        raise GridError(
-            f"{domain!r} has no latitudes and longitudes; give a region as an array of its nodes, "
-            "true inside"
-        )
-    return coords["lat"].values, coords["lon"].values
 
 
 Region = Box | xr.DataArray
