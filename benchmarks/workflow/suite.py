@@ -4,9 +4,9 @@ python -m benchmarks workflow    writes benchmarks/results/workflow/* and docs/f
 
 The part "cost" fills images of up to a million cells with an exact posterior of 30 patterns, whose
 own cost is linear in all three, so that what is measured is the work around a model: labels,
-checks, blocks, members, statistics. Each row is measured in a process of its own, so that the peak of its
-memory is known. The part "task" fills months of ncep-air under the masks of COADS with the shipped
-model, 64 members, quantiles to Zarr; see `benchmarks.workflow.task`.
+checks, blocks, members, statistics. Each row is measured in a process of its own, so that the peak
+of its memory is known. The part "task" fills months of ncep-air under the masks of COADS with the
+shipped model, 64 members, quantiles to Zarr; see `benchmarks.workflow.task`.
 """
 
 from __future__ import annotations
