@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
+from apsgeo.errors import InputError
 from apsgeo.xarray import impute
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from apsgeo.domains import Domain
     from apsgeo.labels.noise import NoiseStd
     from apsgeo.labels.quality import Control
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from apsgeo.operators import Operator
     from apsgeo.posterior import Posterior
     from apsgeo.statistics import Statistic
+    from apsgeo.statistics.areas import Region
 
 __all__ = ["ApsAccessor"]
 
@@ -56,6 +60,43 @@ class ApsAccessor:
             each = {name: regrid(self._obs[name], target, method) for name in self._obs.data_vars}
             return xr.Dataset(each, attrs=self._obs.attrs)
         return regrid(self._obs, target, method)
+
+    def plot(
+        self, observed: xr.DataArray | None = None, *, record: int = 0, members: int = 2
+    ) -> Figure:
+        """Draw a record's mean, spread, members and observations.
+
+        See `apsgeo.plotting.ensemble.plot_ensemble`.
+        """
+        from apsgeo.plotting.ensemble import plot_ensemble
+
+        return plot_ensemble(self._obs, observed, record=record, members=members)
+
+    def plume(
+        self, regions: Mapping[str, Region] | None = None, truth: xr.DataArray | None = None
+    ) -> Figure:
+        """Draw means by area over time; see `apsgeo.plotting.ensemble.plot_plume`."""
+        from apsgeo.plotting.ensemble import plot_plume
+
+        return plot_plume(self._obs, regions, truth=truth)
+
+    def rank_histogram(self, truth: xr.DataArray, observed: xr.DataArray | None = None) -> Figure:
+        """Draw the ranks of the truth; see `apsgeo.plotting.ensemble.plot_rank_histogram`."""
+        from apsgeo.plotting.ensemble import plot_rank_histogram
+
+        return plot_rank_histogram(self._members, truth, observed)
+
+    def reliability(self, truth: xr.DataArray, observed: xr.DataArray | None = None) -> Figure:
+        """Draw how many truths intervals cover; see `apsgeo.plotting.ensemble.plot_reliability`."""
+        from apsgeo.plotting.ensemble import plot_reliability
+
+        return plot_reliability(self._members, truth, observed)
+
+    @property
+    def _members(self) -> xr.DataArray:
+        if isinstance(self._obs, xr.Dataset):
+            raise InputError("give one variable of the data set, such as ensemble['air'].aps")
+        return self._obs
 
     def impute(
         self,

@@ -64,7 +64,7 @@ def atomic_folder(
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.iterdir():
+        for file in temporary.rglob("*"):
             _fsync(file)
         _fsync(temporary)
         _refuse_existing_folder(path, replaceable)

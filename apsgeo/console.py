@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,15 +19,44 @@ from apsgeo.errors import ApsgeoError, ApsgeoWarning
 if TYPE_CHECKING:
     from apsgeo.metrics.scoreboard import Scores
 
-__all__ = ["Commands", "command_line", "print_scores"]
+__all__ = ["Commands", "command_line", "print_scores", "report"]
+
+
+_INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+
+_as_json: ContextVar[bool] = ContextVar("as_json", default=False)
+
+
+def report(text: str, *, event: str = "done", **facts: Any) -> None:
+    """Print a result on stdout, or with --json the facts of it as one line."""
+    typer.echo(json.dumps({"event": event, **facts}) if _as_json.get() else text)
+
+
+def _log(level: str, message: str) -> None:
+    """Print a line on stderr, or with --json a record."""
+    record = {"event": level, "message": message}
+    typer.echo(json.dumps(record) if _as_json.get() else f"{level}: {message}", err=True)
+
+
+def _reported(as_json: bool) -> AbstractContextManager[None]:
+    """Return a context in which progress is records on stderr, if all is to be JSON."""
+    if not as_json:
+        return nullcontext()
+    from apsgeo.progress import reported
+
+    return reported(lambda record: typer.echo(json.dumps(dict(record)), err=True))
 
 
 class Commands(TyperGroup):
-    """Commands whose expected errors are one line on stderr and the exit status 2."""
+    """Commands whose expected errors are one line on stderr and the exit status 2.
+
+    Ctrl-C ends them with 130, and a fault of apsgeo with a traceback and 1.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        with warnings.catch_warnings():
+        _as_json.set(bool(ctx.params.get("as_json")))
+        with warnings.catch_warnings(), _reported(_as_json.get()):
             options = self._options(ctx)
             warnings.showwarning = _one_line(warnings.showwarning, options)
             try:
@@ -34,8 +66,11 @@ class Commands(TyperGroup):
                 if shell := getattr(error, "shell", None):
                     message = f"{_without_python(message)}; in the shell: {shell}"
                 message = _for_shell(message, options)
-                typer.echo(f"error: {message}", err=True)
+                _log("error", message)
                 raise typer.Exit(2) from error
+            except KeyboardInterrupt as error:
+                _log("error", "interrupted; the same command again goes on where it was")
+                raise typer.Exit(_INTERRUPTED) from error
 
     def _options(self, ctx: Any) -> dict[str, str]:
         """Return the options of all commands by the names of their arguments in Python."""
@@ -98,7 +133,7 @@ def _one_line(
 ) -> Callable[..., None]:
     def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
         if issubclass(category, ApsgeoWarning):
-            typer.echo(f"warning: {_for_shell(str(message), options_of_shell)}", err=True)
+            _log("warning", _for_shell(str(message), options_of_shell))
         else:
             otherwise(message, category, *rest, **options)
 
@@ -106,7 +141,11 @@ def _one_line(
 
 
 def print_scores(scores: Scores, units: str) -> None:
-    """Print a table of the scores of an ensemble."""
+    """Print a table of the scores of an ensemble, or with --json the scores."""
+    if _as_json.get():
+        names = ("crps", "rmse", "spread_skill", "coverage90", "records")
+        report("", event="scores", units=units, **{n: getattr(scores, n) for n in names})
+        return
     from rich.console import Console
     from rich.table import Table
 

@@ -20,10 +20,11 @@ from apsgeo.errors import InputError, ModelError
 from apsgeo.io import read_field
 from apsgeo.labels.checks import integer
 from apsgeo.metrics.scoreboard import Scoreboard
-from apsgeo.plotting import ensemble_maps, save_figure
+from apsgeo.output.write import write_ensemble
+from apsgeo.plotting.maps import ensemble_maps, save_figure
 from apsgeo.posterior import Posterior
 from apsgeo.protocol import NcepProtocol, compared_methods
-from apsgeo.xarray import impute, write_ensemble
+from apsgeo.xarray import impute
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

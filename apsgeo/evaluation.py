@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from apsgeo.domains import Domain
 from apsgeo.errors import InputError
@@ -25,6 +24,7 @@ from apsgeo.labels.units import converted
 from apsgeo.metrics import scores
 from apsgeo.metrics.predictions import EnsemblePrediction
 from apsgeo.metrics.scoreboard import Scores, Tally
+from apsgeo.progress import Bar
 
 __all__ = [
     "area_weights",
@@ -80,9 +80,7 @@ def score_ensemble(
     drawn = ensemble.transpose("member", *first.array.dims)
     drawn = drawn if first.dim else drawn.expand_dims("time", 1)
     weights, tally = np.tile(first.layout.weights, first.channels), Tally()
-    with tqdm(
-        total=len(first), desc="scoring", unit="field", delay=2.0, disable=not progress
-    ) as bar:
+    with Bar(total=len(first), name="scoring", unit="field", delay=2.0, enabled=progress) as bar:
         for start in range(0, len(first), _BATCH):
             part = slice(start, start + _BATCH)
             expected = _cells(truths[part])

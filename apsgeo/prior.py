@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from apsgeo.device import choose_device, on_device
 from apsgeo.diffusion.fit import train_diffusion
+from apsgeo.diffusion.foretell import foretell_fit
 from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.domains.base import Domain
 from apsgeo.domains.symmetry import Symmetries
@@ -36,7 +37,9 @@ from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
 from apsgeo.measurement import Bounds, Normals, QuantileNormals, bounds_in
+from apsgeo.optim.distributed import is_first
 from apsgeo.optim.training import Training, seeded
+from apsgeo.progress import say
 from apsgeo.random_field.fit import fit_random_field, lacks_history
 
 __all__ = ["FieldPrior", "fit_prior"]
@@ -217,6 +220,13 @@ def fit_prior(
     if filled is not None:
         observed = filled.observed[torch.from_numpy(earlier)]
     search["observed"] = observed
+    if training.progress and is_first():
+        starts: dict[str, Any] = {}
+        if scales is None:
+            starts["hybrid"] = domain, fields, HybridScales.start(domain)
+        if anchor_scales is None and (few := _small_enough(domain, fields, None)) is not None:
+            starts["localised"] = *few[:2], LocalisedScales.start(domain)
+        say(foretell_fit(fields, starts, spec, training, search | {"observed": None}))
     if scales is None:
         scales = select_scales(domain, fields, HybridScales.start(domain), **search)
     gaussian = anchor = fit_gaussian(scales.field(domain, fields), fields, scales, **fit)

@@ -19,7 +19,6 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from apsgeo.baselines import METHODS, SAMPLERS
 from apsgeo.baselines.gaussian import choose_rank
@@ -36,6 +35,7 @@ from apsgeo.measurement import Measurement, Method, Normals
 from apsgeo.metrics.scoreboard import Scores, Tally
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
+from apsgeo.progress import Bar
 
 __all__ = ["DENSITIES", "NOISE_STD", "NcepProtocol", "compared_methods"]
 
@@ -187,7 +187,7 @@ class NcepProtocol:
         """
         tally = Tally()
         label = f"{name or method.name}, {100 * density:g} %"
-        with tqdm(total=len(index), desc=label, unit="field", disable=not progress) as bar:
+        with Bar(total=len(index), name=label, unit="field", enabled=progress) as bar:
             for start in range(0, len(index), batch):
                 part = index[start : start + batch]
                 observations = self.observe(part, density, window)

@@ -43,7 +43,7 @@ from apsgeo.operators import SpectralTruncation as SpectralTruncation
 from apsgeo.operators import Stack as Stack
 from apsgeo.operators import Swath as Swath
 from apsgeo.optim.training import Training as Training
+from apsgeo.output.write import write_ensemble as write_ensemble
 from apsgeo.posterior import Posterior as Posterior
 from apsgeo.prior import fit_prior as fit_prior
 from apsgeo.xarray import impute as impute
-from apsgeo.xarray import write_ensemble as write_ensemble

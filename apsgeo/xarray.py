@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -31,11 +28,7 @@ if TYPE_CHECKING:
     from apsgeo.posterior import Posterior
     from apsgeo.statistics import Statistic
 
-__all__ = ["impute", "write_ensemble"]
-
-CONVENTIONS = "CF-1.10"
-
-_COMPRESSIONS = ("zlib", "zstd", "szip", "bzip2", "blosc", "compression")
+__all__ = ["impute"]
 
 
 Fields = TypeVar("Fields", xr.DataArray, xr.Dataset, Any)
@@ -396,71 +389,6 @@ def _covered(records: Records, linear: LinearMap) -> Records:
     array = records.array.where(here).transpose(*records.array.dims).assign_attrs(attrs)
     array.encoding = encoding
     return replace(records, array=array)
-
-
-def write_ensemble(
-    ensemble: xr.DataArray,
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-    attrs: Mapping[str, Any] | None = None,
-    unlimited_dims: Iterable[str] | None = None,
-) -> Path:
-    """Write an ensemble as CF netCDF, compressed and atomically, drawing it block by block.
-
-    The same ensemble gives the same bytes. There is a progress bar if it takes long.
-
-    Args:
-        ensemble: Members (member, ...), from `impute`.
-        path: Path of the file to make.
-        overwrite: Whether a file that is already there is replaced.
-        attrs: Attributes of the file as a whole, such as ``title``.
-        unlimited_dims: Dims to which records can be added later; by default those of the file that
-            the observations were read from.
-
-    Raises:
-        OutputExistsError: If something is at ``path`` and ``overwrite`` is false.
-        InputError: If the ensemble has no name, or its values cannot be used (with dask).
-    """
-    from dask.diagnostics.progress import ProgressBar
-
-    from apsgeo.io import write_netcdf
-
-    dataset = ensemble.to_dataset(name=_name(ensemble))
-    dataset.attrs = {"Conventions": CONVENTIONS, "source": f"apsgeo {apsgeo.__version__}"}
-    dataset.attrs |= attrs or {}
-    if unlimited_dims is None:
-        unlimited_dims = ensemble.encoding.get("unlimited_dims", ())
-    dataset.encoding["unlimited_dims"] = {dim for dim in unlimited_dims if dim in dataset.dims}
-    encoding = float_encoding(ensemble.encoding, ensemble.dtype)
-    encoding["chunksizes"] = _field_shape(ensemble)
-    encoding.pop("coordinates", None)  # xarray finds them anew, and refuses them here
-    if (mapping := encoding.pop("grid_mapping", None)) in dataset.coords:
-        dataset[_name(ensemble)].attrs["grid_mapping"] = mapping
-    if not any(encoding.get(name) for name in _COMPRESSIONS):
-        encoding |= {"zlib": True, "complevel": 4, "shuffle": True}
-    with ProgressBar(minimum=2.0, out=sys.stderr):
-        return write_netcdf(dataset, path, overwrite, {_name(ensemble): encoding})
-
-
-def _field_shape(ensemble: xr.DataArray) -> tuple[int, ...]:
-    """Return the shape of one member of one record; blocks hold some of these."""
-    from apsgeo.labels.times import record_dims
-
-    chunks = ensemble.chunks or ((),) * ensemble.ndim
-    alone = ("member", *record_dims(ensemble))
-    return tuple(
-        1 if dim in alone or len(blocks) > 1 else ensemble.sizes[dim]
-        for dim, blocks in zip(ensemble.dims, chunks, strict=True)
-    )
-
-
-def _name(ensemble: xr.DataArray) -> str:
-    if ensemble.name is None:
-        raise InputError(
-            "the ensemble has no name for its variable; use .rename('air') or the like"
-        )
-    return str(ensemble.name)
 
 
 def _check_types(obs: Any, posterior: Any) -> None:

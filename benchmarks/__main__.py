@@ -36,6 +36,7 @@ SUITES = {
     "speed": "rivals.speed",
     "climate": "rivals.climate",
     "rivals-images": "rivals.images",
+    "workflow": "workflow.suite",
 }
 
 

@@ -20,9 +20,10 @@ from apsgeo.files.cf import float_encoding, without_invalid
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.io import write_netcdf
 from apsgeo.operators import Mask
+from apsgeo.output.write import write_ensemble
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
-from apsgeo.xarray import impute, write_ensemble
+from apsgeo.xarray import impute
 from tests.cases import alike, history, numpy_seeded
 
 SCALES = HybridScales(range_km=3000.0, eof_weight=0.9)

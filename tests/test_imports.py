@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = """
     errors
-    atomic files
+    atomic files progress
     io device metrics
     domains
     linalg nn optim
@@ -33,7 +33,7 @@ LAYERS = """
     random_field table
     prior
     distillation baselines diagnostics
-    refinement protocol statistics
+    refinement protocol statistics output
     xarray evaluation datasets plotting
     models console accessor
     demo
@@ -42,7 +42,7 @@ LAYERS = """
 """
 """Folders and modules; each imports only what stands in lines above its own."""
 
-ONLY = {"metrics": {"errors", "atomic"}, "optim": {"errors", "atomic", "files", "io"}}
+ONLY = {"metrics": {"errors", "atomic"}, "optim": {"errors", "atomic", "files", "io", "progress"}}
 """What some folders have to do with, though more stands above them."""
 
 CROWD = 20

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
@@ -20,6 +19,7 @@ from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.measurement import Measurement
 from apsgeo.metrics.scores import weighted_mean
+from apsgeo.progress import Bar
 
 __all__ = [
     "choose_rank",
@@ -107,7 +107,7 @@ def choose_rank(
             each.append(weighted_mean(std * found.crps(truth), weights).mean())
         return np.array(each)
 
-    table = np.array([score(r) for r in tqdm(ranks, desc="EOF rank", disable=not progress)])
+    table = np.array([score(r) for r in Bar(ranks, name="choosing the EOF rank", enabled=progress)])
     best = int(ranks[int((table / table[0]).mean(1).argmin())])
     return eof_prior(domain, fitted[..., :best].clone())
 

@@ -16,7 +16,7 @@ app = typer.Typer(
     help="Fill the gaps of geophysical fields with ensembles, in one network evaluation a field.",
     epilog=f"Example: {impute.EXAMPLE}",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -26,6 +26,10 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def main(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Log progress, warnings, errors and results as lines of JSON."),
+    ] = False,
 ) -> None:
     """Show the version, if asked for."""
     if version:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from apsgeo.cli.options import Overwrite, Seed, Variable, open_prior, refuse_existing
+from apsgeo.cli.outputs import DryRun, foretold, forget_beside, kept_beside
+from apsgeo.console import command_line, report
 
 __all__ = ["EXAMPLE", "distill"]
 
@@ -20,6 +22,7 @@ _COUPLINGS = 8  # of white noise, which has no correlations of its own
 
 
 def distill(
+    context: typer.Context,
     prior: Annotated[Path, typer.Argument(metavar="PRIOR", help="A folder made by apsgeo fit.")],
     posterior: Annotated[Path, typer.Argument(metavar="POSTERIOR", help="The folder to make.")],
     noise_std: Annotated[
@@ -69,26 +72,31 @@ def distill(
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 2000,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a model that samples the posterior of any observations in one evaluation."""
-    refuse_existing(posterior, overwrite)
+    refuse_existing(posterior, overwrite or dry_run)
     from apsgeo.distillation.distill import distill as train
     from apsgeo.flows.build import CouplingSpec
     from apsgeo.io import read_field
     from apsgeo.operators import Mask
     from apsgeo.optim.training import Training
 
-    trained = train(
-        open_prior(prior),
-        Mask(*density),
-        noise_std,
-        history=None if history is None else read_field(history, variable),
-        measurements=None if measurements is None else read_field(measurements, variable),
-        teacher=teacher,
-        objective=objective,
-        spec=CouplingSpec(base=base, local=_COUPLINGS if base == "white" else 0),
-        seed=seed,
-        training=Training(steps=steps),
-    )
+    command = command_line(context, ("overwrite",))
+    kept = kept_beside(posterior, command, [*filter(None, [prior, history, measurements])])
+    with foretold("distill", dry_run):
+        trained = train(
+            open_prior(prior),
+            Mask(*density),
+            noise_std,
+            history=None if history is None else read_field(history, variable),
+            measurements=None if measurements is None else read_field(measurements, variable),
+            teacher=teacher,
+            objective=objective,
+            spec=CouplingSpec(base=base, local=_COUPLINGS if base == "white" else 0),
+            seed=seed,
+            training=Training(steps=steps, checkpoint=kept),
+        )
     trained.save(posterior, overwrite=overwrite)
-    typer.echo(f"{posterior}: {trained!r}")
+    forget_beside(posterior)
+    report(f"{posterior}: {trained!r}", output=str(posterior))

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from apsgeo.cli.options import Group, Overwrite, QualityControl, Seed, Variable, refuse_existing
+from apsgeo.cli.outputs import DryRun, foretold, forget_beside, kept_beside
+from apsgeo.console import command_line, report
 
 __all__ = ["EXAMPLE", "fit"]
 
@@ -19,6 +21,7 @@ Network = Literal["unet", "function-space"]
 
 
 def fit(
+    context: typer.Context,
     history: Annotated[
         Path,
         typer.Argument(
@@ -97,7 +100,8 @@ def fit(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Keeps the state of the training; given again after a kill, it goes on there.",
+            help="Keeps the state of the training; a hidden one beside PRIOR by default, from "
+            "which the same command goes on after a kill.",
             show_default=False,
         ),
     ] = None,
@@ -109,9 +113,10 @@ def fit(
     ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Learn from fields of the past, or one gappy field, what a variable looks like."""
-    refuse_existing(prior, overwrite)
+    refuse_existing(prior, overwrite or dry_run)
     from apsgeo.diffusion.spec import DenoiserSpec
     from apsgeo.io import read_field
     from apsgeo.labels.mesh import read_mesh
@@ -119,7 +124,8 @@ def fit(
     from apsgeo.optim.training import Training
     from apsgeo.prior import fit_prior
 
-    with data_parallel():
+    kept = checkpoint or kept_beside(prior, command_line(context, ("overwrite",)), [history])
+    with data_parallel(), foretold("fit", dry_run):
         fitted = fit_prior(
             read_field(history, variable, group),
             None if mesh is None else read_mesh(mesh).domain,
@@ -133,8 +139,9 @@ def fit(
             skip=skip,
             spec=DenoiserSpec(size=size, network=network),
             seed=seed,
-            training=Training(steps=steps, patience=patience, checkpoint=checkpoint, log=log),
+            training=Training(steps=steps, patience=patience, checkpoint=kept, log=log),
         )
         if is_first():
             fitted.save(prior, overwrite=overwrite)
-            typer.echo(f"{prior}: {fitted!r}")
+            forget_beside(prior)
+            report(f"{prior}: {fitted!r}", output=str(prior))

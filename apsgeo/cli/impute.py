@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,17 @@ from apsgeo.cli.options import (
     open_posterior,
     refuse_existing,
 )
-from apsgeo.console import command_line
+from apsgeo.cli.outputs import (
+    Append,
+    DryRun,
+    Regions,
+    Statistics,
+    identity,
+    plan_of,
+    say_plan,
+    statistics_asked,
+)
+from apsgeo.console import command_line, report
 from apsgeo.errors import InputError
 
 __all__ = ["EXAMPLE", "impute"]
@@ -40,7 +50,8 @@ def impute(
         list[str],
         typer.Argument(
             metavar="[POSTERIOR] OUTPUT.nc",
-            help="A folder made by apsgeo distill, or ncep-air; and the file to make. Without a "
+            help="A folder made by apsgeo distill, or ncep-air; and the file to make, netCDF or, "
+            "with the suffix .zarr, a Zarr store. Without a "
             "model, one is fitted to OBS.nc alone.",
         ),
     ],
@@ -108,8 +119,12 @@ def impute(
             show_default=False,
         ),
     ] = None,
+    statistics: Statistics = None,
+    region: Regions = None,
+    append: Append = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Draw an ensemble of the complete fields behind observed ones.
 
@@ -122,43 +137,66 @@ def impute(
             "OUTPUT.nc"
         )
     output = Path(files[-1])
-    refuse_existing(output, overwrite)
+    if not append:
+        refuse_existing(output, overwrite or dry_run)
+    asked = statistics_asked(statistics, region)
     from apsgeo import __version__
     from apsgeo.cli.inputs import noise_of_options, observations, shared_errors
-    from apsgeo.files.stores import read_provenance
+    from apsgeo.files.stores import matching, read_provenance
     from apsgeo.operators import CellMeans
+    from apsgeo.output.write import CONVENTIONS, write_ensemble
+    from apsgeo.progress import say
     from apsgeo.table.read import is_table_path
-    from apsgeo.xarray import CONVENTIONS, write_ensemble
     from apsgeo.xarray import impute as fill
 
     model = open_posterior(files[0]) if len(files) == 2 else None
     if model is None:
-        typer.echo(f"no model given: a random field is fitted to {obs} alone", err=True)
+        say(f"no model given: a random field is fitted to {obs} alone")
     field = observations(obs, variable or [], group, model)
     noise = noise_of_options(obs, group, noise_std, noise_of or [], noise_variable)
-    ensemble = fill(
-        field,
-        model,
-        members,
-        seed,
-        noise_std=noise,
-        quality_control=quality_control,
-        window=window,
-        operator=CellMeans() if cell_means else None,
-        freq=freq,
-        shared_error=shared_errors(obs, group, field, shared_error or []),
-    )
+    options: dict[str, Any] = {
+        "noise_std": noise,
+        "quality_control": quality_control,
+        "window": window,
+        "operator": CellMeans() if cell_means else None,
+        "freq": freq,
+        "shared_error": shared_errors(obs, group, field, shared_error or []),
+    }
+    ensemble: Any = fill(field, model, members, seed, statistics=asked, **options)
+    if dry_run:
+        first = _first_record(field)
+        say_plan(
+            plan_of(ensemble, lambda count: fill(first, model, count, seed, **options), members)
+        )
+        return
     context.params["files"] = files[:-1]  # the name of the output changes nothing in it
     source = None if is_table_path(obs) else obs
-    attrs, unlimited = read_provenance(source, command_line(context, ("overwrite",)))
+    command = command_line(context, ("overwrite", "append"))
+    attrs, unlimited = read_provenance(source, command)
     variables = [ensemble] if "name" in dir(ensemble) else [*ensemble.data_vars.values()]
     name = ", ".join(str(each.name) for each in variables)
     attrs["title"] = f"{attrs.get('title', field.attrs.get('long_name', name))}, ensemble"
     attrs["source"] = "; ".join([*filter(None, [attrs.get("source")]), f"apsgeo {__version__}"])
     attrs["Conventions"] = CONVENTIONS
     write_ensemble(
-        ensemble, output, overwrite=overwrite, attrs=attrs, unlimited_dims=sorted(unlimited)
+        ensemble,
+        output,
+        overwrite=overwrite,
+        append=append,
+        attrs=attrs,
+        unlimited_dims=sorted(unlimited),
+        resume=identity(command, matching(obs), None if model is None else model.digest),
     )
-    for each in variables if model is None else ():
-        typer.echo(str(each.attrs["model"]), err=True)
-    typer.echo(f"{output}: {dict(ensemble.sizes)}")
+    for each in variables if model is None and asked is None else ():
+        say(str(each.attrs["model"]))
+    sizes = {str(dim): size for dim, size in ensemble.sizes.items()}
+    report(f"{output}: {sizes}", event="done", output=str(output), sizes=sizes)
+
+
+def _first_record(field: Any) -> Any:
+    """Return the first record of fields, or a table as it is."""
+    from apsgeo.labels.times import record_dims
+
+    arrays = [*field.data_vars.values()] if "data_vars" in dir(field) else [field]
+    dims = record_dims(arrays[0]) if "dims" in dir(arrays[0]) else ()
+    return field.isel({dim: slice(1) for dim in dims}) if dims else field

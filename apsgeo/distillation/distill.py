@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from typing import Any, Literal
 
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from apsgeo.device import choose_device, on_device
 from apsgeo.distillation.foretell import foretell
@@ -50,6 +48,7 @@ from apsgeo.optim.loop import fit_loop
 from apsgeo.optim.training import Training, seeded
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior
+from apsgeo.progress import say
 
 __all__ = ["distill"]
 
@@ -185,7 +184,7 @@ def distill(
         bases = measuring.bases(learned, folds)
         if training.progress:
             with on_device(device, flow, prior.diffusion):
-                tqdm.write(foretell(measuring, learned, bases, rounds, loss, training), sys.stderr)
+                say(foretell(measuring, learned, bases, rounds, loss, training))
         train = measuring.simulated(learned, bases, rounds)
     else:
         real = prior.records(measurements, "the measurements")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
+from apsgeo.diffusion.foretell import minutes, seconds
 from apsgeo.distillation.objective import CRPS, Objective
 from apsgeo.distillation.sources import Fields, Measuring
 from apsgeo.gaussian.draws import Base
@@ -36,7 +36,7 @@ def foretell(
     one[cells[0][2]] = True
     few = learned.only(one)
     pairs = own.simulated(few, bases[:1], 1)  # what is prepared once is not in the measured time
-    a_group = _seconds(lambda: own.simulated(few, bases[:1], 1))
+    a_group = seconds(lambda: own.simulated(few, bases[:1], 1))
     simulating = a_group * rounds * len(cells) / torch.get_num_threads()
 
     def step() -> None:
@@ -46,18 +46,8 @@ def foretell(
 
     if steps:
         step()
-    stepping = steps * _seconds(step) if steps else 0.0
+    stepping = steps * seconds(step) if steps else 0.0
     return (
-        f"distill: about {_minutes(simulating + stepping)} ({_minutes(simulating)} for "
-        f"{rounds * len(cells)} groups of pairs, {_minutes(stepping)} for {steps} steps)"
+        f"distill: about {minutes(simulating + stepping)} ({minutes(simulating)} for "
+        f"{rounds * len(cells)} groups of pairs, {minutes(stepping)} for {steps} steps)"
     )
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

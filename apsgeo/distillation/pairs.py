@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from apsgeo.device import workers
 from apsgeo.flows.start import Moments
 from apsgeo.gaussian.draws import Base
 from apsgeo.measurement import Measurement, Normals
 from apsgeo.operators import LinearMap
+from apsgeo.progress import Bar
 
 __all__ = [
     "Batch",
@@ -289,7 +289,7 @@ def measured_pairs(
 
     with workers() as pool:
         found = pool.map(run, range(len(values)))
-        groups = list(tqdm(found, total=len(values), desc="measurements", disable=not progress))
+        groups = list(Bar(found, total=len(values), name="measurements", enabled=progress))
     return PairSet(torch.full_like(values, torch.nan), groups, [base], ways=1)
 
 
@@ -418,7 +418,7 @@ def simulate_pairs(
     """
     wanted = torch.empty(0, 0) if functionals is None else functionals
     rounds = len(settings) // max(1, len(cells))
-    bar = tqdm(total=rounds * len(cells), desc="pairs", disable=not progress)
+    bar = Bar(total=rounds * len(cells), name="simulating observations", enabled=progress)
 
     def run(number: int) -> list[_Group]:
         """Simulate all rounds of one fold and season, whose base is then at hand."""

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
-from tqdm import tqdm
 
 from apsgeo.device import workers
 from apsgeo.domains.base import Domain
@@ -23,6 +22,7 @@ from apsgeo.measurement import Measurement
 from apsgeo.metrics.scores import crps_normal
 from apsgeo.operators import Mask
 from apsgeo.operators.base import HELD_OUT_DENSITIES
+from apsgeo.progress import Bar
 
 __all__ = ["add_drift", "contiguous_folds", "fit_gaussian", "select_scales"]
 
@@ -206,7 +206,7 @@ def select_scales(
     )
     reference: list[float] = []
     with (
-        tqdm(total=max_evaluations, desc=f"{type(start).__name__}", disable=not progress) as bar,
+        Bar(total=max_evaluations, name=f"{start.kind} scales", enabled=progress) as bar,
         workers() as pool,
     ):
 

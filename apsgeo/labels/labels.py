@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from apsgeo.domains.base import Domain
 from apsgeo.domains.healpix.domain import HEALPixDomain
@@ -18,7 +19,7 @@ from apsgeo.errors import InputError
 from apsgeo.labels.healpix import GRID_MAPPING, grid_mapping_of, healpix_coords
 from apsgeo.labels.layout import Layout, layout_of
 
-__all__ = ["Labels", "labels_of", "moved", "without_grid_mapping"]
+__all__ = ["Labels", "degrees_of", "labels_of", "moved", "without_grid_mapping"]
 
 _DEGREES = {
     "lat": {"standard_name": "latitude", "units": "degrees_north"},
@@ -104,19 +105,24 @@ def _(target: ImageDomain) -> Labels:
 @labels_of.register
 def _(target: Domain) -> Labels:
     layout = Layout(target, ("node",), (target.num_nodes,))
-    nodes = target.positions.numpy()
-    if nodes.shape[1] != 3:
+    found = degrees_of(target)
+    if found is None:
         return Labels(layout, {})
+    named = zip(("lat", "lon"), found, strict=True)
+    return Labels(layout, {name: xr.Variable("node", x, _DEGREES[name]) for name, x in named})
+
+
+def degrees_of(domain: Domain) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return latitude and longitude (node,) in degrees; None if the nodes are on no sphere."""
+    if isinstance(domain, ImageDomain):
+        return None
+    nodes = domain.positions.numpy()
     distance = np.linalg.norm(nodes, axis=1)
-    if np.ptp(distance) > _ROUND * distance.max():
-        return Labels(layout, {})  # no sphere, such as the mesh of a body
+    if nodes.shape[1] != 3 or np.ptp(distance) > _ROUND * distance.max():
+        return None  # such as the mesh of a body
     lat = np.arctan2(nodes[:, 2], np.hypot(nodes[:, 0], nodes[:, 1]))
     lon = np.arctan2(nodes[:, 1], nodes[:, 0]) % (2 * np.pi)
-    coords = {
-        "lat": xr.Variable("node", np.rad2deg(lat), _DEGREES["lat"]),
-        "lon": xr.Variable("node", np.rad2deg(lon), _DEGREES["lon"]),
-    }
-    return Labels(layout, coords)
+    return np.rad2deg(lat), np.rad2deg(lon)
 
 
 def without_grid_mapping(array: xr.DataArray) -> xr.DataArray:

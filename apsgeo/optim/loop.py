@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from apsgeo.atomic import write_csv
 from apsgeo.errors import ApsgeoError, InputError
@@ -27,6 +26,7 @@ from apsgeo.optim.checkpoint import (
 )
 from apsgeo.optim.distributed import agreed, average_gradients, is_first
 from apsgeo.optim.training import Training
+from apsgeo.progress import Bar
 
 __all__ = ["EMA", "StepFn", "fit_loop"]
 
@@ -178,11 +178,11 @@ def fit_loop(
         if checkpoint is not None and is_first():
             save_checkpoint(checkpoint, options, run.tensors())
 
-    with tqdm(
+    with Bar(
         total=steps,
         initial=run.done,
-        desc=description,
-        disable=not (training.progress and is_first()),
+        name=description,
+        enabled=training.progress and is_first(),
         delay=2,
     ) as bar:
         if saved is None:

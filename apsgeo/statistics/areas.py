@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from apsgeo.domains import LatLonDomain
 from apsgeo.domains.base import Domain
 from apsgeo.errors import GridError, InputError
-from apsgeo.labels.labels import labels_of
+from apsgeo.labels.labels import degrees_of
 from apsgeo.labels.layout import layout_of
 from apsgeo.measurement import Draws
 from apsgeo.statistics.statistic import Array, Output, Site, Statistic
@@ -52,28 +51,15 @@ class Box:
         Raises:
             GridError: If the domain has no latitudes and longitudes.
         """
-        lat, lon = _degrees(domain)
+        if (found := degrees_of(domain)) is None:
+            raise GridError(
+                f"{domain!r} has no latitudes and longitudes; give a region as an array of its "
+                "nodes, true inside"
+            )
+        lat, lon = (each.round(6) for each in found)
         width = (self.east - self.west) % 360.0 or 360.0
         inside = (lat >= self.south) & (lat <= self.north) & ((lon - self.west) % 360.0 <= width)
         return inside.astype(np.float64)
-
-
-def _degrees(domain: Domain) -> tuple[Array, Array]:
-    """Return the latitude and longitude of each node.
-
-    Raises:
-        GridError: If the domain has none.
-    """
-    if isinstance(domain, LatLonDomain):
-        lat, lon = np.meshgrid(domain.lat, domain.lon, indexing="ij")
-        return lat.ravel(), lon.ravel()
-    coords = labels_of(domain).coords
-    if not {"lat", "lon"} <= set(coords):
-        raise GridError(
-            f"{domain!r} has no latitudes and longitudes; give a region as an array of its nodes, "
-            "true inside"
-        )
-    return coords["lat"].values, coords["lon"].values
 
 
 Region = Box | xr.DataArray
@@ -102,15 +88,18 @@ class AreaMean(Statistic):
         if not 0.0 < self.level < 1.0:
             raise InputError(f"level={self.level} given; expected a probability, such as 0.9")
 
-    def _weights(self, site: Site) -> Array:
+    def weights(self, domain: Domain, valid: Array) -> Array:
         """Return the weight (region, node) of each node, which sum to one.
+
+        Args:
+            domain: Domain of the nodes.
+            valid: Mask (node,) of those with values.
 
         Raises:
             InputError: If a region has no node with values.
             GridError: If a region is on another domain.
         """
-        domain = site.layout.domain
-        areas = domain.areas.numpy() * site.normals.valid.numpy()
+        areas = domain.areas.numpy() * valid
         each = []
         regions: Mapping[str, Any] = self.regions or {"all": None}
         for name, region in regions.items():
@@ -139,9 +128,12 @@ class AreaMean(Statistic):
             each.append(weight / weight.sum())
         return np.stack(each)
 
+    def _of(self, site: Site) -> Array:
+        return self.weights(site.layout.domain, site.normals.valid.numpy())
+
     def check(self, site: Site) -> None:
-        """Check that every region has nodes; see `_weights` for what is raised."""
-        self._weights(site)
+        """Check that every region has nodes; see `weights` for what is raised."""
+        self._of(site)
 
     def outputs(self, site: Site) -> Sequence[Output]:
         """Return ``NAME_area_mean`` (member, region) and ``NAME_area_mean_interval`` (bound, …)."""
@@ -158,7 +150,7 @@ class AreaMean(Statistic):
 
     def start(self, site: Site) -> _Means:
         """Return the state before the first member."""
-        return _Means(self._weights(site), self.level)
+        return _Means(self._of(site), self.level)
 
 
 class _Means:

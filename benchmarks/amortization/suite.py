@@ -27,7 +27,7 @@ from apsgeo.measurement import Measurement
 from apsgeo.metrics.table import Column, Row, Table
 from apsgeo.optim.loop import fit_loop
 from apsgeo.optim.training import Training
-from apsgeo.plotting import save_figure
+from apsgeo.plotting.maps import save_figure
 from benchmarks.options import Option
 from benchmarks.report import RESULTS, page, save
 from benchmarks.truth.mixture import DENSITIES, NOISE_STD, MixtureProblem, Pairs

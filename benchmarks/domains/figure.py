@@ -47,7 +47,7 @@ def draw(rows: Mapping[str, tuple[Case, Sequence[Panels]]], tasks: Sequence[str]
     """Draw for each data set the truth, and for each task the measured values, mean and spread.
 
     Returns:
-        A figure that belongs to no window; keep it with `apsgeo.plotting.save_figure`.
+        A figure that belongs to no window; keep it with `apsgeo.plotting.maps.save_figure`.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -24,7 +24,7 @@ from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction
 from apsgeo.metrics.scoreboard import Scores, Tally
 from apsgeo.metrics.table import Column, Row, Table, percent
 from apsgeo.operators import Downsample, Identity, Mask
-from apsgeo.plotting import save_figure
+from apsgeo.plotting.maps import save_figure
 from benchmarks.domains.cases import CASES, Case
 from benchmarks.domains.figure import Panels, draw
 from benchmarks.options import Option

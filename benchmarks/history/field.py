@@ -26,7 +26,7 @@ from apsgeo.gaussian.random_field.coordinates import coordinates_of
 from apsgeo.labels.records import Records
 from apsgeo.metrics.scores import crps_normal
 from apsgeo.metrics.table import Column, Row, Table
-from apsgeo.plotting import save_figure
+from apsgeo.plotting.maps import save_figure
 from apsgeo.random_field.fit import fit_random_field, random_field_posterior
 from benchmarks.options import Option
 from benchmarks.report import page, save

@@ -34,7 +34,7 @@ from apsgeo.gaussian.scales import HybridScales
 from apsgeo.gaussian.vecchia.independent import Independent
 from apsgeo.measurement import Measurement
 from apsgeo.metrics.table import Row
-from apsgeo.plotting import save_figure
+from apsgeo.plotting.maps import save_figure
 from apsgeo.posterior import Posterior
 from benchmarks.images.cases import CASES, ImageCase
 from benchmarks.images.figure import Panels, draw

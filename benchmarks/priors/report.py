@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from apsgeo.metrics.table import Column, Row, Table
-from apsgeo.plotting import save_figure
+from apsgeo.plotting.maps import save_figure
 from benchmarks.report import page
 
 LABELS = {

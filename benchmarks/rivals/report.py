@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 
 from apsgeo.metrics.table import Column, Row, Table, percent
-from apsgeo.plotting import save_figure
+from apsgeo.plotting.maps import save_figure
 from benchmarks.options import Option
 from benchmarks.report import FIGURES, RESULTS, ROOT, page, save
 from benchmarks.rivals.contest import Case, Contest, Job, run_job

@@ -30,7 +30,7 @@ from apsgeo.gaussian.scales import HybridScales
 from apsgeo.measurement import Measurement
 from apsgeo.metrics.table import Column, Row, Table
 from apsgeo.operators import Downsample, Identity, Mask
-from apsgeo.plotting import save_figure
+from apsgeo.plotting.maps import save_figure
 from benchmarks.options import Option
 from benchmarks.report import page, save
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from apsgeo.metrics.table import Column, Table
-from apsgeo.plotting import save_figure
+from apsgeo.plotting.maps import save_figure
 from benchmarks.report import page, save, save_arrays, write
 from benchmarks.trained_priors.cases import CASES
 from benchmarks.trained_priors.figure import Shown, draw_fields, draw_spectra

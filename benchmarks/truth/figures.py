@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apsgeo.domains import Domain
-from apsgeo.plotting import save_figure
+from apsgeo.plotting.maps import save_figure
 from benchmarks.truth.planar import EXTENT, Quadrature
 from benchmarks.views import along_z, bare, seen
 

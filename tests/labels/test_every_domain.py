@@ -26,9 +26,10 @@ from apsgeo.labels.layout import domain_of
 from apsgeo.labels.mesh import read_mesh
 from apsgeo.operators import Mask
 from apsgeo.optim.training import Training
+from apsgeo.output.write import write_ensemble
 from apsgeo.posterior import Posterior
 from apsgeo.prior import FieldPrior, fit_prior
-from apsgeo.xarray import impute, write_ensemble
+from apsgeo.xarray import impute
 from tests.cases import alike, numpy_seeded
 
 SPEC = CouplingSpec(width=8, depth=1, context=4, local=2, patterns=4, coupling_width=4)

