@@ -101,6 +101,7 @@ def paper(history: xr.DataArray, options: argparse.Namespace) -> Posterior:
         held_out_from=HELD_OUT_FROM,
         scales=HybridScales(),
         anchor_scales=HybridScales(),
+        trend=None,
         skip="none",
         training=Training(steps=options.prior_steps),
         seed=options.seed,
