@@ -83,7 +83,7 @@ class Way:
 
 def split(step: int, part: int = _EVERY - 1) -> tuple[xr.DataArray, xr.DataArray]:
     """Return the days to learn from, and those of every fourth block of ten days."""
-    rain = datasets.load("nrcan")["pr"][:, ::step, ::step].load()
+    rain = datasets.load("nrcan", "pr")[:, ::step, ::step].load()
     held = np.arange(len(rain)) // _BLOCK % _EVERY == part
     learned, later = rain[~held], rain[held]
     return learned.rename(time="sample").drop_vars("sample"), later
