@@ -21,8 +21,9 @@ from apsgeo.device import choose_device
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.build import Site, build_flow, spec_from_config
+from apsgeo.flows.build import build_flow, spec_from_config
 from apsgeo.flows.flow import Flow
+from apsgeo.flows.spec import Site
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.covariance import PROBE_SEED

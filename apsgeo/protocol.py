@@ -269,6 +269,7 @@ def compared_methods(
     paper: Posterior,
     diffusion: DiffusionPrior | None = None,
     *,
+    eof_ranks: Sequence[int] = EOF_RANKS,
     progress: bool = True,
 ) -> dict[str, Method]:
     """Fit the baselines and name all methods of the table, the best expected last.
@@ -278,6 +279,7 @@ def compared_methods(
         anchored: Posterior that starts from a Gaussian anchor; its base, untrained, is a row.
         paper: Posterior in the paper's form.
         diffusion: Diffusion prior of the iterative samplers; without one they are left out.
+        eof_ranks: Numbers of EOFs to choose from.
         progress: Whether to show bars.
 
     Raises:
@@ -293,7 +295,7 @@ def compared_methods(
         for name, make in METHODS.items()
         if diffusion is not None or name not in SAMPLERS
     }
-    made["EOF interpolation"] = protocol.eof_interpolation(progress=progress)
+    made["EOF interpolation"] = protocol.eof_interpolation(eof_ranks, progress)
     noise = protocol.noise_std
     methods: dict[str, Method] = {}
     for name, method in made.items():

@@ -34,6 +34,10 @@ SUITES = {
     "priors": "priors.suite",
     "trained-priors": "trained_priors.suite",
     "workflow": "workflow.suite",
+    "kills": "workflow.kills",
+    "speed": "rivals.speed",
+    "climate": "rivals.climate",
+    "rivals-images": "rivals.images",
 }
 
 

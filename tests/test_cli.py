@@ -34,7 +34,7 @@ from apsgeo.protocol import NcepProtocol
 from apsgeo.xarray import impute
 from tests.cases import numpy_seeded, rounding
 
-COMMANDS = ("fit", "distill", "impute", "evaluate", "demo", "data", "era5")
+COMMANDS = ("fit", "distill", "impute", "evaluate", "demo", "data", "era5", "bench")
 
 
 def run(*arguments: object) -> Any:
@@ -158,6 +158,23 @@ def test_help_imports_nothing_slow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_bench_runs_a_suite_of_a_checkout_and_elsewhere_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from benchmarks import __main__ as benchmarks
+
+    given: list[list[str]] = []
+    monkeypatch.setattr(benchmarks, "main", given.append)
+    done("bench", "climate", "--members", "16", "--device", "cpu")
+    assert given == [["climate", "--members", "16", "--device", "cpu"]]
+
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name, name="benchmarks")
+
+    monkeypatch.setattr("apsgeo.cli.bench.import_module", missing)
+    refused("checkout", "bench", "climate")
 
 
 def test_version() -> None:

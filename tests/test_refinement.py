@@ -6,7 +6,8 @@ from torch import Tensor
 
 from apsgeo.domains import GraphDomain
 from apsgeo.errors import InputError
-from apsgeo.flows.build import CouplingSpec, Site, SpectralSpec, build_flow
+from apsgeo.flows.build import CouplingSpec, SpectralSpec, build_flow
+from apsgeo.flows.spec import Site
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.fit import fit_gaussian
 from apsgeo.gaussian.low_rank import LowRankPrior

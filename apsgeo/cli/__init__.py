@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from apsgeo.cli import data, demo, distill, era5, evaluate, fit, impute
+from apsgeo.cli import bench, data, demo, distill, era5, evaluate, fit, impute
 from apsgeo.console import Commands
 
 __all__ = ["app"]
@@ -46,3 +46,7 @@ app.command(epilog=f"Example: {evaluate.EXAMPLE}")(evaluate.evaluate)
 app.command(epilog=f"Example: {demo.EXAMPLE}")(demo.demo)
 app.command(epilog=f"Example: {data.EXAMPLE}")(data.data)
 app.command(epilog=f"Example: {era5.EXAMPLE}")(era5.era5)
+app.command(
+    epilog=f"Example: {bench.EXAMPLE}",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(bench.bench)

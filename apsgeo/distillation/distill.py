@@ -29,9 +29,10 @@ from apsgeo.distillation.objective import (
 from apsgeo.distillation.pairs import Batch, PairSet
 from apsgeo.distillation.sources import Measuring, Teacher, fields_of_prior, teacher_of
 from apsgeo.errors import InputError, PriorDrawsWarning
-from apsgeo.flows.build import CouplingSpec, FlowSpec, Site, build_flow
+from apsgeo.flows.build import CouplingSpec, build_flow
 from apsgeo.flows.context import site_features
 from apsgeo.flows.flow import Flow
+from apsgeo.flows.spec import FlowSpec, Site
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.draws import WhiteNoise
@@ -264,6 +265,12 @@ def _train(
         drawn = train.draw(batch, CRPS.members, generator).to(flow.device)
         return loss(flow, drawn, flow.condition(drawn.start), generator)
 
+    # Members of several scales are chosen by these; elsewhere the nodes decide.
+    wider = loss.wider if isinstance(loss, CRPS) else None
+
+    def validate() -> float:
+        return held_out_score(prior, flow, held, wider)
+
     identity = {"batch": batch, **options}
     if training.checkpoint is not None:
         pairs = [part for each in (*train.groups, *held.groups) for part in each.simulated]
@@ -274,7 +281,7 @@ def _train(
         step_fn,
         training,
         # The paper's form is unsupervised: it is returned as training left it.
-        validate=None if objective == "reverse" else lambda: held_out_score(prior, flow, held),
+        validate=None if objective == "reverse" else validate,
         seed=seed,
         description=f"flow ({objective})",
         identity=identity,

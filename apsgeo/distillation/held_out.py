@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -36,14 +36,32 @@ def _held_out(
         yield batch, flow.condition(batch.start), area * scored, scale
 
 
-def held_out_score(prior: FieldPrior, flow: Flow, held: PairSet) -> float:
-    """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks."""
+def held_out_score(
+    prior: FieldPrior,
+    flow: Flow,
+    held: PairSet,
+    wider: Callable[[Tensor, Batch], Tensor | float] | None = None,
+) -> float:
+    """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks.
+
+    Args:
+        prior: Prior of the fields.
+        flow: Flow whose members are scored at the hidden nodes.
+        held: Held-out pairs.
+        wider: Further scores (batch,) of members (member, batch, channel, node); see `CRPS.wider`.
+    """
     ratios = []
     for batch, conditioning, hidden, scale in _held_out(prior, flow, held):
         weights = hidden * scale
         fields, _ = flow.push(batch.deviations, conditioning)
         score = (weights * fair_crps(fields, batch.truth)).sum()
-        base = (weights * fair_crps(batch.start.mean + batch.deviations, batch.truth)).sum()
+        start = batch.start.mean + batch.deviations
+        base = (weights * fair_crps(start, batch.truth)).sum()
+        if wider is not None:
+            score, base = (
+                total + torch.as_tensor(wider(members, batch)).sum()
+                for total, members in ((score, fields), (base, start))
+            )
         ratios.append(float(score / base))
     return sum(ratios) / len(ratios)
 

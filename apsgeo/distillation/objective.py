@@ -248,15 +248,18 @@ class CRPS:
             fields, _ = flow.push(deviations, conditioning)
             score = fair_crps(fields, batch.truth)
             start = fair_crps(batch.start.mean + deviations, batch.truth)
-            wider = self._wider(fields, batch)
+            wider = self.wider(fields, batch) / float(self._mean)
         else:
             score = normal_crps(*normal, batch.truth)
             start = normal_crps(batch.start.mean, batch.start.std(), batch.truth)
         totals = [(each * weights).flatten(1).sum(1) for each in (score, start)]
         return ((totals[0] + wider) / totals[1]).mean()
 
-    def _wider(self, fields: Tensor, batch: Batch) -> Tensor | float:
-        """Return the scores (batch,) of means over groups, summed over groups and scales."""
+    def wider(self, fields: Tensor, batch: Batch) -> Tensor | float:
+        """Return the area times the score of means over groups (batch,), summed over all scales.
+
+        Zero where members are scored at the nodes alone.
+        """
         total: Tensor | float = 0.0
         if not self.pools or self.std is None:
             return total
@@ -265,7 +268,7 @@ class CRPS:
         shape = both.shape[:2]
         for pool, areas in self.pools:
             both = pool(both.flatten(0, 1)).unflatten(0, shape)
-            score = fair_crps(both[:-1], both[-1]) * (areas / self._mean).to(both)
+            score = fair_crps(both[:-1], both[-1]) * areas.to(both)
             total = total + score.flatten(1).sum(1)
         return total
 

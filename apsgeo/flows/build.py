@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, Self, get_args
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +14,22 @@ from apsgeo.flows.context import SiteContext
 from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, LocalCoupling
 from apsgeo.flows.elementwise import Affine, Spline, elementwise
 from apsgeo.flows.flow import CouplingFlow, Flow
+from apsgeo.flows.generator import Generator
 from apsgeo.flows.multiscale.flow import GroupContext, MultiscaleFlow
 from apsgeo.flows.multiscale.split import Split
 from apsgeo.flows.patterns import GlobalAutoregressive, GlobalCoupling, GlobalMap
 from apsgeo.flows.roughness import Roughness
+from apsgeo.flows.spec import BASES, BaseName, FlowSpec, Site, check_base
 from apsgeo.flows.spectral import SpectralFlow
-from apsgeo.flows.start import Known
-from apsgeo.gaussian.draws import Base, WhiteNoise
 from apsgeo.gaussian.regimes import LowRankMixturePrior, fit_regimes
 from apsgeo.gaussian.seasonal import SeasonalPrior
-from apsgeo.gaussian.time.memory import Memory
-from apsgeo.gaussian.vecchia import VecchiaPrior
-from apsgeo.gaussian.vecchia.independent import Independent
 from apsgeo.io import of_kind
 from apsgeo.operators.linear import LinearMap
 
 __all__ = [
     "CouplingSpec",
-    "FlowSpec",
+    "GeneratorSpec",
     "MultiscaleSpec",
-    "Site",
     "SpectralSpec",
     "build_flow",
     "large_scale_patterns",
@@ -47,95 +41,6 @@ _GLOBAL_MAPS: dict[str, type[GlobalMap]] = {
     "coupling": GlobalCoupling,
     "autoregressive": GlobalAutoregressive,
 }
-
-
-BaseName = Literal["anchor", "local", "independent", "white"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """Everything that a flow is built from, beside its spec.
-
-    Attributes:
-        domain: Domain of the signals.
-        channels: Number of channels of the signals.
-        known: Fields that the networks see beside the measurement, if any.
-        features: Fixed features (feature, node) of the nodes.
-        anchor: The Gaussian prior; needed by the base "anchor".
-        regimes: Mixture that `FlowSpec.regimes_in` found in the fields to learn from.
-        memory: How records follow each other in time, which the base "local" knows.
-    """
-
-    domain: Domain
-    channels: int
-    known: Known | None
-    features: Tensor
-    anchor: SeasonalPrior | None = None
-    regimes: LowRankMixturePrior | None = None
-    memory: Memory | None = None
-
-    @property
-    def needed_anchor(self) -> SeasonalPrior:
-        """The anchor.
-
-        Raises:
-            InputError: If there is none.
-        """
-        if self.anchor is None:
-            raise InputError("this flow starts from a Gaussian anchor; give one, or base='white'.")
-        return self.anchor
-
-
-_BASES: dict[BaseName, Callable[[Site], Base]] = {
-    "anchor": lambda site: site.needed_anchor,
-    "local": lambda site: VecchiaPrior(site.needed_anchor, site.memory),
-    "independent": lambda site: Independent(VecchiaPrior(site.needed_anchor)),
-    "white": lambda site: WhiteNoise(),
-}
-
-
-def _check_base(base: str) -> None:
-    if base not in (known := get_args(BaseName)):
-        raise InputError(f"base={base!r}; give one of {[*known]}.")
-
-
-class FlowSpec(ABC):
-    """The architecture of a flow: a frozen dataclass whose attributes JSON can hold."""
-
-    kind: ClassVar[str]
-    base: BaseName = "anchor"
-
-    @abstractmethod
-    def build(self, site: Site) -> Flow:
-        """Return an untrained flow: the identity on its base."""
-
-    def regimes_in(self, domain: Domain, fields: Tensor) -> LowRankMixturePrior | None:
-        """Return the mixture, fitted to fields to learn from, that the flow sees; None for most.
-
-        Args:
-            domain: Domain of the fields.
-            fields: Standardized anomalies (record, channel, node), of all seasons.
-
-        Raises:
-            InputError: If there are too few of them.
-        """
-        return None
-
-    def check(self, linear: LinearMap) -> None:  # noqa: B027  # most flows take any
-        """Check that the flow can be conditioned on measurements by a map.
-
-        Raises:
-            InputError: If it cannot.
-        """
-
-    def to_config(self) -> dict[str, Any]:
-        """Return the attributes as a JSON-able dictionary."""
-        return {"kind": self.kind} | asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Rebuild from `to_config`."""
-        return cls(**{name: value for name, value in config.items() if name != "kind"})
 
 
 @dataclass(frozen=True)
@@ -187,7 +92,7 @@ class CouplingSpec(FlowSpec):
     roughness: int = 0
 
     def __post_init__(self) -> None:
-        _check_base(self.base)
+        check_base(self.base)
         if self.global_maps not in _GLOBAL_MAPS:
             raise InputError(f"global_maps={self.global_maps!r}; give one of {[*_GLOBAL_MAPS]}.")
         if self.roughness < 0:
@@ -197,7 +102,7 @@ class CouplingSpec(FlowSpec):
 
     def build(self, site: Site) -> CouplingFlow:
         """Return an untrained flow: the identity on its base."""
-        base = _BASES[self.base](site)
+        base = BASES[self.base](site)
         roughness = Roughness(site.domain, self.roughness) if self.roughness else None
         inputs = CouplingFlow.inputs(site.channels, site.known, roughness)
         context = SiteContext(
@@ -349,7 +254,7 @@ class MultiscaleSpec(FlowSpec):
     kind: ClassVar[str] = "multiscale"
 
     def __post_init__(self) -> None:
-        _check_base(self.base)
+        check_base(self.base)
 
     def build(self, site: Site) -> MultiscaleFlow:
         """Return an untrained flow: the identity on its base.
@@ -376,7 +281,7 @@ class MultiscaleSpec(FlowSpec):
         last = Spline(self.nodewise, limit=self.limit) if self.nodewise else None
         return MultiscaleFlow(
             site.domain,
-            _BASES[self.base](site),
+            BASES[self.base](site),
             site.channels,
             context,
             self.context,
@@ -389,10 +294,53 @@ class MultiscaleSpec(FlowSpec):
         )
 
 
+@dataclass(frozen=True)
+class GeneratorSpec(FlowSpec):
+    """A network that draws members without a density; see `apsgeo.flows.generator.Generator`.
+
+    It is trained by ``distill(..., spec=GeneratorSpec(), score_scales=5)``, on the pairs that flows
+    are trained on.
+
+    Attributes:
+        base: Base as in `CouplingSpec`; "independent" gives the network white noise, to which it
+            adds all correlations.
+        width, depth: Width and depth of the U-Net, which is evaluated for every member.
+        embedding: Number of features that the U-Net learns for each node.
+        noise: Length of the noise vector that modulates all layers.
+
+    Raises:
+        InputError: If there is no such base.
+    """
+
+    base: BaseName = "independent"
+    width: int = 24
+    depth: int = 4
+    embedding: int = 8
+    noise: int = 32
+    kind: ClassVar[str] = "generator"
+
+    def __post_init__(self) -> None:
+        check_base(self.base)
+
+    def build(self, site: Site) -> Generator:
+        """Return an untrained network: the identity on its base."""
+        return Generator(
+            site.domain,
+            BASES[self.base](site),
+            site.channels,
+            site.features,
+            width=self.width,
+            depth=self.depth,
+            embedding=self.embedding,
+            noise=self.noise,
+            known=site.known,
+        )
+
+
 _FORMER_BASES = {"gaussian": "anchor", "normal": "white"}
 """Names of bases in models that were saved before version 0.2."""
 
-_SPECS: list[type[FlowSpec]] = [CouplingSpec, MultiscaleSpec, SpectralSpec]
+_SPECS: list[type[FlowSpec]] = [CouplingSpec, MultiscaleSpec, SpectralSpec, GeneratorSpec]
 
 
 def spec_from_config(config: dict[str, Any]) -> FlowSpec:

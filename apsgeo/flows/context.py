@@ -86,6 +86,8 @@ class SiteContext(nn.Module):
         embedding: Number of learned features of each node.
         width: Width of the U-Net.
         depth: Depth of the U-Net.
+        cond_dim: Length of a vector that modulates all layers, or 0 for none.
+        zero_init: Whether the output is zero before training.
     """
 
     sites: Tensor
@@ -100,14 +102,24 @@ class SiteContext(nn.Module):
         embedding: int,
         width: int,
         depth: int,
+        cond_dim: int = 0,
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
         self.register_buffer("sites", sites)
         self.embedding = nn.Parameter(_EMBEDDING_STD * torch.randn(embedding, domain.num_nodes))
         inputs = in_channels + len(sites) + embedding
-        self.network = UNet(domain, inputs, out_channels, width=width, depth=depth, zero_init=False)
+        self.network = UNet(
+            domain,
+            inputs,
+            out_channels,
+            width=width,
+            depth=depth,
+            cond_dim=cond_dim,
+            zero_init=zero_init,
+        )
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (batch, in_channels, node) to (batch, out_channels, node)."""
+    def forward(self, features: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Map (batch, in_channels, node), and a vector if any, to (batch, out_channels, node)."""
         known = torch.cat([self.sites, self.embedding]).expand(len(features), -1, -1)
-        return self.network(torch.cat([features, known], dim=1))
+        return self.network(torch.cat([features, known], dim=1), cond)

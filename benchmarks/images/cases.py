@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
 from apsgeo import datasets
-from apsgeo.flows.build import CouplingSpec, FlowSpec, MultiscaleSpec
+from apsgeo.flows.build import CouplingSpec, MultiscaleSpec
+from apsgeo.flows.spec import FlowSpec
 from apsgeo.operators import Block, Downsample, GaussianBlur, Identity, Mask
 from benchmarks.domains.cases import halves
 from benchmarks.tasks import Task

@@ -1,6 +1,6 @@
 """Denoise, fill, sharpen and refine images, and look for noise where none belongs.
 
-python -m benchmarks images                    writes benchmarks/results/images.* and figures
+python -m benchmarks images                    writes benchmarks/results/images/*, and figures
 python -m benchmarks images --parts fashion    one data set
 
 For each data set a prior is fitted to training images, and for each task a flow is distilled from
@@ -29,7 +29,7 @@ from torch import Tensor
 
 import apsgeo
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.build import FlowSpec
+from apsgeo.flows.spec import FlowSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.gaussian.vecchia.independent import Independent
 from apsgeo.measurement import Measurement
@@ -257,10 +257,10 @@ def _first(case: ImageCase, prior: FieldPrior, folder: Path, seed: int) -> Poste
 
 
 def run(options: argparse.Namespace, made: str) -> None:
-    """Run all tasks, and write the table and figures."""
-    rows: list[Row] = []
+    """Run all tasks, and write a table and a figure of each data set."""
     for name in options.parts:
-        case = CASES[name]()
+        case, rows = CASES[name](), list[Row]()
+        written = options.output / "images" / name
         prior = _fitted(case, options.priors / name)
         start = _first(case, prior, options.priors / f"{name}-first", options.seed)
         panels = {}
@@ -272,12 +272,12 @@ def run(options: argparse.Namespace, made: str) -> None:
             work = partial(run_task, case, prior, task, start, _run(path), **settings)
             found, panels[task.name] = kept(path, work)
             rows += found
-            save(options.output / "images", rows, page("Images", ABOUT, TABLE.markdown(rows), made))
+            save(written, rows, page("Images", ABOUT, TABLE.markdown(rows), made))
         for task in case.ablated:
             settings = {"images": images, "steps": case.ablation_steps, "seed": options.seed}
             path = options.priors / f"{name}-{task.operator.kind}-one-scale-{images}-{options.seed}"
             work = partial(run_ablation, case, prior, task, _run(path), **settings)
             rows += kept(path, work)[0]
-            save(options.output / "images", rows, page("Images", ABOUT, TABLE.markdown(rows), made))
+            save(written, rows, page("Images", ABOUT, TABLE.markdown(rows), made))
         figure = draw(panels, case)
         save_figure(figure, options.figures / f"images-{name}.png", overwrite=True)

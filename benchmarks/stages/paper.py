@@ -16,7 +16,8 @@ from typing import Any
 
 import apsgeo
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.build import CouplingSpec, FlowSpec, MultiscaleSpec
+from apsgeo.flows.build import CouplingSpec, MultiscaleSpec
+from apsgeo.flows.spec import FlowSpec
 from apsgeo.metrics.predictions import NormalPrediction
 from apsgeo.metrics.scoreboard import Tally
 from apsgeo.metrics.table import Column, Row, Table, percent

@@ -23,7 +23,8 @@ from apsgeo.domains import (
     LatLonDomain,
     MeshDomain,
 )
-from apsgeo.flows.build import BaseName, CouplingSpec, Site, build_flow
+from apsgeo.flows.build import CouplingSpec, build_flow
+from apsgeo.flows.spec import BaseName, Site
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.fit import fit_gaussian
 from apsgeo.gaussian.scales import HybridScales

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from apsgeo.distillation.objective import frozen
-from apsgeo.flows.build import CouplingSpec, Site, build_flow
+from apsgeo.flows.build import CouplingSpec, build_flow
 from apsgeo.flows.flow import Flow
+from apsgeo.flows.spec import Site
 from apsgeo.flows.spectral import SpectralConditioning, SpectralFlow
 from apsgeo.gaussian.posterior import GaussianPosterior
 from apsgeo.optim.loop import StepFn, fit_loop

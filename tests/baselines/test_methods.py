@@ -259,7 +259,7 @@ def test_a_density_is_of_fields_of_the_same_batch(name: str, prior: FieldPrior) 
     each = torch.stack([draws.log_prob(field) for field in fields])
     together = draws.log_prob(fields)
     assert together.shape == (4, 1)
-    torch.testing.assert_close(together, each, rtol=1e-9, atol=1e-9)
+    alike(together.float(), each.float())  # some are of factors in float32
     with pytest.raises(InputError, match="fields\\[:, None\\]"):
         draws.log_prob(fields[:, 0])
 

@@ -14,7 +14,8 @@ from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.distillation.measuring import Noise
 from apsgeo.distillation.sources import Fields, Measuring
 from apsgeo.field_prior import FieldPrior
-from apsgeo.flows.build import CouplingSpec, Site, build_flow
+from apsgeo.flows.build import CouplingSpec, build_flow
+from apsgeo.flows.spec import Site
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.measurement import Family
 from apsgeo.operators import Mask
@@ -54,6 +55,7 @@ def prior() -> FieldPrior:
     return found
 
 
+@pytest.mark.same_bits
 def test_rows_are_of_every_method_and_a_second_run_reads_the_chains(
     prior: FieldPrior, tmp_path: Path
 ) -> None:

@@ -129,6 +129,7 @@ def test_training_betters_the_score_and_is_saved(prior: FieldPrior, tmp_path: An
     assert loss[-1] < loss[0]
 
 
+@pytest.mark.same_bits
 def test_it_says_beforehand_how_long_it_takes(
     prior: FieldPrior, capsys: pytest.CaptureFixture[str]
 ) -> None:

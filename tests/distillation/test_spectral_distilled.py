@@ -14,7 +14,8 @@ import apsgeo
 from apsgeo.distillation.distill import distill
 from apsgeo.distillation.objective import LeadingForwardKL
 from apsgeo.errors import InputError, ModelError
-from apsgeo.flows.build import CouplingSpec, Site, SpectralSpec, build_flow, spec_from_config
+from apsgeo.flows.build import CouplingSpec, SpectralSpec, build_flow, spec_from_config
+from apsgeo.flows.spec import Site
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.gaussian.regimes import fit_regimes
 from apsgeo.gaussian.scales import HybridScales

@@ -11,8 +11,6 @@ from apsgeo.domains import LatLonDomain
 from apsgeo.errors import InputError
 from apsgeo.flows.build import (
     CouplingSpec,
-    FlowSpec,
-    Site,
     SpectralSpec,
     build_flow,
     large_scale_patterns,
@@ -20,6 +18,7 @@ from apsgeo.flows.build import (
 from apsgeo.flows.coupling import ChannelMixing, ElementwiseMap, LocalCoupling
 from apsgeo.flows.elementwise import Affine, Elementwise, Spline, elementwise
 from apsgeo.flows.patterns import GlobalAutoregressive, GlobalCoupling, GlobalMap
+from apsgeo.flows.spec import FlowSpec, Site
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.fit import fit_gaussian
 from apsgeo.gaussian.matern import MaternField

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from apsgeo.domains import Domain, ImageDomain
 from apsgeo.errors import InputError
-from apsgeo.flows.build import MultiscaleSpec, Site, build_flow, spec_from_config
+from apsgeo.flows.build import MultiscaleSpec, build_flow, spec_from_config
 from apsgeo.flows.multiscale.flow import MultiscaleFlow
 from apsgeo.flows.multiscale.split import Split
+from apsgeo.flows.spec import Site
 from apsgeo.flows.start import Known
 from apsgeo.measurement import Measurement, Normals
 from tests.cases import noise, rounding, seed_weights, seeded

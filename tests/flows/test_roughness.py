@@ -66,6 +66,7 @@ def test_a_constant_has_no_details_and_units_do_not_matter(domain: Domain) -> No
     torch.testing.assert_close(other, roughness(field, spread), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.same_bits
 def test_a_flow_sees_the_roughness_and_is_saved_with_it(tmp_path: Path) -> None:
     noise = numpy_seeded(0).standard_normal((200, 8, 8), dtype="f4")
     history = xr.DataArray(noise, dims=("sample", "y", "x"), name="field")

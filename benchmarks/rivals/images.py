@@ -1,0 +1,157 @@
+"""Every rival on 32 × 32 images of clothes: few pixels, and coarse ones.
+
+python -m benchmarks rivals-images     writes benchmarks/results/rivals/images.* and two figures
+
+Fashion-MNIST, test images that nobody has learned from. Iterative samplers have the very denoiser
+that the prior has; learned rivals are trained on the pairs that the flow is trained on, for as many
+steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+import apsgeo
+from apsgeo.baselines import METHODS, SAMPLERS
+from apsgeo.distillation.distill import distill
+from apsgeo.field_prior import FieldPrior
+from apsgeo.flows.build import CouplingSpec, GeneratorSpec, MultiscaleSpec
+from apsgeo.flows.spec import FlowSpec
+from apsgeo.measurement import Method
+from apsgeo.operators import Downsample, Mask
+from apsgeo.optim.training import Training
+from apsgeo.posterior import Posterior
+from benchmarks.images.cases import fashion
+from benchmarks.options import Option
+from benchmarks.report import write
+from benchmarks.rivals.contest import ByCase, Case, Contest
+from benchmarks.rivals.report import OPTIONS as SHARED
+from benchmarks.rivals.report import contend
+from benchmarks.tasks import Task
+
+OPTIONS: dict[str, Any] = {
+    **SHARED,
+    "images": Option(16, "test images"),
+    "iterative_images": Option(4, "of these for iterative samplers"),
+    "steps": Option(100, "of iterative samplers"),
+    "prior_steps": Option(400, "training steps of the denoiser"),
+    "flow_steps": Option(150, "training steps of the flow, and of each learned rival"),
+}
+TASKS = (
+    Task("5 % of pixels", Mask(), 0.05, density=0.05),
+    Task("super-resolution × 4", Downsample(4), 0.02),
+)
+FITTED, LEARNED = 2000, 4000
+"""Training images that the prior is fitted to, and those after them that networks learn from."""
+
+
+def _settings(spec: FlowSpec, **more: Any) -> dict[str, Any]:
+    return {"spec": spec, "objective": "score", **more}
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "U-Net mean and spread": _settings(CouplingSpec(base="independent", width=24, depth=3)),
+    "generator by CRPS": _settings(GeneratorSpec(width=24, depth=3), score_scales=5),
+    "APS": {"spec": MultiscaleSpec(), "objective": "forward", "score_scales": 5},
+}
+"""Networks by their names in tables, and how each is trained."""
+
+
+def images(seed: int) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return training and test images."""
+    case = fashion(FITTED + LEARNED, seed)
+    return case.train, case.test
+
+
+def prepare(options: argparse.Namespace, folder: Path) -> None:
+    """Fit the prior and train the networks, if they are not there; each is kept when it is done."""
+    train, _ = images(options.seed)
+    if not (folder / "prior").exists():
+        training = Training(steps=options.prior_steps, batch=16)
+        prior = apsgeo.fit_prior(train[:FITTED], rank=300, training=training, seed=options.seed)
+        prior.save(folder / "prior")
+    prior = FieldPrior.load(folder / "prior")
+    for task in TASKS:
+        for name, settings in NETWORKS.items():
+            path = folder / f"{task.operator.kind}-{name.replace(' ', '-')}"
+            if path.exists():
+                continue
+            begun = time.process_time()
+            distill(
+                prior,
+                task.operator,
+                task.noise_std,
+                history=train[FITTED:],
+                folds=1,
+                rounds=1,
+                seed=options.seed,
+                training=Training(steps=options.flow_steps, batch=16, lr=2e-3),
+                **settings,
+            ).save(path)
+            seconds = time.process_time() - begun
+            write(path.with_suffix(".json"), json.dumps(seconds))
+            print(f"{task.name}, {name}: trained in {seconds:.0f} s of the processor", flush=True)
+
+
+def opened(settings: Mapping[str, int], folder: Path) -> Contest:
+    """Open the contest of a folder of models."""
+    prior = FieldPrior.load(folder / "prior")
+    _, test = images(settings["seed"])
+    count = settings["images"]
+    truth = torch.from_numpy(test.values[:count].reshape(count, 1, -1))
+    cases, seconds = [], {}
+    methods: dict[str, Method] = {}
+    for task in TASKS:
+        generator = torch.Generator().manual_seed(settings["seed"] + 1)
+        given = task.measure(prior.domain, truth, generator, key=torch.arange(count))
+        cases.append(Case(task.name, truth, given, np.ones((count, 1024)), (32, 32), 1.0))
+    for name, make in METHODS.items():
+        if name == "kriging":  # which is fitted to the history
+            continue
+        method = make(prior)
+        if name in SAMPLERS:
+            method = replace(method, steps=settings["steps"])  # type: ignore[type-var]
+        methods[name] = Posterior.of(prior, method, Mask(), TASKS[0].noise_std)
+    for name in NETWORKS:
+        networks: dict[int, Method] = {}
+        for task in TASKS:
+            path = folder / f"{task.operator.kind}-{name.replace(' ', '-')}"
+            network = Posterior.load(path)
+            networks[network.linear.num_observations] = network
+            seconds[name] = json.loads(path.with_suffix(".json").read_text())
+        methods[name] = ByCase(networks, name)
+    few = dict.fromkeys(SAMPLERS, settings["iterative_images"])
+    return Contest(cases, methods, few, train_seconds=seconds)
+
+
+def run(options: argparse.Namespace, made: str) -> None:
+    """Run the contest."""
+    settings = {k: getattr(options, k) for k in ("seed", "images", "iterative_images", "steps")}
+    about = (
+        f"Fashion-MNIST padded to 32 × 32, {options.images} test images, of which iterative "
+        f"samplers have {options.iterative_images}; all pixels are scored, in units of the range. "
+        f"The prior is fitted to {FITTED} images, its denoiser trained for {options.prior_steps} "
+        f"steps. Iterative samplers take {options.steps} steps. The flow and its learned rivals "
+        f"are trained for {options.flow_steps} steps of 16 pairs of {LEARNED} other images, for "
+        "each task: a small budget, the same for all."
+    )
+    contend(
+        "images",
+        "Every rival on images",
+        about,
+        partial(prepare, options),
+        partial(opened, settings),
+        options,
+        made,
+    )

@@ -1,0 +1,168 @@
+"""A contest over a real cluster: a killed worker, a run that was stopped, a row made alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from apsgeo.domains import ImageDomain
+from apsgeo.gaussian.low_rank import LowRankPrior
+from apsgeo.measurement import Draws, Measurement
+from apsgeo.metrics import scores
+from benchmarks.rivals.contest import Case, Contest, Job, run_job
+from benchmarks.rivals.harness import COLUMNS, Run, run_jobs
+from benchmarks.rivals.report import TABLE, pareto_figure, side_by_side, summary
+from tests.cases import alike, noise, numpy_seeded, seeded
+
+DOMAIN = ImageDomain(12, 12)
+FIELDS, MEMBERS = 3, 4
+AGAIN = ("members", "crps", "energy", "variance", "covered90", "rank")
+"""What is the same whoever does a job, and however often."""
+
+
+class Deadly:
+    """Kill the process that asks first, without a word; then be the prior."""
+
+    name = "deadly"
+
+    def __init__(self, prior: LowRankPrior, mark: Path) -> None:
+        self.prior, self.mark = prior, mark
+
+    def posterior(self, measurement: Measurement) -> Draws:
+        if not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.prior.posterior(measurement)
+
+
+def prior(rank: int) -> LowRankPrior:
+    loadings = torch.tensor(numpy_seeded(0).normal(0, 1, (1, DOMAIN.num_nodes, 3))) / 2.0
+    return LowRankPrior(DOMAIN, loadings[..., :rank], white_std=0.3 if rank else 1.0)
+
+
+def contest(mark: Path) -> Contest:
+    """Three methods on two ways of measuring three fields."""
+    truth = prior(3).sample(FIELDS, seeded(1)).double()
+    cases = []
+    for share in (0.2, 0.6):
+        mask = torch.rand(truth.shape, generator=seeded(2)) < share
+        given = Measurement(
+            truth + 0.1 * noise(*truth.shape), mask, torch.tensor(0.1), key=torch.arange(5, 8)
+        )
+        weights = (~mask[:, 0]).double().numpy()
+        cases.append(Case(f"{share:.0%}", truth, given, weights, (12, 12), data_range=4.0))
+    methods: dict[str, Any] = {"deadly": Deadly(prior(3), mark), "mean": prior(0), "APS": prior(3)}
+    return Contest(cases, methods, few={"mean": 2}, fewer_members={"mean": 2})
+
+
+def opened(folder: Path) -> Contest:
+    """Open the contest of a folder of models."""
+    return contest(Path((folder / "mark.txt").read_text()))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mark.txt").write_text(str(tmp_path / "mark"))
+    return Run(
+        tmp_path / "models",
+        tmp_path / "rows",
+        members=MEMBERS,
+        device="cpu",
+        workers=2,
+        zarr=tmp_path / "members.zarr",
+        progress=False,
+    )
+
+
+def test_a_killed_workers_fields_are_done_again_and_the_table_is_the_same(
+    run: Run, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    rows = run_jobs(opened(run.models), opened, run)
+    assert mark.exists()  # a worker was killed
+    toy = contest(mark)
+    expected = [run_job(toy, job, members=MEMBERS, seed=0) for job in toy.jobs()]
+    assert len(rows) == len(expected) == 2 * (2 * FIELDS + 2)
+    assert set(rows[0]) == set(COLUMNS)
+    made = {tuple(row[key] for key in ("case", "method", "field")): row for row in rows}
+    for result in expected:
+        row = made[tuple(result.row[key] for key in ("case", "method", "field"))]
+        for key in AGAIN:
+            six_digits = pytest.approx(result.row[key], rel=1e-5)  # which are written
+            assert row[key] == six_digits
+    # A run that was stopped, in the middle of a line, goes on with what is left; where that is
+    # nothing, no cluster starts.
+    path = run.folder / "rows.csv"
+    text = path.read_text()
+    assert run_jobs(toy, opened, run) == rows
+    path.write_text(text + text.splitlines()[-1][:30])
+    assert run_jobs(toy, opened, replace(run, workers=0)) == rows
+    kept = zarr.open_array(tmp_path / "members.zarr", path="20--APS", mode="r")
+    single = run_job(toy, Job("20%", "APS", 1), members=MEMBERS, seed=0, keep=True).members
+    assert single is not None
+    alike(torch.from_numpy(np.asarray(kept[1])), torch.from_numpy(single))
+    assert side_by_side(toy.cases[0], toy, run.folder / "pictures").axes
+    assert len(pareto_figure(summary(rows, "APS")).axes) == 2
+
+
+def test_a_row_has_the_scores_of_its_members() -> None:
+    toy = contest(Path("/"))
+    result = run_job(toy, Job("60%", "APS", 2), members=MEMBERS, seed=3, keep=True)
+    case, row = toy.cases[1], result.row
+    assert result.members is not None
+    members, truth = result.members.reshape(MEMBERS, -1), case.truth[2].flatten().numpy()
+    crps = scores.crps_ensemble(members, truth)[case.weights[2] > 0].mean()
+    assert row["crps"] == pytest.approx(crps, rel=1e-5)
+    assert row["square_of_one"] == pytest.approx(
+        ((members - truth)[:, case.weights[2] > 0] ** 2).mean(), rel=1e-5
+    )
+    assert row["evaluations"] == 0
+    assert 0 <= row["rank"] <= MEMBERS
+
+
+def rows_of(method: str, values: list[float], **more: float) -> list[dict[str, Any]]:
+    return [
+        {
+            **dict.fromkeys(COLUMNS, 1.0),
+            "case": "one",
+            "method": method,
+            "field": number,
+            "members": 4,
+            "rank": number % 5,
+            "crps": value,
+            **more,
+        }
+        for number, value in enumerate(values)
+    ]
+
+
+def test_differences_are_over_the_fields_that_both_have() -> None:
+    rows = rows_of("APS", [1.0, 2.0, 30.0], variance=4.0) + rows_of("DPS", [1.1, 2.2])
+    best, other = summary(rows, "APS")
+    assert best["spread_skill"] == 2.0
+    assert other["crps_against"] == "+10.0 [+10.0, +10.0]"
+    assert other["fields"] == 2
+    # The mean of two easy fields is lower, and yet not bold.
+    lines = TABLE.markdown([best, other]).splitlines()
+    assert "**11**" in lines[2]
+    assert other["comparable"] != best["comparable"]
+
+
+def test_an_interval_covers_what_chance_may_do() -> None:
+    rng = numpy_seeded(4)
+    base = rng.uniform(1.0, 2.0, 50)
+    noisy = base + rng.normal(0.0, 0.3, 50)
+    text = summary(rows_of("APS", [*base]) + rows_of("x", [*noisy]), "APS")[1]["crps_against"]
+    low, high = (float(part) for part in text.split("[")[1].rstrip("]").split(", "))
+    # The standard error of the mean is 0.3 / sqrt(50), 2.8 % of the mean of 1.5.
+    assert 6.0 < high - low < 18.0
+    assert low < 0.0 < high or abs(float(text.split(" ")[0])) > 4.0
