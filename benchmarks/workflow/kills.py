@@ -48,7 +48,8 @@ def run(options: argparse.Namespace, made: str) -> None:
                 delay = float(rng.uniform(0.0, seconds))
                 output = _output(verb, f"killed{number}")
                 _killed(VERBS[verb], output, delay, folder)
-                _apsgeo(*VERBS[verb], output, folder=folder)
+                if not (folder / output).exists():  # else it was there, and whole, before the kill
+                    _apsgeo(*VERBS[verb], output, folder=folder)
                 left = [each.name for each in folder.iterdir() if each.name.startswith(".")]
                 same = _digest(folder / output) == expected
                 print(f"{verb}: killed after {delay:.2f} of {seconds:.2f} s, same bytes: {same}")
@@ -123,17 +124,6 @@ def _killed(arguments: Sequence[str], output: str, delay: float, folder: Path) -
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
     process.communicate()
-    path = folder / output
-    if path.exists() and process.returncode:  # it was there already, and whole
-        return
-    if path.exists():
-        _remove(path)
-
-
-def _remove(path: Path) -> None:
-    import shutil
-
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _digest(path: Path) -> str:
