@@ -1,5 +1,5 @@
 # Everything a newcomer needs: `make demo` and `make test` work from a fresh clone with
-# Python >= 3.11 and a C toolchain. The environment lives in .venv.
+# Python >= 3.11. The environment lives in .venv.
 
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))

@@ -38,6 +38,7 @@ SUITES = {
     "climate": "rivals.climate",
     "rivals-images": "rivals.images",
     "workflow": "workflow.suite",
+    "kills": "workflow.kills",
 }
 
 

@@ -1,6 +1,9 @@
 """Settings of the build ``sphinx-build docs build/docs``, which needs the extra ``docs``."""
 
+import importlib
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import apsgeo
@@ -31,6 +34,14 @@ def _escape(_app: Any, _kind: str, _name: str, _it: Any, _options: Any, lines: l
     lines[:] = [_CODE_OR_SIGN.sub(lambda m: m[1] or "\\" + m[2], line) for line in lines]
 
 
+def _run_howto(app: Any) -> None:
+    """Run what the how-tos show, which fails the build where it fails."""
+    sys.path.insert(0, app.srcdir)
+    run = importlib.import_module("snippets").run
+    run(Path(app.srcdir) / "howto.md")
+
+
 def setup(app: Any) -> None:
-    """Have Sphinx call `_escape` on every docstring."""
+    """Have Sphinx call `_escape` on every docstring, and run the how-tos first."""
     app.connect("autodoc-process-docstring", _escape, priority=100)
+    app.connect("builder-inited", _run_howto)
