@@ -48,14 +48,14 @@ APS, APS_TIME = "APS", "APS, with neighbours"
 TABLE = Table(
     Column("observed", "density", percent("g")),
     Column("method", "method"),
-    Column("months on either side", "window"),
+    Column("months on either side", "window", ".0f"),
     Column("CRPS [K]", "crps", ".4f", best_among="density"),
     Column("over best without", "ratio", ".3f"),
     Column("RMSE [K]", "rmse", ".4f"),
     Column("spread/skill", "spread_skill", ".3f"),
     Column("90 % coverage", "coverage90", percent()),
     Column("seconds a field", "seconds_per_field", ".3g"),
-    Column("months", "records"),
+    Column("months", "records", ".0f"),
 )
 
 

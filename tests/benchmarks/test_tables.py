@@ -11,6 +11,7 @@ from apsgeo.metrics.table import Table
 from benchmarks.amortization.suite import TABLE as AMORTIZATION
 from benchmarks.domains.suite import TABLE as DOMAINS
 from benchmarks.history.gaps import TABLE as GAPS
+from benchmarks.history.time import TABLE as TIME
 from benchmarks.history.trend import TABLE as TREND
 from benchmarks.images.scores import TABLE as IMAGES
 from benchmarks.priors.report import GRADIENTS, pivoted
@@ -38,6 +39,7 @@ CASES = {
     "ncep": (Scoreboard().table, "ncep"),
     "domains": (DOMAINS, "domains"),
     "history/gaps": (GAPS, "history/gaps"),
+    "history/time": (TIME, "history/time"),
     "history/trend": (TREND, "history/trend"),
     "images": (IMAGES, "images"),
     "scaling": (SCALING, "scaling"),
