@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Commands", "command_line", "print_scores", "report"]
 
 
+_READERS = ("zarr", "numcodecs", "netCDF4", "h5py", "h5netcdf", "cftime", "pyarrow")
 _INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 _as_json: ContextVar[bool] = ContextVar("as_json", default=False)
@@ -68,6 +70,14 @@ class Commands(TyperGroup):
                 message = _for_shell(message, options)
                 _log("error", message)
                 raise typer.Exit(2) from error
+            except Exception as error:
+                if not _of_a_reader(error):
+                    raise
+                said = " ".join(str(error).split())
+                _log(
+                    "error", f"a file is damaged, its values cannot be read: {said}; copy it again"
+                )
+                raise typer.Exit(2) from error
             except KeyboardInterrupt as error:
                 _log("error", "interrupted; the same command again goes on where it was")
                 raise typer.Exit(_INTERRUPTED) from error
@@ -80,6 +90,15 @@ class Commands(TyperGroup):
             for parameter in command.params
             if parameter.param_type_name == "option"
         }
+
+
+def _of_a_reader(error: Exception) -> bool:
+    """Tell whether an error arose in a library that reads files, where values are read late."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    file = "" if trace is None else trace.tb_frame.f_code.co_filename
+    return not {*_READERS}.isdisjoint(Path(file).parts)
 
 
 def _for_shell(message: str, options: Mapping[str, str]) -> str:

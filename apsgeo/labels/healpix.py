@@ -114,7 +114,7 @@ def read_healpix(
 
     try:
         maps, header = healpy.read_map(path, field=fields, dtype=None, nest=None, h=True)
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, fits.VerifyError) as error:
         raise InputError(
             f"{path} cannot be read as a HEALPix map ({error}); a FITS file as healpy.write_map "
             "writes it is needed."

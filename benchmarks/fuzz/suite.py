@@ -44,7 +44,8 @@ OPTIONS = {
     "first": Option(0, "number of the first one"),
     "threads": 1,
 }
-SECONDS = 60
+SECONDS = 60  # of the processor
+_WAIT = 600  # seconds in all
 MEMORY = 2**30  # bytes above those of the process that starts
 
 OUTCOMES = ("refused", "read", "raw error", "crash", "hang", "memory", "written")
@@ -161,7 +162,8 @@ def _read_alone(read: Read, path: Path, out: Path, tell: int) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(SECONDS)
+    signal.alarm(_WAIT)
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     try:
@@ -180,15 +182,9 @@ def _read_alone(read: Read, path: Path, out: Path, tell: int) -> None:
 
 
 def check_whole(sources: Mapping[str, Path], work: Path) -> None:
-    """Check that files are read that are not damaged, or nothing is tested.
-
-    Raises:
-        RuntimeError: If one is not.
-    """
+    """Read files that are not damaged, which must do, or nothing is tested; and import modules."""
     for kind, read in readers(sources).items():
-        outcome, said = outcome_of(read, sources[kind], work / f"{kind}.nc")
-        if outcome != "read":
-            raise RuntimeError(f"the whole {kind} file is not read: {outcome}: {said}")
+        read(sources[kind], work / f"{kind}.nc")
 
 
 def fuzz(number: int, seed: int, sources: Mapping[str, Path], work: Path) -> tuple[str, str, str]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cftime
 import numpy as np
 import pytest
+import typer
 import xarray as xr
+from typer.testing import CliRunner
 
+from apsgeo.console import Commands
 from apsgeo.errors import InputError
 from apsgeo.files.stores import is_zarr, matching, open_store, read_provenance
 from apsgeo.io import read_field, read_fields, write_netcdf
@@ -56,6 +60,28 @@ def test_what_is_no_zarr_is_refused(tmp_path: Path) -> None:
     (broken / "zarr.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read as Zarr"):
         open_store(broken)
+
+
+def test_faults_of_readers_are_told_in_one_line() -> None:
+    """Values are read late, when members are drawn, by libraries that have errors of their own."""
+    verbs = typer.Typer(cls=Commands)
+
+    @verbs.callback()
+    def _() -> None:
+        """Do nothing."""
+
+    @verbs.command()
+    def read() -> None:
+        cftime.num2date(0, "nonsense since never")
+
+    @verbs.command()
+    def fault() -> None:
+        raise ValueError("ours")
+
+    done = CliRunner().invoke(verbs, ["read"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: a file is damaged, its values cannot be read: ")
+    assert isinstance(CliRunner().invoke(verbs, ["fault"]).exception, ValueError)
 
 
 def test_files_of_a_pattern_follow_each_other(field: xr.DataArray, tmp_path: Path) -> None:
