@@ -81,13 +81,13 @@ bench-priors: venv  ## compare log-densities of priors with the truth; writes th
 bench-trained-priors: venv  ## train priors on five data sets and score them; writes the tables and figures
 	$(BIN)/python -m benchmarks trained-priors
 
-bench-workflow: venv  ## measure a fill by cells, members and workers, and one real task beside rivals
-	$(BIN)/python -m benchmarks workflow
-
 bench-rivals: venv  ## every rival in one run, over a cluster of this machine: speed, climate, images; writes tables and figures
 	$(BIN)/python -m benchmarks speed
 	$(BIN)/python -m benchmarks climate
 	$(BIN)/python -m benchmarks rivals-images
+
+bench-workflow: venv  ## measure a fill by cells, members and workers, and one real task beside rivals
+	$(BIN)/python -m benchmarks workflow
 
 docs: venv  ## build the documentation into build/docs; a warning is an error
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'

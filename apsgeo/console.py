@@ -101,7 +101,7 @@ def _without_python(message: str) -> str:
     """Leave out the clauses that say what to write in Python, but for the first clause."""
     first, *others = re.split(r"(?<=[.;]) ", message)
     kept = [first, *(each for each in others if not re.search(r"\w\(|\w=\S", each))]
-    return " ".join(kept).rstrip(".;")
+    return re.sub(r"[.;]$", "", " ".join(kept))
 
 
 def command_line(context: typer.Context, without: Collection[str] = ()) -> str:

@@ -66,7 +66,8 @@ class FieldPrior:
     def __repr__(self) -> str:
         return (
             f"FieldPrior({self.variable!r} [{self.units}] on {self.domain!r}, "
-            f"{self.normals.described}, {self.anchor!r}, diffusion={self.diffusion is not None})"
+            f"{self.normals.described}, {self.anchor!r}, {self.memory or 'no memory'}, "
+            f"diffusion={self.diffusion is not None})"
         )
 
     @property

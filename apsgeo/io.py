@@ -234,6 +234,10 @@ def write_netcdf(
         raise InputError(
             f"{path} is to be a netCDF file, and no Zarr store; give it the suffix .nc"
         )
+    if named := [name for name in data.variables if "/" in str(name)]:
+        raise InputError(
+            f"{named[0]!r} has a slash in its name, which tells groups apart in a file; use .rename"
+        )
     data = writable(data)
     with atomic_file(path, overwrite) as temporary, dask.config.set(scheduler="synchronous"):
         data.to_netcdf(

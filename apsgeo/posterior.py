@@ -34,6 +34,7 @@ from apsgeo.gaussian.shared.posterior import WithSharedErrors
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.io import digest_of, load_model, part, read_digest, save_folder
+from apsgeo.labels.steps import DAY
 from apsgeo.measurement import (
     Draws,
     Family,
@@ -336,6 +337,16 @@ class Posterior:
         """
         return digest_of("posterior", *self._state()) if isinstance(self.method, Flow) else None
 
+    def taking(self, operator: Operator) -> Posterior:
+        """Return a posterior of the same fields by `linear_method`, for any operator.
+
+        The default noise is the same, or its mean if it was one for each observation.
+        """
+        noise = self.noise_std
+        per_channel = noise.shape == (self.normals.channels, 1)
+        noise = noise if noise.ndim == 0 or per_channel else noise.mean()
+        return replace(self, operator=operator, method=self.linear_method, noise_std=noise)
+
     @property
     def window(self) -> int:
         """Number of records on either side that matter to the method."""
@@ -385,6 +396,7 @@ class Posterior:
                 f"(channel, {axis}) = {expected}."
             )
         noise = self.noise_std if noise_std is None else torch.as_tensor(noise_std)
+        time, instant = self._times(time, instant)
         values = y.float()
         given = Measurement(
             values,
@@ -398,6 +410,27 @@ class Posterior:
         )
         given.season_of(self.normals.seasons)
         return given
+
+    def _times(
+        self, time: Tensor | None, instant: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return times in steps and in microseconds since 1970; one follows from the other.
+
+        Raises:
+            InputError: If there is a trend, and neither is known.
+        """
+        step = None if self.memory is None else self.memory.step_days
+        if step is not None and time is None and instant is not None:
+            time = instant.double() / (step * DAY)
+        if step is not None and instant is None and time is not None:
+            instant = time.double() * (step * DAY)
+        if instant is None and self.normals.trend is not None:
+            raise InputError(
+                "the model has a trend, so that it has to know when the records are; pass "
+                "instant=, microseconds since 1970 for each, or give labelled fields with dates to "
+                "apsgeo.impute. A model without a trend is that of fit_prior(..., trend=None)."
+            )
+        return time, instant
 
     def posterior(self, measurement: Measurement) -> FieldDistribution:
         """Return the posterior of the fields behind measurements in the units of the data."""
@@ -442,15 +475,17 @@ class Posterior:
             operator: Operator that measured, where the model is for several.
             key: Number (batch,) int64 that names each record and seeds its members; by default its
                 place in the batch.
-            time: Time (batch,) of each record in steps of the history. If it is given, and the
-                method has a memory, each record is drawn given those near it, too.
-            instant: Time (batch,) of each record, in microseconds since 1970, if there is a trend.
+            time: Time (batch,) of each record in steps of the history, which follows from `instant`
+                if the history has dates. If it is known, and the method has a memory, each record
+                is drawn given those near it, too.
+            instant: Time (batch,) of each record, in microseconds since 1970, which a model with a
+                trend has to know; it follows from `time` if the history has dates.
 
         Raises:
             InputError: If the shape, the season, the noise or the operator does not fit.
         """
         given = self.measure(y, season, noise_std, operator, key, time, instant)
-        together = time is not None and self.window > 0
+        together = given.time is not None and self.window > 0
         return self.posterior(given.among(slice(None)) if together else given)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

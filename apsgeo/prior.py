@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
+from tqdm import tqdm
 
 from apsgeo.device import choose_device, on_device
 from apsgeo.diffusion.fit import train_diffusion
@@ -28,13 +30,12 @@ from apsgeo.gaussian.scales import (
     Scales,
     to_config,
 )
-from apsgeo.gaussian.time.memory import Memory
 from apsgeo.labels.history.gaps import fill_history, has_gaps, with_something
-from apsgeo.labels.history.trend import fit_trend
+from apsgeo.labels.history.memory import fit_memory
+from apsgeo.labels.history.trend import fit_trend, preferred_trend
 from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
-from apsgeo.labels.steps import step_days, time_in_steps
 from apsgeo.measurement import Bounds, Normals, QuantileNormals, bounds_in
 from apsgeo.optim.distributed import is_first
 from apsgeo.optim.training import Training, seeded
@@ -55,7 +56,7 @@ def fit_prior(
     baseline: tuple[str, str] | None = None,
     least_std: float = 1e-3,
     noise_std: float | ArrayLike | xr.DataArray | None = None,
-    trend: Literal["linear"] | xr.DataArray | None = None,
+    trend: Literal["auto", "linear"] | xr.DataArray | None = "auto",
     bounds: Bounds | Sequence[Bounds] | Literal["found"] | None = "found",
     held_out_from: str | int | None = None,
     quality_control: Control = "flag",
@@ -111,7 +112,9 @@ def fit_prior(
             such as the logarithm of CO2, which they follow; it has to cover the times to come, and
             stays as it is beyond its ends. None for normals of the baseline. The slopes are drawn
             to their mean by as much as held-out records ask for, and their pattern stays in the
-            prior, so that observations correct what the trend foretells (docs/history.md).
+            prior, so that observations correct what the trend foretells (docs/history.md). By
+            default held-out years choose between "linear" and None, if there are three of them and
+            fifteen years before; variables with bounds have no trend.
         bounds: Least and greatest value that the variable can have, such as ``(0, None)`` for rain
             and ``(0, 1)`` for a fraction; one pair for each channel, if there are several. Members
             keep to them, and are at a bound as often as the data are: values are mapped by their
@@ -140,8 +143,9 @@ def fit_prior(
             ``domain_of(history).symmetries.only("left-right")``, which move the fields that the
             diffusion prior is trained on.
         memory: Whether to learn how records follow each other, if the history has dates, so that
-            gaps are filled from neighbouring times too; see `apsgeo.gaussian.time.memory.Memory`. A
-            history that hardly has a memory has none.
+            gaps are filled from neighbouring times too; see `apsgeo.gaussian.time.memory.Memory`.
+            As much of it is kept as predicts held-out records best, which may be nothing; see
+            `apsgeo.gaussian.time.choice`. A history that hardly has a memory has none.
         folds: Contiguous blocks of the history for cross-fitting.
         seed: Seed of masks, noise and weights.
         training: Settings of the diffusion prior's training, by default 1500 steps of 16 fields;
@@ -167,7 +171,7 @@ def fit_prior(
     domain = records.layout.domain
     if held_out_from is None:
         held_out_from = records.dates.last_tenth()
-    earlier = records.parts(held_out_from)[0]
+    earlier, later = records.parts(held_out_from)
     seasons = records[earlier].dates.count_seasons(seasons)
     filled = None
     if noise is not None or has_gaps(records.values):
@@ -191,15 +195,20 @@ def fit_prior(
         normals = Normals.fit(learned.values, season, seasons, within, least_std=least_std)
     else:
         normals = filled.normals
+    automatic = isinstance(trend, str) and trend == "auto"
+    alone = filled is None and (trend is None or automatic)
+    found = _bounds(records, bounds, alone=alone)
+    bounded = any(end is not None for each in found for end in each)
+    if automatic:
+        trend = None if bounded else preferred_trend(normals, learned, held, within)
     if trend is not None:
         normals = replace(normals, trend=fit_trend(trend, normals, learned, held, within))
     known = static_fields(static, normals.valid, domain)
     _check_land(augment, normals.valid)
     fields = normals.encode(learned.values, season, learned.instants)
-    found = _bounds(records, bounds, alone=filled is None and trend is None)
-    if any(end is not None for each in found for end in each):
-        bounded = QuantileNormals.of(normals, learned.values, season, found, domain)
-        normals, fields = bounded, bounded.latent(learned.values, season, domain)
+    if bounded:
+        mapped = QuantileNormals.of(normals, learned.values, season, found, domain)
+        normals, fields = mapped, mapped.latent(learned.values, season, domain)
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
     if not normals.linear:
         rough = LocalisedScales.start(domain)
@@ -230,6 +239,12 @@ def fit_prior(
     if normals.trend is not None:
         for each in {id(prior): prior for prior in (gaussian, anchor)}.values():
             add_drift(each, fields, normals.trend.pattern, seed)
+    choice = None
+    if memory and normals.linear:
+        observed = None if filled is None else filled.observed[torch.from_numpy(earlier | later)]
+        choice = fit_memory(anchor, normals, learned, held, rank=rank, observed=observed, seed=seed)
+    if choice is not None and training.progress:
+        tqdm.write(str(choice), sys.stderr)
     prior = FieldPrior(
         domain=domain,
         normals=normals,
@@ -239,7 +254,7 @@ def fit_prior(
         variable=records.name,
         held_out_from=held_out_from,
         history=records,
-        memory=_memory_of(learned, domain, fields) if memory and normals.linear else None,
+        memory=None if choice is None else choice.memory,
         provenance={
             "learned_from": learned.dates.span,
             "records": len(fields),
@@ -250,6 +265,7 @@ def fit_prior(
             "baseline": baseline,
             "least_std": least_std,
             "bounds": found,
+            "memory": None if choice is None else choice.provenance,
             "seed": seed,
             "steps": training.steps,
             "augment": list(augment or ()),
@@ -266,15 +282,6 @@ def fit_prior(
         options = {"seed": seed, "augment": augment}
         _fit_diffusion(prior, fields, season, validation, folds, training, **options)
     return prior
-
-
-def _memory_of(records: Records, domain: Domain, fields: Tensor) -> Memory | None:
-    """Fit the memory to standardized anomalies; None without dates, and for windows of times."""
-    step = step_days(records.dates)
-    if step is None or "lag" in records.array.dims:
-        return None
-    time = time_in_steps(records.dates, step).numpy()
-    return Memory.fit(domain, fields, time, step_days=step)
 
 
 def _bounds(

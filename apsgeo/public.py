@@ -29,6 +29,7 @@ from apsgeo.labels.regridding import regrid as regrid
 from apsgeo.labels.shared import SharedError as SharedError
 from apsgeo.models import load as load
 from apsgeo.operators import Block as Block
+from apsgeo.operators import CellMeans as CellMeans
 from apsgeo.operators import Compose as Compose
 from apsgeo.operators import Downsample as Downsample
 from apsgeo.operators import Gaps as Gaps

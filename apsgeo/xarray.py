@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from apsgeo.labels.quality import Control
     from apsgeo.labels.records import Records
     from apsgeo.labels.shared import SharedError
-    from apsgeo.operators import LinearMap, Operator
+    from apsgeo.operators import CellMeans, LinearMap, Operator
     from apsgeo.posterior import Posterior
     from apsgeo.statistics import Statistic
 
@@ -141,7 +141,9 @@ def impute(
             posterior's. Where nothing was observed it may be NaN, if it differs by record.
             Without a model the default takes values as they are.
         operator: Operator that measured, where the model is for several; for a model of
-            ``OneOf((Mask(), Downsample(2)))``, for instance, ``Downsample(2)``.
+            ``OneOf((Mask(), Downsample(2)))``, for instance, ``Downsample(2)``. ``CellMeans()``
+            is for observations of any other resolution, which are means over their own cells;
+            members are then drawn by `Posterior.linear_method`.
         quality_control: What becomes of values more than ten standard deviations (of the prior and
             the noise) from the prior's mean: "flag" uses them, "reject" takes them for missing.
             Either warns, and takes for missing what is no value: well-known fill values so far
@@ -185,7 +187,7 @@ def impute(
     from apsgeo.labels.noise import joined, node_noise, record_noise
     from apsgeo.labels.quality import Innovations, check_control
     from apsgeo.labels.shared import GridErrors, check_errors, widest
-    from apsgeo.operators import RandomMask
+    from apsgeo.operators import CellMeans, RandomMask
     from apsgeo.random_field.alone import impute_alone
     from apsgeo.statistics.summary import summarize
 
@@ -196,6 +198,8 @@ def impute(
     if freq is not None:
         raise InputError(f"freq={freq!r} is for tables; resample fields beforehand: obs.resample")
     members, seed = integer(members, "members", least=1), integer(seed, "seed", least=0)
+    if isinstance(operator, CellMeans) and posterior is not None:
+        posterior, operator = _taking_means(posterior, operator, obs)
     again: Any = impute
     domain = None if posterior is None else posterior.family.on(operator).codomain
     if dim := other_dim(obs, domain):
@@ -258,12 +262,28 @@ def impute(
     gaps = isinstance(operator, RandomMask)
     observed = Observed(records, quality, normals.seasons, each, gaps)
     made = _made(posterior, noise if each is None else None, seed)
+    if isinstance(operator, CellMeans):
+        made["method"] = posterior.name
     if statistics is not None:
         made["members"] = members
         reduced = partial(reduce, observed=observed)
         return summarize(sampler, statistics, reduced, _labels(like), records.dataset, made)
     ensemble = _labelled(draw(sampler, observed), like, made)
     return ensemble if records.dataset is None else as_variables(ensemble, records.dataset)
+
+
+def _taking_means(
+    posterior: Posterior, operator: CellMeans, obs: Any
+) -> tuple[Posterior, CellMeans]:
+    """Return a posterior and an operator for means over the cells of labelled observations."""
+    from apsgeo.labels.channels import as_array
+    from apsgeo.labels.layout import domain_of
+    from apsgeo.operators import CellMeans
+
+    if operator.target is None:
+        operator = CellMeans(domain_of(as_array(obs)))
+    known = posterior.operator.includes(operator)
+    return posterior if known else posterior.taking(operator), operator
 
 
 def _check_no_operator(operator: Operator | None) -> None:
@@ -352,7 +372,23 @@ def _observed(obs: Any, posterior: Posterior, operator: Operator, linear: Linear
     records.check("the model", posterior.variable, posterior.units, channels)
     check_floating(records.array)
     records.dates.check_order()
-    return records
+    return _covered(records, linear)
+
+
+def _covered(records: Records, linear: LinearMap) -> Records:
+    """Return records without observations that measure nothing: cells off the model's domain."""
+    from apsgeo.operators.linear import SparseMap
+
+    if not isinstance(linear, SparseMap):
+        return records
+    covered = records.layout.places(np.asarray(linear.matrix.sum(axis=1) != 0))
+    if covered.all():
+        return records
+    here = xr.DataArray(covered, dims=records.layout.dims)
+    encoding, attrs = records.array.encoding, records.array.attrs
+    array = records.array.where(here).transpose(*records.array.dims).assign_attrs(attrs)
+    array.encoding = encoding
+    return replace(records, array=array)
 
 
 def _check_types(obs: Any, posterior: Any) -> None:

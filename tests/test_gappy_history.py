@@ -1,5 +1,6 @@
 """Priors of histories with gaps: what they keep, what they fill, and what they refuse."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,14 @@ import torch
 import xarray as xr
 
 import apsgeo
-from apsgeo.errors import InputError, SeldomSeenWarning
+from apsgeo.errors import InputError, OutlierWarning, SeldomSeenWarning
 from apsgeo.gaussian.scales import LocalisedScales
+from apsgeo.labels.history.trend import preferred_trend
+from apsgeo.labels.quality import Innovations
+from apsgeo.labels.records import Records
+from apsgeo.measurement import Normals
+from apsgeo.measurement.trend import Index, Trend
+from apsgeo.operators.linear import IdentityMap
 from tests.cases import alike, history, numpy_seeded
 
 HISTORY = history(8)
@@ -184,5 +191,47 @@ def test_a_trend_is_fitted_foretold_and_corrected() -> None:
         fit(warm, trend=co2.isel(time=slice(0, 8)))
     with pytest.raises(InputError, match="without dates"):
         fit(warm.rename(time="sample").drop_vars("sample"), trend="linear")
-    with pytest.raises(InputError, match="give 'linear'"):
+    with pytest.raises(InputError, match="'linear', or an index"):
         fit(warm, trend="cubic")
+    y = moving.records(obs).values
+    with pytest.raises(InputError, match="pass instant="):
+        posterior(y, season=moving.season_of(obs))
+
+
+def test_held_out_years_choose_a_trend() -> None:
+    still = history(20)
+    warming = 0.1 * (still["time"].dt.year - 1990)
+
+    def chosen(given: xr.DataArray, held_out_from: str = "2006-01-01") -> str | None:
+        records = Records.of(given.astype("float32")).as_history()
+        learned, held = records.split(held_out_from)
+        normals = Normals.fit(learned.values, learned.season(12), 12)
+        return preferred_trend(normals, learned, held, None)
+
+    assert chosen(still + warming) == "linear"
+    assert chosen(still) is None
+    stopped = warming.where(still["time"].dt.year < 2006, warming.min())
+    assert chosen(still + stopped) is None  # it warmed, and is as cold again as at first
+    assert chosen(still + warming, "2009-01-01") is None  # a year does not tell
+
+
+def test_quality_control_knows_the_trend() -> None:
+    """A value that is far from the normals of the history is none from what the trend foretells."""
+    records = Records.of(HISTORY.isel(time=slice(24))).as_history()
+    normals = Normals.fit(records.values, records.season(12), 12)
+    year = 365.25 * 86400e6
+    index = Index(torch.tensor([0.0, 100.0 * year]), torch.tensor([0.0, 100.0]), extend=True)
+    ones = torch.ones(1, 60)
+    moving = replace(normals, trend=Trend(ones, index, 0.0, 0.0))
+    value = normals.mean[:1, 0].reshape(1, 6, 10).double().numpy()
+    value = value + 50.0 * normals.std[:1, 0].reshape(1, 6, 10).double().numpy()
+    when = np.array([50.0 * year]), np.array(["then"])
+    noise, linear = torch.tensor(0.1), IdentityMap(60)
+    still, knows = (
+        Innovations.of(records, each, linear, noise, "reject") for each in (normals, moving)
+    )
+    season = np.array([0])
+    kept = knows(value, season, when[1], instant=when[0])
+    assert not np.isnan(kept).any()
+    with pytest.warns(OutlierWarning):
+        assert np.isnan(still(value, season, when[1], instant=when[0])).mean() > 0.5

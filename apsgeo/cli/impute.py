@@ -84,6 +84,14 @@ def impute(
             show_default=False,
         ),
     ] = None,
+    cell_means: Annotated[
+        bool,
+        typer.Option(
+            "--cell-means",
+            help="The observations are means over the cells of their own grid, which is another "
+            "than the model's.",
+        ),
+    ] = False,
     shared_error: Annotated[
         list[str] | None,
         typer.Option(
@@ -135,6 +143,7 @@ def impute(
     from apsgeo import __version__
     from apsgeo.cli.inputs import noise_of_options, observations, shared_errors
     from apsgeo.files.stores import matching, read_provenance
+    from apsgeo.operators import CellMeans
     from apsgeo.output.write import CONVENTIONS, write_ensemble
     from apsgeo.progress import say
     from apsgeo.table.read import is_table_path
@@ -149,6 +158,7 @@ def impute(
         "noise_std": noise,
         "quality_control": quality_control,
         "window": window,
+        "operator": CellMeans() if cell_means else None,
         "freq": freq,
         "shared_error": shared_errors(obs, group, field, shared_error or []),
     }

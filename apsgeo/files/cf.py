@@ -23,6 +23,7 @@ __all__ = [
     "with_auxiliary",
     "without_invalid",
     "writable",
+    "writable_attr",
 ]
 
 DESCRIBING = ("bounds", "climatology", "grid_mapping", "cell_measures", "ancillary_variables")
@@ -73,10 +74,11 @@ def writable(dataset: xr.Dataset) -> xr.Dataset:
     Times in months or years, which are no fixed length, are read, but not written.
     """
     dataset = dataset.copy()
+    dataset.attrs = {key: writable_attr(value) for key, value in dataset.attrs.items()}
     for name, variable in dataset.variables.items():
         each = dataset[name]
         each.attrs = {
-            key: value
+            key: writable_attr(value)
             for key, value in variable.attrs.items()
             if key not in DESCRIBING or not _dangles(value, dataset.variables)
         }
@@ -89,6 +91,26 @@ def writable(dataset: xr.Dataset) -> xr.Dataset:
         if re.match("(month|year)s? since ", units):
             each.encoding["units"] = re.sub("^(month|year)s?", "days", units)
     return dataset
+
+
+def writable_attr(value: Any) -> Any:
+    """Return the value of an attribute as files can hold it: text, a number, or several of a kind.
+
+    Truth becomes 0 or 1; dates, mappings, None and mixed lists become text.
+    """
+    if isinstance(value, str | bytes):
+        return value
+    try:
+        numbers = np.asarray(value)
+    except ValueError:  # of a ragged list
+        return str(value)
+    if numbers.dtype.kind == "b":
+        return np.int8(numbers) if numbers.ndim == 0 else numbers.astype(np.int8)
+    if numbers.dtype.kind in "iuf" and numbers.ndim < 2:
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        return list(value)
+    return str(value)
 
 
 def float_encoding(encoding: Mapping[str, Any], dtype: Any) -> dict[str, Any]:

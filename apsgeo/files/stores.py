@@ -147,7 +147,9 @@ def read_provenance(
     unlimited: set[str] = set()
     if path is not None:
         first = matching(path)[0]
-        kind: dict[str, Any] = {"engine": "zarr" if is_zarr(first) else "netcdf4"}
+        kind: dict[str, Any] = {"engine": "netcdf4"}
+        if is_zarr(first):
+            kind = {"engine": "zarr", "consolidated": _consolidated(first)}
         with xr.open_dataset(first, decode_cf=False, **kind) as dataset:
             attrs = dict(dataset.attrs)
             unlimited = set(dataset.encoding.get("unlimited_dims", ()))

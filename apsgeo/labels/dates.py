@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from apsgeo.errors import GridError, InputError, OneSeasonWarning
 from apsgeo.files.cf import MIDDLE
 from apsgeo.labels.times import (
+    are_dates,
     bounds_middle,
     date_codes,
     date_coordinate,
@@ -65,6 +66,12 @@ class Dates:
         name = date_coordinate(array, dims, given)
         if name is not None:
             values = np.atleast_1d(array[name].values)
+            if values.dtype.kind == "O" and not are_dates(values):
+                raise InputError(
+                    f"{given} has times with a time zone, {array[name].dtype}; write them without, "
+                    f"in universal time: .assign_coords({name}={name}.tz_convert('UTC')."
+                    "tz_localize(None)), where it is an index of pandas"
+                )
             along = {str(k) for k, each in array.coords.items() if dims and each.dims == dims}
             stacked = name not in dims and len(along - {name, name + MIDDLE}) > 0
             return cls(values, name, given, bounds_middle(array, name), stacked)

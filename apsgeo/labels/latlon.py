@@ -154,7 +154,9 @@ def rows_and_columns(
     if rows is None or columns is None or len(np.unique(columns)) < len(columns):
         raise GridError(
             f"{given} is on {latlon_domain_of(array)!r}, and {wanted} on {domain!r}; "
-            f"{_advice(own_lat, own_lon, domain)}"
+            f"{_advice(own_lat, own_lon, domain)}",
+            shell="cdo remapbil,GRID in.nc out.nc; or apsgeo impute --cell-means, for means over "
+            "their own cells",
         )
     return rows, columns
 
@@ -165,7 +167,18 @@ def _advice(lat: NDArray[np.float64], lon: NDArray[np.float64], domain: LatLonDo
     )
     if inside:
         return "it is a part of the data: select it, obs.sel(lat=..., lon=...)"
-    return "interpolate one to the other's grid, or fit a model on this grid"
+    part = np.isin(np.round(lat, 3), np.round(domain.lat, 3)).all() and (
+        np.isin(np.round(lon % 360, 3), np.round(domain.lon % 360, 3)).all()
+    )
+    if part:
+        return (
+            "the data are a part of it: put NaN elsewhere, obs.reindex(lat=..., lon=...) with its "
+            "latitudes and longitudes"
+        )
+    return (
+        "interpolate one to the other's grid, or fit a model on this grid; or, if values are means "
+        "over their own cells, say so by operator=apsgeo.CellMeans()"
+    )
 
 
 def _same(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:

@@ -201,7 +201,7 @@ class Check:
     ) -> NDArray[Any]:
         """Return values (record, ...), NaN where they are no observations."""
         names = records["name"]
-        kept = self.quality(values, records["season"], names, noise)
+        kept = self.quality(values, records["season"], names, noise, records["instant"])
         _check_values(kept, self.quality.valid, names, whole=self.whole)
         if noise is not None:
             check_noise(

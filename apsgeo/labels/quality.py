@@ -15,6 +15,7 @@ from torch import Tensor
 from apsgeo.errors import InputError, OutlierWarning
 from apsgeo.labels.records import Records
 from apsgeo.measurement import Normals
+from apsgeo.measurement.trend import Index
 from apsgeo.operators import LinearMap
 
 __all__ = ["Control", "Innovations", "check_control", "checked_history", "compared", "is_fill"]
@@ -127,6 +128,8 @@ class Innovations:
         control: "flag" or "reject"; "off" does nothing.
         places: Names of the cells.
         units: Units of the values, for messages.
+        drift: What is observed (season, *cells) of a trend, for one unit of its index, or None.
+        index: Index of the trend.
     """
 
     mean: Array
@@ -136,6 +139,8 @@ class Innovations:
     control: Control
     places: Places
     units: str
+    drift: Array | None = None
+    index: Index | None = None
 
     @classmethod
     def of(
@@ -156,20 +161,30 @@ class Innovations:
         spread = spread.clamp(min=_LEAST_SPREAD * float(wide))
         noise = torch.where(observable, noise.broadcast_to(observable.shape), 1.0)
         place = records.layout.channel_places
-        mean = normals.mean if linear.is_identity else linear.apply(normals.mean)
-        units = "" if records.units is None else f" {records.units}"
+
+        def seen(fields: Tensor) -> Array:
+            return place((fields if linear.is_identity else linear.apply(fields)).numpy())
+
+        units, trend = "" if records.units is None else f" {records.units}", normals.trend
         return cls(
-            mean=place(mean.numpy()),
+            mean=seen(normals.mean),
             spread=place(spread.numpy()),
             valid=place(observable.numpy()),
             noise=place(noise.numpy()),
             control=control,
             places=Places.of(records),
             units=units,
+            drift=None if trend is None else seen(normals.std * trend.pattern),
+            index=None if trend is None else trend.index,
         )
 
     def __call__(
-        self, values: Array, season: Array, names: NDArray[np.str_], noise: Array | None = None
+        self,
+        values: Array,
+        season: Array,
+        names: NDArray[np.str_],
+        noise: Array | None = None,
+        instant: Array | None = None,
     ) -> Array:
         """Return values (record, *cells) without those that are none, or that are rejected.
 
@@ -178,6 +193,7 @@ class Innovations:
             season: Season (record,).
             names: Names (record,) of the records.
             noise: Standard deviation (record, *cells) of the noise, if it differs by record.
+            instant: Time (record,) in microseconds since 1970, for a trend.
 
         Warns:
             OutlierWarning: If there are outliers.
@@ -191,6 +207,10 @@ class Innovations:
             return f"{self.places.name(flat % cells)}, {names[flat // cells]}"
 
         mean, spread = self.mean[season], self.spread[season]
+        if self.drift is not None and self.index is not None and instant is not None:
+            amplitude = self.index.at(torch.from_numpy(np.array(instant, np.float64))).numpy()
+            drift = self.drift[season]
+            mean = mean + amplitude.reshape(-1, *[1] * (drift.ndim - 1)) * drift
         gone = _gone(values, mean, spread, noise, self.valid, name, self.control, self.units)
         return np.where(gone, np.nan, values).astype(values.dtype) if gone.any() else values
 
@@ -368,8 +388,9 @@ def _fills_in(values: Array) -> NDArray[np.bool_]:
 
 def _is_fill_of_few(values: Array) -> NDArray[np.bool_]:
     """Return `is_fill` of values among which there are few different ones that it may be."""
+    values = values.astype(np.float64) if values.dtype.itemsize < 4 else values
     size = np.abs(values)
-    rounded = np.round(np.where(size < 1e6, values, 0.0), 2)
+    rounded = np.round(np.where(size < 1e6, values, 0.0).astype(np.float64), 2)
     whole = (size >= 1e6) | ((size >= 99.0) & np.isclose(values, rounded, rtol=1e-6, atol=0.0))
     unique, place = np.unique(values[whole], return_inverse=True)
     found = np.zeros(values.shape, dtype=bool)

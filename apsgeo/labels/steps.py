@@ -8,16 +8,16 @@ from torch import Tensor
 
 from apsgeo.labels.dates import Dates
 
-__all__ = ["step_days", "time_in_steps"]
+__all__ = ["DAY", "step_days", "time_in_steps"]
 
-_DAY = 86_400_000_000  # microseconds
+DAY = 86_400_000_000  # microseconds
 
 
 def step_days(dates: Dates) -> float | None:
     """Return the usual step between records in days; None without dates or for a single record."""
     if not dates.known or len(dates) < 2:
         return None
-    return float(np.median(np.abs(np.diff(dates.ticks)))) / _DAY
+    return float(np.median(np.abs(np.diff(dates.ticks)))) / DAY
 
 
 def time_in_steps(dates: Dates, step: float | None) -> Tensor:
@@ -27,4 +27,4 @@ def time_in_steps(dates: Dates, step: float | None) -> Tensor:
     """
     if step is None or not dates.known:
         return torch.arange(len(dates), dtype=torch.float64)
-    return torch.from_numpy(dates.ticks.astype(np.float64) / (_DAY * step))
+    return torch.from_numpy(dates.ticks.astype(np.float64) / (DAY * step))

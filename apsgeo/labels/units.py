@@ -65,7 +65,7 @@ def conversion(own: Any, wanted: Any) -> tuple[float, float] | None:
     if first is not None and second is not None:
         (scale, offset), (other, others) = _TO_KELVIN[first], _TO_KELVIN[second]
         return scale / other, (offset - others) / other
-    one, two = _parsed(str(own)), _parsed(str(wanted))
+    one, two = _parsed(_plain(own)), _parsed(_plain(wanted))
     if one is None or two is None or one[1] != two[1]:
         return (1.0, 0.0) if _plain(own) == _plain(wanted) else None
     ratio = one[0] / two[0]
@@ -131,6 +131,7 @@ def _written(scale: float, offset: float) -> tuple[str, str]:
 
 
 def _plain(units: Any) -> str:
+    units = units.decode(errors="replace") if isinstance(units, bytes) else units
     return " ".join(str(units).split())
 
 

@@ -9,6 +9,7 @@ from apsgeo.io import of_kind
 from apsgeo.operators.base import Operator, RandomMask
 from apsgeo.operators.block import Block
 from apsgeo.operators.blur import GaussianBlur
+from apsgeo.operators.cells import CellMeans
 from apsgeo.operators.combine import Compose, Stack
 from apsgeo.operators.downsample import Downsample
 from apsgeo.operators.families import GaussianBlurs, OneOf
@@ -23,6 +24,7 @@ from apsgeo.operators.swath import Swath
 __all__ = [
     "OPERATORS",
     "Block",
+    "CellMeans",
     "Compose",
     "Downsample",
     "Gaps",
@@ -48,6 +50,7 @@ OPERATORS: list[type[Operator]] = [
     Gaps,
     Identity,
     Downsample,
+    CellMeans,
     GaussianBlur,
     PointSample,
     SpectralTruncation,

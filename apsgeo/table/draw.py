@@ -219,7 +219,7 @@ class Tables:
         dates, record = _records(rows.table, freq, normals)
         values = compared(
             rows.table.values,
-            *_expected(rows, normals, dates.season(normals.seasons)[record]),
+            *_expected(rows, normals, dates, record),
             np.hypot(noise, widest(errors)),
             rows.table.where,
             control,
@@ -347,15 +347,24 @@ def _records(table: Table, freq: str | None, normals: Normals) -> tuple[Dates, N
     return Dates(starts, "time", table.given), record
 
 
-def _expected(rows: Rows, normals: Normals, season: NDArray[np.int64]) -> tuple[Array, Array]:
+def _expected(
+    rows: Rows, normals: Normals, dates: Dates, record: NDArray[np.int64]
+) -> tuple[Array, Array]:
     """Return the mean (row,) of what is measured, and the most that it can vary."""
+    season, trend = dates.season(normals.seasons)[record], normals.trend
+    index = np.zeros(len(rows))
+    if trend is not None:
+        index = trend.index.at(torch.from_numpy(dates.ticks.astype(np.float64))).numpy()[record]
     mean, spread = np.empty(len(rows)), np.empty(len(rows))
     for each in np.unique(season):
         for channel in range(normals.channels):
             here = (season == each) & (rows.table.channel == channel)
             matrix = rows.matrix[here]
             mean[here] = matrix @ normals.mean[each, channel].double().numpy()
-            spread[here] = abs(matrix) @ normals.std[each, channel].double().numpy()
+            std = normals.std[each, channel].double().numpy()
+            spread[here] = abs(matrix) @ std
+            if trend is not None:
+                mean[here] += index[here] * (matrix @ (std * trend.pattern[channel].numpy()))
     return mean, spread
 
 

@@ -106,15 +106,14 @@ def cases(protocol: NcepProtocol, options: argparse.Namespace) -> dict[str, Case
     def own(method: Method) -> Posterior:
         return Posterior.of(prior, method, Mask(), protocol.noise_std)
 
-    local = VecchiaPrior(anchor, memory_of(protocol, without.normals))
-    window = memory.window
+    window, start = memory.window, replace(model, method=model.flow.base)
     return {
         "kriging": Case(own(kriged)),
         "kriging, with neighbours": Case(own(SeriesPrior(kriged, constant)), window, True),
         "hybrid Gaussian": Case(own(hybrid)),
         "hybrid Gaussian, with neighbours": Case(own(SeriesPrior(hybrid, memory)), window, True),
         "local Gaussian": Case(replace(without, method=VecchiaPrior(anchor))),
-        "local Gaussian, with neighbours": Case(replace(without, method=local), window),
+        "local Gaussian, with neighbours": Case(start, model.window),
         APS: Case(without),
         "APS, with neighbours, given none": Case(model),
         APS_TIME: Case(model, model.window),
@@ -164,7 +163,8 @@ def run(options: argparse.Namespace, made: str) -> None:
         "neighbours, at the same density. Kriging and the hybrid covariance are exact here, by "
         "factorizations of all observations, with two months on either side (at 30 %: one). "
         f"`{APS}` is the model that {options.time_without} shipped, which knows no neighbours, and "
-        "`local Gaussian` its untrained start."
+        f"`local Gaussian` its untrained start. `{APS_TIME}` is {options.time_model}, which has a "
+        "trend as well, and `local Gaussian, with neighbours` its untrained start."
     )
     text = page("Neighbouring months", about, TABLE.markdown(rows), made)
     save(options.output / "history" / "time", rows, text)

@@ -58,6 +58,7 @@ def diffusion_prior(folder: Path, steps: int, seed: int) -> DiffusionPrior:
             held_out_from=HELD_OUT_FROM,
             scales=HybridScales(),
             anchor_scales=HybridScales(),
+            trend=None,
             training=Training(steps=steps),
             seed=seed,
         ).save(folder)

@@ -101,6 +101,7 @@ def fitted(case: StagedCase, folder: Path, share: float, seed: int) -> FieldPrio
             anchor_scales=case.anchor_scales,
             seed=seed,
             steps=max(1, round(share * case.prior_steps)),
+            trend=None,  # tables score tensors, whose dates nobody knows
             **case.options,
         )
         prior.save(folder)

@@ -67,6 +67,7 @@ def train(
     """
     steps = max(1, round(share * case.options["steps"]))
     options = {name: value for name, value in case.options.items() if name != "steps"}
+    options["trend"] = None  # tables of a case score tensors, whose dates nobody knows
     start = replace(HybridScales.start(case.domain), eof_weight=case.eof_weight)
     known = {"scales": start, "anchor_scales": start}
     rough = fit_prior(

@@ -34,6 +34,7 @@ from apsgeo.measurement import Measurement
 from apsgeo.operators import (
     OPERATORS,
     Block,
+    CellMeans,
     Compose,
     Downsample,
     Gaps,
@@ -79,7 +80,8 @@ def operator_cases(place: Place) -> dict[str, Operator]:
 
 
 FAMILIES = {GaussianBlurs.kind, OneOf.kind}  # have no map of their own: test_families.py
-KINDS = [operator.kind for operator in OPERATORS if operator.kind not in FAMILIES]
+FEW = {CellMeans.kind}  # are on a few kinds of domain: test_cells.py
+KINDS = [operator.kind for operator in OPERATORS if operator.kind not in FAMILIES | FEW]
 
 
 @pytest.fixture(params=PLACES)

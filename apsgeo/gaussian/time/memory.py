@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apsgeo.domains.base import Domain
+from apsgeo.gaussian.covariance import Covariance
+from apsgeo.gaussian.time.lasting import Lasting
 from apsgeo.measurement import noise_batches
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "Split"]
 
 Array = NDArray[np.float64]
 
@@ -48,8 +50,13 @@ class Memory:
 
         Cov(x_i(t), x_j(s)) = C_ij (sqrt(s_i s_j) r^k + sqrt((1 - s_i) (1 - s_j)) kappa_ij rho_j^k).
 
-    It is positive definite for any numbers and any times, equally spaced or not. The factor of C is
-    one at k = 0 where the numbers are the same, so that they are made to vary smoothly in space.
+    Where large scales last and small ones do not, the field is the sum of two independent parts
+    (`Lasting`), each with shares and rates of its own; those above are of what is not `split` off.
+
+    Of all of it, a share `kept` goes on from record to record; the rest, of the same covariance C,
+    is new in each. It is positive definite for any numbers and any times, equally spaced or not.
+    The factor of C is one at k = 0 where the numbers are the same, so that they are made to vary
+    smoothly in space.
 
     Attributes:
         rate: Rates a (channel, node) of the fast part, a step.
@@ -57,6 +64,9 @@ class Memory:
         slow_correlation: Correlation r of the slow part with itself a step later.
         window: Number of records on either side that matter.
         step_days: Length of a step in days, or None where records are counted.
+        kept: Share, from 0 to 1, of the covariance with other records that is kept; held-out
+            records choose it, see `apsgeo.gaussian.time.choice`.
+        split: The part of the field that lasts longer, and its own memory, or None.
     """
 
     rate: Tensor
@@ -64,6 +74,8 @@ class Memory:
     slow_correlation: float = 0.97
     window: int = 4
     step_days: float | None = None
+    kept: float = 1.0
+    split: Split | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slow", _or_none(self.slow, self.rate))
@@ -92,28 +104,49 @@ class Memory:
             step_days: Length of a step in days.
             window: Number of records on either side that matter.
         """
-        first = _autocorrelation(domain, fields, time, 1)
-        if first is None or not float(first[1]) > _LEAST:
+        found = _fitted(domain, fields, time)
+        return None if found is None else cls(*found, window, step_days)
+
+    def splitted(
+        self, domain: Domain, prior: Covariance, fields: Tensor, time: Array, lasting: Lasting
+    ) -> Memory | None:
+        """Fit shares and rates to a part of the fields that lasts, and to the rest, each by itself.
+
+        Args:
+            domain: Domain of the fields.
+            fields: Standardized anomalies (time, channel, node), zero where there are none.
+            time: Time (time,) of each, in steps, ascending.
+            prior: The prior by which the part is told from its amplitudes.
+            lasting: The part. None is returned if it hardly has a memory.
+        """
+        part = lasting.part(prior, fields)
+        left = fields.double() - part
+        own, rest = _fitted(domain, part, time), _fitted(domain, left, time)
+        if own is None:
             return None
-        slow, correlation = torch.zeros_like(first[0]), cls.slow_correlation
-        later = [_autocorrelation(domain, fields, time, lag) for lag in _LONG]
-        if all(found is not None and found[1] > 0.0 for found in later):
-            (six, mean), (twelve, mean_later) = (found for found in later if found is not None)
-            decay = (mean_later / mean) ** (1.0 / (_LONG[1] - _LONG[0]))
-            correlation = min(max(decay, _SLOW[0]), _SLOW[1])
-            each = (six / correlation ** _LONG[0] + twelve / correlation ** _LONG[1]) / 2.0
-            slow = each.clamp(0.0, _MOST_SLOW)
-        rho = ((first[0] - slow * correlation) / (1.0 - slow)).clamp(*_RANGE)
-        return cls((-rho.log()).float(), slow.float(), correlation, window, step_days)
+        if rest is None:
+            rate = torch.full_like(self.rate, -float(np.log(_RANGE[0])))
+            rest = rate, torch.zeros_like(rate), self.slow_correlation
+        square = part.square().mean(0), left.square().mean(0)
+        share = square[0] / (square[0] + square[1]).clamp(min=1e-30)
+        memory = Memory(*own, self.window, self.step_days)
+        found = Memory(*rest, self.window, self.step_days)
+        return replace(found, split=Split(lasting, memory, share.float()))
 
     def __repr__(self) -> str:
         mean = float(self.correlation.mean())
-        return f"Memory(correlation={mean:.2f}, window={self.window}, step_days={self.step_days})"
+        return (
+            f"Memory(correlation={mean:.2f}, window={self.window}, step_days={self.step_days}, "
+            f"kept={self.kept:g}, split={self.split is not None})"
+        )
 
     @property
     def correlation(self) -> Tensor:
         """Correlation (channel, node) of each value with itself a step later."""
-        return self.slow * self.slow_correlation + (1.0 - self.slow) * (-self.rate).exp()
+        own = self.slow * self.slow_correlation + (1.0 - self.slow) * (-self.rate).exp()
+        if self.split is not None:
+            own = torch.lerp(own, self.split.memory.correlation, self.split.share)
+        return self.kept * own
 
     def neighbours(self, time: Tensor, others: Tensor) -> list[list[tuple[float, int]]]:
         """Return the lag and the place of the records that matter to each of some, by their times.
@@ -138,7 +171,7 @@ class Memory:
         return found
 
     def between(self, rows: Tensor, columns: Tensor, away: Tensor) -> Tensor:
-        """Return the factor (..., i, j) of the prior's covariance between values at two times.
+        """Return the factor (..., i, j) of the prior's covariance of what is not split off.
 
         Args:
             rows: Values (..., i), places among channel * node.
@@ -149,11 +182,34 @@ class Memory:
         rate, slow = self.rate.to(away).flatten(), self.slow.to(away).flatten()
         first, second = rate[rows][..., :, None], rate[columns][..., None, :]
         forgets = torch.where(away >= 0.0, second, first)  # the later one's
-        kappa = 2.0 * (first * second).sqrt() / (first + second)
-        fast = kappa * (-forgets * away.abs()).exp()
-        part, other = slow[rows][..., :, None], slow[columns][..., None, :]
-        slowly = (part * other).sqrt() * self.slow_correlation ** away.abs()
-        return slowly + ((1.0 - part) * (1.0 - other)).sqrt() * fast
+        # sqrt(1 - s) times the root of each rate; the roots are of values, not of pairs
+        part = (2.0 * (1.0 - slow) * rate).sqrt()
+        fast = part[rows][..., :, None] * part[columns][..., None, :]
+        fast = fast / (first + second) * (-forgets * away.abs()).exp()
+        part = slow.sqrt()
+        slowly = part[rows][..., :, None] * part[columns][..., None, :]
+        return slowly * self.slow_correlation ** away.abs() + fast
+
+    def covariance(
+        self, prior: Covariance, block: Tensor, rows: Tensor, columns: Tensor, away: Tensor
+    ) -> Tensor:
+        """Return the covariance (..., i, j) of values at two times.
+
+        Args:
+            prior: The prior C.
+            block: Its block C[rows, columns].
+            rows: Values (..., i), places among channel * node.
+            columns: Values (..., j).
+            away: Time of the columns minus that of the rows; see `between`.
+        """
+        if self.split is None:
+            found = block * self.between(rows, columns, away)
+        else:
+            root = self.split.lasting.root(prior).to(block)
+            lasting = root[rows] @ root[columns].mT
+            found = (block - lasting) * self.between(rows, columns, away)
+            found = found + lasting * self.split.memory.between(rows, columns, away)
+        return found if self.kept == 1.0 else torch.where(away == 0.0, found, self.kept * found)
 
     def members_noise(self, seed: int, time: Tensor, count: int) -> Tensor:
         """Return standard normal noise (member, record, value) that goes on in time, float32.
@@ -189,17 +245,45 @@ class Memory:
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return a JSON-able configuration and the tensors."""
-        config = {
+        config: dict[str, Any] = {
             "window": self.window,
             "step_days": self.step_days,
             "slow_correlation": self.slow_correlation,
+            "kept": self.kept,
+            "split": None,
         }
-        return config, {"rate": self.rate, "slow": self.slow}
+        tensors = {"rate": self.rate, "slow": self.slow}
+        if self.split is not None:
+            config["split"], state = self.split.memory.to_state()
+            tensors |= {f"split.{name}": value for name, value in state.items()}
+            tensors |= {"split.share": self.split.share, **self.split.lasting.to_tensors()}
+        return config, tensors
 
     @classmethod
     def from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Memory:
         """Rebuild from `to_state`."""
-        return cls(tensors["rate"], tensors["slow"], **config)
+        split = None
+        if config.get("split") is not None:
+            own = {"rate": tensors["split.rate"], "slow": tensors["split.slow"]}
+            lasting = Lasting(tensors["lasting.values"], tensors["lasting.weights"])
+            memory = cls.from_state(config["split"], own)
+            split = Split(lasting, memory, tensors["split.share"])
+        return cls(tensors["rate"], tensors["slow"], **{**config, "split": split})
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The part of a field that lasts longer than the rest.
+
+    Attributes:
+        lasting: What the part is.
+        memory: Its memory.
+        share: Its share (channel, node) of the variance.
+    """
+
+    lasting: Lasting
+    memory: Memory
+    share: Tensor
 
 
 def _or_none(share: Tensor | None, like: Tensor) -> Tensor:
@@ -225,6 +309,23 @@ def _decay(correlation: Tensor) -> Tensor:
     cells = torch.arange(-_REACH, _REACH + 2, dtype=torch.float64)[:, None]
     reached = (_weights(cells, decay) * _weights(cells - 1.0, decay)).sum(0)
     return torch.from_numpy(np.interp(correlation.numpy(), reached.numpy(), decay.numpy()))
+
+
+def _fitted(domain: Domain, fields: Tensor, time: Array) -> tuple[Tensor, Tensor, float] | None:
+    """Return rates, slow shares and the correlation of the slow part; None without a memory."""
+    first = _autocorrelation(domain, fields, time, 1)
+    if first is None or not float(first[1]) > _LEAST:
+        return None
+    slow, correlation = torch.zeros_like(first[0]), Memory.slow_correlation
+    later = [_autocorrelation(domain, fields, time, lag) for lag in _LONG]
+    if all(found is not None and found[1] > 0.0 for found in later):
+        (six, mean), (twelve, mean_later) = (found for found in later if found is not None)
+        decay = (mean_later / mean) ** (1.0 / (_LONG[1] - _LONG[0]))
+        correlation = min(max(decay, _SLOW[0]), _SLOW[1])
+        each = (six / correlation ** _LONG[0] + twelve / correlation ** _LONG[1]) / 2.0
+        slow = each.clamp(0.0, _MOST_SLOW)
+    rho = ((first[0] - slow * correlation) / (1.0 - slow)).clamp(*_RANGE)
+    return (-rho.log()).float(), slow.float(), correlation
 
 
 def _autocorrelation(

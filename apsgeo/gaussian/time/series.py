@@ -192,8 +192,9 @@ class _Solved:
         """Return the covariance of observed values a at one time with values b at another."""
         some, covariance = self._shared
         away = torch.tensor(then - when, dtype=torch.float64)
-        factor = self.memory.between(torch.from_numpy(a), torch.from_numpy(b), away)
-        return covariance[b[:, None], np.searchsorted(some, a)].T * factor.numpy()
+        block = torch.from_numpy(covariance[b[:, None], np.searchsorted(some, a)].T)
+        rows, columns = torch.from_numpy(a), torch.from_numpy(b)
+        return self.memory.covariance(self.prior, block, rows, columns, away).numpy()
 
     def _between(self, a: _Part, b: _Part) -> Array:
         found = self._covariance(a.used, a.lag, b.used, b.lag)
@@ -227,8 +228,9 @@ class _Solved:
         """Lower Cholesky factor of the posterior covariance (value, value)."""
         every = np.arange(self.prior.size)
         index = torch.from_numpy(every)
-        factor = self.memory.between(index, index, torch.zeros((), dtype=torch.float64))
-        left = self.prior.covariance(every, every) * factor.numpy()
+        now = torch.zeros((), dtype=torch.float64)
+        block = torch.from_numpy(self.prior.covariance(every, every))
+        left = self.memory.covariance(self.prior, block, index, index, now).numpy()
         left -= self._cross.T @ self._gram.solve(self._cross)
         left[np.diag_indices_from(left)] += _JITTER * self.prior.variance.flatten().numpy()
         return cholesky((left + left.T) / 2.0, lower=True, check_finite=False)

@@ -136,7 +136,7 @@ def _within(prior: Covariance, memory: Memory | None, blocks: Blocks) -> Tensor:
     for each in _chunks(len(values), values.shape[1]):
         own = prior.covariance_blocks(values[each])
         if memory is not None:
-            own = own * memory.between(values[each], values[each], own.new_zeros(()))
+            own = memory.covariance(prior, own, values[each], values[each], own.new_zeros(()))
         own = torch.where(used[each, :, None] & used[each, None], own, 0.0)
         own.diagonal(dim1=1, dim2=2).mul_(1.0 + _JITTER).add_(~used[each])
         parts.append(own)
@@ -273,7 +273,7 @@ def _joint(
     if memory is not None:
         lag = seen.lag.repeat_interleave(weights.shape[2])
         when = torch.cat([lag, lag.new_zeros(values.shape[1])])
-        found = found * memory.between(every, entries, lag - when[:, None])
+        found = memory.covariance(prior, found, every, entries, lag - when[:, None])
         same &= when[:, None] == lag
     found[same.nonzero(as_tuple=True)] *= 1.0 + _JITTER
     found = _summed(found, weights)

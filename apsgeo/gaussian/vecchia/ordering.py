@@ -46,6 +46,13 @@ class Blocks:
     def __len__(self) -> int:
         return len(self.centre)
 
+    @classmethod
+    def single(cls, positions: Array, nodes: Tensor) -> Blocks:
+        """Return a block of each of some nodes (n,), which is given no node before it."""
+        one, none = torch.ones(len(nodes), 1, dtype=torch.bool), nodes.new_zeros(len(nodes), 0)
+        steps = (slice(0, len(nodes)),)
+        return cls(nodes[:, None], one, none, none.bool(), positions[nodes.numpy()], steps)
+
     def of_values(self, channels: int, nodes: int) -> Blocks:
         """Return the blocks of values (channel * node), with all channels of their nodes."""
         shift = nodes * torch.arange(channels)[:, None]

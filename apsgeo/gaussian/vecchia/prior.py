@@ -19,7 +19,7 @@ from apsgeo.gaussian.posterior import Alike, GaussianPosterior, series_alike
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia.factor import Factor, Seen, Within, factorize
-from apsgeo.gaussian.vecchia.ordering import Ordering
+from apsgeo.gaussian.vecchia.ordering import Blocks, Ordering
 from apsgeo.gaussian.vecchia.posterior import Laws, VecchiaPosterior
 from apsgeo.measurement import Bias, Measurement
 from apsgeo.operators.linear import LinearMap
@@ -129,6 +129,19 @@ class VecchiaPrior:
             for own, around in series_alike(priors, measurement, self.memory)
         ]
         return VecchiaPosterior(self.ordering, laws, measurement, self.memory)
+
+    def marginals_at(self, measurement: Measurement, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation (batch, channel, n) of some nodes (n,), one by one.
+
+        Each is given the observations nearest to it. It costs as much as n blocks.
+        """
+        few = copy.copy(self)
+        blocks = Blocks.single(self.prior.domain.positions.numpy(), nodes)
+        few.ordering = Ordering(None, blocks.of_values(*self._shape))
+        few._within = Within(self.memory)
+        draws = few.posterior(measurement)
+        assert isinstance(draws, VecchiaPosterior)
+        return draws.local_mean[..., nodes], draws.std()[..., nodes]
 
     def _factors(self, own: Alike, around: Sequence[tuple[float, Alike]]) -> tuple[Factor, ...]:
         channels = self._shape[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 import xarray as xr
@@ -13,7 +15,10 @@ from apsgeo.labels.records import Records
 from apsgeo.measurement import Normals
 from apsgeo.measurement.trend import Index, Trend
 
-__all__ = ["fit_trend"]
+__all__ = ["fit_trend", "preferred_trend"]
+
+_YEAR = 365.25 * 86400e6  # microseconds
+_LEARNED, _HELD = 15, 3  # years of a history that can tell whether a trend goes on
 
 
 def fit_trend(
@@ -43,7 +48,9 @@ def fit_trend(
     times = learned.instants
     index = Index.linear(times) if isinstance(trend, str) else _given(trend, learned)
     if isinstance(trend, str) and trend != "linear":
-        raise InputError(f"trend={trend!r}; give 'linear', or an index as a DataArray along 'time'")
+        raise InputError(
+            f"trend={trend!r}; give 'auto', 'linear', or an index as a DataArray along 'time'"
+        )
 
     def anomalies(records: Records) -> Tensor:
         return normals.encode(records.values, records.season(normals.seasons))
@@ -51,6 +58,44 @@ def fit_trend(
     later = (anomalies(held), held.instants) if len(held.dates) else None
     areas = learned.layout.domain.areas.double() * normals.valid
     return Trend.fit(index, anomalies(learned), times, areas, later, baseline)
+
+
+def preferred_trend(
+    normals: Normals, learned: Records, held: Records, baseline: Tensor | None
+) -> Literal["linear"] | None:
+    """Return "linear" if held-out years are nearer to a trend than to the normals, else None.
+
+    The trend is fitted without the held-out years. The mean squares of their anomalies about it and
+    about the normals are compared year by year: those about the trend have to be smaller by more
+    than the standard error of the mean difference. A history of less than 15 years to learn from
+    and three held out has no trend.
+
+    Args:
+        normals: Normals of the history, without trend.
+        learned: Records to learn from.
+        held: Records that are held out.
+        baseline: Mask (record,) of the records that define the normals; None for all.
+    """
+    if not learned.dates.known or "lag" in learned.array.dims or len(held.dates) == 0:
+        return None
+    times, later = learned.instants, held.instants
+    spans = [float(each.max() - each.min()) / _YEAR for each in (times, later)]
+    if spans[0] < _LEARNED - 1 or spans[1] < _HELD - 1:
+        return None
+
+    def anomalies(records: Records) -> Tensor:
+        return normals.encode(records.values, records.season(normals.seasons))
+
+    areas = learned.layout.domain.areas.double() * normals.valid
+    found = Trend.fit(Index.linear(times), anomalies(learned), times, areas, None, baseline)
+    left = anomalies(held)
+    gain = ((left - found.shift(later)).square() - left.square()).double() @ areas
+    year = ((later - later.min()) / _YEAR).long()
+    each = torch.stack([gain[year == k].mean() for k in year.unique()])
+    if len(each) < _HELD:
+        return None
+    error = float(each.std()) / len(each) ** 0.5
+    return "linear" if float(each.mean()) + error < 0.0 else None
 
 
 def _given(trend: xr.DataArray, learned: Records) -> Index:
