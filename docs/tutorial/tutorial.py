@@ -2,8 +2,8 @@
 # # Fill the gaps of real fields
 #
 # Monthly air temperature of 2014 (NCEP/NCAR), of which we hide all but one cell in twenty. The
-# shipped model returns an ensemble of complete fields. `docs/notebook.py` made this notebook of
-# `docs/tutorial.py`.
+# shipped model returns an ensemble of complete fields. `docs/tutorial/notebook.py` made this
+# notebook of `docs/tutorial/tutorial.py`.
 
 # %%
 import numpy as np

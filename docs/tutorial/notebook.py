@@ -1,4 +1,4 @@
-"""Make docs/tutorial.ipynb of docs/tutorial.py, run: python docs/notebook.py."""
+"""Make tutorial.ipynb of tutorial.py, run: python docs/tutorial/notebook.py."""
 
 from __future__ import annotations
 
