@@ -30,6 +30,7 @@ SUITES = {
     "stages": "stages.suite",
     "paper-form": "stages.paper",
     "ablations": "ablations.suite",
+    "fuzz": "fuzz.suite",
     "images": "images.suite",
     "priors": "priors.suite",
     "trained-priors": "trained_priors.suite",

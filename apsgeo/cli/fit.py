@@ -14,7 +14,7 @@ from apsgeo.console import command_line, report
 __all__ = ["EXAMPLE", "fit"]
 
 EXAMPLE = "apsgeo fit air.nc air-prior --baseline 1961 2000"
-Trend = Literal["linear"]
+Trend = Literal["auto", "linear", "none"]
 Skip = Literal["gaussian", "none"]
 Size = Literal["tiny", "small", "medium", "large", "huge"]
 Network = Literal["unet", "function-space"]
@@ -56,9 +56,9 @@ def fit(
         ),
     ] = None,
     trend: Annotated[
-        Trend | None,
-        typer.Option(help="Normals move on in a straight line.", show_default=False),
-    ] = None,
+        Trend,
+        typer.Option(help="Normals that move on in a straight line; auto: if held-out years ask."),
+    ] = "auto",
     mesh: Annotated[
         Path | None,
         typer.Option(
@@ -134,7 +134,7 @@ def fit(
             quality_control=quality_control,
             seasons=seasons,
             noise_std=noise_std,
-            trend=trend,
+            trend=None if trend == "none" else trend,
             rank=rank,
             skip=skip,
             spec=DenoiserSpec(size=size, network=network),

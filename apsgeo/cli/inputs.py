@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from apsgeo.errors import InputError
 from apsgeo.io import read_field, read_fields
+from apsgeo.progress import say
 from apsgeo.table.read import is_table_path, read_table
 
 if TYPE_CHECKING:
     from apsgeo.posterior import Posterior
 
-__all__ = ["noise_of_options", "observations"]
+__all__ = ["noise_of_options", "observations", "shared_errors"]
 
 
 def observations(
@@ -32,9 +31,7 @@ def observations(
                 f"--variable and --group are for files of fields, and {path} is a table"
             )
         if model is not None:
-            typer.echo(
-                f"{path} is a table: members are drawn by {model.linear_method.name}", err=True
-            )
+            say(f"{path} is a table: members are drawn by {model.linear_method.name}")
         return read_table(path)
     if not variables and model is not None and model.normals.channels > 1:
         variables = [each.strip() for each in (model.variable or "").split(",")]

@@ -1,20 +1,19 @@
 """The histories that people have: none but one gappy field, with gaps, of a moving climate; time.
 
 python -m benchmarks history --parts field --heaton PATH      table history/field.* and figure
-python -m benchmarks history --parts gaps rain trend          tables in benchmarks/results/history
+python -m benchmarks history --parts gaps time trend          tables in benchmarks/results/history
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks.history import field, gaps, rain, time, trend
+from benchmarks.history import field, gaps, time, trend
 from benchmarks.options import Option
 
 PARTS = {
     "field": field.run,
     "gaps": gaps.run,
-    "rain": rain.run,
     "time": time.run,
     "trend": trend.run,
 }
@@ -24,7 +23,6 @@ OPTIONS = {
     "members": 100,
     **field.OPTIONS,
     **gaps.OPTIONS,
-    **rain.OPTIONS,
     **time.OPTIONS,
     **trend.OPTIONS,
 }

@@ -39,6 +39,13 @@ def prior() -> apsgeo.FieldPrior:
     return apsgeo.fit_prior(history(20), memory=False, progress=False, **options)
 
 
+@pytest.fixture(scope="module")
+def flow(prior: apsgeo.FieldPrior) -> Posterior:
+    spec = CouplingSpec(width=4, depth=1, context=4)
+    options: Any = {"steps": 0, "folds": 2, "rounds": 1, "progress": False}
+    return apsgeo.distill(prior, Mask(), NOISE, spec=spec, **options)
+
+
 def observed(domain: Domain, share: float = 0.6) -> xr.DataArray:
     """Three months of means over the cells of a domain, with gaps."""
     labels = labels_of(domain)
@@ -77,11 +84,9 @@ def test_members_have_the_moments_of_dense_matrices(prior: apsgeo.FieldPrior, na
         assert (np.abs(found.var(0) / variance - 1) < 6 * np.sqrt(2 / count) + 2e-3).all()
 
 
-def test_a_flow_gives_way_to_the_gaussian_that_it_starts_from(prior: apsgeo.FieldPrior) -> None:
-    spec = CouplingSpec(width=4, depth=1, context=4)
-    flow = apsgeo.distill(
-        prior, Mask(), NOISE, spec=spec, steps=0, folds=2, rounds=1, progress=False
-    )
+def test_a_flow_gives_way_to_the_gaussian_that_it_starts_from(
+    prior: apsgeo.FieldPrior, flow: Posterior
+) -> None:
     local = Posterior.of(prior, VecchiaPrior(prior.anchor), Mask(), NOISE)
     obs = observed(OTHERS["coarser"])
     found = apsgeo.impute(obs, flow, 3, operator=CellMeans())
@@ -119,10 +124,7 @@ def test_the_operator_is_saved_and_refuses_what_it_cannot_be(prior: apsgeo.Field
         CellMeans(ImageDomain(3, 3)).on(prior.domain)
 
 
-def test_the_command_takes_cell_means(prior: apsgeo.FieldPrior, tmp_path: Path) -> None:
-    spec = CouplingSpec(width=4, depth=1, context=4)
-    options: Any = {"steps": 0, "folds": 2, "rounds": 1, "progress": False}
-    flow = apsgeo.distill(prior, Mask(), NOISE, spec=spec, **options)
+def test_the_command_takes_cell_means(flow: Posterior, tmp_path: Path) -> None:
     model, obs = flow.save(tmp_path / "model"), observed(OTHERS["coarser"])
     file, out = write_netcdf(obs, tmp_path / "obs.nc"), tmp_path / "out.nc"
     line = ["impute", str(file), str(model), str(out), "--members", "2"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from apsgeo.domains import Domain, GraphDomain, ImageDomain, LatLonDomain, MeshD
 from apsgeo.domains.interpolation import interpolation
 from apsgeo.errors import InputError, LeftOutWarning, OnLandWarning, OutlierWarning
 from apsgeo.flows.build import CouplingSpec
+from apsgeo.gaussian.draws import WhiteNoise
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.labels.labels import labels_of
@@ -348,26 +350,16 @@ def test_several_variables() -> None:
 
 
 def test_a_flow_gives_way_to_the_method_that_it_starts_from(
-    months: xr.DataArray, model: Posterior, frame: pd.DataFrame
+    months: xr.DataArray, model: Posterior, frame: pd.DataFrame, tmp_path: Path
 ) -> None:
-    scales = HybridScales(0.5, 3000.0, 0.05)
-    options: Any = {"scales": scales, "anchor_scales": scales, "rank": 4, "steps": 0}
-    prior = apsgeo.fit_prior(months, memory=False, progress=False, **options)
-    spec = CouplingSpec(width=4, depth=1, context=4)
-    flow = apsgeo.distill(
-        prior, Mask(), NOISE, spec=spec, steps=0, folds=2, rounds=1, progress=False
-    )
+    flow = Posterior.load(small_flow(months, tmp_path))
     alike(
         apsgeo.impute(frame, flow, members=2).values,
         apsgeo.impute(frame, model, members=2).values,
         4000,
     )
-    paper = CouplingSpec(width=4, depth=1, context=4, local=2, base="white")
-    white = apsgeo.distill(
-        prior, Mask(), NOISE, spec=paper, steps=0, folds=2, rounds=1, progress=False
-    )
     with pytest.raises(InputError, match="knows its own operator alone"):
-        apsgeo.impute(frame, white)
+        apsgeo.impute(frame, replace(flow, method=WhiteNoise()))
 
 
 def test_members_are_drawn_when_asked_for(
