@@ -34,11 +34,11 @@ SUITES = {
     "images": "images.suite",
     "priors": "priors.suite",
     "trained-priors": "trained_priors.suite",
+    "workflow": "workflow.suite",
+    "kills": "workflow.kills",
     "speed": "rivals.speed",
     "climate": "rivals.climate",
     "rivals-images": "rivals.images",
-    "workflow": "workflow.suite",
-    "kills": "workflow.kills",
 }
 
 

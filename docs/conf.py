@@ -15,7 +15,7 @@ release = version = apsgeo.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-exclude_patterns: list[str] = []
+exclude_patterns = ["tutorial"]
 html_theme = "alabaster"
 
 default_role = "py:obj"  # `name` in a docstring is a name of the API, and a link where it can be
