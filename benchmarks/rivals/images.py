@@ -28,6 +28,7 @@ from apsgeo.distillation.distill import distill
 from apsgeo.field_prior import FieldPrior
 from apsgeo.flows.build import CouplingSpec, GeneratorSpec, MultiscaleSpec
 from apsgeo.flows.spec import FlowSpec
+from apsgeo.gaussian.scales import HybridScales, LocalisedScales
 from apsgeo.measurement import Method
 from apsgeo.operators import Downsample, Mask
 from apsgeo.optim.training import Training
@@ -44,6 +45,7 @@ OPTIONS: dict[str, Any] = {
     **SHARED,
     "images": Option(16, "test images"),
     "iterative_images": Option(4, "of these for iterative samplers"),
+    "iterative_members": Option(16, "size of their ensembles"),
     "steps": Option(100, "of iterative samplers"),
     "prior_steps": Option(400, "training steps of the denoiser"),
     "flow_steps": Option(150, "training steps of the flow, and of each learned rival"),
@@ -52,7 +54,7 @@ TASKS = (
     Task("5 % of pixels", Mask(), 0.05, density=0.05),
     Task("super-resolution × 4", Downsample(4), 0.02),
 )
-FITTED, LEARNED = 2000, 4000
+FITTED, LEARNED = 1500, 1500
 """Training images that the prior is fitted to, and those after them that networks learn from."""
 
 
@@ -79,8 +81,14 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
     train, _ = images(options.seed)
     if not (folder / "prior").exists():
         training = Training(steps=options.prior_steps, batch=16)
-        prior = apsgeo.fit_prior(train[:FITTED], rank=300, training=training, seed=options.seed)
-        prior.save(folder / "prior")
+        apsgeo.fit_prior(
+            train[:FITTED],
+            scales=HybridScales(),
+            anchor_scales=LocalisedScales.start(apsgeo.domain_of(train)),
+            rank=300,
+            training=training,
+            seed=options.seed,
+        ).save(folder / "prior")
     prior = FieldPrior.load(folder / "prior")
     for task in TASKS:
         for name, settings in NETWORKS.items():
@@ -132,16 +140,19 @@ def opened(settings: Mapping[str, int], folder: Path) -> Contest:
             seconds[name] = json.loads(path.with_suffix(".json").read_text())
         methods[name] = ByCase(networks, name)
     few = dict.fromkeys(SAMPLERS, settings["iterative_images"])
-    return Contest(cases, methods, few, train_seconds=seconds)
+    fewer = dict.fromkeys(SAMPLERS, settings["iterative_members"])
+    return Contest(cases, methods, few, fewer, seconds)
 
 
 def run(options: argparse.Namespace, made: str) -> None:
     """Run the contest."""
-    settings = {k: getattr(options, k) for k in ("seed", "images", "iterative_images", "steps")}
+    names = ("seed", "images", "iterative_images", "iterative_members", "steps")
+    settings = {name: getattr(options, name) for name in names}
     about = (
         f"Fashion-MNIST padded to 32 × 32, {options.images} test images, of which iterative "
-        f"samplers have {options.iterative_images}; all pixels are scored, in units of the range. "
-        f"The prior is fitted to {FITTED} images, its denoiser trained for {options.prior_steps} "
+        f"samplers have {options.iterative_images}, with {options.iterative_members} members; all pixels are scored, in units of the range. "
+        f"The prior is fitted to {FITTED} images, with scales as they come and not "
+        f"searched, its denoiser trained for {options.prior_steps} "
         f"steps. Iterative samplers take {options.steps} steps. The flow and its learned rivals "
         f"are trained for {options.flow_steps} steps of 16 pairs of {LEARNED} other images, for "
         "each task: a small budget, the same for all."
