@@ -41,8 +41,13 @@ from benchmarks.rivals.report import OPTIONS as SHARED
 from benchmarks.rivals.report import contend
 from benchmarks.tasks import Task
 
+TASKS = {
+    "pixels": Task("5 % of pixels", Mask(), 0.05, density=0.05),
+    "coarse": Task("super-resolution × 4", Downsample(4), 0.02),
+}
 OPTIONS: dict[str, Any] = {
     **SHARED,
+    "parts": tuple(TASKS),
     "images": Option(16, "test images"),
     "iterative_images": Option(4, "of these for iterative samplers"),
     "iterative_members": Option(16, "size of their ensembles"),
@@ -50,10 +55,6 @@ OPTIONS: dict[str, Any] = {
     "prior_steps": Option(400, "training steps of the denoiser"),
     "flow_steps": Option(150, "training steps of the flow, and of each learned rival"),
 }
-TASKS = (
-    Task("5 % of pixels", Mask(), 0.05, density=0.05),
-    Task("super-resolution × 4", Downsample(4), 0.02),
-)
 FITTED, LEARNED = 1500, 1500
 """Training images that the prior is fitted to, and those after them that networks learn from."""
 
@@ -90,7 +91,8 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
             seed=options.seed,
         ).save(folder / "prior")
     prior = FieldPrior.load(folder / "prior")
-    for task in TASKS:
+    for part in options.parts:
+        task = TASKS[part]
         for name, settings in NETWORKS.items():
             path = folder / f"{task.operator.kind}-{name.replace(' ', '-')}"
             if path.exists():
@@ -112,7 +114,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
             print(f"{task.name}, {name}: trained in {seconds:.0f} s of the processor", flush=True)
 
 
-def opened(settings: Mapping[str, int], folder: Path) -> Contest:
+def opened(settings: Mapping[str, Any], folder: Path) -> Contest:
     """Open the contest of a folder of models."""
     prior = FieldPrior.load(folder / "prior")
     _, test = images(settings["seed"])
@@ -120,7 +122,8 @@ def opened(settings: Mapping[str, int], folder: Path) -> Contest:
     truth = torch.from_numpy(test.values[:count].reshape(count, 1, -1))
     cases, seconds = [], {}
     methods: dict[str, Method] = {}
-    for task in TASKS:
+    tasks = [TASKS[part] for part in settings["parts"]]
+    for task in tasks:
         generator = torch.Generator().manual_seed(settings["seed"] + 1)
         given = task.measure(prior.domain, truth, generator, key=torch.arange(count))
         cases.append(Case(task.name, truth, given, np.ones((count, 1024)), (32, 32), 1.0))
@@ -130,10 +133,10 @@ def opened(settings: Mapping[str, int], folder: Path) -> Contest:
         method = make(prior)
         if name in SAMPLERS:
             method = replace(method, steps=settings["steps"])  # type: ignore[type-var]
-        methods[name] = Posterior.of(prior, method, Mask(), TASKS[0].noise_std)
+        methods[name] = Posterior.of(prior, method, Mask(), tasks[0].noise_std)
     for name in NETWORKS:
         networks: dict[int, Method] = {}
-        for task in TASKS:
+        for task in tasks:
             path = folder / f"{task.operator.kind}-{name.replace(' ', '-')}"
             network = Posterior.load(path)
             networks[network.linear.num_observations] = network
@@ -146,16 +149,16 @@ def opened(settings: Mapping[str, int], folder: Path) -> Contest:
 
 def run(options: argparse.Namespace, made: str) -> None:
     """Run the contest."""
-    names = ("seed", "images", "iterative_images", "iterative_members", "steps")
+    names = ("seed", "parts", "images", "iterative_images", "iterative_members", "steps")
     settings = {name: getattr(options, name) for name in names}
     about = (
-        f"Fashion-MNIST padded to 32 × 32, {options.images} test images, of which iterative "
-        f"samplers have {options.iterative_images}, with {options.iterative_members} members; all pixels are scored, in units of the range. "
-        f"The prior is fitted to {FITTED} images, with scales as they come and not "
-        f"searched, its denoiser trained for {options.prior_steps} "
-        f"steps. Iterative samplers take {options.steps} steps. The flow and its learned rivals "
-        f"are trained for {options.flow_steps} steps of 16 pairs of {LEARNED} other images, for "
-        "each task: a small budget, the same for all."
+        f"Fashion-MNIST padded to 32 × 32, {options.images} test images; all pixels are scored, in "
+        f"units of the range. Iterative samplers have {options.iterative_images} of the images, "
+        f"{options.iterative_members} members and {options.steps} steps. The prior is fitted to "
+        f"{FITTED} images, with scales as they come and not searched, its denoiser trained for "
+        f"{options.prior_steps} steps. The flow and its learned rivals are trained for "
+        f"{options.flow_steps} steps of 16 pairs of {LEARNED} other images, for each task: a small "
+        "budget, the same for all."
     )
     contend(
         "images",
