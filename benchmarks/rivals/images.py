@@ -165,7 +165,8 @@ def run(options: argparse.Namespace, made: str) -> None:
         "Every rival on images",
         about,
         partial(prepare, options),
-        partial(opened, settings),
+        opened,
+        settings,
         options,
         made,
     )
