@@ -41,20 +41,6 @@ from benchmarks.rivals.report import OPTIONS as SHARED
 from benchmarks.rivals.report import contend
 from benchmarks.tasks import Task
 
-TASKS = {
-    "pixels": Task("5 % of pixels", Mask(), 0.05, density=0.05),
-    "coarse": Task("super-resolution × 4", Downsample(4), 0.02),
-}
-OPTIONS: dict[str, Any] = {
-    **SHARED,
-    "parts": tuple(TASKS),
-    "images": Option(16, "test images"),
-    "iterative_images": Option(4, "of these for iterative samplers"),
-    "iterative_members": Option(16, "size of their ensembles"),
-    "steps": Option(100, "of iterative samplers"),
-    "prior_steps": Option(400, "training steps of the denoiser"),
-    "flow_steps": Option(150, "training steps of the flow, and of each learned rival"),
-}
 FITTED, LEARNED = 1500, 1500
 """Training images that the prior is fitted to, and those after them that networks learn from."""
 
@@ -69,6 +55,23 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "APS": {"spec": MultiscaleSpec(), "objective": "forward", "score_scales": 5},
 }
 """Networks by their names in tables, and how each is trained."""
+
+
+TASKS = {
+    "pixels": Task("5 % of pixels", Mask(), 0.05, density=0.05),
+    "coarse": Task("super-resolution × 4", Downsample(4), 0.02),
+}
+OPTIONS: dict[str, Any] = {
+    **SHARED,
+    "parts": tuple(TASKS),
+    "networks": Option(tuple(NETWORKS), "learned methods that take part", tuple(NETWORKS)),
+    "images": Option(16, "test images"),
+    "iterative_images": Option(4, "of these for iterative samplers"),
+    "iterative_members": Option(16, "size of their ensembles"),
+    "steps": Option(100, "of iterative samplers"),
+    "prior_steps": Option(400, "training steps of the denoiser"),
+    "flow_steps": Option(150, "training steps of the flow, and of each learned rival"),
+}
 
 
 def images(seed: int) -> tuple[xr.DataArray, xr.DataArray]:
@@ -93,7 +96,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
     prior = FieldPrior.load(folder / "prior")
     for part in options.parts:
         task = TASKS[part]
-        for name, settings in NETWORKS.items():
+        for name in options.networks:
             path = folder / f"{task.operator.kind}-{name.replace(' ', '-')}"
             if path.exists():
                 continue
@@ -107,7 +110,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
                 rounds=1,
                 seed=options.seed,
                 training=Training(steps=options.flow_steps, batch=16, lr=2e-3),
-                **settings,
+                **NETWORKS[name],
             ).save(path)
             seconds = time.process_time() - begun
             write(path.with_suffix(".json"), json.dumps(seconds))
@@ -134,7 +137,7 @@ def opened(settings: Mapping[str, Any], folder: Path) -> Contest:
         if name in SAMPLERS:
             method = replace(method, steps=settings["steps"])  # type: ignore[type-var]
         methods[name] = Posterior.of(prior, method, Mask(), tasks[0].noise_std)
-    for name in NETWORKS:
+    for name in settings["networks"]:
         networks: dict[int, Method] = {}
         for task in tasks:
             path = folder / f"{task.operator.kind}-{name.replace(' ', '-')}"
@@ -149,7 +152,15 @@ def opened(settings: Mapping[str, Any], folder: Path) -> Contest:
 
 def run(options: argparse.Namespace, made: str) -> None:
     """Run the contest."""
-    names = ("seed", "parts", "images", "iterative_images", "iterative_members", "steps")
+    names = (
+        "seed",
+        "parts",
+        "networks",
+        "images",
+        "iterative_images",
+        "iterative_members",
+        "steps",
+    )
     settings = {name: getattr(options, name) for name in names}
     about = (
         f"Fashion-MNIST padded to 32 × 32, {options.images} test images; all pixels are scored, in "
