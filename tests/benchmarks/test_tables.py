@@ -37,7 +37,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         return [{key: value(key, row[key]) for key in row} for row in csv.DictReader(file)]
 
 
-CONTESTS = ("climate", "images")
+CONTESTS = sorted(path.stem for path in (RESULTS / "rivals").glob("*.csv") if path.stem != "speed")
 TRUTH_PAGES = [path.stem for path in sorted((RESULTS / "truth").glob("*.csv"))]
 CASES = {
     "ncep": (Scoreboard().table, "ncep"),
