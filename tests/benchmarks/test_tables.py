@@ -37,6 +37,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         return [{key: value(key, row[key]) for key in row} for row in csv.DictReader(file)]
 
 
+SPEED_PAGES = sorted((RESULTS / "rivals").glob("speed.csv"))
 CONTESTS = sorted(path.stem for path in (RESULTS / "rivals").glob("*.csv") if path.stem != "speed")
 TRUTH_PAGES = [path.stem for path in sorted((RESULTS / "truth").glob("*.csv"))]
 CASES = {
@@ -49,7 +50,7 @@ CASES = {
     "priors": (PRIORS, "priors"),
     "prior_gradients": (GRADIENTS, "priors"),
     **{f"truth/{name}": (TRUTH, f"truth/{name}") for name in TRUTH_PAGES},
-    "rivals/speed": (SPEED, "rivals/speed"),
+    **{f"rivals/{path.stem}": (SPEED, f"rivals/{path.stem}") for path in SPEED_PAGES},
     "truth/amortization": (AMORTIZATION, "truth/amortization"),
 }
 
