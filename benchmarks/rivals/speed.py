@@ -57,9 +57,9 @@ SCORE_PRIOR = CouplingSpec(base="white", local=8, patterns=0)
 TABLE = Table(
     Column("fields", "part"),
     Column("method", "method"),
-    Column("members", "members"),
-    Column("steps", "steps"),
-    Column("steps timed", "timed"),
+    Column("members", "members", "g"),
+    Column("steps", "steps", "g"),
+    Column("steps timed", "timed", "g"),
     Column("processor s timed", "spent", ".4g"),
     Column("processor s a field", "seconds", ".4g"),
     Column("times APS", "ratio", ".0f"),
