@@ -149,7 +149,8 @@ def run(options: argparse.Namespace, made: str) -> None:
         "Every rival under protocol NCEP",
         about,
         partial(prepare, options),
-        partial(opened, settings),
+        opened,
+        settings,
         options,
         made,
     )

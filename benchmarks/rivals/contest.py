@@ -91,6 +91,7 @@ class Contest:
         fewer_members: Number of members of each method that draws fewer than all.
         train_seconds: Seconds of the processor that the training of each method took.
         reference: Method that the others are compared with.
+        first: Number of fields, the first ones, that are tried; all by default.
     """
 
     cases: Sequence[Case]
@@ -99,10 +100,12 @@ class Contest:
     fewer_members: Mapping[str, int] = field(default_factory=dict)
     train_seconds: Mapping[str, float] = field(default_factory=dict)
     reference: str = "APS"
+    first: int | None = None
 
     def jobs(self) -> list[Job]:
         """Return all jobs, field by field, so that what was done so far is of all methods."""
         most = max(len(case.truth) for case in self.cases)
+        most = most if self.first is None else min(most, self.first)
         return [
             Job(case.name, name, number)
             for number in range(most)

@@ -28,6 +28,7 @@ from apsgeo.distillation.distill import distill
 from apsgeo.field_prior import FieldPrior
 from apsgeo.flows.build import CouplingSpec, GeneratorSpec, MultiscaleSpec
 from apsgeo.flows.spec import FlowSpec
+from apsgeo.gaussian.scales import HybridScales, LocalisedScales
 from apsgeo.measurement import Method
 from apsgeo.operators import Downsample, Mask
 from apsgeo.optim.training import Training
@@ -40,19 +41,7 @@ from benchmarks.rivals.report import OPTIONS as SHARED
 from benchmarks.rivals.report import contend
 from benchmarks.tasks import Task
 
-OPTIONS: dict[str, Any] = {
-    **SHARED,
-    "images": Option(16, "test images"),
-    "iterative_images": Option(4, "of these for iterative samplers"),
-    "steps": Option(100, "of iterative samplers"),
-    "prior_steps": Option(400, "training steps of the denoiser"),
-    "flow_steps": Option(150, "training steps of the flow, and of each learned rival"),
-}
-TASKS = (
-    Task("5 % of pixels", Mask(), 0.05, density=0.05),
-    Task("super-resolution × 4", Downsample(4), 0.02),
-)
-FITTED, LEARNED = 2000, 4000
+FITTED, LEARNED = 1500, 1500
 """Training images that the prior is fitted to, and those after them that networks learn from."""
 
 
@@ -68,6 +57,23 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """Networks by their names in tables, and how each is trained."""
 
 
+TASKS = {
+    "pixels": Task("5 % of pixels", Mask(), 0.05, density=0.05),
+    "coarse": Task("super-resolution × 4", Downsample(4), 0.02),
+}
+OPTIONS: dict[str, Any] = {
+    **SHARED,
+    "parts": tuple(TASKS),
+    "networks": Option(tuple(NETWORKS), "learned methods that take part", tuple(NETWORKS)),
+    "images": Option(16, "test images"),
+    "iterative_images": Option(4, "of these for iterative samplers"),
+    "iterative_members": Option(16, "size of their ensembles"),
+    "steps": Option(100, "of iterative samplers"),
+    "prior_steps": Option(400, "training steps of the denoiser"),
+    "flow_steps": Option(150, "training steps of the flow, and of each learned rival"),
+}
+
+
 def images(seed: int) -> tuple[xr.DataArray, xr.DataArray]:
     """Return training and test images."""
     case = fashion(FITTED + LEARNED, seed)
@@ -79,11 +85,18 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
     train, _ = images(options.seed)
     if not (folder / "prior").exists():
         training = Training(steps=options.prior_steps, batch=16)
-        prior = apsgeo.fit_prior(train[:FITTED], rank=300, training=training, seed=options.seed)
-        prior.save(folder / "prior")
+        apsgeo.fit_prior(
+            train[:FITTED],
+            scales=HybridScales(),
+            anchor_scales=LocalisedScales.start(apsgeo.domain_of(train)),
+            rank=300,
+            training=training,
+            seed=options.seed,
+        ).save(folder / "prior")
     prior = FieldPrior.load(folder / "prior")
-    for task in TASKS:
-        for name, settings in NETWORKS.items():
+    for part in options.parts:
+        task = TASKS[part]
+        for name in options.networks:
             path = folder / f"{task.operator.kind}-{name.replace(' ', '-')}"
             if path.exists():
                 continue
@@ -97,14 +110,14 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
                 rounds=1,
                 seed=options.seed,
                 training=Training(steps=options.flow_steps, batch=16, lr=2e-3),
-                **settings,
+                **NETWORKS[name],
             ).save(path)
             seconds = time.process_time() - begun
             write(path.with_suffix(".json"), json.dumps(seconds))
             print(f"{task.name}, {name}: trained in {seconds:.0f} s of the processor", flush=True)
 
 
-def opened(settings: Mapping[str, int], folder: Path) -> Contest:
+def opened(settings: Mapping[str, Any], folder: Path) -> Contest:
     """Open the contest of a folder of models."""
     prior = FieldPrior.load(folder / "prior")
     _, test = images(settings["seed"])
@@ -112,7 +125,8 @@ def opened(settings: Mapping[str, int], folder: Path) -> Contest:
     truth = torch.from_numpy(test.values[:count].reshape(count, 1, -1))
     cases, seconds = [], {}
     methods: dict[str, Method] = {}
-    for task in TASKS:
+    tasks = [TASKS[part] for part in settings["parts"]]
+    for task in tasks:
         generator = torch.Generator().manual_seed(settings["seed"] + 1)
         given = task.measure(prior.domain, truth, generator, key=torch.arange(count))
         cases.append(Case(task.name, truth, given, np.ones((count, 1024)), (32, 32), 1.0))
@@ -122,36 +136,48 @@ def opened(settings: Mapping[str, int], folder: Path) -> Contest:
         method = make(prior)
         if name in SAMPLERS:
             method = replace(method, steps=settings["steps"])  # type: ignore[type-var]
-        methods[name] = Posterior.of(prior, method, Mask(), TASKS[0].noise_std)
-    for name in NETWORKS:
+        methods[name] = Posterior.of(prior, method, Mask(), tasks[0].noise_std)
+    for name in settings["networks"]:
         networks: dict[int, Method] = {}
-        for task in TASKS:
+        for task in tasks:
             path = folder / f"{task.operator.kind}-{name.replace(' ', '-')}"
             network = Posterior.load(path)
             networks[network.linear.num_observations] = network
             seconds[name] = json.loads(path.with_suffix(".json").read_text())
         methods[name] = ByCase(networks, name)
     few = dict.fromkeys(SAMPLERS, settings["iterative_images"])
-    return Contest(cases, methods, few, train_seconds=seconds)
+    fewer = dict.fromkeys(SAMPLERS, settings["iterative_members"])
+    return Contest(cases, methods, few, fewer, seconds)
 
 
 def run(options: argparse.Namespace, made: str) -> None:
     """Run the contest."""
-    settings = {k: getattr(options, k) for k in ("seed", "images", "iterative_images", "steps")}
+    names = (
+        "seed",
+        "parts",
+        "networks",
+        "images",
+        "iterative_images",
+        "iterative_members",
+        "steps",
+    )
+    settings = {name: getattr(options, name) for name in names}
     about = (
-        f"Fashion-MNIST padded to 32 × 32, {options.images} test images, of which iterative "
-        f"samplers have {options.iterative_images}; all pixels are scored, in units of the range. "
-        f"The prior is fitted to {FITTED} images, its denoiser trained for {options.prior_steps} "
-        f"steps. Iterative samplers take {options.steps} steps. The flow and its learned rivals "
-        f"are trained for {options.flow_steps} steps of 16 pairs of {LEARNED} other images, for "
-        "each task: a small budget, the same for all."
+        f"Fashion-MNIST padded to 32 × 32, {options.images} test images; all pixels are scored, in "
+        f"units of the range. Iterative samplers have {options.iterative_images} of the images, "
+        f"{options.iterative_members} members and {options.steps} steps. The prior is fitted to "
+        f"{FITTED} images, with scales as they come and not searched, its denoiser trained for "
+        f"{options.prior_steps} steps. The flow and its learned rivals are trained for "
+        f"{options.flow_steps} steps of 16 pairs of {LEARNED} other images, for each task: a small "
+        "budget, the same for all."
     )
     contend(
         "images",
         "Every rival on images",
         about,
         partial(prepare, options),
-        partial(opened, settings),
+        opened,
+        settings,
         options,
         made,
     )

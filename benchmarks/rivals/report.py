@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +20,7 @@ from apsgeo.plotting.maps import save_figure
 from benchmarks.options import Option
 from benchmarks.report import FIGURES, RESULTS, ROOT, page, save
 from benchmarks.rivals.contest import Case, Contest, Job, run_job
-from benchmarks.rivals.harness import Open, Run, picture_name, run_jobs
+from benchmarks.rivals.harness import Run, picture_name, run_jobs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +37,7 @@ OPTIONS: dict[str, Any] = {
     "device": Option("auto", "of the networks: auto, cpu or cuda"),
     "scheduler": Option(str, "address of a dask scheduler; by default a cluster of this machine"),
     "workers": Option(1, "workers of this machine; of GPUs there is one for each"),
+    "first": Option(int, "number of fields, the first ones, that are tried"),
     "zarr": Option(Path, "Zarr store that all members are kept in"),
     "only": Option(("",), "make one row again: case, method, number of the field"),
     "build": Option(ROOT / "build" / "rivals", "folder of models and rows, by suite"),
@@ -146,7 +151,8 @@ def contend(
     title: str,
     about: str,
     prepare: Callable[[Path], None],
-    open: Open,
+    opened: Callable[[Mapping[str, Any], Path], Contest],
+    settings: Mapping[str, Any],
     options: argparse.Namespace,
     made: str,
 ) -> list[Row]:
@@ -157,13 +163,16 @@ def contend(
         title: Title of the page.
         about: What is tried, below the title.
         prepare: Function that makes the models in a folder, if they are not there.
-        open: Function that opens the contest of that folder.
+        opened: Function that opens the contest of settings and that folder; importable.
+        settings: What the rows depend on, beside members and seed. Rows of other settings are kept
+            apart.
         options: Options of the command line.
         made: How the page was made.
     """
     folder = options.build / name
     prepare(folder / "models")
-    contest = open(folder / "models")
+    open = partial(opened, settings)
+    contest = replace(open(folder / "models"), first=options.first)
     if any(options.only):
         case, method, number = options.only
         row = run_job(
@@ -173,7 +182,7 @@ def contend(
         return [row]
     run = Run(
         models=folder / "models",
-        folder=folder / f"members-{options.members}-seed-{options.seed}",
+        folder=folder / f"members-{options.members}-{_digest(settings)}",
         members=options.members,
         seed=options.seed,
         device=options.device,
@@ -195,6 +204,10 @@ def contend(
     text = page(title, about, ABOUT, TABLE.markdown(table), shown, made)
     save(options.output / name, rows, text)
     return table
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def side_by_side(case: Case, contest: Contest, folder: Path) -> Figure:

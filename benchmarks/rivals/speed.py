@@ -57,9 +57,9 @@ SCORE_PRIOR = CouplingSpec(base="white", local=8, patterns=0)
 TABLE = Table(
     Column("fields", "part"),
     Column("method", "method"),
-    Column("members", "members"),
-    Column("steps", "steps"),
-    Column("steps timed", "timed"),
+    Column("members", "members", "g"),
+    Column("steps", "steps", "g"),
+    Column("steps timed", "timed", "g"),
     Column("processor s timed", "spent", ".4g"),
     Column("processor s a field", "seconds", ".4g"),
     Column("times APS", "ratio", ".0f"),
@@ -77,8 +77,8 @@ ABOUT = (
 
 def _history(part: str) -> xr.DataArray:
     if part == "images":
-        return fashion().train[:1000]
-    return datasets.load("ncep-air").sel(time=slice("1980", "2009"))
+        return fashion(400).train
+    return datasets.load("ncep-air").sel(time=slice("1990", "2009"))
 
 
 def _prior(options: argparse.Namespace, part: str) -> FieldPrior:
@@ -97,8 +97,7 @@ def _flow(options: argparse.Namespace, part: str, prior: FieldPrior) -> Posterio
     folder = options.build / f"{part}-flow"
     if not folder.exists():
         training = Training(steps=options.training_steps, batch=4)
-        history = _history(part)[-240:]
-        settings: dict[str, Any] = {"history": history, "folds": 1, "rounds": 1}
+        settings: dict[str, Any] = {"history": _history(part), "folds": 1, "rounds": 1}
         distill(prior, Mask(), NOISE[part], training=training, **settings).save(folder)
     return Posterior.load(folder)
 
@@ -172,7 +171,7 @@ def rows_of(options: argparse.Namespace, part: str) -> list[Row]:
         rows.append({**made, "spent": spent, "seconds": spent * options.steps / timed})
         print(part, rows[-1], flush=True)
     steps, timed = options.optimize_steps, options.optimize_timed
-    spent = optimization_seconds(prior, part, _history(part)[-120:], timed, options.seed)
+    spent = optimization_seconds(prior, part, _history(part), timed, options.seed)
     made = {"method": "Score-Prior", "members": members, "steps": steps, "timed": timed}
     rows.append({**made, "spent": spent, "seconds": spent * steps / timed})
     print(part, rows[-1], flush=True)

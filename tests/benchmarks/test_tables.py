@@ -17,6 +17,10 @@ from benchmarks.images.scores import TABLE as IMAGES
 from benchmarks.priors.report import GRADIENTS, pivoted
 from benchmarks.priors.report import TABLE as PRIORS
 from benchmarks.report import RESULTS
+from benchmarks.rivals.harness import read_rows
+from benchmarks.rivals.report import TABLE as RIVALS
+from benchmarks.rivals.report import summary
+from benchmarks.rivals.speed import TABLE as SPEED
 from benchmarks.scaling.suite import TABLE as SCALING
 from benchmarks.truth.scores import TABLE as TRUTH
 
@@ -34,6 +38,8 @@ def read(path: Path) -> list[dict[str, Any]]:
         return [{key: value(key, row[key]) for key in row} for row in csv.DictReader(file)]
 
 
+SPEED_PAGES = sorted((RESULTS / "rivals").glob("speed.csv"))
+CONTESTS = sorted(path.stem for path in (RESULTS / "rivals").glob("*.csv") if path.stem != "speed")
 TRUTH_PAGES = [path.stem for path in sorted((RESULTS / "truth").glob("*.csv"))]
 CASES = {
     "ncep": (Scoreboard().table, "ncep"),
@@ -46,6 +52,7 @@ CASES = {
     "priors": (PRIORS, "priors"),
     "prior_gradients": (GRADIENTS, "priors"),
     **{f"truth/{name}": (TRUTH, f"truth/{name}") for name in TRUTH_PAGES},
+    **{f"rivals/{path.stem}": (SPEED, f"rivals/{path.stem}") for path in SPEED_PAGES},
     "truth/amortization": (AMORTIZATION, "truth/amortization"),
 }
 
@@ -60,6 +67,15 @@ def test_a_committed_table_is_made_of_its_numbers(name: str) -> None:
     assert len(lines) >= 4
     assert [line for line in lines if line not in said] == []
     assert made.splitlines()[0] in said
+
+
+@pytest.mark.parametrize("name", CONTESTS)
+def test_a_committed_contest_is_made_of_its_rows(name: str) -> None:
+    path = RESULTS / "rivals" / f"{name}.csv"
+    made = RIVALS.markdown(summary(read_rows(path), "APS"))
+    said = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert len(made.splitlines()) > 6
+    assert made in said
 
 
 def test_what_no_row_has_is_no_column_and_errors_stand_behind_their_values() -> None:
