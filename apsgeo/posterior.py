@@ -135,8 +135,9 @@ class FieldDistribution(Distribution, Draws):
                 has none.
         """
         anomalies = self._standardized(value)
+        units = self._log_det(anomalies)
         result = self.draws.log_prob(anomalies)
-        return (result - self._log_det(anomalies).to(result)).reshape(value.shape[:-2])
+        return (result - units.to(result)).reshape(value.shape[:-2])
 
     def log_joint(self, value: Tensor, log_prior: Callable[[Tensor], Tensor]) -> Tensor:
         """Return log p(x) + log p(y | x) (..., batch) of fields (..., batch, channel, node).
@@ -153,11 +154,11 @@ class FieldDistribution(Distribution, Draws):
         """
         measured = self.measurement.to(value.device)
         anomalies = self._standardized(value)
+        units = self._log_det(anomalies).double()
         each = [
             log_prior(fields).double() + measured.log_likelihood(fields).double()
             for fields in anomalies
         ]
-        units = self._log_det(anomalies).double()
         return (torch.stack(each) - units).reshape(value.shape[:-2])
 
     def _restore(self, fields: Tensor) -> Tensor:

@@ -60,12 +60,17 @@ class ValuedNormals(Normals):
         """Return a measurement of points with its seasons, and mask and noise of the nodes.
 
         Raises:
-            InputError: If it is not of the nodes themselves.
+            InputError: If it is not of the nodes themselves, or errors are shared.
         """
         if not measurement.operator.is_identity:
             raise InputError(
                 f"{measurement.operator!r} measures values on {self.values.manifold!r}, which is "
                 "only possible at nodes: use Mask(), Gaps() and the like."
+            )
+        if measurement.shared is not None:
+            raise InputError(
+                f"shared errors of values on {self.values.manifold!r}; give each observation its "
+                "noise_std"
             )
         season = measurement.season_of(self.seasons)
         seen = replace(measurement, season=season)
