@@ -166,6 +166,7 @@ class FieldDistribution(Distribution, Draws):
 
     def _standardized(self, value: Tensor) -> Tensor:
         """Return fields (..., batch, channel, node) as anomalies (member, batch, channel, node)."""
+        self._normals.check_density()
         if not bool(self._normals.valid.all()):
             raise InputError("a density needs a domain on which every node is valid.")
         return self._normals.standardize(self.as_members(value), self._season, self._instant)

@@ -37,7 +37,7 @@ from apsgeo.labels.history.trend import fit_trend, preferred_trend
 from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
-from apsgeo.measurement import Bounds, Normals, QuantileNormals, bounds_in, fit_normals
+from apsgeo.measurement import Bounds, QuantileNormals, bounds_in, fit_normals
 from apsgeo.optim.distributed import is_first
 from apsgeo.optim.training import Training, seeded
 from apsgeo.progress import say

@@ -224,6 +224,8 @@ def impute(
             obs,
             form,
             posterior,
+            members=members,
+            seed=seed,
         )
     domain = None if posterior is None else posterior.family.on(operator).codomain
     if dim := other_dim(obs, domain):

@@ -33,6 +33,7 @@ SUITES = {
     "fuzz": "fuzz.suite",
     "images": "images.suite",
     "priors": "priors.suite",
+    "valued": "valued.suite",
     "trained-priors": "trained_priors.suite",
     "speed": "rivals.speed",
     "climate": "rivals.climate",

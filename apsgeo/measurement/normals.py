@@ -195,6 +195,13 @@ class Normals:
         outside = (~self.valid).to(self.mean).expand(1, self.data_channels, -1)
         return operator.apply(outside)[0].abs() <= 1e-6
 
+    def check_density(self) -> None:
+        """Refuse where restored anomalies have no density; here they have one.
+
+        Raises:
+            InputError: If there is none.
+        """
+
     def log_det(self, anomalies: Tensor, season: Tensor) -> Tensor:
         """Return the log-determinant (..., batch) of the map from anomalies to the data.
 

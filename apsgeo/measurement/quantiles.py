@@ -315,7 +315,7 @@ class QuantileNormals(Normals):
             torch.where(fine, direct, site.sqrt()),
         )
 
-    def log_det(self, anomalies: Tensor, season: Tensor) -> Tensor:
+    def check_density(self) -> None:
         """Refuse: values that are at a bound again and again have no density.
 
         Raises:

@@ -279,7 +279,7 @@ class EmbeddedNormals(ValuedNormals):
             noise_std=(noise / self._radius).expand(seen.mask.shape) / std,
         )
 
-    def log_det(self, anomalies: Tensor, season: Tensor) -> Tensor:
+    def check_density(self) -> None:
         """Refuse: many vectors are projected to one point.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 
 from apsgeo.errors import InputError
 from apsgeo.labels.forms.form import CHANNEL, PLAIN, Form
+from apsgeo.labels.records import Records
 from apsgeo.posterior import Posterior
+from apsgeo.random_field.grains import Grains
 from apsgeo.values.mean import frechet_mean
+from apsgeo.values.quotient import Rotations
 from apsgeo.values.sphere import Sphere
 from apsgeo.values.values import Values
 
@@ -22,31 +26,71 @@ __all__ = ["Alone", "fill_valued"]
 
 Array = NDArray[Any]
 
+GRAIN_ANGLE = math.radians(5.0)
+"""Angle of rotation between neighbours that parts grains."""
+
 
 def fill_valued(
-    fill: Callable[..., Any], obs: Any, form: Form, posterior: Posterior | None
+    fill: Callable[..., Any],
+    obs: Any,
+    form: Form,
+    posterior: Posterior | None,
+    *,
+    members: int,
+    seed: int,
 ) -> xr.DataArray | xr.Dataset:
     """Fill fields of values on a manifold, which come back in their form.
 
     Without a model each coordinate of the logarithm at the mean of all values is a random field of
-    its own; of directions each component is, and members are projected.
+    its own; of directions each component is, and members are projected. Orientations of crystals
+    are filled in grains, `apsgeo.random_field.grains.Grains`; what was observed stays as it is.
 
     Args:
         fill: Function that fills an array of numbers, given a `posterior`.
         obs: Fields in their form.
         form: The form.
         posterior: Model of the values, if there is one.
+        members: Size of the ensemble.
+        seed: Seed of the members.
     """
     encoded = form.encode(obs, "obs")
     if posterior is not None:
         drawn = fill(encoded, posterior=replace(posterior, form=PLAIN))
         return form.decode(drawn, obs)
     assert form.values is not None
+    if isinstance(form.values.manifold, Rotations) and form.values.manifold.symmetry != "none":
+        return form.decode(_in_grains(encoded, form.values.manifold, members, seed), obs)
     chart = Alone.of(form.values, encoded)
     members = chart.mapped(
         chart.decode, fill(chart.mapped(chart.encode, encoded), manifold="euclidean")
     )
     return form.decode(members, obs)
+
+
+def _in_grains(encoded: xr.DataArray, manifold: Rotations, members: int, seed: int) -> xr.DataArray:
+    """Fill orientations (..., channel) of crystals record by record."""
+    records = Records.of(encoded, given="obs")
+    positions = records.layout.domain.positions.numpy()
+    filled = []
+    for key, field in zip(records.dates.key.tolist(), records.values, strict=True):
+        points = manifold.project(field.T)
+        missing = points.isnan().any(-1)
+        whole = points.expand(members, -1, -1).clone()
+        words = np.random.SeedSequence([seed, key % 2**64]).generate_state(1)
+        own = int(words[0])
+        grains = Grains(manifold, positions, points, GRAIN_ANGLE, own)
+        whole[:, missing] = grains.members(positions[missing.numpy()], members, own)
+        filled.append(whole.mT)
+    drawn = records.layout.channel_places(torch.stack(filled, 1).numpy())
+    drawn = drawn if records.dim else drawn[:, 0]
+    like = records.array
+    labels = {name: each for name, each in like.coords.items() if CHANNEL not in each.dims}
+    return xr.DataArray(
+        drawn.astype(like.dtype),
+        dims=("member", *like.dims),
+        coords={**labels, "member": np.arange(members)},
+        attrs={**like.attrs, "seed": seed},
+    )
 
 
 class Alone:
