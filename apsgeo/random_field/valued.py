@@ -61,10 +61,10 @@ def fill_valued(
     if isinstance(form.values.manifold, Rotations) and form.values.manifold.symmetry != "none":
         return form.decode(_in_grains(encoded, form.values.manifold, members, seed), obs)
     chart = Alone.of(form.values, encoded)
-    members = chart.mapped(
+    drawn = chart.mapped(
         chart.decode, fill(chart.mapped(chart.encode, encoded), manifold="euclidean")
     )
-    return form.decode(members, obs)
+    return form.decode(drawn, obs)
 
 
 def _in_grains(encoded: xr.DataArray, manifold: Rotations, members: int, seed: int) -> xr.DataArray:
