@@ -88,6 +88,7 @@ bench-rivals: venv  ## every rival in one run, over a cluster of this machine: s
 
 bench-workflow: venv  ## measure a fill by cells, members and workers, and one real task beside rivals
 	$(BIN)/python -m benchmarks workflow
+
 bench-valued: venv  ## fill directions, orientations and tensors; writes tables and figures
 	$(BIN)/python -m benchmarks valued
 
