@@ -35,6 +35,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 TRUTH_PAGES = [path.stem for path in sorted((RESULTS / "truth").glob("*.csv"))]
+VALUED_PAGES = [path.stem for path in sorted((RESULTS / "valued").glob("*.csv"))]
 CASES = {
     "ncep": (Scoreboard().table, "ncep"),
     "domains": (DOMAINS, "domains"),
@@ -45,7 +46,7 @@ CASES = {
     "priors": (PRIORS, "priors"),
     "prior_gradients": (GRADIENTS, "priors"),
     **{f"truth/{name}": (TRUTH, f"truth/{name}") for name in TRUTH_PAGES},
-    **{f"valued/{name}": (table, f"valued/{name}") for name, table in VALUED.items()},
+    **{f"valued/{name}": (VALUED[name], f"valued/{name}") for name in VALUED_PAGES},
     "truth/amortization": (AMORTIZATION, "truth/amortization"),
 }
 
