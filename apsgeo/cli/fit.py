@@ -59,9 +59,6 @@ def fit(
         Trend,
         typer.Option(help="Normals that move on in a straight line; auto: if held-out years ask."),
     ] = "auto",
-        Trend | None,
-        typer.Option(help="Normals move on in a straight line.", show_default=False),
-    ] = None,
     manifold: Annotated[
         str | None,
         typer.Option(
