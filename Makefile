@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-truth bench-amortization bench-amortized bench-stages bench-paper-form bench-ablations bench-images bench-priors bench-trained-priors bench-rivals bench-workflow docs clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-truth bench-amortization bench-amortized bench-stages bench-paper-form bench-ablations bench-images bench-priors bench-trained-priors bench-rivals bench-workflow bench-valued docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -88,6 +88,9 @@ bench-rivals: venv  ## every rival in one run, over a cluster of this machine: s
 
 bench-workflow: venv  ## measure a fill by cells, members and workers, and one real task beside rivals
 	$(BIN)/python -m benchmarks workflow
+
+bench-valued: venv  ## fill directions, orientations and tensors; writes tables and figures
+	$(BIN)/python -m benchmarks valued
 
 docs: venv  ## build the documentation into build/docs; a warning is an error
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'

@@ -23,6 +23,8 @@ from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.io import load_model, part, save_folder
+from apsgeo.labels.forms.form import PLAIN, Form
+from apsgeo.labels.forms.reading import form_from_config
 from apsgeo.labels.records import Records
 from apsgeo.measurement import Normals, QuantileNormals, normals_from
 
@@ -49,6 +51,7 @@ class FieldPrior:
         provenance: Record of how it was fitted.
         history: Records to learn from and held out, if they are at hand; not saved.
         memory: How records follow each other in time, or None if each is on its own.
+        form: How values are written in labelled data; see `apsgeo.labels.forms`.
     """
 
     domain: Domain
@@ -62,6 +65,7 @@ class FieldPrior:
     provenance: dict[str, Any] = field(default_factory=dict)
     history: Records | None = None
     memory: Memory | None = None
+    form: Form = PLAIN
 
     def __repr__(self) -> str:
         return (
@@ -102,8 +106,9 @@ class FieldPrior:
         """
         if isinstance(fields, Records):
             return fields
-        records = Records.of(fields, self.domain, given=given, wanted="the prior")
-        records.check("the prior", self.variable, self.units, self.normals.channels)
+        written = self.form.encode(fields, given)
+        records = Records.of(written, self.domain, given=given, wanted="the prior")
+        records.check("the prior", self.variable, self.units, self.normals.data_channels)
         return records
 
     def season_of(self, fields: Labelled) -> Tensor:
@@ -180,6 +185,8 @@ class FieldPrior:
             "provenance": self.provenance,
             "diffusion": None,
             "memory": None,
+            "values": self.normals.to_config(),
+            "form": self.form.to_config(),
         }
         if self.anchor is not self.gaussian:
             config["anchor"], state = self.anchor.to_state()
@@ -217,7 +224,7 @@ class FieldPrior:
             memory = Memory.from_state(config["memory"], part(tensors, "memory."))
         return cls(
             domain=domain,
-            normals=normals_from(tensors),
+            normals=normals_from(tensors, config.get("values")),
             gaussian=gaussian,
             anchor=anchor,
             diffusion=diffusion,
@@ -226,4 +233,5 @@ class FieldPrior:
             held_out_from=config["held_out_from"],
             provenance=config["provenance"],
             memory=memory,
+            form=form_from_config(config.get("form")),
         )

@@ -34,6 +34,8 @@ from apsgeo.gaussian.shared.posterior import WithSharedErrors
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.io import digest_of, load_model, part, read_digest, save_folder
+from apsgeo.labels.forms.form import PLAIN, Form
+from apsgeo.labels.forms.reading import form_from_config
 from apsgeo.labels.steps import DAY
 from apsgeo.measurement import (
     Draws,
@@ -64,7 +66,8 @@ class FieldDistribution(Distribution, Draws):
         self.draws, self._normals = draws, normals
         self._season = draws.measurement.season_of(normals.seasons)
         self._instant = draws.measurement.instant
-        shape = torch.Size(draws.measurement.shape)
+        batch, _, nodes = draws.measurement.shape
+        shape = torch.Size((batch, normals.data_channels, nodes))
         super().__init__(shape[:1], shape[1:], validate_args=False)
 
     @property
@@ -131,8 +134,10 @@ class FieldDistribution(Distribution, Draws):
             InputError: If some nodes are not valid (land), where there is no density, or the method
                 has none.
         """
-        result = self.draws.log_prob(self._standardized(value))
-        return (result - self._log_units.to(result)).reshape(value.shape[:-2])
+        anomalies = self._standardized(value)
+        units = self._log_det(anomalies)
+        result = self.draws.log_prob(anomalies)
+        return (result - units.to(result)).reshape(value.shape[:-2])
 
     def log_joint(self, value: Tensor, log_prior: Callable[[Tensor], Tensor]) -> Tensor:
         """Return log p(x) + log p(y | x) (..., batch) of fields (..., batch, channel, node).
@@ -148,11 +153,12 @@ class FieldDistribution(Distribution, Draws):
             InputError: If some nodes are not valid (land), where there is no density.
         """
         measured = self.measurement.to(value.device)
+        anomalies = self._standardized(value)
+        units = self._log_det(anomalies).double()
         each = [
             log_prior(fields).double() + measured.log_likelihood(fields).double()
-            for fields in self._standardized(value)
+            for fields in anomalies
         ]
-        units = self._log_units.to(value.device).double()
         return (torch.stack(each) - units).reshape(value.shape[:-2])
 
     def _restore(self, fields: Tensor) -> Tensor:
@@ -160,25 +166,23 @@ class FieldDistribution(Distribution, Draws):
 
     def _standardized(self, value: Tensor) -> Tensor:
         """Return fields (..., batch, channel, node) as anomalies (member, batch, channel, node)."""
-        if not self._normals.linear:
-            raise InputError(
-                "values that are at a bound again and again have no density; fit the prior with "
-                "bounds=None for one."
-            )
+        self._normals.check_density()
         if not bool(self._normals.valid.all()):
             raise InputError("a density needs a domain on which every node is valid.")
         return self._normals.standardize(self.as_members(value), self._season, self._instant)
 
-    @property
-    def _log_units(self) -> Tensor:
-        """Log-determinant (batch,) of the map from anomalies to the units of the data."""
-        return self._normals.std[self._season].log().flatten(1).sum(1)
+    def _log_det(self, anomalies: Tensor) -> Tensor:
+        """Return the log-determinant (member, batch) of the map from anomalies to the data."""
+        return self._normals.log_det(anomalies, self._season)
 
     @property
     def mean(self) -> Tensor:
-        """Mean (batch, channel, node); of a flow, that of 128 draws with fixed noise."""
+        """Mean (batch, channel, node); of a flow, that of 128 draws with fixed noise.
+
+        Of values on a manifold it is the Fréchet mean.
+        """
         if not self._normals.linear:
-            return self._probes.mean(0)
+            return self._normals.average(self._probes)
         return self._restore(self.draws.mean)
 
     @property
@@ -223,6 +227,7 @@ class Posterior:
         units: Units of the data, or None if unknown.
         variable: Name of the variable.
         provenance: Record of how it was made: data, command, seed, scores.
+        form: How values are written in labelled data; see `apsgeo.labels.forms`.
     """
 
     domain: Domain
@@ -233,6 +238,7 @@ class Posterior:
     units: str | None = None
     variable: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    form: Form = PLAIN
 
     def __repr__(self) -> str:
         return (
@@ -272,6 +278,7 @@ class Posterior:
             units=prior.units,
             variable=prior.variable,
             provenance={"prior": prior.provenance, "method": method.name},
+            form=prior.form,
         )
 
     @property
@@ -388,7 +395,7 @@ class Posterior:
             InputError: If the shape, the season, the noise or the operator does not fit.
         """
         linear = self.family.on(operator)
-        expected = (self.normals.channels, linear.num_observations)
+        expected = (self.normals.data_channels, linear.num_observations)
         axis = "node" if linear.is_identity else "observation"
         if y.ndim != 3 or y.shape[1:] != expected:
             raise InputError(
@@ -509,6 +516,8 @@ class Posterior:
             "units": self.units,
             "name": self.variable,
             "provenance": self.provenance,
+            "values": self.normals.to_config(),
+            "form": self.form.to_config(),
             "anchor": None,
             "memory": None,
         }
@@ -537,7 +546,7 @@ class Posterior:
     @classmethod
     def _from_state(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Posterior:
         domain = domains.from_config(config["domain"])
-        normals = normals_from(tensors)
+        normals = normals_from(tensors, config.get("values"))
         operator = operators.from_config(config["operator"])
         anchor = None
         if config["anchor"] is not None:
@@ -563,4 +572,5 @@ class Posterior:
             units=config["units"],
             variable=config["name"],
             provenance=config["provenance"],
+            form=form_from_config(config.get("form")),
         )

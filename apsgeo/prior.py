@@ -30,17 +30,20 @@ from apsgeo.gaussian.scales import (
     Scales,
     to_config,
 )
+from apsgeo.labels.forms.reading import form_of
 from apsgeo.labels.history.gaps import fill_history, has_gaps, with_something
 from apsgeo.labels.history.memory import fit_memory
 from apsgeo.labels.history.trend import fit_trend, preferred_trend
 from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
-from apsgeo.measurement import Bounds, Normals, QuantileNormals, bounds_in
+from apsgeo.measurement import Bounds, QuantileNormals, bounds_in, fit_normals
 from apsgeo.optim.distributed import is_first
 from apsgeo.optim.training import Training, seeded
 from apsgeo.progress import say
 from apsgeo.random_field.fit import fit_random_field, lacks_history
+from apsgeo.values.manifold import Manifold
+from apsgeo.values.values import Values
 
 __all__ = ["FieldPrior", "fit_prior"]
 
@@ -52,6 +55,7 @@ def fit_prior(
     history: xr.DataArray | xr.Dataset,
     domain: Domain | None = None,
     *,
+    manifold: str | Manifold | Values | Any | None = None,
     static: xr.DataArray | xr.Dataset | None = None,
     baseline: tuple[str, str] | None = None,
     least_std: float = 1e-3,
@@ -98,6 +102,10 @@ def fit_prior(
             set; `apsgeo.windows` makes channels of neighbouring times. They share one land.
         domain: Domain of the fields, if their labels do not say it, as on a mesh. See
             `apsgeo.labels.layout.layout_of` for how labels and domain go together.
+        manifold: What each value lies on, if it is no number: "circle" for angles, "sphere",
+            "axes", "rotations", "rotations/cubic", "spd" for tensors, "torus"; a manifold of
+            `apsgeo.values` or of geomstats, or `Values` for a choice of chart. By default what the
+            attributes tell; see `apsgeo.labels.forms.reading.form_of` and docs/values.md.
         static: Static fields of the nodes, such as orography, on the same domain and without
             time, for the network of the diffusion prior. Land and positions it knows already.
         baseline: First and last date of the climatological mean, such as ("1961", "2000"); the
@@ -163,7 +171,11 @@ def fit_prior(
     """
     training = training.filled(steps=1500, batch=16, settings=settings)
     spec = DenoiserSpec() if spec is None else spec
-    records = Records.of(history, domain, given="the history")
+    form = form_of(history, manifold)
+    records = Records.of(form.encode(history, "the history"), domain, given="the history")
+    if form.values is not None:
+        _check_valued(records, form.values, noise_std, trend, bounds)
+        quality_control, bounds, trend = "off", None, None
     if lacks_history(records):
         return fit_random_field(records, static=static, seed=seed, progress=training.progress)
     records = checked_history(records.as_history(), check_control(quality_control))
@@ -192,7 +204,9 @@ def fit_prior(
     season = learned.season(seasons)
     within = None if baseline is None else torch.from_numpy(learned.dates.within(*baseline))
     if filled is None:
-        normals = Normals.fit(learned.values, season, seasons, within, least_std=least_std)
+        normals = fit_normals(
+            form.values, learned.values, season, seasons, within, least_std=least_std
+        )
     else:
         normals = filled.normals
     automatic = isinstance(trend, str) and trend == "auto"
@@ -210,7 +224,7 @@ def fit_prior(
         mapped = QuantileNormals.of(normals, learned.values, season, found, domain)
         normals, fields = mapped, mapped.latent(learned.values, season, domain)
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
-    if not normals.linear:
+    if isinstance(normals, QuantileNormals):
         rough = LocalisedScales.start(domain)
         for _ in range(_AUGMENTED):
             drawn_by = fit_gaussian(rough.field(domain, fields), fields, rough, **fit)
@@ -255,6 +269,7 @@ def fit_prior(
         held_out_from=held_out_from,
         history=records,
         memory=None if choice is None else choice.memory,
+        form=form,
         provenance={
             "learned_from": learned.dates.span,
             "records": len(fields),
@@ -282,6 +297,32 @@ def fit_prior(
         options = {"seed": seed, "augment": augment}
         _fit_diffusion(prior, fields, season, validation, folds, training, **options)
     return prior
+
+
+def _check_valued(
+    records: Records, values: Values, noise_std: Any, trend: Any, bounds: Any
+) -> None:
+    """Refuse what is not for values on a manifold.
+
+    Raises:
+        InputError: If noise, a trend or bounds are given, or the history lacks values at times.
+    """
+    named = [] if noise_std is None else ["noise_std"]
+    automatic = trend is None or (isinstance(trend, str) and trend == "auto")
+    if not automatic:
+        named.append("trend")
+    if bounds not in ("found", None):
+        named.append("bounds")
+    if named:
+        raise InputError(
+            f"{', '.join(named)} of a history of values on {values.manifold!r}; leave out what is "
+            "for numbers"
+        )
+    if lacks_history(records):
+        raise InputError(
+            f"{records.given} is one field or a few with gaps, and no history; fill it by "
+            "apsgeo.impute(obs, manifold=...), which needs none"
+        )
 
 
 def _bounds(

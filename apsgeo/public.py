@@ -46,4 +46,5 @@ from apsgeo.optim.training import Training as Training
 from apsgeo.output.write import write_ensemble as write_ensemble
 from apsgeo.posterior import Posterior as Posterior
 from apsgeo.prior import fit_prior as fit_prior
+from apsgeo.values.values import Values as Values
 from apsgeo.xarray import impute as impute

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import dask.array
     from torch import Tensor
 
+    from apsgeo.labels.forms.form import Form
     from apsgeo.labels.noise import NoiseStd
     from apsgeo.labels.quality import Control
     from apsgeo.labels.records import Records
@@ -48,6 +49,7 @@ def impute(
     statistics: None = None,
     freq: str | None = None,
     shared_error: SharedError | Sequence[SharedError] | None = None,
+    manifold: Any = None,
 ) -> Fields: ...
 
 
@@ -65,6 +67,7 @@ def impute(
     statistics: Iterable[str | Statistic] | str,
     freq: str | None = None,
     shared_error: SharedError | Sequence[SharedError] | None = None,
+    manifold: Any = None,
 ) -> xr.Dataset: ...
 
 
@@ -81,6 +84,7 @@ def impute(
     statistics: Iterable[str | Statistic] | str | None = None,
     freq: str | None = None,
     shared_error: SharedError | Sequence[SharedError] | None = None,
+    manifold: Any = None,
 ) -> xr.DataArray | xr.Dataset:
     """Draw the complete fields behind observed ones, by one network evaluation for each.
 
@@ -157,6 +161,7 @@ def impute(
         shared_error: Errors that observations share beside their noise: a bias of each instrument
             or swath, ``SharedError(0.3, by="instrument")``, or several. Each record is then drawn
             on its own, without those around it.
+        manifold: Without a model, what values lie on, as for `apsgeo.fit_prior`. A model knows.
 
     Returns:
         Members (member, time, lat, lon), or with the other dims of ``obs``, dask, in its dtype;
@@ -181,6 +186,8 @@ def impute(
         >>> ensemble.quantile([0.05, 0.95], "member").compute()  # doctest: +SKIP
     """
     from apsgeo.labels.channels import as_variables
+    from apsgeo.labels.forms.form import Plain
+    from apsgeo.labels.forms.reading import form_of
     from apsgeo.labels.labels import moved  # brings in torch
     from apsgeo.labels.lazy import Observed, Sampler, draw, reduce
     from apsgeo.labels.mapping import mapped, other_dim, seed_at
@@ -189,6 +196,7 @@ def impute(
     from apsgeo.labels.shared import GridErrors, check_errors, widest
     from apsgeo.operators import CellMeans, RandomMask
     from apsgeo.random_field.alone import impute_alone
+    from apsgeo.random_field.valued import fill_valued
     from apsgeo.statistics.summary import summarize
 
     _check_types(obs, posterior)
@@ -201,6 +209,24 @@ def impute(
     if isinstance(operator, CellMeans) and posterior is not None:
         posterior, operator = _taking_means(posterior, operator, obs)
     again: Any = impute
+    form = form_of(obs, manifold, given="obs") if posterior is None else posterior.form
+    if not isinstance(form, Plain):
+        _check_no_statistics(statistics, form)
+        more = {
+            "noise_std": noise_std,
+            "operator": operator,
+            "quality_control": quality_control,
+            "window": window,
+            "shared_error": shared_error,
+        }
+        return fill_valued(
+            lambda part, **own: again(part, members=members, seed=seed, **{**more, **own}),
+            obs,
+            form,
+            posterior,
+            members=members,
+            seed=seed,
+        )
     domain = None if posterior is None else posterior.family.on(operator).codomain
     if dim := other_dim(obs, domain):
         return mapped(
@@ -286,6 +312,14 @@ def _taking_means(
     return posterior if known else posterior.taking(operator), operator
 
 
+def _check_no_statistics(statistics: Any, form: Form) -> None:
+    if statistics is not None:
+        raise InputError(
+            f"statistics={statistics!r} of values on {form.values and form.values.manifold!r}; "
+            "leave it out, and score the members by apsgeo.metrics.geodesic"
+        )
+
+
 def _check_no_operator(operator: Operator | None) -> None:
     if operator is not None:
         raise InputError(
@@ -368,7 +402,7 @@ def _observed(obs: Any, posterior: Posterior, operator: Operator, linear: Linear
     records = Records.of(
         onto_pixels(obs, linear.codomain), linear.codomain, given="obs", wanted=wanted
     )
-    channels = posterior.normals.channels
+    channels = posterior.normals.data_channels
     records.check("the model", posterior.variable, posterior.units, channels)
     check_floating(records.array)
     records.dates.check_order()

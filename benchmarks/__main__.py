@@ -33,6 +33,7 @@ SUITES = {
     "fuzz": "fuzz.suite",
     "images": "images.suite",
     "priors": "priors.suite",
+    "valued": "valued.suite",
     "trained-priors": "trained_priors.suite",
     "workflow": "workflow.suite",
     "kills": "workflow.kills",

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = """
     errors
-    atomic files progress
+    atomic files progress values
     io device metrics
     domains
     linalg nn optim

@@ -59,6 +59,14 @@ def fit(
         Trend,
         typer.Option(help="Normals that move on in a straight line; auto: if held-out years ask."),
     ] = "auto",
+    manifold: Annotated[
+        str | None,
+        typer.Option(
+            help="What values lie on: circle, sphere, axes, rotations, rotations/cubic, spd; by "
+            "default what their attributes say, else numbers.",
+            show_default=False,
+        ),
+    ] = None,
     mesh: Annotated[
         Path | None,
         typer.Option(
@@ -129,6 +137,7 @@ def fit(
         fitted = fit_prior(
             read_field(history, variable, group),
             None if mesh is None else read_mesh(mesh).domain,
+            manifold=manifold,
             baseline=baseline,
             held_out_from=held_out_from,
             quality_control=quality_control,

@@ -33,9 +33,9 @@ def observations(
         if model is not None:
             say(f"{path} is a table: members are drawn by {model.linear_method.name}")
         return read_table(path)
-    if not variables and model is not None and model.normals.channels > 1:
+    if not variables and model is not None and model.normals.data_channels > 1:
         variables = [each.strip() for each in (model.variable or "").split(",")]
-        if len(variables) != model.normals.channels:
+        if len(variables) != model.normals.data_channels:
             variables = []
     return read_fields(path, variables, group)
 

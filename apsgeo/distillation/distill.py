@@ -149,7 +149,7 @@ def distill(
     family = Family(operator, prior.domain)
     for member in operator.typical():
         spec.check(family.on(member))
-    noise = Noise.of(noise_std, family, channels)
+    noise = Noise.of(noise_std, family, prior.normals.data_channels)
     records = prior.history if history is None else _complete(prior, history, seed)
     training = training.filled(steps=2000, batch=12, settings=settings)
     generator = torch.Generator().manual_seed(seed)
@@ -207,6 +207,7 @@ def distill(
         noise_std=noise.middle,
         units=prior.units,
         variable=prior.variable,
+        form=prior.form,
         provenance={
             "prior": prior.provenance,
             **options,

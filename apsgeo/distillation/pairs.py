@@ -180,7 +180,7 @@ def _measure_values(
     """Measure the values behind normal numbers (time, channel, node), with noise in their units."""
     seasons = torch.full((len(truth),), season)
     values = normals.restore(truth, seasons)
-    values = values + setting.noise_std * torch.randn(values.shape, generator=generator)
+    values = normals.perturb(values, setting.noise_std, generator)
     mask = (setting.mask & normals.valid).expand_as(values)
     noise = setting.noise_std
     return normals.measure(

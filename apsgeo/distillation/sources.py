@@ -227,7 +227,7 @@ class Measuring:
         standardized value depends on the value.
         """
         fold = learned.in_folds(contiguous_folds(learned.count, folds))
-        if not self.prior.normals.linear:
+        if not self.prior.normals.shared_noise:
             return cells_of(fold, learned.season, 1)
         seeds = (torch.Generator().manual_seed(seed) for seed in range(3))
         first, *others = (simulate(self.family, self.noise, each) for each in seeds)
@@ -297,7 +297,7 @@ class Measuring:
         parts = max(1, min(_HELD_OUT_GROUPS // seasons, later.count // seasons))
         part = torch.arange(later.count) // seasons % parts
         cells = cells_of(
-            later.in_folds(part), later.season, None if self.prior.normals.linear else 1
+            later.in_folds(part), later.season, None if self.prior.normals.shared_noise else 1
         )
         return simulate_pairs(
             later.fields,

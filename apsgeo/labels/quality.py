@@ -156,7 +156,8 @@ class Innovations:
             control: What becomes of outliers.
         """
         observable = normals.observable(linear)
-        spread = _spread_of(normals, linear)
+        mean, spread = normals.usual
+        spread = spread if linear.is_identity else _spread_of(normals, linear)
         wide = spread[:, observable].square().mean().sqrt() if bool(observable.any()) else 1.0
         spread = spread.clamp(min=_LEAST_SPREAD * float(wide))
         noise = torch.where(observable, noise.broadcast_to(observable.shape), 1.0)
@@ -167,7 +168,7 @@ class Innovations:
 
         units, trend = "" if records.units is None else f" {records.units}", normals.trend
         return cls(
-            mean=seen(normals.mean),
+            mean=seen(mean),
             spread=place(spread.numpy()),
             valid=place(observable.numpy()),
             noise=place(noise.numpy()),
@@ -307,8 +308,6 @@ def _warn_of_outliers(
 
 def _spread_of(normals: Normals, linear: LinearMap) -> Tensor:
     """Return the most that what is measured (season, channel, observation) can vary: |A| std."""
-    if linear.is_identity:
-        return normals.std
     matrix = linear.to_matrix(normals.channels)
     if matrix is None:
         return linear.apply(normals.std).abs()

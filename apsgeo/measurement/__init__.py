@@ -2,9 +2,11 @@
 
 from apsgeo.measurement.draws import Bias, Draws, Method, NoiseDraws, members_noise, noise_batches
 from apsgeo.measurement.family import Family
+from apsgeo.measurement.kinds import fit_normals, normals_from
 from apsgeo.measurement.measurement import Measurement
 from apsgeo.measurement.normals import Normals
-from apsgeo.measurement.quantiles import Bounds, QuantileNormals, bounds_in, normals_from
+from apsgeo.measurement.quantiles import Bounds, QuantileNormals, bounds_in
+from apsgeo.measurement.valued import ValuedNormals
 
 __all__ = [
     "Bias",
@@ -16,7 +18,9 @@ __all__ = [
     "NoiseDraws",
     "Normals",
     "QuantileNormals",
+    "ValuedNormals",
     "bounds_in",
+    "fit_normals",
     "members_noise",
     "noise_batches",
     "normals_from",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class Normals:
     trend: Trend | None = None
     linear: ClassVar[bool] = True
     """Whether standardizing is linear, so that densities and moments go over to the data."""
+    shared_noise: ClassVar[bool] = True
+    """Whether the noise of a standardized value is the same for all values of a node and season."""
 
     @classmethod
     def fit(
@@ -100,8 +102,21 @@ class Normals:
 
     @property
     def channels(self) -> int:
-        """Number of channels."""
+        """Number of channels of the standardized anomalies."""
         return self.mean.shape[1]
+
+    @property
+    def data_channels(self) -> int:
+        """Number of channels of the data; that of the anomalies, unless they are another space."""
+        return self.channels
+
+    @property
+    def usual(self) -> tuple[Tensor, Tensor]:
+        """Mean and spread (season, data channel, node) that values of the data are compared with.
+
+        The spread is infinite where values cannot be out of range.
+        """
+        return self.mean, self.std
 
     @property
     def seasons(self) -> int:
@@ -176,9 +191,38 @@ class Normals:
         return replace(seen, values=values, mask=mask, scale=std, season=season)
 
     def observable(self, operator: LinearMap) -> Tensor:
-        """Tell which observations (channel, observation) weigh valid nodes alone."""
-        outside = (~self.valid).to(self.mean).expand(1, *self.mean.shape[1:])
+        """Tell which observations (data channel, observation) weigh valid nodes alone."""
+        outside = (~self.valid).to(self.mean).expand(1, self.data_channels, -1)
         return operator.apply(outside)[0].abs() <= 1e-6
+
+    def check_density(self) -> None:
+        """Refuse where restored anomalies have no density; here they have one.
+
+        Raises:
+            InputError: If there is none.
+        """
+
+    def log_det(self, anomalies: Tensor, season: Tensor) -> Tensor:
+        """Return the log-determinant (..., batch) of the map from anomalies to the data.
+
+        Args:
+            anomalies: Standardized anomalies (..., batch, channel, node).
+            season: Index (batch,) of each record's season.
+        """
+        constant = self.std[season].log().flatten(1).sum(1).to(anomalies)
+        return constant.expand(anomalies.shape[:-2])
+
+    def average(self, members: Tensor) -> Tensor:
+        """Return the mean (batch, data channel, node) of members (member, ...) of the data."""
+        return members.mean(0)
+
+    def perturb(self, values: Tensor, noise_std: Tensor, generator: torch.Generator) -> Tensor:
+        """Return values (batch, data channel, node) of the data with noise added."""
+        return values + noise_std * torch.randn(values.shape, generator=generator)
+
+    def to_config(self) -> dict[str, Any] | None:
+        """Return what else than tensors rebuilds them, for saving; None for nothing."""
+        return None
 
     @property
     def covariate_count(self) -> int:

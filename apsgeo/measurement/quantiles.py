@@ -14,7 +14,7 @@ from apsgeo.measurement.measurement import Measurement
 from apsgeo.measurement.normals import Normals
 from apsgeo.measurement.seasons import seasons_of
 
-__all__ = ["Bounds", "QuantileNormals", "bounds_in", "normals_from"]
+__all__ = ["Bounds", "QuantileNormals", "bounds_in"]
 
 Bounds = tuple[float | None, float | None]
 
@@ -75,6 +75,7 @@ class QuantileNormals(Normals):
     bounds: Tensor = field(kw_only=True)
     around: Tensor = field(kw_only=True)
     linear: ClassVar[bool] = False
+    shared_noise: ClassVar[bool] = False
 
     @classmethod
     def of(
@@ -314,6 +315,17 @@ class QuantileNormals(Normals):
             torch.where(fine, direct, site.sqrt()),
         )
 
+    def check_density(self) -> None:
+        """Refuse: values that are at a bound again and again have no density.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "values that are at a bound again and again have no density; fit the prior with "
+            "bounds=None for one."
+        )
+
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the attributes by name, for saving."""
         own = {f"quantiles.{n}": getattr(self, n) for n in ("knots", "shares", "bounds", "around")}
@@ -325,12 +337,6 @@ class QuantileNormals(Normals):
         plain: Any = {n: tensors[f"normals.{n}"] for n in ("mean", "std", "valid")}
         own: Any = {n: tensors[f"quantiles.{n}"] for n in ("knots", "shares", "bounds", "around")}
         return cls(**plain, **own)
-
-
-def normals_from(tensors: dict[str, Tensor]) -> Normals:
-    """Rebuild normals of either kind from `Normals.to_tensors`."""
-    kind = QuantileNormals if "quantiles.knots" in tensors else Normals
-    return kind.from_tensors(tensors)
 
 
 def _near(season: Tensor, s: int, seasons: int) -> Tensor:

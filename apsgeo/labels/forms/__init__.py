@@ -1,0 +1,1 @@
+"""How values on a manifold are written in labelled arrays: angles, components, matrices."""

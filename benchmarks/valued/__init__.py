@@ -1,0 +1,1 @@
+"""Benchmark of values on manifolds: directions, orientations, tensors."""
