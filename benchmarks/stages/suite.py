@@ -1,6 +1,6 @@
 """Train one flow in stages, with and without each, and see what each teacher is worth.
 
-python -m benchmarks stages                     writes benchmarks/results/stages.csv and .md
+python -m benchmarks stages                     writes benchmarks/results/stages/*
 python -m benchmarks stages --parts ncep-air    one data set
 
 The stages: (i) draws of the Gaussian prior and (ii) of the diffusion prior, with simulated
@@ -242,9 +242,8 @@ def _row(name: str, stages: str, observed: str, scores: Row, base: Row, seconds:
 
 
 def run(options: argparse.Namespace, made: str) -> None:
-    """Run all data sets, and write the table."""
-    rows: list[Row] = []
+    """Run all data sets, and write a table of each."""
     for name in options.parts:
-        rows += run_case(name, options)
+        rows = run_case(name, options)
         text = page("What each stage of training brings", ABOUT, TABLE.markdown(rows), made)
-        save(options.output / "stages", rows, text)
+        save(options.output / "stages" / name, rows, text)
