@@ -22,6 +22,7 @@ from benchmarks.rivals.report import TABLE as RIVALS
 from benchmarks.rivals.report import summary
 from benchmarks.rivals.speed import TABLE as SPEED
 from benchmarks.scaling.suite import TABLE as SCALING
+from benchmarks.stages.suite import TABLE as STAGES
 from benchmarks.truth.scores import TABLE as TRUTH
 from benchmarks.valued.suite import TABLES as VALUED
 
@@ -41,6 +42,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 SPEED_PAGES = sorted((RESULTS / "rivals").glob("speed.csv"))
 CONTESTS = sorted(path.stem for path in (RESULTS / "rivals").glob("*.csv") if path.stem != "speed")
+STAGES_PAGES = [path.stem for path in sorted((RESULTS / "stages").glob("*.csv"))]
 TRUTH_PAGES = [path.stem for path in sorted((RESULTS / "truth").glob("*.csv"))]
 VALUED_PAGES = [path.stem for path in sorted((RESULTS / "valued").glob("*.csv"))]
 CASES = {
@@ -51,6 +53,7 @@ CASES = {
     "history/trend": (TREND, "history/trend"),
     **{f"images/{name}": (IMAGES, f"images/{name}") for name in ("fashion", "version-0.1")},
     "scaling": (SCALING, "scaling"),
+    **{f"stages/{name}": (STAGES, f"stages/{name}") for name in STAGES_PAGES},
     "priors": (PRIORS, "priors"),
     "prior_gradients": (GRADIENTS, "priors"),
     **{f"truth/{name}": (TRUTH, f"truth/{name}") for name in TRUTH_PAGES},
