@@ -34,7 +34,7 @@ class ApsAccessor:
         >>> import numpy as np
         >>> images = xr.Dataset({"u": (("y", "x"), np.zeros((2, 3)))})
         >>> images.aps.domain
-        ImageDomain(2, 3)
+        ImageDomain(2 x 3)
     """
 
     def __init__(self, obs: xr.DataArray | xr.Dataset) -> None:

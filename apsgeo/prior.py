@@ -234,13 +234,15 @@ def fit_prior(
     if filled is not None:
         observed = filled.observed[torch.from_numpy(earlier)]
     search["observed"] = observed
-    if training.progress and is_first():
+    if training.progress:  # every process of a distributed training takes part
         starts: dict[str, Any] = {}
         if scales is None:
             starts["hybrid"] = domain, fields, HybridScales.start(domain)
         if anchor_scales is None and (few := _small_enough(domain, fields, None)) is not None:
             starts["localised"] = *few[:2], LocalisedScales.start(domain)
-        say(foretell_fit(fields, starts, spec, training, search | {"observed": None}))
+        told = foretell_fit(fields, starts, spec, training, search | {"observed": None})
+        if is_first():
+            say(told)
     if scales is None:
         scales = select_scales(domain, fields, HybridScales.start(domain), **search)
     gaussian = anchor = fit_gaussian(scales.field(domain, fields), fields, scales, **fit)

@@ -99,7 +99,7 @@ def test_the_command_trains_with_checkpoint_and_log(tmp_path: Path) -> None:
         app, [*arguments[:-4], "--patience", "3", *arguments[-2:], "--overwrite"]
     )
     assert other.exit_code == 2
-    assert "patience=2, this one has patience=3" in " ".join(other.output.split())
+    assert "--patience 2, this one has --patience 3" in " ".join(other.output.split())
 
 
 def test_images_meet_many_masks(monkeypatch: pytest.MonkeyPatch) -> None:

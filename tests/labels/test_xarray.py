@@ -407,7 +407,7 @@ def test_months_with_observations_make_no_warning(obs: xr.DataArray, posterior: 
 
 
 def test_another_grid_is_refused(obs: xr.DataArray, posterior: Posterior) -> None:
-    refused(GridError, "interpolate one to the other's grid", obs.isel(lon=slice(4)), posterior)
+    refused(GridError, "a part of it: put NaN elsewhere", obs.isel(lon=slice(4)), posterior)
     refused(GridError, "interpolate", obs.assign_coords(lat=LAT + 1.0), posterior)
     refused(GridError, "interpolate", obs.assign_coords(lon=LON + 1.0), posterior)
     refused(GridError, "no single longitude", obs.rename(lon="x"), posterior)
@@ -523,7 +523,7 @@ def test_arguments_of_other_types_are_refused(obs: xr.DataArray, posterior: Post
     refused(InputError, "posterior is a str; .*apsgeo.load", obs, "ncep-air")
     refused(InputError, "a IndependentCells; .*Posterior.of", obs, posterior.method)
     refused(InputError, "in which no value can be missing", obs.fillna(0).astype(int), posterior)
-    kept = {name: getattr(posterior, name) for name in ("units", "normals", "operator")}
+    kept = {name: getattr(posterior, name) for name in ("form", "units", "normals", "operator")}
     elsewhere = SimpleNamespace(codomain="a mesh")
     family = SimpleNamespace(on=lambda operator: elsewhere)
     other = SimpleNamespace(**kept, domain="a mesh", family=family, posterior=None)
