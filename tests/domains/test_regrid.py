@@ -160,6 +160,17 @@ def test_conservative_between_grids_keeps_each_share(
     np.testing.assert_allclose(matrix.T @ target.areas.numpy(), source.areas, rtol=1e-10)
 
 
+@pytest.mark.parametrize("nest", [True, False])
+def test_conservative_between_pixels_averages_those_within(nest: bool) -> None:
+    fine, coarse = HEALPixDomain(8), HEALPixDomain(2, nest=nest)
+    values = noise(fine.num_nodes)
+    found = conservative(fine, coarse).apply(values)
+    order = torch.from_numpy(coarse.node_at(HEALPixDomain(2).positions.numpy()))
+    torch.testing.assert_close(found[order], values.reshape(-1, 16).mean(1))
+    back = conservative(coarse, fine).apply(found)
+    torch.testing.assert_close(back.reshape(-1, 16), found[order][:, None].expand(-1, 16))
+
+
 def test_conservative_between_grids_by_hand() -> None:
     source = LatLonDomain([-45.0, 45.0], [0.0, 90.0, 180.0, 270.0])
     # cells from 45 to 135 and so on; a band from 30 to the pole has half the hemisphere's area
@@ -263,7 +274,7 @@ def test_what_cannot_be_regridded_is_refused() -> None:
         bilinear(HEALPixDomain(1), ImageDomain(3, 3))
     with pytest.raises(InputError, match="centre"):
         bilinear(HEALPixDomain(1), torch.zeros(1, 3))
-    with pytest.raises(InputError, match="one must be a LatLonDomain"):
-        conservative(HEALPixDomain(1), HEALPixDomain(2))
+    with pytest.raises(InputError, match="must be a LatLonDomain or a HEALPix"):
+        conservative(HEALPixDomain(1), ImageDomain(3, 3))
     with pytest.raises(InputError, match="12 source nodes"):
         bilinear(HEALPixDomain(1), HEALPixDomain(2)).apply(torch.zeros(11))
