@@ -36,7 +36,7 @@ def _escape(_app: Any, _kind: str, _name: str, _it: Any, _options: Any, lines: l
 
 def _run_howto(app: Any) -> None:
     """Run what the how-tos show, which fails the build where it fails."""
-    sys.path.insert(0, app.srcdir)
+    sys.path.insert(0, str(app.srcdir))
     run = importlib.import_module("snippets").run
     run(Path(app.srcdir) / "howto.md")
 
