@@ -12,7 +12,7 @@ from apsgeo.baselines.iterative import Given, Guided, ancestral
 from apsgeo.diffusion.samplers import Path, Time
 from apsgeo.measurement import Bias
 
-__all__ = ["DPS"]
+__all__ = ["DPS", "descended"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,15 @@ class DPS(Guided):
 
     def step(self, given: Given, path: Path, now: Time, then: Time) -> Tensor:
         """Return the states s = x_t / alpha at the next time."""
-        with torch.enable_grad():
-            s = path.s.detach().requires_grad_()
-            clean = path.denoise(s, now)
-            length = given.misfit(clean).square().flatten(1).sum(1).clamp(min=1e-12).sqrt()
-            (slope,) = torch.autograd.grad(length.sum(), s)
-        drawn = ancestral(path, clean.detach(), now, then)
-        return drawn - self.strength / (now.alpha * then.alpha) * slope
+        return descended(given, path, now, then, self.strength)
+
+
+def descended(given: Given, path: Path, now: Time, then: Time, strength: float) -> Tensor:
+    """Return an ancestral step's states s = x_t / alpha, moved down the slope of the misfit."""
+    with torch.enable_grad():
+        s = path.s.detach().requires_grad_()
+        clean = path.denoise(s, now)
+        length = given.misfit(clean).square().flatten(1).sum(1).clamp(min=1e-12).sqrt()
+        (slope,) = torch.autograd.grad(length.sum(), s)
+    drawn = ancestral(path, clean.detach(), now, then)
+    return drawn - strength / (now.alpha * then.alpha) * slope

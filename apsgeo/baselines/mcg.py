@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from apsgeo.baselines.iterative import Given, Guided, ancestral
+from apsgeo.baselines.dps import descended
+from apsgeo.baselines.iterative import Given, Guided
 from apsgeo.diffusion.samplers import Path, Time
 from apsgeo.measurement import Bias
 
@@ -38,13 +39,7 @@ class MCG(Guided):
 
     def step(self, given: Given, path: Path, now: Time, then: Time) -> Tensor:
         """Return the states s = x_t / alpha at the next time."""
-        with torch.enable_grad():
-            s = path.s.detach().requires_grad_()
-            clean = path.denoise(s, now)
-            length = given.misfit(clean).square().flatten(1).sum(1).clamp(min=1e-12).sqrt()
-            (slope,) = torch.autograd.grad(length.sum(), s)
-        moved = ancestral(path, clean.detach(), now, then)
-        moved = moved - self.strength / (now.alpha * then.alpha) * slope
+        moved = descended(given, path, now, then, self.strength)
         known = given.coordinates
         noisy = known.values + then.v * known.into(path.noise())
         return known.back(torch.where(known.seen, noisy, known.into(moved)))

@@ -37,12 +37,7 @@ class Angle(ArrayForm):
 
     def check_labels(self, obs: xr.DataArray, given: str) -> None:
         """Check that the units are those of the form."""
-        own = obs.attrs.get("units")
-        if own is not None and angle_units(str(own)) != self.units:
-            raise UnitsError(
-                f"{given} has units {own!r}, and {self.units!r} are expected; convert it, as by "
-                "np.rad2deg or np.deg2rad, and set attrs['units']"
-            )
+        _check_angle_units(obs, given, self.units)
 
     def points(self, numbers: Array) -> Array:
         """Return (cos, sin)."""
@@ -121,12 +116,7 @@ class Euler(ArrayForm):
 
     def check_labels(self, obs: xr.DataArray, given: str) -> None:
         """Check that the units are those of the form."""
-        own = obs.attrs.get("units")
-        if own is not None and angle_units(str(own)) != self.units:
-            raise UnitsError(
-                f"{given} has units {own!r}, and {self.units!r} are expected; convert it, as by "
-                "np.rad2deg or np.deg2rad, and set attrs['units']"
-            )
+        _check_angle_units(obs, given, self.units)
 
     def points(self, numbers: Array) -> Array:
         """Return quaternions (w, x, y, z)."""
@@ -255,3 +245,12 @@ def _with_gaps(found: Array, like: Array) -> Array:
     """Return (..., k) of (flat, k), NaN where the numbers (..., l) have one."""
     shaped = found.reshape(*like.shape[:-1], found.shape[-1])
     return np.where(np.isnan(like).any(-1, keepdims=True), np.nan, shaped)
+
+
+def _check_angle_units(obs: xr.DataArray, given: str, units: str) -> None:
+    own = obs.attrs.get("units")
+    if own is not None and angle_units(str(own)) != units:
+        raise UnitsError(
+            f"{given} has units {own!r}, and {units!r} are expected; convert it, as by "
+            "np.rad2deg or np.deg2rad, and set attrs['units']"
+        )
