@@ -134,7 +134,7 @@ def fashion(train: int | None = None, seed: int = 0) -> ImageCase:
         rank=300,
         large=False,
         flow=MultiscaleSpec(),
-        steps=500,
+        steps=1500,
         batch=16,
         lr=2e-3,
         rounds=1,
@@ -143,9 +143,9 @@ def fashion(train: int | None = None, seed: int = 0) -> ImageCase:
         members=128,
         most_images=64,
         first=Task("any pixels", Mask(), 0.05),
-        first_steps=2000,
+        first_steps=6000,
         ablation=_NODEWISE,
-        ablation_steps=1000,
+        ablation_steps=1500,
         ablated=(_FOUR,),
     )
 
