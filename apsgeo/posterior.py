@@ -27,6 +27,7 @@ from apsgeo.flows.spec import Site
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.covariance import PROBE_SEED
+from apsgeo.gaussian.left_out import left_out
 from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
@@ -44,6 +45,7 @@ from apsgeo.measurement import (
     Method,
     NoiseDraws,
     Normals,
+    ProjectedNormals,
     normals_from,
 )
 from apsgeo.operators import LinearMap, Operator
@@ -328,6 +330,15 @@ class Posterior:
         )
 
     @property
+    def _local(self) -> VecchiaPrior | None:
+        """The Gaussian prior of `linear_method` as a local method; None if there is none."""
+        try:
+            method = self.linear_method
+        except InputError:
+            return None
+        return method if isinstance(method, VecchiaPrior) else VecchiaPrior(method)
+
+    @property
     def gaussian_prior(self) -> SeasonalPrior | None:
         """The Gaussian prior that a flow starts from, or that is the method; None if there is none.
 
@@ -450,6 +461,10 @@ class Posterior:
 
     def _distribution(self, method: Method, given: Measurement) -> FieldDistribution:
         measured = self.normals.measure(given)
+        if isinstance(self.normals, ProjectedNormals) and (local := self._local) is not None:
+            measured = self.normals.refined(
+                given, measured, lambda seen: left_out(local.priors(seen), seen)
+            )
         if given.shared is not None:
             factor = measured.noise_std.double() / given.noise_std.double()
             scaled = [

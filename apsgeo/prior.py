@@ -30,14 +30,16 @@ from apsgeo.gaussian.scales import (
     Scales,
     to_config,
 )
-from apsgeo.labels.forms.reading import form_of
+from apsgeo.gaussian.seasonal import SeasonalPrior
+from apsgeo.gaussian.spread import held_out_spread
+from apsgeo.labels.forms.reading import form_of, with_lengths
 from apsgeo.labels.history.gaps import fill_history, has_gaps, with_something
 from apsgeo.labels.history.memory import fit_memory
 from apsgeo.labels.history.trend import fit_trend, preferred_trend
 from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
-from apsgeo.measurement import Bounds, QuantileNormals, bounds_in, fit_normals
+from apsgeo.measurement import Bounds, ProjectedNormals, QuantileNormals, bounds_in, fit_normals
 from apsgeo.optim.distributed import is_first
 from apsgeo.optim.training import Training, seeded
 from apsgeo.progress import say
@@ -171,7 +173,7 @@ def fit_prior(
     """
     training = training.filled(steps=1500, batch=16, settings=settings)
     spec = DenoiserSpec() if spec is None else spec
-    form = form_of(history, manifold)
+    form = with_lengths(form_of(history, manifold), history)
     records = Records.of(form.encode(history, "the history"), domain, given="the history")
     if form.values is not None:
         _check_valued(records, form.values, noise_std, trend, bounds)
@@ -205,7 +207,13 @@ def fit_prior(
     within = None if baseline is None else torch.from_numpy(learned.dates.within(*baseline))
     if filled is None:
         normals = fit_normals(
-            form.values, learned.values, season, seasons, within, least_std=least_std
+            form.values,
+            learned.values,
+            season,
+            seasons,
+            within,
+            least_std=least_std,
+            domain=domain,
         )
     else:
         normals = filled.normals
@@ -255,6 +263,8 @@ def fit_prior(
     if normals.trend is not None:
         for each in {id(prior): prior for prior in (gaussian, anchor)}.values():
             add_drift(each, fields, normals.trend.pattern, seed)
+    if isinstance(normals, ProjectedNormals):
+        normals = _widened(normals, anchor, held, len(fields) / seasons, seed)
     choice = None
     if memory and normals.linear:
         observed = None if filled is None else filled.observed[torch.from_numpy(earlier | later)]
@@ -299,6 +309,21 @@ def fit_prior(
         options = {"seed": seed, "augment": augment}
         _fit_diffusion(prior, fields, season, validation, folds, training, **options)
     return prior
+
+
+def _widened(
+    normals: ProjectedNormals, anchor: SeasonalPrior, held: Records, each: float, seed: int
+) -> ProjectedNormals:
+    """Return normals with the spread that held-out records ask for.
+
+    Without any it is that of a normal value about the mean of so many `each` season.
+    """
+    spread = ((each + 1.0) / max(each - 1.0, 1.0)) ** 0.5
+    if len(held):
+        season = held.season(normals.seasons)
+        fields = normals.encode(held.values, season, held.instants)
+        spread = held_out_spread(anchor, fields, season, normals.valid, seed=seed)
+    return replace(normals, spread=torch.tensor(spread))
 
 
 def _check_valued(

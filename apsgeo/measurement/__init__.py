@@ -5,6 +5,7 @@ from apsgeo.measurement.family import Family
 from apsgeo.measurement.kinds import fit_normals, normals_from
 from apsgeo.measurement.measurement import Measurement
 from apsgeo.measurement.normals import Normals
+from apsgeo.measurement.projected import ProjectedNormals
 from apsgeo.measurement.quantiles import Bounds, QuantileNormals, bounds_in
 from apsgeo.measurement.valued import ValuedNormals
 
@@ -17,6 +18,7 @@ __all__ = [
     "Method",
     "NoiseDraws",
     "Normals",
+    "ProjectedNormals",
     "QuantileNormals",
     "ValuedNormals",
     "bounds_in",

@@ -6,12 +6,21 @@ from typing import Any
 
 from torch import Tensor
 
+from apsgeo.domains.base import Domain
 from apsgeo.measurement.normals import Normals
+from apsgeo.measurement.projected import ProjectedNormals
 from apsgeo.measurement.quantiles import QuantileNormals
-from apsgeo.measurement.valued import EmbeddedNormals, TangentNormals, fit_valued
+from apsgeo.measurement.valued import EmbeddedNormals, TangentNormals, ValuedNormals, fit_valued
 from apsgeo.values.values import Values
 
 __all__ = ["fit_normals", "normals_from"]
+
+
+_VALUED: dict[str, type[ValuedNormals]] = {
+    "tangent": TangentNormals,
+    "embedded": EmbeddedNormals,
+    "projected": ProjectedNormals,
+}
 
 
 def fit_normals(
@@ -22,6 +31,7 @@ def fit_normals(
     baseline: Tensor | None = None,
     *,
     least_std: float = 1e-3,
+    domain: Domain | None = None,
 ) -> Normals:
     """Fit the normals of fields of numbers, or of points of a manifold; see `Normals.fit`.
 
@@ -32,9 +42,14 @@ def fit_normals(
         seasons: Number of seasons.
         baseline: Mask (time,), true for the records that define the mean; all by default.
         least_std: Least standard deviation of a node, in root mean squares of all.
+        domain: Domain of the fields, for vectors whose directions are values.
     """
     if values is None:
         return Normals.fit(fields, season, seasons, baseline, least_std=least_std)
+    if values.chart == "projected":
+        assert domain is not None
+        given = (fields, season, seasons, baseline, least_std)
+        return ProjectedNormals.fit_to(domain, values, *given)
     return fit_valued(values, fields, season, seasons, baseline, least_std=least_std)
 
 
@@ -42,7 +57,6 @@ def normals_from(tensors: dict[str, Tensor], config: dict[str, Any] | None = Non
     """Rebuild normals of any kind from `Normals.to_tensors` and `Normals.to_config`."""
     if config is not None:
         values = Values.from_config(config)
-        kind = TangentNormals if "values.base" in tensors else EmbeddedNormals
-        return kind.rebuilt(values, tensors)
+        return _VALUED[values.chart].rebuilt(values, tensors)
     bounded = "quantiles.knots" in tensors
     return (QuantileNormals if bounded else Normals).from_tensors(tensors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from apsgeo.values.sphere import Sphere
 
 __all__ = ["Chart", "Values"]
 
-Chart = Literal["auto", "tangent", "embedded"]
+Chart = Literal["auto", "tangent", "embedded", "projected"]
 
 _OFF = 1e-3  # what single precision, and files with four digits, may be off
 
@@ -32,19 +32,21 @@ class Values:
         chart: "tangent" takes logarithms at the Fréchet mean of each node and season, in frames
             that are parallel from node to node; densities are exact. "embedded" takes the numbers
             of the points themselves, and projects: for directions that are spread all around, which
-            have no mean to speak of, or several. "auto" is "embedded" for directions of which more
-            than one in twenty is over 90 degrees from the mean.
+            have no mean to speak of, or several. "projected" takes vectors, whose lengths the
+            history has and observations lack, such as winds. "auto" is "projected" for directions
+            that a history gives as vectors of several lengths; "embedded" for those of which more
+            than one in twenty is over 90 degrees from the mean; else "tangent".
     """
 
     manifold: Manifold
     chart: Chart = "auto"
 
     def __post_init__(self) -> None:
-        if self.chart not in ("auto", "tangent", "embedded"):
-            raise InputError(f"chart={self.chart!r}; give 'auto', 'tangent' or 'embedded'")
-        if self.chart == "embedded" and not isinstance(self.manifold, Sphere):
+        if self.chart not in get_args(Chart):
+            raise InputError(f"chart={self.chart!r}; give one of {', '.join(get_args(Chart))}")
+        if self.chart in ("embedded", "projected") and not isinstance(self.manifold, Sphere):
             raise InputError(
-                f"chart='embedded' of {self.manifold!r}; only directions have it: use 'tangent'"
+                f"chart={self.chart!r} of {self.manifold!r}; only directions have it: use 'tangent'"
             )
 
     def points(self, fields: Tensor) -> Tensor:

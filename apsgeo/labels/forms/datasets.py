@@ -23,7 +23,8 @@ _CALM = 1e-12
 class Components(Form):
     """Directions by the components of vectors, each a variable, such as u and v.
 
-    The length of the vectors is left out: members are unit vectors.
+    The length of the vectors is left out, but in a history where the chart of the values is
+    "projected": members are unit vectors.
 
     Attributes:
         values: Manifold of the directions.
@@ -35,10 +36,16 @@ class Components(Form):
     kind: ClassVar[str] = "components"
 
     def encode(self, obs: Any, given: str) -> Any:
-        """Return unit vectors along `CHANNEL`, NaN where a vector is zero or misses a part."""
+        """Return unit vectors along `CHANNEL`, NaN where a vector is zero or misses a part.
+
+        Where the chart is "projected" vectors keep their lengths.
+        """
         chosen = _variables(obs, self.names, given)
         stacked = as_array(chosen).rename(variable=CHANNEL).drop_vars(CHANNEL)
         length = (stacked**2).sum(CHANNEL, skipna=False) ** 0.5
+        if self.values.chart == "projected":
+            whole = stacked.where(length.notnull())
+            return whole.rename(", ".join(self.names))
         directions = stacked / length.where(length > _CALM)
         return directions.rename(", ".join(self.names))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,10 @@ from apsgeo.values.spd import SPD
 from apsgeo.values.sphere import Circle, Sphere
 from apsgeo.values.values import Values
 
-__all__ = ["form_from_config", "form_of"]
+__all__ = ["form_from_config", "form_of", "with_lengths"]
 
 _DIRECTION = "_direction"  # how CF's standard names of directions end
+_OFF = 1e-3  # that lengths may be off one
 _FEW = 20  # angles of which so many tell that degrees are radians
 _UPPER = ("xx", "xy", "xz", "yy", "yz", "zz")
 _CONVENTIONS = {"bunge": "ZXZ", "zxz": "ZXZ", "roe": "ZYZ", "matthies": "ZYZ"}
@@ -96,6 +98,33 @@ def form_of(
     if isinstance(space, Sphere | Quotient):
         return Vectors(values, _dims(fields, (space.ambient,), values, given))
     raise InputError(f"{given} is an array; values on {space!r} are a data set of their parts")
+
+
+def with_lengths(form: Form, history: xr.DataArray | xr.Dataset) -> Form:
+    """Return the form in which the lengths of a history's vectors are kept, if they tell anything.
+
+    They do where directions are given by components, as winds are, whose lengths differ from one.
+
+    Args:
+        form: Form of the history, as `form_of` read it.
+        history: The history.
+
+    Raises:
+        InputError: If chart="projected" is asked for, and there are no vectors.
+    """
+    values = form.values
+    if not isinstance(form, Components):
+        if values is not None and values.chart == "projected":
+            raise InputError(
+                f"chart='projected' of {values.manifold!r} that the history gives as "
+                f"{form.kind}; give a data set of the vectors' components, or another chart"
+            )
+        return form
+    if form.values.chart != "auto" or not isinstance(form.values.manifold, Sphere):
+        return form
+    square = sum(history[name] ** 2 for name in form.names)
+    off = float(abs(square**0.5 - 1.0).max())
+    return replace(form, values=replace(form.values, chart="projected")) if off > _OFF else form
 
 
 def form_from_config(config: dict[str, Any] | None) -> Form:
