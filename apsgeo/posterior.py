@@ -27,7 +27,7 @@ from apsgeo.flows.spec import Site
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
 from apsgeo.gaussian.covariance import PROBE_SEED
-from apsgeo.gaussian.left_out import left_out
+from apsgeo.gaussian.left_out.nodes import left_out
 from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
@@ -463,7 +463,7 @@ class Posterior:
         measured = self.normals.measure(given)
         if isinstance(self.normals, ProjectedNormals) and (local := self._local) is not None:
             measured = self.normals.refined(
-                given, measured, lambda seen: left_out(local.priors(seen), seen)
+                given, measured, lambda seen, cov: left_out(local.priors(seen), seen, cov)
             )
         if given.shared is not None:
             factor = measured.noise_std.double() / given.noise_std.double()

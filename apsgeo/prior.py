@@ -23,6 +23,7 @@ from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.fit import add_drift, contiguous_folds, fit_gaussian, select_scales
 from apsgeo.gaussian.latent import latent_fields
+from apsgeo.gaussian.left_out.records import held_out_spread
 from apsgeo.gaussian.localised import MOST_VALUES
 from apsgeo.gaussian.scales import (
     HybridScales,
@@ -31,7 +32,6 @@ from apsgeo.gaussian.scales import (
     to_config,
 )
 from apsgeo.gaussian.seasonal import SeasonalPrior
-from apsgeo.gaussian.spread import held_out_spread
 from apsgeo.labels.forms.reading import form_of, with_lengths
 from apsgeo.labels.history.gaps import fill_history, has_gaps, with_something
 from apsgeo.labels.history.memory import fit_memory

@@ -19,12 +19,11 @@ from apsgeo.values.values import Values
 __all__ = ["ProjectedNormals", "length_given"]
 
 _CALM = 1e-12  # length of a vector that has no direction
-_SWEEPS = 2  # times that lengths are told by each other
 _STEPS = 64  # of the quadrature over lengths
 _WIDE = 6.0  # standard deviations on either side that it covers
 
-LeftOut = Callable[[Measurement], tuple[Tensor, Tensor]]
-"""Function that predicts observed nodes from the others; see `apsgeo.gaussian.left_out`."""
+LeftOut = Callable[[Measurement, Tensor], tuple[Tensor, Tensor]]
+"""Function that predicts nodes from the others, as `apsgeo.gaussian.left_out.nodes` has it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,8 @@ class ProjectedNormals(EmbeddedNormals):
     ) -> Measurement:
         """Return a measurement of standardized vectors whose lengths the others tell, too.
 
+        The others have the lengths that `measure` gave them, with the errors of these.
+
         Args:
             measurement: Measurement of directions.
             measured: What `measure` made of it.
@@ -94,26 +95,45 @@ class ProjectedNormals(EmbeddedNormals):
         """
         assert measured.season is not None
         mean, std = self._law(measured.season, measured.values)
-        for _ in range(_SWEEPS):
-            shift, cov = left_out(measured)
-            pairs = std.mT[..., :, None] * std.mT[..., None, :]
-            measured = self._measured(measurement, mean + std * shift, pairs * cov)
-        return measured
+        pairs = std.mT[..., :, None] * std.mT[..., None, :]
+        _, mask, unit, angle = self._seen(measurement)
+        length, var = self._lengths(mask, unit, angle, mean, torch.diag_embed(std.mT.square()))
+        across = (length.square() + var) * angle.square()
+        both = torch.einsum("bin,bjn->bnij", unit, unit)
+        eye = torch.eye(unit.shape[1]).to(unit)
+        noise = across.mT[..., None] * (eye - both) + var.mT[..., None] * both
+        shift, left = left_out(measured, noise / pairs)
+        return self._measured(measurement, mean + std * shift, pairs * left)
 
-    def _measured(self, measurement: Measurement, mean: Tensor, cov: Tensor) -> Measurement:
-        """Measure vectors of laws of mean (batch, ambient, node) and cov (batch, node, d, d)."""
+    def _seen(self, measurement: Measurement) -> tuple[Measurement, Tensor, Tensor, Tensor]:
+        """Return a measurement with its seasons, mask, unit vectors and angular noise of nodes."""
         seen, mask, noise = self._own(measurement)
         size = seen.values.norm(dim=1, keepdim=True)
         mask = mask & (size > _CALM)
-        unit = torch.where(mask, seen.values / size.clamp(min=_CALM), _first(seen.values))
-        angle = torch.where(mask, noise, 1.0) / self._radius
-        length = torch.ones_like(size)
+        first = torch.zeros_like(seen.values[:1, :, :1])
+        first[:, 0] = 1.0  # stands where nothing is seen
+        unit = torch.where(mask, seen.values / size.clamp(min=_CALM), first)
+        return seen, mask, unit, torch.where(mask, noise, 1.0) / self._radius
+
+    def _lengths(
+        self, mask: Tensor, unit: Tensor, angle: Tensor, mean: Tensor, cov: Tensor
+    ) -> Tensor:
+        """Return mean and variance (2, batch, 1, node) of lengths, one and zero where not seen.
+
+        They are given the directions, and laws of mean (batch, ambient, node) and cov (batch, node,
+        ambient, ambient).
+        """
         there = mask[:, 0]
-        manifold = self.values.manifold
-        assert isinstance(manifold, Sphere)
-        length[:, 0][there] = length_given(
-            manifold, unit.mT[there], mean.mT[there], cov[there], angle[:, 0][there]
-        )
+        found = torch.stack([torch.ones_like(angle), torch.zeros_like(angle)])
+        direction, centre = (each.mT[there] for each in (unit, mean))
+        length, var = length_given(self._sphere, direction, centre, cov[there], angle[:, 0][there])
+        found[0, :, 0][there], found[1, :, 0][there] = length.to(found), var.to(found)
+        return found
+
+    def _measured(self, measurement: Measurement, mean: Tensor, cov: Tensor) -> Measurement:
+        """Measure vectors, of the mean lengths given their directions and laws; see `_lengths`."""
+        seen, mask, unit, angle = self._seen(measurement)
+        length, _ = self._lengths(mask, unit, angle, mean, cov)
         centre, std = self._law(seen.season_of(self.seasons), seen.values)
         every = mask.expand(seen.mask.shape)
         return replace(
@@ -122,6 +142,12 @@ class ProjectedNormals(EmbeddedNormals):
             mask=every,
             noise_std=torch.where(every, length * angle / std, 1.0),
         )
+
+    @property
+    def _sphere(self) -> Sphere:
+        manifold = self.values.manifold
+        assert isinstance(manifold, Sphere)
+        return manifold
 
     def perturb(self, values: Tensor, noise_std: Tensor, generator: torch.Generator) -> Tensor:
         """Return the directions of vectors, with geodesic noise."""
@@ -140,13 +166,13 @@ class ProjectedNormals(EmbeddedNormals):
 
 def length_given(
     manifold: Sphere, direction: Tensor, mean: Tensor, cov: Tensor, noise: Tensor
-) -> Tensor:
-    r"""Return the mean length (n,) of normal vectors whose direction was observed.
+) -> tuple[Tensor, Tensor]:
+    r"""Return mean and variance (n,) of the lengths of normal vectors of observed directions.
 
     With the part a along the direction and b across it, the error of a direction makes
     exp(-|b|^2 / (2 a^2 sigma^2)) of the likelihood, and b integrates out in closed form: the law of
-    a > 0 is a^dim N(a) N(0; E[b | a], Cov[b | a] + a^2 sigma^2 I), of which the mean is taken by
-    quadrature.
+    a > 0 is a^dim N(a) N(0; E[b | a], Cov[b | a] + a^2 sigma^2 I), of which the moments are taken
+    by quadrature.
 
     Args:
         manifold: Sphere of the directions.
@@ -178,11 +204,6 @@ def length_given(
         - 0.5 * away.square() / var
         - 0.5 * (shift.square() / total + total.log()).sum(-1)
     )
-    return (torch.softmax(log_weight, 1) * length).sum(1).float()
-
-
-def _first(values: Tensor) -> Tensor:
-    """Return the first unit vector (1, ambient, 1), which stands where nothing is seen."""
-    unit = torch.zeros_like(values[:1, :, :1])
-    unit[:, 0] = 1.0
-    return unit
+    share = torch.softmax(log_weight, 1)
+    middle = (share * length).sum(1)
+    return middle, (share * (length - middle[:, None]).square()).sum(1)

@@ -78,7 +78,5 @@ def _rows(part: str, options: argparse.Namespace) -> list[Row]:
     wind = winds.history()
     prior, methods = winds.methods(wind, options.members, options.seed)
     some = winds.cases(wind, prior, options.every, options.seed)
-    figures.draw_winds(
-        some[0], methods["directions, embedded"], prior, options.figures / "valued_winds.png"
-    )
+    figures.draw_winds(some[0], methods[winds.OURS], prior, options.figures / "valued_winds.png")
     return [winds.score(name, draw, some) for name, draw in methods.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,14 @@ import apsgeo
 from apsgeo.datasets import load_dataset
 from apsgeo.gaussian.kernel import KernelPrior
 from apsgeo.gaussian.vecchia import VecchiaPrior
-from apsgeo.measurement import Measurement, Method
+from apsgeo.measurement import Measurement, Method, Normals, ProjectedNormals
 from apsgeo.metrics.geodesic import circular_variance, geodesic_coverage, geodesic_crps
 from apsgeo.metrics.table import Row
 from apsgeo.values.mean import frechet_mean
 from apsgeo.values.sphere import Circle
+from apsgeo.values.values import Values
 
+OURS = "directions, projected"
 HELD_OUT, TEST = "1989", "1990"
 NOISE = 0.2
 SEEN = 0.05
@@ -71,7 +73,7 @@ def cases(winds: xr.Dataset, prior: apsgeo.FieldPrior, every: int, seed: int) ->
     chance = (SEEN * areas / areas.mean()).clamp(max=1.0)
     found = []
     for number, field in enumerate(points):
-        truth = field.T
+        truth = CIRCLE.project(field.T)
         angle = NOISE * torch.randn(len(truth), generator=generator)
         ahead = CIRCLE.frame(truth)[..., 0]
         noisy = CIRCLE.exp(truth, angle[:, None] * ahead)
@@ -200,26 +202,38 @@ def methods(
 ) -> tuple[apsgeo.FieldPrior, dict[str, Members]]:
     """Fit the priors, and return that of directions and the methods by their names."""
     learned = winds.sel(time=slice(None, str(int(TEST) - 1)))
-    scales = apsgeo.LocalisedScales(eof_weight=0.8)
-    fixed: dict[str, Any] = {"anchor_scales": scales, "scales": apsgeo.HybridScales(), "steps": 0}
-    options: dict[str, Any] = {
+    fixed: dict[str, Any] = {
+        "anchor_scales": apsgeo.LocalisedScales(eof_weight=0.8),
+        "scales": apsgeo.HybridScales(),
+        "steps": 0,
         "held_out_from": HELD_OUT,
         "progress": False,
         "memory": False,
         "seed": seed,
     }
-    prior = apsgeo.fit_prior(learned, manifold="circle", **fixed, **options)
-    plain = apsgeo.fit_prior(learned, **fixed, **options)
+    prior = apsgeo.fit_prior(learned, manifold="circle", **fixed)
+    alone = apsgeo.fit_prior(learned, manifold=Values(CIRCLE, "embedded"), **fixed)
+    plain = apsgeo.fit_prior(learned, **fixed)
+    wide = replace(plain, normals=as_numbers(prior.normals), anchor=prior.anchor)
 
-    def posterior(method: Method) -> Members:
-        found = apsgeo.Posterior.of(prior, method, apsgeo.Mask(), noise_std=NOISE)
+    def posterior(of: apsgeo.FieldPrior) -> Members:
+        method = VecchiaPrior(of.anchor)
+        found = apsgeo.Posterior.of(of, method, apsgeo.Mask(), noise_std=NOISE)
         return by_posterior(found, count, seed)
 
-    speed = usual_speed(winds)
+    def components(of: apsgeo.FieldPrior) -> Members:
+        return by_components(of, VecchiaPrior(of.anchor), usual_speed(winds), count, seed)
+
     return prior, {
-        "circular kriging of (cos, sin)": by_kriging(prior, count, seed),
-        "(u, v) Gaussian, usual speed": by_components(
-            plain, VecchiaPrior(plain.anchor), speed, count, seed
-        ),
-        "directions, embedded": posterior(VecchiaPrior(prior.anchor)),
+        "circular kriging of (cos, sin)": by_kriging(alone, count, seed),
+        "(u, v) Gaussian, usual speed": components(plain),
+        "(u, v) Gaussian, usual speed, our normals": components(wide),
+        "directions alone, embedded": posterior(alone),
+        OURS: posterior(prior),
     }
+
+
+def as_numbers(normals: Normals) -> Normals:
+    """Return the normals of vectors behind those of their directions, with the same spread."""
+    assert isinstance(normals, ProjectedNormals)
+    return Normals(normals.mean, normals.spread * normals.std, normals.valid)

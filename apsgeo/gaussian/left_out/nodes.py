@@ -18,13 +18,18 @@ _JITTER = 1e-5  # share of the variance that is white, as in Vecchia's factors
 
 
 def left_out(
-    priors: Sequence[Covariance], measurement: Measurement, near: int = 20
+    priors: Sequence[Covariance],
+    measurement: Measurement,
+    noise_cov: Tensor | None = None,
+    near: int = 20,
 ) -> tuple[Tensor, Tensor]:
     """Predict each observed node without its own observation, from the nearest other ones.
 
     Args:
         priors: Covariance of each record.
         measurement: Measurement of the nodes themselves; a node is observed if all channels are.
+        noise_cov: Covariance (batch, node, channel, channel) of the noise, if that of the channels
+            of a node is correlated; by default the measurement's own.
         near: Number of other nodes that a node is predicted from.
 
     Returns:
@@ -45,7 +50,9 @@ def left_out(
     batch, channels, nodes = measurement.shape
     mean = torch.zeros(batch, channels, nodes, dtype=torch.float64)
     cov = torch.zeros(batch, nodes, channels, channels, dtype=torch.float64)
-    values, noise_var = measurement.values.cpu().double(), measurement.noise_std.cpu().double() ** 2
+    values = measurement.values.cpu().double()
+    if noise_cov is None:
+        noise_cov = torch.diag_embed(measurement.noise_std.cpu().double().mT ** 2)
     for record, prior in enumerate(priors):
         seen = measurement.mask[record].cpu().all(0).nonzero()[:, 0]
         positions = prior.domain.positions[seen].numpy()
@@ -59,8 +66,10 @@ def left_out(
             blocks = prior.covariance_blocks(index).double()
             given = index[:, channels:]
             joint = blocks[:, channels:, channels:]
-            white = noise_var[record].flatten()[given]
-            joint.diagonal(dim1=1, dim2=2).mul_(1.0 + _JITTER).add_(white)
+            joint.diagonal(dim1=1, dim2=2).mul_(1.0 + _JITTER)
+            # the block diagonal (n, channel, channel, other) of the channels of each other node
+            own = joint.unflatten(1, (-1, channels)).unflatten(3, (-1, channels))
+            own.diagonal(dim1=1, dim2=3).add_(noise_cov[record, seen[others[each]]].movedim(1, -1))
             cross = blocks[:, :channels, channels:]
             gain = torch.linalg.solve(joint, cross.mT).mT
             y = values[record].flatten()[given][..., None]
