@@ -59,15 +59,31 @@ def depth_rank(members: Tensor, centre: Tensor, truth: Tensor, distance: Distanc
 
 
 def geodesic_coverage(
-    members: Tensor, centre: Tensor, truth: Tensor, distance: Distance, level: float = 0.9
+    members: Tensor,
+    centre: Tensor,
+    truth: Tensor,
+    distance: Distance,
+    level: float = 0.9,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return the share () of truths in the ball about a centre that holds a share of the members.
 
     The last rank counts in part, so that calibrated members have exactly the level.
+
+    Args:
+        members: Points (member, ..., ambient).
+        centre: Centres (..., ambient) of the balls.
+        truth: Points (..., ambient).
+        distance: Geodesic distance.
+        level: Share of the members.
+        weights: Weights (...) of the points, equal by default.
     """
     wanted = level * (len(members) + 1)
     rank = depth_rank(members, centre, truth, distance).double()
-    return (wanted - rank).clamp(0.0, 1.0).mean()
+    inside = (wanted - rank).clamp(0.0, 1.0)
+    if weights is None:
+        return inside.mean()
+    return (weights * inside).sum() / weights.sum()
 
 
 def circular_variance(members: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def draw_orientations(maps: dict[str, Array], path: Path) -> None:
 
 
 def draw_winds(case: Case, draw: Members, prior: apsgeo.FieldPrior, path: Path) -> None:
-    """Draw truth, what was seen, three members by hue with arrows, and the members of a cell."""
+    """Draw truth, what was seen, members by hue with arrows, and where they are of two modes."""
     from matplotlib.colors import hsv_to_rgb
     from matplotlib.figure import Figure
 
@@ -78,7 +78,7 @@ def draw_winds(case: Case, draw: Members, prior: apsgeo.FieldPrior, path: Path) 
 
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     axes: Any = figure.subplots(2, 3)
-    shown = {"truth": case.truth, "seen": seen} | {f"member {k + 1}": members[k] for k in range(3)}
+    shown = {"truth": case.truth, "seen": seen} | {f"member {k + 1}": members[k] for k in range(2)}
     for axis, (name, points) in zip(axes.flat, shown.items(), strict=False):
         axis.imshow(hue(points), extent=(0, 360, -90, 90), interpolation="nearest")
         grid = points.numpy().reshape(*shape, 2)[4::8, 4::8]
@@ -86,7 +86,14 @@ def draw_winds(case: Case, draw: Members, prior: apsgeo.FieldPrior, path: Path) 
         axis.quiver(lon, lat, grid[..., 0], grid[..., 1], scale=45, width=0.003)
         axis.set_title(f"{name}, {case.label}", fontsize=9)
         axis.set_axis_off()
-    cell = most_bimodal(members)
+    more = bimodality(members)
+    shade = axes[1, 1].imshow(
+        more.clamp(min=0.0).reshape(shape), extent=(0, 360, -90, 90), cmap="Greys", vmin=0.0
+    )
+    axes[1, 1].set_title("where members are of two opposite modes", fontsize=9)
+    axes[1, 1].set_axis_off()
+    figure.colorbar(shade, ax=axes[1, 1], shrink=0.6)
+    cell = int(more.argmax())
     angles = torch.atan2(members[:, cell, 1], members[:, cell, 0]).rad2deg()
     true = torch.atan2(case.truth[cell, 1], case.truth[cell, 0]).rad2deg()
     north, east = 90 - 2.5 * (cell // 144), 2.5 * (cell % 144)
@@ -97,12 +104,12 @@ def draw_winds(case: Case, draw: Members, prior: apsgeo.FieldPrior, path: Path) 
     figure.savefig(path, dpi=110)
 
 
-def most_bimodal(members: Tensor) -> int:
-    """Return the node whose members (member, node, 2) lie in two opposite heaps the most.
+def bimodality(members: Tensor) -> Tensor:
+    """Return how much more members (member, node, 2) lie in two opposite heaps than in one.
 
     Twice the angle has a long mean vector there, and the angle itself a short one.
     """
     angle = torch.atan2(members[..., 1], members[..., 0])
     once = CIRCLE.project(members).mean(0).norm(dim=-1)
     twice = torch.stack([torch.cos(2 * angle), torch.sin(2 * angle)], -1).mean(0).norm(dim=-1)
-    return int((twice - once).argmax())
+    return twice - once

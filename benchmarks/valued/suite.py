@@ -28,6 +28,15 @@ TABLES = {
         Column("RMSE [rad]", "rmse", ".3f"),
         Column("in the 90 % ball", "coverage", percent()),
         Column("circular variance", "variance", ".3f"),
+        Column("seconds a field", "seconds", ".2f"),
+        Column("of those of (u, v)", "ratio", ".2f"),
+        Column("months", "records", ".0f"),
+    ),
+    "modes": Table(
+        Column("half of the members in the greater mode", "share"),
+        Column("other half in it", "members", percent()),
+        Column("truths in it", "truth", percent()),
+        Column("cells", "cells", ".0f"),
         Column("months", "records", ".0f"),
     ),
     "orientations": Table(
@@ -49,6 +58,7 @@ TABLES = {
 
 TITLES = {
     "winds": "Directions of winds",
+    "modes": "Cells with two modes of the wind",
     "orientations": "Orientations of crystals",
     "synthetic": "Fields whose posterior is known",
 }
@@ -59,8 +69,8 @@ def run(options: argparse.Namespace, made: str) -> None:
     folder: Path = options.output / "valued"
     folder.mkdir(parents=True, exist_ok=True)
     for part in options.parts:
-        rows = _rows(part, options)
-        save(folder / part, rows, text(part, rows, made))
+        for name, rows in _rows(part, options).items():
+            save(folder / name, rows, text(name, rows, made))
 
 
 def text(part: str, rows: list[Row], made: str) -> str:
@@ -68,15 +78,19 @@ def text(part: str, rows: list[Row], made: str) -> str:
     return page(TITLES[part], TABLES[part].markdown(rows), made)
 
 
-def _rows(part: str, options: argparse.Namespace) -> list[Row]:
+def _rows(part: str, options: argparse.Namespace) -> dict[str, list[Row]]:
+    """Return the rows of a part, by the name of their table."""
     if part == "synthetic":
-        return synthetic.run(options.members, options.seed)
+        return {part: synthetic.run(options.members, options.seed)}
     if part == "orientations":
         rows, maps = orientations.run(options.members, options.seed)
         figures.draw_orientations(maps, options.figures / "valued_orientations.png")
-        return rows
+        return {part: rows}
     wind = winds.history()
     prior, methods = winds.methods(wind, options.members, options.seed)
     some = winds.cases(wind, prior, options.every, options.seed)
     figures.draw_winds(some[0], methods[winds.OURS], prior, options.figures / "valued_winds.png")
-    return [winds.score(name, draw, some) for name, draw in methods.items()]
+    rows = [winds.score(name, draw, some) for name, draw in methods.items()]
+    seconds = {row["method"]: float(row["seconds"]) for row in rows}
+    rows = [{**row, "ratio": seconds[row["method"]] / seconds[winds.PLAIN]} for row in rows]
+    return {part: rows, "modes": winds.modes(methods[winds.OURS], some)}

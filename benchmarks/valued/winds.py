@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,10 +25,13 @@ from apsgeo.values.mean import frechet_mean
 from apsgeo.values.sphere import Circle
 from apsgeo.values.values import Values
 
+PLAIN = "(u, v) Gaussian, usual speed"
 OURS = "directions, projected"
 HELD_OUT, TEST = "1989", "1990"
 NOISE = 0.2
 SEEN = 0.05
+_TWO = 0.4  # length of the mean vector of twice the angle from which there are two modes
+_SHARES = (0.5, 0.6, 0.7, 0.8)  # of half of the members in the greater mode
 CIRCLE = Circle()
 
 Members = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -162,21 +167,19 @@ def by_components(
 
 def score(name: str, draw: Members, some: list[Case]) -> Row:
     """Return the scores of members over the hidden cells of all months, by area, in radians."""
-    crps, error, covered, variance, weights = [], [], [], [], []
+    crps, error, covered, variance, seconds = [], [], [], [], []
+    draw(some[0].seen, some[0].season, some[0].key)  # what no mask changes is kept from here on
     for case in some:
+        start = time.perf_counter()
         members = draw(case.seen, case.season, case.key)[:, case.hidden].double()
+        seconds.append(time.perf_counter() - start)
         truth = case.truth[case.hidden].double()
         centre = frechet_mean(CIRCLE, members)
         w = (case.weights[case.hidden] / case.weights.sum()).double()
         crps.append((w * geodesic_crps(members, truth, CIRCLE.distance)).sum() / w.sum())
         error.append((w * CIRCLE.distance(centre, truth).square()).sum() / w.sum())
-        inside = [
-            geodesic_coverage(members[:, n::8], centre[n::8], truth[n::8], CIRCLE.distance)
-            for n in range(8)
-        ]
-        covered.append(torch.stack(inside).mean())
+        covered.append(geodesic_coverage(members, centre, truth, CIRCLE.distance, weights=w))
         variance.append((w * circular_variance(members)).sum() / w.sum())
-        weights.append(1.0)
     each = {"crps": crps, "mse": error, "coverage": covered, "variance": variance}
     mean = {key: float(torch.stack(values).mean()) for key, values in each.items()}
     return {
@@ -186,8 +189,50 @@ def score(name: str, draw: Members, some: list[Case]) -> Row:
         "rmse": math.sqrt(mean["mse"]),
         "coverage": mean["coverage"],
         "variance": mean["variance"],
+        "seconds": statistics.median(seconds),
         "records": len(some),
     }
+
+
+def modes(draw: Members, some: list[Case]) -> list[Row]:
+    """Return how often the truth is of the mode that members say it is of, where there are two.
+
+    Half of the members tell where there are two opposite modes (twice the angle has a longer mean
+    vector than the angle, and one of 0.4 or more), where they are, and which is the greater.
+    The share of the other half that is of that mode is to be the share of truths.
+    """
+    counted: dict[int, list[Tensor]] = {}
+    for case in some:
+        members = draw(case.seen, case.season, case.key)[:, case.hidden].double()
+        first, second = members[::2], members[1::2]
+        double = torch.stack([first[..., 0] ** 2 - first[..., 1] ** 2, 2 * first.prod(-1)], -1)
+        twice = double.mean(0)
+        apart = (twice.norm(dim=-1) > first.mean(0).norm(dim=-1)) & (twice.norm(dim=-1) > _TWO)
+        half = 0.5 * torch.atan2(twice[:, 1], twice[:, 0])
+        axis = torch.stack([half.cos(), half.sin()], -1)
+        share = ((first * axis).sum(-1) > 0).double().mean(0)
+        axis = torch.where((share < 0.5)[:, None], -axis, axis)
+        share = torch.maximum(share, 1.0 - share)
+        says = ((second * axis).sum(-1) > 0).double().mean(0)
+        is_so = ((case.truth[case.hidden].double() * axis).sum(-1) > 0).double()
+        for bin_, low in enumerate(_SHARES):
+            high = _SHARES[bin_ + 1] if bin_ + 1 < len(_SHARES) else 2.0
+            here = apart & (share >= low) & (share < high)
+            counted.setdefault(bin_, []).append(torch.stack([says[here], is_so[here]]))
+    rows: list[Row] = []
+    for bin_, parts in counted.items():
+        found = torch.cat(parts, 1)
+        rows.append(
+            {
+                "part": "modes",
+                "share": f"from {_SHARES[bin_]:.0%}",
+                "members": float(found[0].mean()),
+                "truth": float(found[1].mean()),
+                "cells": found.shape[1],
+                "records": len(some),
+            }
+        )
+    return rows
 
 
 def usual_speed(winds: xr.Dataset) -> Tensor:
@@ -226,7 +271,7 @@ def methods(
 
     return prior, {
         "circular kriging of (cos, sin)": by_kriging(alone, count, seed),
-        "(u, v) Gaussian, usual speed": components(plain),
+        PLAIN: components(plain),
         "(u, v) Gaussian, usual speed, our normals": components(wide),
         "directions alone, embedded": posterior(alone),
         OURS: posterior(prior),
