@@ -11,6 +11,8 @@ import argparse
 from pathlib import Path
 
 from apsgeo.metrics.table import Column, Row, Table, percent
+from apsgeo.plotting.maps import save_figure
+from apsgeo.plotting.tensors import plot_tensors
 from benchmarks.options import Option
 from benchmarks.report import page, save
 from benchmarks.valued import figures, orientations, synthetic, winds
@@ -20,6 +22,11 @@ OPTIONS = {
     "parts": ("winds", "orientations", "synthetic"),
     "every": Option(9, "months between those of the winds that are filled"),
 }
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000.0 * seconds:.1f}"
+
 
 TABLES = {
     "winds": Table(
@@ -50,8 +57,11 @@ TABLES = {
     "synthetic": Table(
         Column("method", "method"),
         Column("CRPS", "crps", ".4f"),
+        Column("of the exact", "of_exact", ".3f"),
         Column("RMSE", "rmse", ".4f"),
         Column("in the 90 % ball", "coverage", percent()),
+        Column("ms a field", "seconds", _milliseconds),
+        Column("of those of numbers", "ratio", ".2f"),
         Column("fields", "records", ".0f"),
     ),
 }
@@ -81,7 +91,9 @@ def text(part: str, rows: list[Row], made: str) -> str:
 def _rows(part: str, options: argparse.Namespace) -> dict[str, list[Row]]:
     """Return the rows of a part, by the name of their table."""
     if part == "synthetic":
-        return {part: synthetic.run(options.members, options.seed)}
+        rows, panels = synthetic.run(options.members, options.seed)
+        save_figure(plot_tensors(panels), options.figures / "valued_tensors.png", overwrite=True)
+        return {part: rows}
     if part == "orientations":
         rows, maps = orientations.run(options.members, options.seed)
         figures.draw_orientations(maps, options.figures / "valued_orientations.png")
