@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import apsgeo
-from benchmarks.valued.winds import CIRCLE, Case, Members
+from benchmarks.valued.winds import CIRCLE, Drawn
 
 Array = NDArray[np.float64]
 
@@ -59,12 +58,12 @@ def draw_orientations(maps: dict[str, Array], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_winds(case: Case, draw: Members, prior: apsgeo.FieldPrior, path: Path) -> None:
+def draw_winds(drawn: Drawn, path: Path) -> None:
     """Draw truth, what was seen, members by hue with arrows, and where they are of two modes."""
     from matplotlib.colors import hsv_to_rgb
     from matplotlib.figure import Figure
 
-    members = draw(case.seen, case.season, case.key)
+    case, members = drawn.case, drawn.members
     shape = (73, 144)
     seen = case.seen[0].T
 

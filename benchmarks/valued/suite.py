@@ -101,8 +101,10 @@ def _rows(part: str, options: argparse.Namespace) -> dict[str, list[Row]]:
     wind = winds.history()
     prior, methods = winds.methods(wind, options.members, options.seed)
     some = winds.cases(wind, prior, options.every, options.seed)
-    figures.draw_winds(some[0], methods[winds.OURS], prior, options.figures / "valued_winds.png")
-    rows = [winds.score(name, draw, some) for name, draw in methods.items()]
+    drawn = {name: winds.drawn_by(draw, some) for name, draw in methods.items()}
+    ours = drawn[winds.OURS]
+    figures.draw_winds(ours[0], options.figures / "valued_winds.png")
+    rows = [winds.score(name, each) for name, each in drawn.items()]
     seconds = {row["method"]: float(row["seconds"]) for row in rows}
     rows = [{**row, "ratio": seconds[row["method"]] / seconds[winds.PLAIN]} for row in rows]
-    return {part: rows, "modes": winds.modes(methods[winds.OURS], some)}
+    return {part: rows, "modes": winds.modes(ours)}

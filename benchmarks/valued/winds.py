@@ -165,23 +165,50 @@ def by_components(
     return draw
 
 
-def score(name: str, draw: Members, some: list[Case]) -> Row:
-    """Return the scores of members over the hidden cells of all months, by area, in radians."""
-    crps, error, covered, variance, seconds = [], [], [], [], []
-    draw(some[0].seen, some[0].season, some[0].key)  # what no mask changes is kept from here on
+@dataclass(frozen=True)
+class Drawn:
+    """The members of a month.
+
+    Attributes:
+        case: The month.
+        members: Members (member, node, 2) at all nodes.
+        seconds: Time that they took.
+    """
+
+    case: Case
+    members: Tensor
+    seconds: float
+
+    @property
+    def hidden(self) -> tuple[Tensor, Tensor]:
+        """Members (member, n, 2) and truth (n, 2) where nothing was seen."""
+        where = self.case.hidden
+        return self.members[:, where].double(), self.case.truth[where].double()
+
+
+def drawn_by(draw: Members, some: list[Case]) -> list[Drawn]:
+    """Draw the members of all months."""
+    found = []
     for case in some:
         start = time.perf_counter()
-        members = draw(case.seen, case.season, case.key)[:, case.hidden].double()
-        seconds.append(time.perf_counter() - start)
-        truth = case.truth[case.hidden].double()
+        members = draw(case.seen, case.season, case.key)
+        found.append(Drawn(case, members, time.perf_counter() - start))
+    return found
+
+
+def score(name: str, some: list[Drawn]) -> Row:
+    """Return the scores of members over the hidden cells of all months, by area, in radians."""
+    crps, error, covered, variance = [], [], [], []
+    for each in some:
+        case, (members, truth) = each.case, each.hidden
         centre = frechet_mean(CIRCLE, members)
         w = (case.weights[case.hidden] / case.weights.sum()).double()
         crps.append((w * geodesic_crps(members, truth, CIRCLE.distance)).sum() / w.sum())
         error.append((w * CIRCLE.distance(centre, truth).square()).sum() / w.sum())
         covered.append(geodesic_coverage(members, centre, truth, CIRCLE.distance, weights=w))
         variance.append((w * circular_variance(members)).sum() / w.sum())
-    each = {"crps": crps, "mse": error, "coverage": covered, "variance": variance}
-    mean = {key: float(torch.stack(values).mean()) for key, values in each.items()}
+    scores = {"crps": crps, "mse": error, "coverage": covered, "variance": variance}
+    mean = {key: float(torch.stack(values).mean()) for key, values in scores.items()}
     return {
         "part": "winds",
         "method": name,
@@ -189,12 +216,12 @@ def score(name: str, draw: Members, some: list[Case]) -> Row:
         "rmse": math.sqrt(mean["mse"]),
         "coverage": mean["coverage"],
         "variance": mean["variance"],
-        "seconds": statistics.median(seconds),
+        "seconds": statistics.median(each.seconds for each in some),
         "records": len(some),
     }
 
 
-def modes(draw: Members, some: list[Case]) -> list[Row]:
+def modes(some: list[Drawn]) -> list[Row]:
     """Return how often the truth is of the mode that members say it is of, where there are two.
 
     Half of the members tell where there are two opposite modes (twice the angle has a longer mean
@@ -202,8 +229,8 @@ def modes(draw: Members, some: list[Case]) -> list[Row]:
     The share of the other half that is of that mode is to be the share of truths.
     """
     counted: dict[int, list[Tensor]] = {}
-    for case in some:
-        members = draw(case.seen, case.season, case.key)[:, case.hidden].double()
+    for each in some:
+        members, truth = each.hidden
         first, second = members[::2], members[1::2]
         double = torch.stack([first[..., 0] ** 2 - first[..., 1] ** 2, 2 * first.prod(-1)], -1)
         twice = double.mean(0)
@@ -214,18 +241,18 @@ def modes(draw: Members, some: list[Case]) -> list[Row]:
         axis = torch.where((share < 0.5)[:, None], -axis, axis)
         share = torch.maximum(share, 1.0 - share)
         says = ((second * axis).sum(-1) > 0).double().mean(0)
-        is_so = ((case.truth[case.hidden].double() * axis).sum(-1) > 0).double()
-        for bin_, low in enumerate(_SHARES):
-            high = _SHARES[bin_ + 1] if bin_ + 1 < len(_SHARES) else 2.0
+        is_so = ((truth * axis).sum(-1) > 0).double()
+        for number, low in enumerate(_SHARES):
+            high = _SHARES[number + 1] if number + 1 < len(_SHARES) else 2.0
             here = apart & (share >= low) & (share < high)
-            counted.setdefault(bin_, []).append(torch.stack([says[here], is_so[here]]))
+            counted.setdefault(number, []).append(torch.stack([says[here], is_so[here]]))
     rows: list[Row] = []
-    for bin_, parts in counted.items():
+    for number, parts in counted.items():
         found = torch.cat(parts, 1)
         rows.append(
             {
                 "part": "modes",
-                "share": f"from {_SHARES[bin_]:.0%}",
+                "share": f"from {_SHARES[number]:.0%}",
                 "members": float(found[0].mean()),
                 "truth": float(found[1].mean()),
                 "cells": found.shape[1],
