@@ -68,7 +68,7 @@ def test_a_flow_is_compared_with_its_start_month_by_month() -> None:
     rows = against_start([start, flow, former])
     assert rows[1]["start_ratio"] == pytest.approx(0.95)
     assert rows[1]["start_error"] == pytest.approx(0.0, abs=1e-12)
-    assert "start_ratio" not in rows[0] | rows[2]
+    assert "start_ratio" not in {*rows[0], *rows[2]}
 
 
 def test_power_is_that_of_the_harmonics_of_a_band() -> None:
