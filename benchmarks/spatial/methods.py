@@ -20,6 +20,7 @@ __all__ = ["MEMBERS", "Prediction", "methods"]
 
 MEMBERS = 100
 _NEAR, _TRAINED, _FIRST = 120, 30, 2500
+_JITTER = 1e-8
 _LOCAL = 20  # neighbours of GPBoost's Vecchia approximation
 
 Array = NDArray[np.float64]
@@ -66,7 +67,7 @@ def nearest_neighbours(observed: xr.DataArray, noise: float, seed: int) -> Predi
         others = place[seen][index]
         distance = np.linalg.norm(others[:, :, None] - others[:, None], axis=-1)
         matrix = variance * np.exp(-distance / length)
-        matrix += (white + noise**2) * np.eye(index.shape[1])
+        matrix += (white + noise**2 + _JITTER * variance) * np.eye(index.shape[1])
         cross = variance * np.exp(-np.linalg.norm(others - asked[:, None], axis=-1) / length)
         weight = np.linalg.solve(matrix, cross[..., None])[..., 0]
         return (weight * left[index]).sum(1), variance + white - (weight * cross).sum(1)
