@@ -15,6 +15,7 @@ from apsgeo.errors import InputError
 from apsgeo.files.cf import KEPT_ENCODING, MIDDLE, float_encoding, lasting_attrs
 from apsgeo.files.netcdf import unlimited_dims_of
 from apsgeo.labels.checks import check_floating, integer
+from apsgeo.output.write import write_ensemble  # as scripts of version 0.2 import it from here
 
 if TYPE_CHECKING:
     import dask.array
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from apsgeo.posterior import Posterior
     from apsgeo.statistics import Statistic
 
-__all__ = ["impute"]
+__all__ = ["impute", "write_ensemble"]
 
 
 Fields = TypeVar("Fields", xr.DataArray, xr.Dataset, Any)

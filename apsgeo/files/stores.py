@@ -67,6 +67,7 @@ def open_store(path: str | os.PathLike[str], group: str | None = None) -> xr.Dat
 def _open_zarr(path: Path, group: str | None) -> xr.Dataset:
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; give the path of a Zarr store")
+    _check_files(path)
     try:
         return xr.open_zarr(path, group=group, consolidated=group is None and _consolidated(path))
     except ImportError as error:
@@ -76,6 +77,29 @@ def _open_zarr(path: Path, group: str | None) -> xr.Dataset:
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         where = f"group {group!r} of {path}" if group else str(path)
         raise InputError(f"{where} cannot be read as Zarr: {_said(error)}") from error
+
+
+def _check_files(store: Path) -> None:
+    """Check that a store holds files and folders alone: a link to a device has no end.
+
+    Raises:
+        InputError: If there is something else, or a link to it.
+    """
+    seen, folders = set[tuple[int, int]](), [store]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_file():  # or a link to one, such as those of git-annex
+                    continue
+                if not entry.is_dir():
+                    raise InputError(
+                        f"{entry.path} is no file, but a link to nowhere, a device or a pipe; give "
+                        "a store of files"
+                    )
+                status = entry.stat()
+                if (known := (status.st_dev, status.st_ino)) not in seen:
+                    seen.add(known)
+                    folders.append(Path(entry.path))
 
 
 def _consolidated(path: Path) -> bool:

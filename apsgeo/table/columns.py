@@ -39,6 +39,13 @@ _NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Names of columns in small letters, without units in brackets; spaces and dashes are "_"."""
 
+_LABELS = re.compile(
+    r"(unnamed|index|level_|id|num|number|flags?|qc|quality|depth|pressure|pres|level|height|altitude"
+    r"|elevation|station|platform|instrument|wmo|cruise|cycle|profile|orbit|track|year|month|hour"
+    r"|minute|second|.*_(id|num|number|flags?|qc|quality|code))[:_\d]*"
+)
+"""Names of columns of numbers that are never the values, if no column is said to be these."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -263,6 +270,8 @@ def _values(
         found.update({f"value {c}": name for c, name in columns})
         channel = np.repeat([c for c, _ in columns], len(frame))
         return np.concatenate(parts), channel, np.tile(every, len(columns))
+    if "value" not in found and (left := _measured(frame, found)) is not None:
+        found["value"] = left
     if "value" not in found:
         raise InputError(
             f"{given} has the columns {', '.join(map(str, frame.columns))}, and none is called "
@@ -271,22 +280,35 @@ def _values(
             shell="name it so in the first line",
         )
     values = _numbers(frame[found["value"]], given)
-    if len(names) == 1:
+    told = frame[found["variable"]].astype(str) if "variable" in found else None
+    if len(names) == 1 and (told is None or told.nunique() == 1):
         return values, np.zeros(len(frame), np.int64), every
-    if "variable" not in found:
+    if told is None:
         raise InputError(
             f"{given} has one column of values, and the model the variables {', '.join(names)}; "
             "give a column for each, or one called 'variable' that names the one of each row"
         )
     place = {name: c for c, name in enumerate(names)}
-    variable = frame[found["variable"]].astype(str)
-    unknown = sorted(set(variable) - set(place))
+    unknown = sorted(set(told) - set(place))
     if unknown:
         raise InputError(
             f"{given} has the variables {', '.join(unknown[:3])}, and the model "
             f"{', '.join(names)}; leave out the rows of others"
         )
-    return values, variable.map(place).to_numpy(np.int64), every
+    return values, told.map(place).to_numpy(np.int64), every
+
+
+def _measured(frame: pd.DataFrame, found: Mapping[str, Any]) -> Any:
+    """Return the one column of numbers that are no label; None if there is none, or are several."""
+    known = [str(name) for name in found.values()]
+    left = [
+        name
+        for name in frame.columns
+        if frame[name].dtype.kind in "iuf"
+        and str(name) not in known
+        and not _LABELS.fullmatch(_plain(name))
+    ]
+    return left[0] if len(left) == 1 else None
 
 
 def _numbers(column: Any, given: str) -> Array:

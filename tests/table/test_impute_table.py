@@ -170,14 +170,15 @@ def test_stations_share_a_factor(model: Posterior) -> None:
     [
         {"time": "date", "lat": "Latitude", "lon": "LONGITUDE", "air": "Value", "error": "sigma"},
         {"time": "JULD", "lat": "lat (deg)", "lon": "lng", "air": "air [degC]", "error": "std-dev"},
+        {"air": "t2m"},  # the only numbers that are left
     ],
 )
 def test_columns_go_by_their_usual_names(
     model: Posterior, frame: pd.DataFrame, columns: dict[str, str]
 ) -> None:
     expected = apsgeo.impute(frame, model, members=2).compute()
-    named = apsgeo.impute(frame.rename(columns=columns), model, members=2).compute()
-    alike(named.values, expected.values, 1)
+    named = frame.rename(columns=columns).assign(station_id=3, qc_flag=0)
+    alike(apsgeo.impute(named, model, members=2).values, expected.values, 1)
 
 
 def test_units_are_converted(model: Posterior, frame: pd.DataFrame) -> None:
@@ -281,7 +282,16 @@ BAD: dict[str, tuple[Any, str]] = {
     "no values": (lambda f: f.assign(air=np.nan), "no value in any row"),
     "infinite": (lambda f: f.assign(air=np.inf), "60 infinite values"),
     "no place": (lambda f: f.drop(columns="lat"), "no columns 'lat' and 'lon'"),
-    "no column of values": (lambda f: f.rename(columns={"air": "q"}), "none is called 'air'"),
+    "no column of values": (
+        lambda f: f.rename(columns={"air": "depth"}), "none is called 'air'"
+    ),
+    "two that may be": (lambda f: f.rename(columns={"air": "q"}).assign(p=1.0), "none is called"),
+    "two variables": (
+        lambda f: f.rename(columns={"air": "value"}).assign(
+            variable=np.where(f.index % 2, "air", "rain")
+        ),
+        "has the variables rain, and the model air",
+    ),
     "no time": (lambda f: f.drop(columns="time"), "no column 'time', and the model has 12 seasons"),
     "numbers for dates": (lambda f: f.assign(time=20010101), "has numbers in its column 'time'"),
     "words for dates": (lambda f: f.assign(time="soon"), "cannot be read as dates"),
