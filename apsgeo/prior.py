@@ -178,6 +178,12 @@ def fit_prior(
         quality_control, bounds, trend = "off", None, None
     if lacks_history(records):
         return fit_random_field(records, static=static, seed=seed, progress=training.progress)
+    for argument, given in (("scales", scales), ("anchor_scales", anchor_scales)):
+        if given is not None and not hasattr(given, "field"):
+            raise InputError(
+                f"{argument}={given!r} given; expected apsgeo.HybridScales(...), "
+                "apsgeo.LocalisedScales(...), or none, to have them chosen"
+            )
     records = checked_history(records.as_history(), check_control(quality_control))
     records, noise = with_something(records, history_noise(noise_std, records))
     domain = records.layout.domain

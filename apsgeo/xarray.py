@@ -482,6 +482,7 @@ def _labelled(
         name=like.name,
         attrs={**lasting_attrs(like.attrs, like.coords), **made},
     )
+    ensemble.name = like.name  # where there is none, not the name of a task of dask
     for coordinate in ensemble.coords.values():
         coordinate.encoding = {k: v for k, v in coordinate.encoding.items() if k in KEPT_ENCODING}
     ensemble.encoding = float_encoding(like.encoding, like.dtype)

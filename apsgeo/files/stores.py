@@ -114,6 +114,7 @@ def _said(error: Exception) -> str:
 
 
 def _combined(datasets: Sequence[xr.Dataset], paths: Sequence[Path]) -> xr.Dataset:
+    _check_units(datasets, paths)
     lazy = [each.chunk() for each in datasets]
     try:
         whole = xr.combine_by_coords(
@@ -134,6 +135,23 @@ def _combined(datasets: Sequence[xr.Dataset], paths: Sequence[Path]) -> xr.Datas
     for name in whole.variables:
         whole[name].encoding = datasets[0][name].encoding
     return whole
+
+
+def _check_units(datasets: Sequence[xr.Dataset], paths: Sequence[Path]) -> None:
+    """Check that no variable changes its units from file to file.
+
+    Raises:
+        InputError: If one does.
+    """
+    for name, first in datasets[0].data_vars.items():
+        for each, path in zip(datasets, paths, strict=True):
+            own, other = first.attrs.get("units"), each.get(name, first).attrs.get("units")
+            if own != other:
+                raise InputError(
+                    f"{name} has units {own!r} in {paths[0]} and {other!r} in {path}; convert the "
+                    "values of one, and give them the same units",
+                    shell="cdo setunit,UNITS -addc,OFFSET in.nc out.nc",
+                )
 
 
 def groups_in(path: str | os.PathLike[str]) -> list[str]:

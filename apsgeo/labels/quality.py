@@ -299,6 +299,8 @@ def _warn_of_outliers(
         for flat in worst[:_SHOWN]
     )
     more = "" if len(worst) <= _SHOWN else f"; and {len(worst) - _SHOWN} more"
+    if len(worst) > max(_SHOWN, np.isfinite(values).sum() / 2):
+        fate += f". They are most of all: are they in other units than the model,{units or ' ?'}?"
     warnings.warn(
         f"{len(worst)} observed values are far from all that the model knows: "
         f"{shown}{more}. {fate[0].upper()}{fate[1:]}",

@@ -47,6 +47,9 @@ _LABELS = re.compile(
 """Names of columns of numbers that are never the values, if no column is said to be these."""
 
 
+_TURNED = re.compile(r"\s*\d{1,2}[/.\-]\d{1,2}[/.\-]\d{2,4}\b")  # dates of any country
+
+
 @dataclass(frozen=True)
 class Table:
     """The columns of a table of observations, one value a row.
@@ -346,6 +349,15 @@ def _times(column: Any, given: str) -> NDArray[Any]:
             "such as 2001-12-31 or 2001-12-31T06:00: pandas.to_datetime(..., format=...)",
             shell="write dates as 2001-12-31",
         )
+    if column.dtype.kind not in "M":
+        text = column.astype(str)
+        if len(turned := text[text.str.match(_TURNED)]):
+            raise InputError(
+                f"{given} has {turned.iloc[0]!r} in its column {column.name!r}, where the day or "
+                "the month may come first; write dates as 2001-12-31: "
+                "pandas.to_datetime(..., dayfirst=...)",
+                shell="write dates as 2001-12-31",
+            )
     try:
         dates = pd.to_datetime(column, utc=True).dt.tz_localize(None)
     except (TypeError, ValueError, OverflowError) as error:

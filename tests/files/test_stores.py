@@ -130,3 +130,10 @@ def test_several_variables(field: xr.DataArray, tmp_path: Path) -> None:
     xr.testing.assert_identical(read_fields(path, ["u"]), both.u)
     with pytest.raises(InputError, match="no variable 'q'"):
         read_fields(path, ["u", "q"])
+
+
+def test_files_of_two_units_are_refused(field: xr.DataArray, tmp_path: Path) -> None:
+    field[:3].to_netcdf(tmp_path / "a.nc")
+    (field[3:] + 273.15).assign_attrs(units="K").to_netcdf(tmp_path / "b.nc")
+    with pytest.raises(InputError, match=r"air has units 'degC' in .*a.nc and 'K' in .*b.nc"):
+        open_store(tmp_path / "*.nc")

@@ -265,3 +265,11 @@ def test_a_history_is_checked_in_little_more_than_its_own_memory(
     assert sum(read) == (240 if lazy else 0)
     copies = 2 if lazy else 1  # the one that is read, and the one without fill values
     assert most < (copies + 0.5) * fields.nbytes
+
+
+def test_most_values_far_away_are_perhaps_in_other_units() -> None:
+    with (
+        pytest.warns(ApsgeoWarning),  # nothing is left
+        pytest.warns(OutlierWarning, match="are they in other units than the model, degC?"),
+    ):
+        drawn((gappy() + 273.15).assign_attrs(units="degC"))
