@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 
 import apsgeo
+import apsgeo.xarray
 from apsgeo.errors import InputError, OutputExistsError
 from apsgeo.labels import lazy
 from apsgeo.output import blocks
@@ -201,6 +202,7 @@ def test_members_of_one_record_in_several_blocks_are_written(
 
 def test_it_is_a_public_name() -> None:
     assert apsgeo.write_ensemble is write_ensemble
+    assert apsgeo.xarray.write_ensemble is write_ensemble  # as in version 0.2
 
 
 @pytest.mark.parametrize("suffix", ["nc", "zarr"])
