@@ -159,6 +159,7 @@ def groups_in(path: str | os.PathLike[str]) -> list[str]:
     first = matching(path)[0]
     if not is_zarr(first):
         return groups_of(first)
+    _check_files(first)
     return sorted(
         str(each.parent.relative_to(first))
         for name in ("zarr.json", ".zgroup")
