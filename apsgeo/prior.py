@@ -22,7 +22,6 @@ from apsgeo.domains.symmetry import Symmetries
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.fit import add_drift, contiguous_folds, fit_gaussian, select_scales
-from apsgeo.gaussian.latent import latent_fields
 from apsgeo.gaussian.localised import MOST_VALUES
 from apsgeo.gaussian.scales import (
     HybridScales,
@@ -48,7 +47,6 @@ from apsgeo.values.values import Values
 __all__ = ["FieldPrior", "fit_prior"]
 
 _WHOLE = 0.999  # observed share of a coarse cell that counts as all of it
-_AUGMENTED = 3  # rounds of drawing what is beyond a bound
 
 
 def fit_prior(
@@ -230,11 +228,6 @@ def fit_prior(
         mapped = QuantileNormals.of(normals, learned.values, season, found, domain)
         normals, fields = mapped, mapped.latent(learned.values, season, domain)
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
-    if isinstance(normals, QuantileNormals):
-        rough = LocalisedScales.start(domain)
-        for _ in range(_AUGMENTED):
-            drawn_by = fit_gaussian(rough.field(domain, fields), fields, rough, **fit)
-            fields = latent_fields(normals, learned.values, season, drawn_by)
     search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": training.progress} | fit
     observed = None
     if filled is not None:

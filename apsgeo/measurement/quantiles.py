@@ -26,7 +26,7 @@ __all__ = ["Bounds", "QuantileNormals", "bounds_in"]
 Bounds = tuple[float | None, float | None]
 
 _MONTHS = 12
-_FEW = 200.0  # values of a node that count as much as the common shape
+_FEW = 2000.0  # values of a node that count as much as the common shape
 _LEAST = 5.0  # values of which mean and size are known at all
 _TIED = 0.05  # share of the values at their least or greatest that makes it a bound
 
@@ -179,7 +179,8 @@ class QuantileNormals(Normals):
 
         Values at a bound have one below the threshold: the lower, the farther their surroundings
         are from leaving the bound, by their rank among all such values. So dry days near rain are
-        nearly wet, and the normal numbers are as smooth as the fields are.
+        nearly wet, and the normal numbers are as smooth as the fields are: a covariance that is
+        learned from numbers drawn beyond the threshold is rough, and predicts rain worse.
         """
         z = self.standardize(fields.double(), season)
         for end in (0, 1):
@@ -195,28 +196,6 @@ class QuantileNormals(Normals):
             share = self.shares[end].double()[season] * torch.special.ndtr(score).mean(-1)
             tied = torch.special.ndtri(share) * (1.0 if end == 0 else -1.0)
             z = torch.where(at, tied, z)
-        return torch.where(self.valid, z, 0.0).float()
-
-    def beyond(self, fields: Tensor, season: Tensor, drawn: Tensor) -> Tensor:
-        """Return normal numbers of complete fields; at a bound, those of the rank of drawn ones.
-
-        Draws are reflected at the bound's score. Among all that are at the bound they are then
-        ranked, so that each node's numbers have the law of a standard normal number beyond it.
-
-        Args:
-            fields: Fields (time, channel, node) in the units of the data.
-            season: Index (time,) of each record's season.
-            drawn: Normal numbers (time, channel, node).
-        """
-        x, z = fields.double(), self.standardize(fields.double(), season)
-        for end, sign in ((0, 1.0), (1, -1.0)):
-            over = sign * (drawn.double() - self._threshold(end)[season])
-            tied = sign * drawn.double() - 2.0 * over.clamp(min=0.0)
-            at, share = self._at_bound(x, end) & self.valid, self.shares[end].double()[season]
-            level = (torch.special.ndtr(tied) / share.clamp(min=1e-12))[at]
-            rank = level.argsort().argsort().double()
-            u = (rank + 0.5) / max(1, len(rank))
-            z[at] = sign * torch.special.ndtri(share[at] * u)
         return torch.where(self.valid, z, 0.0).float()
 
     def _maps(self, season: Tensor, device: torch.device) -> QuantileMap:
