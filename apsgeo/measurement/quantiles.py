@@ -27,6 +27,7 @@ Bounds = tuple[float | None, float | None]
 
 _MONTHS = 12
 _FEW = 2000.0  # values of a node that count as much as the common shape
+_KEPT = 0.1  # of the distance of a node's outermost quantile from the bound
 _LEAST = 5.0  # values of which mean and size are known at all
 _TIED = 0.05  # share of the values at their least or greatest that makes it a bound
 
@@ -112,7 +113,9 @@ class QuantileNormals(Normals):
             at = torch.stack([some <= low[0], some >= high[0]], 1).double().sum(0)
             shares.append((at + 0.5) / (len(some) + 1.0) * ends.isfinite()[:, :, None])
             inner = torch.where((some > low[0]) & (some < high[0]), some, torch.nan)
-            knots.append(_quantiles(rooted(inner, ends[:, None, :, None])))
+            knots.append(
+                _quantiles(rooted(inner, ends[:, None, :, None]), rooted(ends, ends[:, None]))
+            )
         made = cls(
             normals.mean,
             normals.std,
@@ -287,10 +290,11 @@ def _near(season: Tensor, s: int, seasons: int) -> Tensor:
     return same_hours & ((apart + reach) % kind.parts <= 2 * reach)
 
 
-def _quantiles(inner: Tensor) -> Tensor:
+def _quantiles(inner: Tensor, ends: Tensor) -> Tensor:
     """Return quantiles (channel, node, level) of values (time, channel, node), NaN for none.
 
-    Those of few values are drawn towards those of all nodes, of the node's own mean and size.
+    Those of few values are drawn towards those of all nodes, of the node's own mean and size, but
+    not beyond the ends (2, channel).
     """
     levels = torch.special.ndtr(SCORES)
     counts = (~inner.isnan()).double().sum(0)
@@ -300,10 +304,20 @@ def _quantiles(inner: Tensor) -> Tensor:
     shape = ((inner - middle) / size.clamp(min=1e-30)).where(counts >= _LEAST, torch.nan)
     pooled = torch.stack([_of_all(shape[:, channel], levels) for channel in range(inner.shape[1])])
     typical = torch.stack([_of_all(inner[:, channel], levels) for channel in range(inner.shape[1])])
-    alike = torch.maximum(middle[..., None] + size[..., None] * pooled[:, None], own[..., :1])
+    alike = middle[..., None] + size[..., None] * pooled[:, None]
+    least, most = (
+        _towards(own[..., k, None], end[:, None, None])
+        for k, end in zip((0, -1), ends, strict=True)
+    )
+    alike = torch.minimum(torch.maximum(alike, least), most)
     alike = torch.where((counts >= _LEAST)[..., None], alike, typical[:, None])
     share = (counts / (counts + _FEW))[..., None]
     return share * own + (1.0 - share) * alike
+
+
+def _towards(values: Tensor, end: Tensor) -> Tensor:
+    """Return values most of the way to an end, or the end if it is infinite."""
+    return torch.where(end.isfinite(), end + _KEPT * (values - end), end)
 
 
 def _of_all(values: Tensor, levels: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ from benchmarks.report import page, save, write
 __all__ = ["DENSITIES", "OPTIONS", "Way", "fitted", "run", "scored", "split", "ways"]
 
 OPTIONS = {
-    "rain_step": Option(2, "take every N-th cell of nrcan along each side"),
-    "rain_every": Option(6, "take every N-th of the test days"),
+    "rain_step": Option(3, "take every N-th cell of nrcan along each side"),
+    "rain_every": Option(3, "take every N-th of the test days"),
     "rain_members": Option(32, "size of the ensembles"),
 }
 DENSITIES = (0.05, 0.30)
