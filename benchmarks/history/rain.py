@@ -19,6 +19,7 @@ from apsgeo import datasets
 from apsgeo.baselines.gaussian import kriging, local
 from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.scales import HybridScales
+from apsgeo.gaussian.vecchia.own_spread import OwnSpread
 from apsgeo.labels.records import Records
 from apsgeo.measurement import Measurement, Method
 from apsgeo.metrics.scores import crps_ensemble
@@ -97,13 +98,18 @@ def fitted(history: xr.DataArray, seed: int, **options: Any) -> FieldPrior:
     return fit_prior(history, scales=rough, steps=0, seed=seed, rank=200, **options)
 
 
+def own_spread(prior: FieldPrior) -> OwnSpread:
+    """Return the approximation by near observations, with a spread that each day tells."""
+    return OwnSpread(local(prior))
+
+
 def ways(history: xr.DataArray, seed: int) -> dict[str, Callable[[], Way]]:
     """Return what makes each row's way, the rival of each bar first."""
 
     @cache
     def prior(kind: str) -> FieldPrior:
         if kind == "root":
-            root = np.sqrt(history).assign_attrs(units="sqrt(mm/day)")
+            root = (history**0.5).assign_attrs(units="sqrt(mm/day)")
             return fitted(root, seed, bounds=None)
         return fitted(history, seed, bounds=None if kind == "plain" else (0.0, None))
 
@@ -112,6 +118,7 @@ def ways(history: xr.DataArray, seed: int) -> dict[str, Callable[[], Way]]:
         "kriging of the square root": lambda: Way(prior("root"), kriging(prior("root")), True),
         "Gaussian of the square root": lambda: Way(prior("root"), local(prior("root")), True),
         "latent threshold (`bounds`)": lambda: Way(prior("bounds"), local(prior("bounds"))),
+        "latent threshold, own spread": lambda: Way(prior("bounds"), own_spread(prior("bounds"))),
     }
 
 
