@@ -185,7 +185,8 @@ def run(options: argparse.Namespace, made: str) -> None:
         f"of 1/12 degree along each side. Days are in blocks of {_BLOCK}; the last of every "
         f"{_EVERY} blocks is held out, and every {options.rain_every}. day of these is scored over "
         f"hidden land cells, weighted by area. The noise is {NOISE} mm/day. All Gaussian rows but "
-        "kriging have a localised covariance, chosen by held-out days of those learned from."
+        "kriging have a localised covariance, chosen by held-out days of those learned from; own "
+        "spread: what each day's observations tell of its roughness (`OwnSpread`)."
     )
     text = page("Rain with its zeros", about, TABLE.markdown(rows), made)
     save(options.output / "history" / "rain", rows, text)
