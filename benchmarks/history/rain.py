@@ -53,7 +53,7 @@ TABLE = Table(
     Column("mean", "mean", ".2f"),
     Column("mean of truth", "mean_truth", ".2f"),
     Column("least member", "least", ".2f"),
-    Column("days", "records"),
+    Column("days", "records", ".0f"),
 )
 
 
