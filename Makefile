@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-truth bench-amortization bench-amortized bench-stages bench-paper-form bench-ablations bench-images bench-priors bench-trained-priors bench-rivals bench-workflow bench-valued docs clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-spatial bench-truth bench-amortization bench-amortized bench-stages bench-paper-form bench-ablations bench-images bench-priors bench-trained-priors bench-rivals bench-workflow bench-valued docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -51,8 +51,11 @@ bench-scaling: venv  ## measure the cost of a field by number of nodes; writes t
 bench-scaling-local: venv  ## measure the cost of a local posterior, up to a million nodes
 	$(BIN)/python -m benchmarks scaling-local
 
-bench-history: venv  ## fill with the histories that people have, or none (HEATON=path of heaton_modis.nc); writes tables
-	$(BIN)/python -m benchmarks history --heaton '$(HEATON)'
+bench-history: venv  ## fill with the histories that people have; writes tables
+	$(BIN)/python -m benchmarks history
+
+bench-spatial: venv  ## fill one gappy field without a history (HEATON=path of heaton_modis.nc); writes tables and figures
+	$(BIN)/python -m benchmarks spatial --heaton '$(HEATON)'
 
 bench-truth: venv  ## score flows where the posterior is known exactly; writes the table and figure
 	$(BIN)/python -m benchmarks truth

@@ -4,6 +4,7 @@ Importing it registers the accessor ``.aps`` of xarray's arrays and data sets. T
 names are those of `apsgeo.public`, imported on first use, so that ``import apsgeo`` stays quick.
 """
 
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -31,7 +32,17 @@ def __getattr__(name: str) -> Any:
     known = not name.startswith("_") and find_spec(f"apsgeo.{name}") is None
     if known and hasattr(names := import_module("apsgeo.public"), name):
         return getattr(names, name)
-    raise AttributeError(f"module 'apsgeo' has no attribute {name!r}")
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> AttributeError:
+    if name.startswith("_"):  # asked for by inspect, copy and others
+        return AttributeError(f"module 'apsgeo' has no attribute {name!r}")
+    close = get_close_matches(name, __dir__(), cutoff=0.5)
+    perhaps = f"; did you mean {' or '.join(close)}?" if close else "."
+    return import_module("apsgeo.errors").UnknownNameError(
+        f"module 'apsgeo' has no attribute {name!r}{perhaps} dir(apsgeo) lists the public names"
+    )
 
 
 def __dir__() -> list[str]:

@@ -28,8 +28,8 @@ def atomic_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
         overwrite: Whether a file that is already there is replaced.
 
     Raises:
-        OutputExistsError: If something is at ``path`` and ``overwrite`` is false, or it is a
-            folder.
+        OutputExistsError: If something is at ``path`` and ``overwrite`` is false, or it is no file
+            but a folder, a device or a pipe.
     """
     path = Path(path)
     _refuse_existing_file(path, overwrite)
@@ -82,6 +82,9 @@ def _name_beside(path: Path) -> Path:
 def _refuse_existing_file(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder, where a file is to be written")
+    if path.exists() and not path.is_file():
+        # renaming would put a file in its place, for all programs of the machine
+        raise OutputExistsError(f"{path} is a device or a pipe; give the path of a file")
     if os.path.lexists(path) and not overwrite:
         raise OutputExistsError(f"{path} exists; choose another path or ask to overwrite it")
 

@@ -19,6 +19,7 @@ __all__ = [
     "PriorDrawsWarning",
     "SeldomSeenWarning",
     "UnitsError",
+    "UnknownNameError",
 ]
 
 
@@ -57,6 +58,10 @@ class OutputExistsError(ApsgeoError, FileExistsError):
 
 class DatasetError(ApsgeoError):
     """A data set could not be fetched, verified or unpacked."""
+
+
+class UnknownNameError(ApsgeoError, AttributeError):
+    """apsgeo has no such name, or no longer."""
 
 
 class ApsgeoWarning(UserWarning):

@@ -70,6 +70,11 @@ def score_ensemble(
         GridError: If the domains differ, or the labels do not say the domain and it is not given.
         UnitsError: If the units differ, and it is not known how they are converted.
     """
+    for given, fields in (("the ensemble", ensemble), ("the truth", truth)):
+        if not isinstance(fields, xr.DataArray | xr.Dataset):
+            raise InputError(
+                f"{given} is a {type(fields).__name__}; expected an xarray.DataArray or Dataset"
+            )
     ensemble = as_array(ensemble)
     if "member" not in ensemble.dims:
         raise InputError(f"the ensemble has dims {ensemble.dims}, and 'member' is not among them")

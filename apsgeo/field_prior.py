@@ -18,7 +18,6 @@ from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian
 from apsgeo.gaussian.gappy.completion import Gappy, complete_records
-from apsgeo.gaussian.latent import latent_fields
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
@@ -123,7 +122,7 @@ class FieldPrior:
         records = self.records(fields)
         season = self.season_of(records)
         if isinstance(self.normals, QuantileNormals):
-            return latent_fields(self.normals, records.values, season, self.anchor)
+            return self.normals.latent(records.values, season, self.domain)
         return self.normals.encode(records.values, season, records.instants)
 
     def complete(self, fields: Labelled, seed: int = 0) -> Records:

@@ -22,7 +22,6 @@ from apsgeo.domains.symmetry import Symmetries
 from apsgeo.errors import InputError
 from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.fit import add_drift, contiguous_folds, fit_gaussian, select_scales
-from apsgeo.gaussian.latent import latent_fields
 from apsgeo.gaussian.left_out.records import held_out_spread
 from apsgeo.gaussian.localised import MOST_VALUES
 from apsgeo.gaussian.scales import (
@@ -50,7 +49,6 @@ from apsgeo.values.values import Values
 __all__ = ["FieldPrior", "fit_prior"]
 
 _WHOLE = 0.999  # observed share of a coarse cell that counts as all of it
-_AUGMENTED = 3  # rounds of drawing what is beyond a bound
 
 
 def fit_prior(
@@ -180,6 +178,12 @@ def fit_prior(
         quality_control, bounds, trend = "off", None, None
     if lacks_history(records):
         return fit_random_field(records, static=static, seed=seed, progress=training.progress)
+    for argument, given in (("scales", scales), ("anchor_scales", anchor_scales)):
+        if given is not None and not hasattr(given, "field"):
+            raise InputError(
+                f"{argument}={given!r} given; expected apsgeo.HybridScales(...), "
+                "apsgeo.LocalisedScales(...), or none, to have them chosen"
+            )
     records = checked_history(records.as_history(), check_control(quality_control))
     records, noise = with_something(records, history_noise(noise_std, records))
     domain = records.layout.domain
@@ -232,11 +236,6 @@ def fit_prior(
         mapped = QuantileNormals.of(normals, learned.values, season, found, domain)
         normals, fields = mapped, mapped.latent(learned.values, season, domain)
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
-    if isinstance(normals, QuantileNormals):
-        rough = LocalisedScales.start(domain)
-        for _ in range(_AUGMENTED):
-            drawn_by = fit_gaussian(rough.field(domain, fields), fields, rough, **fit)
-            fields = latent_fields(normals, learned.values, season, drawn_by)
     search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": training.progress} | fit
     observed = None
     if filled is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from apsgeo.distillation.objective import frozen
 from apsgeo.errors import InputError
 from apsgeo.flows.flow import FlowDraws
-from apsgeo.posterior import FieldDistribution
+from apsgeo.measurement.distribution import FieldDistribution
 
 __all__ = ["Chains", "adapt", "metropolis"]
 

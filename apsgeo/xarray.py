@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 import xarray as xr
 
-import apsgeo
 from apsgeo.errors import InputError
-from apsgeo.files.cf import KEPT_ENCODING, MIDDLE, float_encoding, lasting_attrs
-from apsgeo.files.netcdf import unlimited_dims_of
 from apsgeo.labels.checks import check_floating, integer
+from apsgeo.output.labelled import how_made, labelled, without_middles
 
 if TYPE_CHECKING:
-    import dask.array
-    from torch import Tensor
-
     from apsgeo.labels.forms.form import Form
     from apsgeo.labels.noise import NoiseStd
     from apsgeo.labels.quality import Control
@@ -30,6 +25,14 @@ if TYPE_CHECKING:
     from apsgeo.statistics import Statistic
 
 __all__ = ["impute"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "write_ensemble":  # which scripts of version 0.2 import from here
+        from apsgeo.output.write import write_ensemble
+
+        return write_ensemble
+    raise AttributeError(f"module 'apsgeo.xarray' has no attribute {name!r}")
 
 
 Fields = TypeVar("Fields", xr.DataArray, xr.Dataset, Any)
@@ -287,14 +290,14 @@ def impute(
     quality = replace(quality, spread=np.hypot(quality.spread, widest(errors)))
     gaps = isinstance(operator, RandomMask)
     observed = Observed(records, quality, normals.seasons, each, gaps)
-    made = _made(posterior, noise if each is None else None, seed)
+    made = how_made(posterior, noise if each is None else None, seed)
     if isinstance(operator, CellMeans):
         made["method"] = posterior.name
     if statistics is not None:
         made["members"] = members
         reduced = partial(reduce, observed=observed)
-        return summarize(sampler, statistics, reduced, _labels(like), records.dataset, made)
-    ensemble = _labelled(draw(sampler, observed), like, made)
+        return summarize(sampler, statistics, reduced, without_middles(like), records.dataset, made)
+    ensemble = labelled(draw(sampler, observed), like, made)
     return ensemble if records.dataset is None else as_variables(ensemble, records.dataset)
 
 
@@ -359,13 +362,13 @@ def _impute_tables(
     window = 0 if errors else _window(window, posterior)
     tables = Tables.of(frames, posterior, noise_std, check_control(control), freq, errors)
     sampler = PointSampler(posterior, members, seed, tables.layout, window, errors)
-    made = _made(posterior, None, seed) | {"method": posterior.linear_method.name}
+    made = how_made(posterior, None, seed) | {"method": posterior.linear_method.name}
     dataset = tables.dataset
     if statistics is not None:
         made["members"] = members
         reduced = partial(tables.reduce, window=window)
         return summarize(sampler, statistics, reduced, tables.like, dataset, made)
-    ensemble = _labelled(tables.draw(sampler), tables.like, made)
+    ensemble = labelled(tables.draw(sampler), tables.like, made)
     if dataset is None:
         return ensemble
     variables = ensemble.to_dataset("variable")
@@ -440,50 +443,3 @@ def _check_types(obs: Any, posterior: Any) -> None:
             "with apsgeo.load, make one of a prior with apsgeo.distill, or of any method with "
             "apsgeo.Posterior.of(prior, method, operator, noise_std), or give none"
         )
-
-
-def _range(noise: Tensor) -> float | str:
-    least, most = float(noise.min()), float(noise.max())
-    return least if least == most else f"{least:g} to {most:g}"
-
-
-def _labels(like: xr.DataArray) -> xr.DataArray:
-    """Return an array without the middles of bounds, which reading added to its coordinates."""
-    return like.drop_vars([f"{name}{MIDDLE}" for name in like.coords], errors="ignore")
-
-
-def _made(posterior: Posterior, noise: Tensor | None, seed: int) -> dict[str, Any]:
-    """Return attributes that say how members were made.
-
-    Noise is None where each observation has its own.
-    """
-    made = {
-        "apsgeo_version": apsgeo.__version__,
-        "noise_std": "of each observation" if noise is None else _range(noise),
-        "seed": seed,
-    }
-    return made if posterior.digest is None else made | {"model_sha256": posterior.digest}
-
-
-def _labelled(
-    members: dask.array.Array, like: xr.DataArray, made: Mapping[str, Any]
-) -> xr.DataArray:
-    """Give members (member, ...) the labels of `like`, and say how they were made."""
-    member = xr.Variable(
-        "member",
-        np.arange(len(members)),
-        {"standard_name": "realization", "long_name": "ensemble member"},
-    )
-    ensemble = xr.DataArray(
-        members,
-        dims=("member", *like.dims),
-        coords={**_labels(like).coords, "member": member},
-        name=like.name,
-        attrs={**lasting_attrs(like.attrs, like.coords), **made},
-    )
-    for coordinate in ensemble.coords.values():
-        coordinate.encoding = {k: v for k, v in coordinate.encoding.items() if k in KEPT_ENCODING}
-    ensemble.encoding = float_encoding(like.encoding, like.dtype)
-    if unlimited := unlimited_dims_of(like):
-        ensemble.encoding["unlimited_dims"] = unlimited
-    return ensemble

@@ -17,6 +17,7 @@ from pathlib import Path
 import xarray as xr
 
 from apsgeo.datasets.bunny.recipe import BUNNY
+from apsgeo.datasets.co2.recipe import CO2
 from apsgeo.datasets.coads.recipe import COADS
 from apsgeo.datasets.ebsd.recipe import EBSD
 from apsgeo.datasets.era5_quarter_degree.recipe import ERA5_D2M, ERA5_TP
@@ -48,6 +49,7 @@ RECIPES: tuple[Recipe, ...] = (
     OISST,
     NAVY_WINDS,
     COADS,
+    CO2,
     ERA5_D2M,
     ERA5_TP,
     ETOPO,

@@ -17,6 +17,7 @@ from apsgeo.cli import impute as verb
 from apsgeo.errors import InputError, OutlierWarning
 from apsgeo.field_prior import FieldPrior
 from apsgeo.files.cf import float_encoding, without_invalid
+from apsgeo.files.stores import open_store
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.io import write_netcdf
 from apsgeo.operators import Mask
@@ -242,3 +243,41 @@ def test_values_that_are_still_packed_are_refused() -> None:
     with pytest.raises(InputError, match="values are packed; open .* with mask_and_scale=True"):
         impute(packed, model(), 2)
     alike(impute(gappy().assign_attrs(scale_factor=1.0), model(), 2), impute(gappy(), model(), 2))
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+def test_coordinates_are_written_in_a_type_that_holds_them(tmp_path: Path, suffix: str) -> None:
+    """That of the file which they came from held other dates, or degrees times a factor."""
+    obs = gappy().assign_coords(lat=gappy().lat.copy(), time=gappy().time.copy())
+    wanted = obs.coords.to_dataset().copy(deep=True)
+    obs.time.encoding = {"units": "days since 1900-01-01", "dtype": "int8", "_FillValue": -127}
+    obs.lat.encoding = {"dtype": "int8", "scale_factor": 0.5, "_FillValue": np.int8(-127)}
+    obs.lon.encoding = {"dtype": "int16"}
+    path = write_ensemble(impute(obs, model(), 2), tmp_path / f"out.{suffix}")
+    with open_store(path) as found:
+        for name, each in wanted.coords.items():
+            np.testing.assert_array_equal(found[name].values, each.values)
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_drawn(tmp_path: Path) -> None:
+    mixed = np.array([1, "b", *range(gappy().sizes["lat"] - 2)], dtype=object)
+    odd = gappy().assign_coords(note=("lat", mixed))
+    never = gappy().assign_coords(time=gappy().time.copy())
+    never.time.encoding = {"units": "days since never"}
+    cases: list[tuple[Any, str]] = [
+        (impute(odd, model(), 2), "coordinate 'note' cannot be written"),
+        (impute(never, model(), 2), "coordinate 'time' cannot be written"),
+        (impute(gappy(), model(), 2).stack(p=("lat", "lon")), "'p' cannot be written"),
+        (impute(gappy().rename("time"), model(), 2), "no name of its own .* but 'time'"),
+        (impute(gappy().rename(None), model(), 2), "no name of its own .* but None"),
+        (np.zeros(3), "is a ndarray"),
+    ]
+    for ensemble, match in cases:
+        for suffix in ("nc", "zarr"):
+            with pytest.raises(InputError, match=match):
+                write_ensemble(ensemble, tmp_path / f"out.{suffix}")
+    assert list(tmp_path.iterdir()) == []
+    other = gappy().assign_attrs(a=None, b={"x": 1}, c=xr.DataArray(1), d=1j, e=True)
+    with xr.open_dataset(write_ensemble(impute(other, model(), 2), tmp_path / "out.nc")) as found:
+        assert found.air.attrs["c"] == 1
+        assert found.air.attrs["a"] == "None"

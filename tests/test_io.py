@@ -1,6 +1,7 @@
 """Model folders and netCDF files: what is saved comes back, and nothing is ever half-written."""
 
 import json
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -422,3 +423,13 @@ def test_times_in_months_and_years_are_read(tmp_path: Path, calendar: str, unit:
 def test_what_is_named_as_zarr_is_not_written_as_netcdf(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"and no Zarr store; give it the suffix .nc"):
         write_netcdf(xr.DataArray(0.0, name="x"), tmp_path / "out.zarr")
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """Nor a device, which is what a program of the machine may need."""
+    pipe = tmp_path / "pipe.nc"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputExistsError, match="is a device or a pipe"):
+        write_netcdf(xr.DataArray(0.0, name="x"), pipe, overwrite=True)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]

@@ -11,7 +11,7 @@ import pytest
 
 import apsgeo
 from apsgeo import domains, operators
-from apsgeo.errors import ModelError
+from apsgeo.errors import ModelError, UnknownNameError
 
 MODULES = {"datasets", "errors"}
 
@@ -33,6 +33,9 @@ def test_every_kind_of_domain_and_of_operator_is_a_public_name() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = apsgeo.nonsense
+    with pytest.raises(UnknownNameError, match=r"did you mean .*CouplingSpec"):
+        _ = apsgeo.FlowSpec
+    assert not hasattr(apsgeo, "nonsense")
 
 
 def test_importing_apsgeo_registers_the_accessor_and_leaves_torch_for_later() -> None:

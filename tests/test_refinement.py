@@ -14,8 +14,9 @@ from apsgeo.gaussian.low_rank import LowRankPrior
 from apsgeo.gaussian.mixture import GaussianMixturePrior
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.measurement import Normals
+from apsgeo.measurement.distribution import FieldDistribution
 from apsgeo.operators import Mask
-from apsgeo.posterior import FieldDistribution, Posterior
+from apsgeo.posterior import Posterior
 from apsgeo.refinement import adapt, metropolis
 from tests.cases import rounding, seed_weights, seeded
 

@@ -16,6 +16,7 @@ from apsgeo.cli.options import (
     number,
     open_posterior,
     refuse_existing,
+    refuse_input,
 )
 from apsgeo.cli.outputs import (
     Append,
@@ -140,9 +141,11 @@ def impute(
     if not append:
         refuse_existing(output, overwrite or dry_run)
     asked = statistics_asked(statistics, region)
+    from apsgeo.files.stores import matching, read_provenance
+
+    refuse_input(output, [*matching(obs), *map(Path, files[:-1])])
     from apsgeo import __version__
     from apsgeo.cli.inputs import noise_of_options, observations, shared_errors
-    from apsgeo.files.stores import matching, read_provenance
     from apsgeo.operators import CellMeans
     from apsgeo.output.write import CONVENTIONS, write_ensemble
     from apsgeo.progress import say

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -77,6 +78,21 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} exists; give another name, or --overwrite to replace it")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OutputExistsError(f"{path} is a device or a pipe; give the path of a file")
+
+
+def refuse_input(output: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to put what is made in the place of what it is made of.
+
+    Raises:
+        OutputExistsError: If the output is one of the inputs, whatever either is called.
+    """
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise OutputExistsError(
+                f"{output} is what is read, and would be lost; give the output another name"
+            )
 
 
 def open_prior(path: Path) -> FieldPrior:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from apsgeo.errors import InputError
-from apsgeo.posterior import FieldDistribution
+from apsgeo.measurement.distribution import FieldDistribution
 
 __all__ = ["ImportanceWeights", "generalized_pareto", "importance_weights"]
 

@@ -87,10 +87,47 @@ def writable(dataset: xr.Dataset) -> xr.Dataset:
             for key, value in variable.encoding.items()
             if key not in DESCRIBING or not _dangles(value, dataset.variables)
         }
+        _check_stored(each)
         units = str(variable.encoding.get("units", ""))
         if re.match("(month|year)s? since ", units):
             each.encoding["units"] = re.sub("^(month|year)s?", "days", units)
+    for name in dataset.coords:
+        _check_encoded(str(name), dataset.variables[name])
     return dataset
+
+
+def _check_encoded(name: str, coordinate: xr.Variable) -> None:
+    """Check that a coordinate can be written, before anything is drawn.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    try:
+        encoded = xr.conventions.encode_cf_variable(coordinate, name=name)
+        if encoded.dtype.kind == "O":
+            kinds = {type(each).__name__ for each in encoded.values.flat if each is not None}
+            if len(kinds) > 1:
+                raise ValueError(f"it holds {' and '.join(sorted(kinds))}")
+    except (ValueError, TypeError, NotImplementedError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"the coordinate {name!r} cannot be written: {reason}; convert it, or leave it out: "
+            f".drop_vars({name!r}), .drop_encoding()"
+        ) from error
+
+
+def _check_stored(variable: xr.DataArray) -> None:
+    """Leave the type of numbers in a file to xarray, where the one it had cannot hold the values.
+
+    Days since 1990 fit in eight bits, and later ones do not; degrees that were packed are cut off
+    without their factor.
+    """
+    stored = np.dtype(variable.encoding.get("dtype") or "f8")
+    dates = variable.dtype.kind in "mMO" and stored.kind in "iuf" and stored.itemsize < 8
+    cut = variable.dtype.kind == "f" and stored.kind in "iu"
+    if dates or (cut and "scale_factor" not in variable.encoding):
+        for name in _PACKING:
+            variable.encoding.pop(name, None)
 
 
 def writable_attr(value: Any) -> Any:
@@ -107,7 +144,7 @@ def writable_attr(value: Any) -> Any:
     if numbers.dtype.kind == "b":
         return np.int8(numbers) if numbers.ndim == 0 else numbers.astype(np.int8)
     if numbers.dtype.kind in "iuf" and numbers.ndim < 2:
-        return value
+        return numbers if isinstance(value, xr.DataArray | xr.Variable) else value
     if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
         return list(value)
     return str(value)

@@ -67,6 +67,7 @@ def open_store(path: str | os.PathLike[str], group: str | None = None) -> xr.Dat
 def _open_zarr(path: Path, group: str | None) -> xr.Dataset:
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; give the path of a Zarr store")
+    _check_files(path)
     try:
         return xr.open_zarr(path, group=group, consolidated=group is None and _consolidated(path))
     except ImportError as error:
@@ -76,6 +77,29 @@ def _open_zarr(path: Path, group: str | None) -> xr.Dataset:
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         where = f"group {group!r} of {path}" if group else str(path)
         raise InputError(f"{where} cannot be read as Zarr: {_said(error)}") from error
+
+
+def _check_files(store: Path) -> None:
+    """Check that a store holds files and folders alone: a link to a device has no end.
+
+    Raises:
+        InputError: If there is something else, or a link to it.
+    """
+    seen, folders = set[tuple[int, int]](), [store]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_file():  # or a link to one, such as those of git-annex
+                    continue
+                if not entry.is_dir():
+                    raise InputError(
+                        f"{entry.path} is no file, but a link to nowhere, a device or a pipe; give "
+                        "a store of files"
+                    )
+                status = entry.stat()
+                if (known := (status.st_dev, status.st_ino)) not in seen:
+                    seen.add(known)
+                    folders.append(Path(entry.path))
 
 
 def _consolidated(path: Path) -> bool:
@@ -90,6 +114,7 @@ def _said(error: Exception) -> str:
 
 
 def _combined(datasets: Sequence[xr.Dataset], paths: Sequence[Path]) -> xr.Dataset:
+    _check_units(datasets, paths)
     lazy = [each.chunk() for each in datasets]
     try:
         whole = xr.combine_by_coords(
@@ -112,11 +137,29 @@ def _combined(datasets: Sequence[xr.Dataset], paths: Sequence[Path]) -> xr.Datas
     return whole
 
 
+def _check_units(datasets: Sequence[xr.Dataset], paths: Sequence[Path]) -> None:
+    """Check that no variable changes its units from file to file.
+
+    Raises:
+        InputError: If one does.
+    """
+    for name, first in datasets[0].data_vars.items():
+        for each, path in zip(datasets, paths, strict=True):
+            own, other = first.attrs.get("units"), each.get(name, first).attrs.get("units")
+            if own != other:
+                raise InputError(
+                    f"{name} has units {own!r} in {paths[0]} and {other!r} in {path}; convert the "
+                    "values of one, and give them the same units",
+                    shell="cdo setunit,UNITS -addc,OFFSET in.nc out.nc",
+                )
+
+
 def groups_in(path: str | os.PathLike[str]) -> list[str]:
     """Return the paths of all groups of a netCDF file or Zarr store, or of the first of many."""
     first = matching(path)[0]
     if not is_zarr(first):
         return groups_of(first)
+    _check_files(first)
     return sorted(
         str(each.parent.relative_to(first))
         for name in ("zarr.json", ".zgroup")

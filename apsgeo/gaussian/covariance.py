@@ -13,6 +13,7 @@ from torch import Tensor
 from apsgeo.domains.base import Domain
 from apsgeo.gaussian.systems import DirectSystem, IterativeSystem, System
 from apsgeo.linalg.columns import columns_of, signal_of, symmetric
+from apsgeo.measurement.draws import PROBE_SEED
 from apsgeo.operators.linear import LinearMap
 
 __all__ = ["Covariance"]
@@ -20,7 +21,6 @@ __all__ = ["Covariance"]
 _ROWS = 1024  # rows of the covariance at once
 _SMALL = 4096  # values of a signal whose covariance may be kept as a matrix
 _PROBES = 48  # draws behind the posterior's marginal standard deviation
-PROBE_SEED = 20240717
 _KEPT_LEVELS = 128  # factorizations for white noise on every node
 
 

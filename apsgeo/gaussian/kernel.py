@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -62,8 +63,9 @@ class KernelPrior(GaussianPrior):
         Args:
             domain: Domain of the fields.
             fields: Standardized anomalies (time, 1, node).
-            kernel: Kernel where the search starts; `default_kernel()` by default.
-            nodes: Number of nodes of the part, drawn in proportion to area.
+            kernel: Kernel where the search starts; `default_kernel` of the domain by default.
+            nodes: Number of nodes of the part, drawn in proportion to area among those whose
+                anomalies are not always zero, as on land.
             times: Number of fields of the part, drawn evenly.
             seed: Seed of that draw.
 
@@ -78,11 +80,13 @@ class KernelPrior(GaussianPrior):
                 "prior to all, or krige each channel alone."
             )
         rng = np.random.default_rng(seed)
-        share = (domain.areas / domain.areas.sum()).numpy()
+        varies = (fields != 0).any(0)[0]
+        share = torch.where(varies, domain.areas, 0.0).double().numpy()
+        share /= share.sum()
         node = rng.choice(len(share), min(nodes, int((share > 0).sum())), replace=False, p=share)
         time = rng.choice(len(fields), min(times, len(fields)), replace=False)
         process = GaussianProcessRegressor(
-            default_kernel() if kernel is None else kernel, alpha=_TINY_NOISE_VAR
+            default_kernel(domain) if kernel is None else kernel, alpha=_TINY_NOISE_VAR
         )
         process.fit(domain.positions.numpy()[node], fields[time].double()[:, 0, node].numpy().T)
         return cls(domain, process.kernel_)
@@ -114,14 +118,16 @@ class KernelPrior(GaussianPrior):
         return DenseSystem(self, observed, noise_var)
 
 
-def default_kernel() -> Any:
+def default_kernel(domain: Domain) -> Any:
     """Return the covariance that the search for its parameters starts from.
 
-    It has two Matern parts of smoothness 3/2, with lengths in Earth radii, and a constant, since
-    the mean of a month is not known (ordinary kriging). See benchmarks/ncep/kriging_choice.py.
+    It has two Matern parts of smoothness 3/2, whose lengths are in proportion to the domain, and a
+    constant, since the mean of a month is not known (ordinary kriging). See
+    benchmarks/ncep/kriging_choice.py.
     """
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-    short = ConstantKernel(0.2) * Matern(0.1, nu=1.5)
-    long = ConstantKernel(0.7) * Matern(0.25, nu=1.5)
+    extent = math.sqrt(float(domain.areas.sum()) / (4.0 * math.pi))  # of a whole sphere, one
+    short = ConstantKernel(0.2) * Matern(0.1 * extent, nu=1.5)
+    long = ConstantKernel(0.7) * Matern(0.25 * extent, nu=1.5)
     return short + long + ConstantKernel(0.1)

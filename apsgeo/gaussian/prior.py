@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apsgeo.gaussian.covariance import PROBE_SEED, Covariance
+from apsgeo.gaussian.covariance import Covariance
 from apsgeo.gaussian.posterior import GaussianPosterior
 from apsgeo.linalg.columns import columns_of, signal_of, symmetric
 from apsgeo.measurement import Measurement
+from apsgeo.measurement.draws import PROBE_SEED
 
 __all__ = ["GaussianPrior"]
 

@@ -277,6 +277,11 @@ def label_healpix(
         coords: Further coordinates.
         options: Further arguments of `xarray.DataArray`, such as `name` and `attrs`.
     """
+    if (shape := np.shape(values))[-1:] != (domain.num_nodes,) or len(shape) != len(dims):
+        raise InputError(
+            f"values have shape {shape}, and dims are {tuple(dims)}; expected as many dims, the "
+            f"last one over the {domain.num_nodes} pixels of {domain!r}"
+        )
     labels = {**(coords or {}), **healpix_coords(domain, dims[-1])}
     array = xr.DataArray(values, labels, dims, **options)
     array.encoding["grid_mapping"] = GRID_MAPPING

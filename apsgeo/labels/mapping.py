@@ -55,11 +55,19 @@ def mapped(
         obs: Fields.
         dim: The dim.
         noise_std: Noise, with the dim or without.
+
+    Raises:
+        GridError: If members or statistics have a dim of that name.
     """
     each = [
         fill(obs.isel({dim: place}), noise_at(noise_std, dim, place), place)
         for place in range(obs.sizes[dim])
     ]
+    if dim in each[0].dims:
+        raise GridError(
+            f"obs has a dim {dim!r}, and what is made of it has one of that name, too; give it "
+            f"another: obs.rename({dim}='run')"
+        )
     return joined_along(each, obs, dim)
 
 

@@ -31,6 +31,7 @@ _LEAST_SPREAD = 0.5  # of all nodes' spread: where a field hardly varies, rare i
 _LEAST_RECORDS = 12  # of fewer nothing is said
 _NORMAL_98 = 2.3263  # standard deviations within which 98 in 100 of a normal distribution lie
 _BLOCK = 2**24  # values of a history in memory at once
+_SAMPLE = 1_000_000  # values of a history that tell its range
 _SHOWN = 3  # values that a message shows
 
 _NINES = (99.0, 99.9, 99.99, 999.0, 999.9, 999.99, 9999.0, 9999.9, 99999.0, 999999.0)
@@ -298,6 +299,8 @@ def _warn_of_outliers(
         for flat in worst[:_SHOWN]
     )
     more = "" if len(worst) <= _SHOWN else f"; and {len(worst) - _SHOWN} more"
+    if len(worst) > max(_SHOWN, np.isfinite(values).sum() / 2):
+        fate += f". They are most of all: are they in other units than the model,{units or ' ?'}?"
     warnings.warn(
         f"{len(worst)} observed values are far from all that the model knows: "
         f"{shown}{more}. {fate[0].upper()}{fate[1:]}",
@@ -332,19 +335,16 @@ def checked_history(records: Records, control: Control) -> Records:
     """
     if control == "off":
         return records
-    values = np.asarray(records.data)
-    none = _fills_in(values)
-    values = np.where(none, np.nan, values).astype(values.dtype) if none.any() else values
+    given = _in_memory(records.data)
+    values, fills = _without_fills(given)
     record, flat, away = _outliers(values, records.dates.season(12 if records.dates.known else 1))
     names, places = records.dates.names, Places.of(records)
     units = "" if records.units is None else f" {records.units}"
-    if none.any():
-        at = np.argwhere(none.reshape(len(none), -1))[:1][0]
-        value = np.asarray(records.data)[none][0]
+    if fills is not None:
         _warn_of_history(
             records,
-            f"{none.sum()} fill values, such as {value:g}{units} at {places.name(at[1])}, "
-            f"{names[at[0]]}: they count as missing",
+            f"{fills.count} fill values, such as {fills.value:g}{units} at "
+            f"{places.name(fills.place)}, {names[fills.record]}: they count as missing",
         )
     if len(record):
         worst = int(np.argmax(away))
@@ -360,9 +360,8 @@ def checked_history(records: Records, control: Control) -> Records:
             f"deviations): {fate}",
         )
         if control == "reject":
-            values = values.copy().reshape(len(values), -1)
-            values[record, flat] = np.nan
-    values = values.reshape(records.data.shape)
+            values = values.copy() if values is given else values
+            values.reshape(len(values), -1)[record, flat] = np.nan
     return replace(records, array=records.array.copy(data=values if records.dim else values[0]))
 
 
@@ -370,18 +369,61 @@ def _warn_of_history(records: Records, what: str) -> None:
     warnings.warn(f"{records.given} has {what}", OutlierWarning, stacklevel=4)
 
 
-def _fills_in(values: Array) -> NDArray[np.bool_]:
-    """Tell which values are well-known fill values far outside the range of all others."""
-    some = values.reshape(-1)[:: max(1, values.size // 1_000_000)]
+def _in_memory(data: Any) -> Array:
+    """Return the values of an array of numpy, or of dask, which is computed into place."""
+    if isinstance(data, np.ndarray):
+        return data
+    import dask.array as da
+
+    out = np.empty(data.shape, data.dtype)
+    da.store(data, out, lock=False)
+    return out
+
+
+@dataclass(frozen=True)
+class _Fills:
+    """Fill values of a history: how many, and the first one with its record and its place."""
+
+    count: int
+    value: float
+    record: int
+    place: int
+
+
+def _without_fills(values: Array) -> tuple[Array, _Fills | None]:
+    """Return values without well-known fill values far outside the range of all others.
+
+    They are the same array if there are none.
+    """
+    some = values.reshape(-1)[:: max(1, values.size // _SAMPLE)]
     some = some[np.isfinite(some)]
     some = some[~_is_fill_of_few(some)]
-    none = np.zeros(values.shape, dtype=bool)
-    if some.size:
-        low, high = np.quantile(some.astype(np.float64), [0.01, 0.99])
-        away = np.maximum(low - values, values - high)
-        beyond = away > 3.0 * (high - low)
-        none[beyond] = _is_fill_of_few(values[beyond])
-        none |= (away > _FAR * (high - low)) & (high > low) & np.isfinite(values)
+    if not some.size:
+        return values, None
+    low, high = np.quantile(some.astype(np.float64), [0.01, 0.99])
+    del some
+    out, found = values, None
+    step = max(1, _BLOCK // max(1, values[0].size))
+    for start in range(0, len(values), step):
+        block = slice(start, start + step)
+        none = _fills_in(values[block], low, high)
+        if not (count := int(none.sum())):
+            continue
+        if found is None:
+            record, place = np.argwhere(none.reshape(len(none), -1))[0]
+            found = _Fills(0, float(values[block][none][0]), start + int(record), int(place))
+            out = values.copy()
+        found = replace(found, count=found.count + count)
+        out[block][none] = np.nan
+    return out, found
+
+
+def _fills_in(values: Array, low: float, high: float) -> NDArray[np.bool_]:
+    """Tell which values are fill values, or no values, by the range of all others."""
+    away = np.maximum(low - values, values - high)
+    none = (away > _FAR * (high - low)) & (high > low) & np.isfinite(values)
+    beyond = away > 3.0 * (high - low)
+    none[beyond] |= _is_fill_of_few(values[beyond])
     return none
 
 

@@ -46,13 +46,15 @@ def regrid(
 
     Raises:
         GridError: If labels do not say a domain.
-        InputError: If the method is unknown, or not known between these domains.
+        InputError: If it is no array, or the method is unknown, or not known between these domains.
 
     Examples:
         >>> apsgeo.regrid(air, apsgeo.HEALPixDomain(32), "conservative")  # doctest: +SKIP
     """
     if method not in _METHODS:
         raise InputError(f"method={method!r} given; expected one of {', '.join(_METHODS)}")
+    if not isinstance(array, xr.DataArray):
+        raise InputError(f"array is a {type(array).__name__}; expected an xarray.DataArray")
     source = layout_of(array)
     labels = labels_of(target)
     regridder = _METHODS[method](source.domain, labels.layout.domain)

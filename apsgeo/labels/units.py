@@ -15,7 +15,10 @@ __all__ = ["check_units", "conversion", "converted"]
 
 _TEMPERATURES = {
     "K": ("k", "kelvin", "kelvins", "degk", "deg_k", "degree_kelvin", "degrees_kelvin"),
-    "degC": ("c", "degc", "deg_c", "deg c", "°c", "celsius", "degree_celsius", "degrees_celsius"),
+    "degC": (
+        *("c", "degc", "deg_c", "deg c", "°c", "degree_c", "degrees_c"),
+        *("celsius", "degree_celsius", "degrees_celsius"),
+    ),
     "degF": ("f", "degf", "deg_f", "°f", "fahrenheit", "degree_fahrenheit", "degrees_fahrenheit"),
 }
 _TO_KELVIN = {"K": (1.0, 0.0), "degC": (1.0, 273.15), "degF": (5 / 9, 459.67 * 5 / 9)}
@@ -90,13 +93,15 @@ def check_units(
     if own is None or units is None or (found := conversion(own, units)) == (1.0, 0.0):
         return
     if found is None:
-        how = shell = "converted"
-    else:
-        how, shell = _written(*found)
+        raise UnitsError(
+            f"{given} has units {own!r}, and {wanted} has {units!r}; convert the values, and say "
+            f"so: .assign_attrs(units={units!r})"
+        )
+    how, shell = _written(*found)
     raise UnitsError(
         f"{given} has units {own!r}, and {wanted} has {units!r}; "
         f"use ({how}).assign_attrs(obs.attrs, units={units!r})",
-        shell=None if found is None else f"cdo setunit,{units!r} {shell} in.nc out.nc",
+        shell=f"cdo setunit,{units!r} {shell} in.nc out.nc",
     )
 
 

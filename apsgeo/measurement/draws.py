@@ -36,7 +36,18 @@ from apsgeo.errors import InputError
 from apsgeo.measurement.measurement import Measurement
 from apsgeo.metrics.predictions import EnsemblePrediction, NormalPrediction, Prediction
 
-__all__ = ["Bias", "Draws", "Method", "NoiseDraws", "members_noise", "noise_batches"]
+__all__ = [
+    "PROBE_SEED",
+    "Bias",
+    "Draws",
+    "Method",
+    "NoiseDraws",
+    "members_noise",
+    "noise_batches",
+]
+
+PROBE_SEED = 20240717
+"""Seed of the draws behind moments that are not known."""
 
 _MOMENT_DRAWS = 128
 

@@ -85,9 +85,14 @@ def appended(path: Path, dataset: xr.Dataset) -> tuple[Before, xr.Dataset]:
 
 
 def _opened(path: Path) -> xr.Dataset:
-    if path.suffix == ".zarr":
-        return xr.open_zarr(path, consolidated=False)
-    return xr.open_dataset(path, engine="netcdf4", chunks={})
+    try:
+        if path.suffix == ".zarr":
+            return xr.open_zarr(path, consolidated=False)
+        return xr.open_dataset(path, engine="netcdf4", chunks={})
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"{path} holds no ensemble that records can be added to: {error}; give another output"
+        ) from error
 
 
 def _differs(path: Path, what: str, old: object, new: object) -> InputError:

@@ -86,12 +86,17 @@ def dataset_of(ensemble: xr.DataArray | xr.Dataset) -> xr.Dataset:
     """Return the ensemble as a data set of its own, each variable with the encoding it will have.
 
     Raises:
-        InputError: If an array has no name.
+        InputError: If it is no array, or has no name.
     """
+    if not isinstance(ensemble, xr.DataArray | xr.Dataset):
+        raise InputError(
+            f"the ensemble is a {type(ensemble).__name__}; expected an xarray.DataArray or Dataset"
+        )
     if isinstance(ensemble, xr.DataArray):
-        if ensemble.name is None:
+        if ensemble.name is None or ensemble.name in (*ensemble.dims, *ensemble.coords):
             raise InputError(
-                "the ensemble has no name for its variable; use .rename('air') or the like"
+                "the ensemble has no name of its own for its variable, but "
+                f"{ensemble.name!r}; use .rename('air') or the like"
             )
         dataset = ensemble.to_dataset(name=str(ensemble.name))
     else:

@@ -1,4 +1,4 @@
-"""Tables of observations: which column is what, whatever it is called, in which units."""
+"""Tables of observations: one value a row, with its time, place, error and units."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from apsgeo.errors import InputError, LeftOutWarning, UnitsError
 from apsgeo.labels.units import conversion
+from apsgeo.table.cells import numbers_in, times_in
+from apsgeo.table.names import known_columns, values_of
 from apsgeo.table.read import is_frame
 
 if TYPE_CHECKING:
@@ -21,23 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Table"]
 
 Array = NDArray[np.float64]
-
-_NAMES: dict[str, tuple[str, ...]] = {
-    "time": ("time", "date", "datetime", "timestamp", "valid_time", "obs_time", "juld", "day"),
-    "lat": ("lat", "latitude", "nav_lat", "y_lat"),
-    "lon": ("lon", "long", "longitude", "lng", "nav_lon", "x_lon"),
-    "x": ("x", "column", "col"),
-    "y": ("y", "row"),
-    "z": ("z",),
-    "value": ("value", "values", "obs", "observation", "observed", "measurement", "data"),
-    "error": (
-        "error", "noise_std", "noise", "std", "stddev", "std_dev", "sigma", "uncertainty", "stderr",
-        "obs_error", "error_std", "standard_error", "err",
-    ),
-    "variable": ("variable", "parameter", "quantity", "channel"),
-    "units": ("units", "unit"),
-}  # fmt: skip
-"""Names of columns in small letters, without units in brackets; spaces and dashes are "_"."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +79,8 @@ class Table:
         frame = _reset(frame)
         if len(frame) == 0:
             raise InputError(f"{given} has no row; give a table with one observation or more")
-        found = _columns(frame, given)
-        values, channel, row = _values(frame, found, names, given)
+        found = known_columns(frame, given)
+        values, channel, row = values_of(frame, found, names, given)
         kept = np.isfinite(values)
         if (infinite := int(np.isinf(values).sum())) > 0:
             raise InputError(f"{given} has {infinite} infinite values; leave these rows out")
@@ -104,13 +89,13 @@ class Table:
         values, channel, row = values[kept], channel[kept], row[kept]
         part = frame.iloc[row]
         numbers: dict[str, Array] = {
-            name: _numbers(part[found[name]], given)
+            name: numbers_in(part[found[name]], given)
             for name in ("lat", "lon", "x", "y", "z", "error")
             if name in found
         }
         axes: tuple[str, ...] = tuple(name for name in ("y", "x") if name in numbers)
         axes = ("x", "y", "z") if "z" in numbers and len(axes) == 2 else axes
-        time = _times(part[found["time"]], given) if "time" in found else None
+        time = times_in(part[found["time"]], given) if "time" in found else None
         _check_complete(time, numbers, row, given)
         error = numbers.get("error", np.full(len(row), np.nan))
         scale, offset = _conversion(frame, part, found, names, channel, units, given)
@@ -221,118 +206,6 @@ def _reset(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose named index levels are columns."""
     named = [name for name in frame.index.names if name is not None and name not in frame.columns]
     return frame.reset_index() if named else frame.reset_index(drop=True)
-
-
-def _plain(name: Any) -> str:
-    text = re.sub(r"[\(\[].*?[\)\]]", "", str(name)).strip().lower()
-    return re.sub(r"[\s\-]+", "_", text)
-
-
-def _columns(frame: pd.DataFrame, given: str) -> dict[str, Any]:
-    """Return the columns that are known by their names."""
-    plain: dict[str, list[Any]] = {}
-    for name in frame.columns:
-        plain.setdefault(_plain(name), []).append(name)
-    found = {}
-    for kind, names in _NAMES.items():
-        same = [each for name in names for each in plain.get(name, [])]
-        preferred = plain.get(kind, [])
-        if len(preferred) > 1 or (len(same) > 1 and not preferred):
-            raise InputError(
-                f"{given} has several columns that may be the {kind}: "
-                f"{', '.join(map(str, same))}; keep one, or name it {kind!r}"
-            )
-        if same:
-            found[kind] = (preferred or same)[0]
-    return found
-
-
-def _values(
-    frame: pd.DataFrame, found: dict[str, Any], names: Sequence[str], given: str
-) -> tuple[Array, NDArray[np.int64], NDArray[np.int64]]:
-    """Return values, their channels, and their rows in the table."""
-    plain = {_plain(name): name for name in frame.columns}
-    own = [plain.get(_plain(name)) for name in names]
-    every = np.arange(len(frame))
-    if any(name is not None for name in own):
-        columns = [(c, name) for c, name in enumerate(own) if name is not None]
-        for _, name in columns:  # a variable may be called as some other column
-            for kind in [kind for kind, known in found.items() if known == name]:
-                del found[kind]
-        parts = [_numbers(frame[name], given) for _, name in columns]
-        found.update({f"value {c}": name for c, name in columns})
-        channel = np.repeat([c for c, _ in columns], len(frame))
-        return np.concatenate(parts), channel, np.tile(every, len(columns))
-    if "value" not in found:
-        raise InputError(
-            f"{given} has the columns {', '.join(map(str, frame.columns))}, and none is called "
-            f"{' or '.join(map(repr, names))}, as the model's variable, or 'value'; rename the "
-            "column of the values: .rename(columns={'...': 'value'})",
-            shell="name it so in the first line",
-        )
-    values = _numbers(frame[found["value"]], given)
-    if len(names) == 1:
-        return values, np.zeros(len(frame), np.int64), every
-    if "variable" not in found:
-        raise InputError(
-            f"{given} has one column of values, and the model the variables {', '.join(names)}; "
-            "give a column for each, or one called 'variable' that names the one of each row"
-        )
-    place = {name: c for c, name in enumerate(names)}
-    variable = frame[found["variable"]].astype(str)
-    unknown = sorted(set(variable) - set(place))
-    if unknown:
-        raise InputError(
-            f"{given} has the variables {', '.join(unknown[:3])}, and the model "
-            f"{', '.join(names)}; leave out the rows of others"
-        )
-    return values, variable.map(place).to_numpy(np.int64), every
-
-
-def _numbers(column: Any, given: str) -> Array:
-    """Return a column as numbers, NaN where it is empty."""
-    import pandas as pd
-
-    if column.dtype.kind == "M" or column.dtype.kind == "b":
-        raise InputError(
-            f"{given} has no numbers in its column {column.name!r}, but {column.dtype}"
-        )
-    try:
-        numbers = pd.to_numeric(column).to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        number = pd.to_numeric(column, errors="coerce")
-        bad = column[number.isna() & column.notna()]
-        shown = bad.iloc[0] if len(bad) else column.iloc[0]
-        raise InputError(
-            f"{given} has {shown!r} in its column {column.name!r}, where numbers are expected; "
-            "leave the cell empty where there is none"
-        ) from error
-    return np.asarray(numbers, dtype=np.float64)
-
-
-def _times(column: Any, given: str) -> NDArray[Any]:
-    """Return a column as datetime64, in universal time, or as the dates of its calendar."""
-    import pandas as pd
-
-    values = column.to_numpy()
-    if values.dtype.kind == "O" and len(values) and hasattr(values[0], "calendar"):
-        return np.asarray(values)
-    if values.dtype.kind in "iuf":
-        shown = f"{values[0]:g}" if len(values) else ""
-        raise InputError(
-            f"{given} has numbers in its column {column.name!r}, such as {shown}; expected dates, "
-            "such as 2001-12-31 or 2001-12-31T06:00: pandas.to_datetime(..., format=...)",
-            shell="write dates as 2001-12-31",
-        )
-    try:
-        dates = pd.to_datetime(column, utc=True).dt.tz_localize(None)
-    except (TypeError, ValueError, OverflowError) as error:
-        reason = str(error).split(". ")[0].splitlines()[0]
-        raise InputError(
-            f"{given} has a column {column.name!r} that cannot be read as dates: {reason}; write "
-            "them as 2001-12-31 or 2001-12-31T06:00"
-        ) from error
-    return np.asarray(dates.to_numpy("datetime64[us]"))
 
 
 def _check_complete(

@@ -22,8 +22,9 @@ from apsgeo.labels.lazy import record_table
 from apsgeo.labels.quality import Control, compared
 from apsgeo.labels.shared import SharedError, widest
 from apsgeo.measurement import Draws, Measurement, Normals
+from apsgeo.measurement.distribution import FieldDistribution
 from apsgeo.operators.linear import SparseMap
-from apsgeo.posterior import FieldDistribution, Posterior
+from apsgeo.posterior import Posterior
 from apsgeo.table.bins import binned, usual_freq
 from apsgeo.table.columns import Table
 from apsgeo.table.rows import Rows, rows_of

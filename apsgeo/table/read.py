@@ -43,7 +43,8 @@ def _suffix(path: Path) -> str:
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a table of observations: CSV, tab- or space-separated text, packed or not, or Parquet.
 
-    Lines that begin with # are comments. Parquet needs pyarrow or fastparquet.
+    Lines that begin with # are comments. CSV may have semicolons, and then decimal commas. Parquet
+    needs pyarrow or fastparquet.
 
     Raises:
         InputError: If the file is missing, or is no such table.
@@ -62,6 +63,9 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         with warnings.catch_warnings():
             # of rows with more fields than there are names
             warnings.simplefilter("error", pd.errors.ParserWarning)
+            names = pd.read_csv(path, comment="#", index_col=False, nrows=0, **kind).columns
+            if separator == "," and len(names) == 1 and ";" in str(names[0]):
+                kind = {"sep": ";", "decimal": ","}  # as spreadsheets of many countries write it
             return pd.read_csv(path, comment="#", index_col=False, **kind)
     except ImportError as error:
         raise InputError(

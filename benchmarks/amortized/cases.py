@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -20,10 +21,13 @@ __all__ = ["CASES", "observe", "ships"]
 
 Index = NDArray[np.int64]
 
+Masking = Callable[[LatLonDomain, int, torch.Generator], Tensor]
+
+_ANY = 0.5  # a density
 _BLOCK = 0.75  # observed share of the area around a hidden region
 _SWATH = 0.15  # observed share of the area within swaths
 
-CASES: dict[str, float | Callable[[LatLonDomain, int, torch.Generator], Tensor]] = {
+CASES: dict[str, float | Masking] = {
     "0.5 %": 0.005,
     "1 %": 0.01,
     "5 %": 0.05,
@@ -36,24 +40,35 @@ CASES: dict[str, float | Callable[[LatLonDomain, int, torch.Generator], Tensor]]
 """Observed share of random points, or the mask (node,) of a domain and a month, by name."""
 
 
-def observe(protocol: NcepProtocol, month: int, name: str) -> Measurement:
-    """Simulate the observations of a month; they depend on seed, month and case alone."""
-    case = CASES[name]
+def observe(protocol: NcepProtocol, month: int, name: str, window: int = 0) -> Measurement:
+    """Simulate the observations of a month; they depend on seed, month and case alone.
+
+    With a window, as many months on either side are around it, observed alike.
+    """
+    case, last = CASES[name], len(protocol.values) - 1
+    near = np.arange(month - window, month + window + 1).clip(0, last)
+    months = np.unique(near)
     if isinstance(case, float):
-        return protocol.observe(np.array([month]), case)
+        given = protocol.observe(months, case)
+    else:
+        given = protocol.observe(months, _ANY)  # for its dates
+        found = [_measured(protocol, int(each), name, case) for each in months]
+        values, mask = (torch.stack(part)[:, None] for part in zip(*found, strict=True))
+        given = replace(given, values=values.double(), mask=mask)
+    return given.among(torch.from_numpy(np.flatnonzero(months == month))) if window else given
+
+
+def _measured(
+    protocol: NcepProtocol, month: int, name: str, case: Masking
+) -> tuple[Tensor, Tensor]:
+    """Return the values (node,) of a month with noise, and where they are observed."""
     seed = [protocol.seed, int(protocol.key[month]) % 2**64, len(name), ord(name[0])]
     words = np.random.SeedSequence(seed).generate_state(2, np.uint32)
     generator = torch.Generator().manual_seed(int(words[0]))
     mask = case(protocol.domain, int(protocol.season[month]), generator)
     noise = np.random.default_rng(seed).standard_normal(protocol.values.shape[1])
     values = (protocol.values[month] + protocol.noise_std * noise).astype(protocol.values.dtype)
-    return Measurement(
-        torch.from_numpy(values).double()[None, None],
-        mask[None, None],
-        torch.tensor(protocol.noise_std, dtype=torch.float64),
-        season=torch.tensor([int(protocol.season[month])]),
-        key=torch.tensor([int(protocol.key[month])]),
-    )
+    return torch.from_numpy(values), mask
 
 
 @cache

@@ -38,7 +38,7 @@ def draw(rows: Sequence[Row], folder: Path) -> str:
                 ]
             own = method == "APS"
             axes.plot(at, values, "o-", label=method, lw=2.5 if own else 1.0, ms=4)
-    left.set(title=f"CRPS relative to {_REFERENCE}", ylim=(0.9, 1.2))
+    left.set(title=f"CRPS relative to {_REFERENCE}", ylim=(0.8, 1.2))
     right.set(title="seconds a field, 32 members", yscale="log")
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -1,19 +1,18 @@
-"""The histories that people have: none but one gappy field, with gaps, of a moving climate; time.
+"""The histories that people have: with gaps, of a moving climate, with neighbouring times.
 
-python -m benchmarks history --parts field --heaton PATH      table history/field.* and figure
-python -m benchmarks history --parts gaps time trend          tables in benchmarks/results/history
+python -m benchmarks history --parts gaps rain time trend     tables in benchmarks/results/history
 """
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks.history import field, gaps, time, trend
+from benchmarks.history import gaps, rain, time, trend
 from benchmarks.options import Option
 
 PARTS = {
-    "field": field.run,
     "gaps": gaps.run,
+    "rain": rain.run,
     "time": time.run,
     "trend": trend.run,
 }
@@ -21,8 +20,8 @@ OPTIONS = {
     "parts": tuple(PARTS),
     "every": Option(12, "th test month is scored, of those that are many"),
     "members": 100,
-    **field.OPTIONS,
     **gaps.OPTIONS,
+    **rain.OPTIONS,
     **time.OPTIONS,
     **trend.OPTIONS,
 }

@@ -134,7 +134,7 @@ def fashion(train: int | None = None, seed: int = 0) -> ImageCase:
         rank=300,
         large=False,
         flow=MultiscaleSpec(),
-        steps=1500,
+        steps=1000,
         batch=16,
         lr=2e-3,
         rounds=1,
@@ -145,7 +145,7 @@ def fashion(train: int | None = None, seed: int = 0) -> ImageCase:
         first=Task("any pixels", Mask(), 0.05),
         first_steps=6000,
         ablation=_NODEWISE,
-        ablation_steps=1500,
+        ablation_steps=1000,
         ablated=(_FOUR,),
     )
 

@@ -252,6 +252,7 @@ def _first(case: ImageCase, prior: FieldPrior, folder: Path, seed: int) -> Poste
             checkpoint=_run(folder),
         )
         print(f"{case.first.name}: trained in {seconds:.0f} s of the processor", flush=True)
+        write(folder.with_suffix(".json"), json.dumps(seconds))
         posterior.save(folder)
     return Posterior.load(folder)
 

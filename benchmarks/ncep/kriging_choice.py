@@ -13,6 +13,7 @@ import torch
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern
 
 from apsgeo import datasets
+from apsgeo.domains import Domain
 from apsgeo.gaussian.kernel import KernelPrior, default_kernel
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.measurement import Normals
@@ -25,14 +26,14 @@ EVERY = 6
 OPTIONS: dict[str, Any] = {}
 
 
-def candidates() -> dict[str, Any]:
+def candidates(domain: Domain) -> dict[str, Any]:
     """Return where the search for each covariance starts."""
     rough = ConstantKernel(0.5) * Matern(0.4, nu=0.5)
     return {
         "exponential + Gaussian": rough + ConstantKernel(0.5) * RBF(0.2),
         "exponential + Matern 3/2": rough + ConstantKernel(0.5) * Matern(0.2, nu=1.5),
-        "two Matern 3/2": default_kernel().k1,
-        "two Matern 3/2 + constant": default_kernel(),
+        "two Matern 3/2": default_kernel(domain).k1,
+        "two Matern 3/2 + constant": default_kernel(domain),
     }
 
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace, made: str) -> None:
     spreads = {"seasonal": protocol.normals, "annual": annual(protocol.normals)}
     for spread, normals in spreads.items():
         fields = normals.standardize(protocol.history.double(), season)
-        for name, kernel in candidates().items():
+        for name, kernel in candidates(protocol.domain).items():
             kriging = KernelPrior.fit(protocol.domain, fields, kernel=kernel)
             print(f"{name}, {spread}: {kriging.kernel}")
             method = Posterior.of(

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shutil import copyfile, copytree
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,11 @@ def _settings(spec: FlowSpec, **more: Any) -> dict[str, Any]:
     return {"spec": spec, "objective": "score", **more}
 
 
+APS = "APS"
 NETWORKS: dict[str, dict[str, Any]] = {
     "U-Net mean and spread": _settings(CouplingSpec(base="independent", width=24, depth=3)),
     "generator by CRPS": _settings(GeneratorSpec(width=24, depth=3), score_scales=5),
-    "APS": {"spec": MultiscaleSpec(), "objective": "forward", "score_scales": 5},
+    APS: {"spec": MultiscaleSpec(), "objective": "forward", "score_scales": 5},
 }
 """Networks by their names in tables, and how each is trained."""
 
@@ -71,6 +73,7 @@ OPTIONS: dict[str, Any] = {
     "steps": Option(100, "of iterative samplers"),
     "prior_steps": Option(400, "training steps of the denoiser"),
     "flow_steps": Option(150, "training steps of the flow, and of each learned rival"),
+    "flow": Option("", "folder of a trained flow of pixels, by the suite images, for APS"),
 }
 
 
@@ -99,6 +102,10 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
         for name in options.networks:
             path = folder / f"{task.operator.kind}-{name.replace(' ', '-')}"
             if path.exists():
+                continue
+            if name == APS and part == "pixels" and options.flow:
+                copytree(options.flow, path)
+                copyfile(Path(options.flow).with_suffix(".json"), path.with_suffix(".json"))
                 continue
             begun = time.process_time()
             distill(
@@ -171,6 +178,11 @@ def run(options: argparse.Namespace, made: str) -> None:
         f"{options.flow_steps} steps of 16 pairs of {LEARNED} other images, for each task: a small "
         "budget, the same for all."
     )
+    if options.flow:
+        about += (
+            " APS on pixels is another flow: that from which all tasks of `python -m benchmarks "
+            "images` begin, trained for pixels anywhere, on other images of the training set."
+        )
     contend(
         "images",
         "Every rival on images",

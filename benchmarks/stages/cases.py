@@ -18,7 +18,7 @@ from benchmarks.tasks import Task
 from benchmarks.trained_priors.cases import CASES as TRAINED
 from benchmarks.trained_priors.cases import TrainedCase
 
-__all__ = ["CASES", "StagedCase"]
+__all__ = ["CASES", "StagedCase", "coarse_months"]
 
 _IMAGES = 4000  # fields to learn from, at most
 _SHARES = 0.01, 0.05, 0.3  # observed shares of the area that are scored
@@ -95,6 +95,17 @@ def _healpix() -> StagedCase:
     domain = apsgeo.HEALPixDomain(_SIDE)
     train, test = (_coarse(part, domain) for part in (whole.train, whole.test))
     return _months("z500-healpix", 5.0, 400, domain=domain, train=train, test=test)
+
+
+def coarse_months() -> StagedCase:
+    """Return the months of ncep-air on every second latitude and longitude, 5 degrees apart."""
+    whole = TRAINED["ncep-air"]()
+    train, test = (
+        part.isel(lat=slice(None, None, 2), lon=slice(None, None, 2))
+        for part in (whole.train, whole.test)
+    )
+    domain = apsgeo.LatLonDomain(train["lat"].values, train["lon"].values)
+    return _months("ncep-air", 0.25, 300, domain=domain, train=train, test=test)
 
 
 def _coarse(fields: xr.DataArray, domain: apsgeo.HEALPixDomain) -> xr.DataArray:

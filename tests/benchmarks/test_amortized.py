@@ -11,7 +11,7 @@ from benchmarks.amortized import cases
 from benchmarks.amortized.cases import CASES, observe
 from benchmarks.amortized.figure import draw
 from benchmarks.amortized.scores import BANDS, FieldScores
-from benchmarks.amortized.suite import TABLE
+from benchmarks.amortized.suite import TABLE, against_start
 from tests.cases import monthly, numpy_seeded
 
 LAT, LON = np.arange(90.0, -91.0, -5.0), np.arange(0.0, 360.0, 5.0)
@@ -46,6 +46,29 @@ def test_a_month_is_measured_alike_each_time(protocol: NcepProtocol, name: str) 
     assert abs(error.std() / protocol.noise_std - 1) < 5 / np.sqrt(2 * seen.sum())
     other = observe(protocol, int(protocol.test[4]), name)
     assert not torch.equal(first.values, other.values)
+
+
+@pytest.mark.parametrize("name", ["5 %", "ships"])
+def test_neighbours_do_not_change_a_month(protocol: NcepProtocol, name: str) -> None:
+    month = int(protocol.test[5])
+    alone, among = observe(protocol, month, name), observe(protocol, month, name, 2)
+    assert torch.equal(among.values, alone.values)
+    assert torch.equal(among.mask, alone.mask)
+    assert among.around is not None
+    assert len(among.around) == 5
+    before = observe(protocol, month - 2, name)
+    assert torch.equal(among.around.values[0], before.values[0])
+    assert torch.equal(among.around.mask[0], before.mask[0])
+
+
+def test_a_flow_is_compared_with_its_start_month_by_month() -> None:
+    start = {"case": "5 %", "method": "anchor, local gain", "crps_by_month": [1.0, 2.0, 3.0]}
+    flow = {"case": "5 %", "method": "APS", "crps_by_month": [0.9, 1.9, 2.9]}
+    former = {"case": "5 %", "method": "APS 0.2", "crps_by_month": [1.0, 1.0, 1.0]}
+    rows = against_start([start, flow, former])
+    assert rows[1]["start_ratio"] == pytest.approx(0.95)
+    assert rows[1]["start_error"] == pytest.approx(0.0, abs=1e-12)
+    assert "start_ratio" not in {*rows[0], *rows[2]}
 
 
 def test_power_is_that_of_the_harmonics_of_a_band() -> None:

@@ -11,6 +11,7 @@ from apsgeo.metrics.table import Table
 from benchmarks.amortization.suite import TABLE as AMORTIZATION
 from benchmarks.domains.suite import TABLE as DOMAINS
 from benchmarks.history.gaps import TABLE as GAPS
+from benchmarks.history.rain import TABLE as RAIN
 from benchmarks.history.time import TABLE as TIME
 from benchmarks.history.trend import TABLE as TREND
 from benchmarks.images.scores import TABLE as IMAGES
@@ -49,6 +50,7 @@ CASES = {
     "ncep": (Scoreboard().table, "ncep"),
     "domains": (DOMAINS, "domains"),
     "history/gaps": (GAPS, "history/gaps"),
+    "history/rain": (RAIN, "history/rain"),
     "history/time": (TIME, "history/time"),
     "history/trend": (TREND, "history/trend"),
     **{f"images/{name}": (IMAGES, f"images/{name}") for name in ("fashion", "version-0.1")},

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 from apsgeo.datasets.bunny.recipe import BUNNY, read_mesh
+from apsgeo.datasets.co2.recipe import CO2
 from apsgeo.datasets.ebsd.recipe import EBSD, quaternions, read_channel
 from apsgeo.datasets.faces.recipe import FACES_CBCL, FACES_ORL, undo_newlines
 from apsgeo.datasets.fashion_mnist.recipe import FASHION_MNIST
@@ -343,3 +344,32 @@ def test_quaternions_are_bunges_rotation() -> None:
 def test_a_recipe_with_a_shared_folder_finds_its_card() -> None:
     assert FACES_ORL.card == FACES_CBCL.card
     assert dataclasses.replace(FACES_ORL, folder="").card != FACES_ORL.card
+
+
+# --- R
+
+
+def test_observations_of_carbon_dioxide_are_put_on_the_grid(tmp_path: Path) -> None:
+    rdata = pytest.importorskip("rdata")
+    lon, lat = np.array([-1.25, 0.0, 1.25]), np.array([-89.75, -89.0, 0.0, 89.75])
+    truth = np.arange(12.0).reshape(3, 4)
+    place = np.array([[0.0, -89.0], [1.25, 89.75]])
+
+    def raw(where: np.ndarray) -> list[Path]:
+        found = {
+            "CO2": {"lon.lat": where, "y": np.array([7.0, 8.0])},
+            "CO2.true": {"x": lon, "y": lat, "z": truth, "mask": truth > 0},
+        }
+        rdata.write_rda(tmp_path / "CO2.rda", found)
+        return [tmp_path / "CO2.rda"]
+
+    found = opened(CO2, raw(place), tmp_path)
+    assert found["truth"].dims == ("lat", "lon")
+    np.testing.assert_array_equal(found["truth"], truth.T)
+    assert float(found["observed"].sel(lat=-89.0, lon=0.0)) == 7
+    assert float(found["observed"].sel(lat=89.75, lon=1.25)) == 8
+    assert int(found["observed"].notnull().sum()) == 2
+    with pytest.raises(DatasetError, match="no cell of its grid"):
+        CO2.build(raw(np.array([*place, [0.0, 0.25], [0.0, 0.0]])))
+    with pytest.raises(DatasetError, match="several observations of one cell"):
+        CO2.build(raw(place[[0, 0]]))

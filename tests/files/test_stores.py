@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,23 @@ def test_what_is_no_zarr_is_refused(tmp_path: Path) -> None:
         open_store(broken)
 
 
+def test_a_store_holds_files_alone(field: xr.DataArray, tmp_path: Path) -> None:
+    """A chunk that is linked to a device would never end, and a pipe never begin."""
+    store, kept = tmp_path / "store.zarr", tmp_path / "kept"
+    field.to_dataset().to_zarr(store, zarr_format=2, consolidated=False)
+    chunk = store / "air" / "0.0.0"
+    chunk.rename(kept)
+    chunk.symlink_to(kept)
+    (store / "again").symlink_to(store)
+    xr.testing.assert_identical(read_field(store).compute(), field)
+    chunk.unlink()
+    for make in (lambda: chunk.symlink_to("/dev/zero"), lambda: os.mkfifo(chunk)):
+        make()
+        with pytest.raises(InputError, match=r"0.0.0 is no file, but a link to nowhere, a device"):
+            read_field(store)
+        chunk.unlink()
+
+
 def test_faults_of_readers_are_told_in_one_line() -> None:
     """Values are read late, when members are drawn, by libraries that have errors of their own."""
     verbs = typer.Typer(cls=Commands)
@@ -112,3 +130,10 @@ def test_several_variables(field: xr.DataArray, tmp_path: Path) -> None:
     xr.testing.assert_identical(read_fields(path, ["u"]), both.u)
     with pytest.raises(InputError, match="no variable 'q'"):
         read_fields(path, ["u", "q"])
+
+
+def test_files_of_two_units_are_refused(field: xr.DataArray, tmp_path: Path) -> None:
+    field[:3].to_netcdf(tmp_path / "a.nc")
+    (field[3:] + 273.15).assign_attrs(units="K").to_netcdf(tmp_path / "b.nc")
+    with pytest.raises(InputError, match=r"air has units 'degC' in .*a.nc and 'K' in .*b.nc"):
+        open_store(tmp_path / "*.nc")

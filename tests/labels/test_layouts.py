@@ -6,7 +6,7 @@ import xarray as xr
 
 from apsgeo import domains
 from apsgeo.domains import Domain, GraphDomain, HEALPixDomain, ImageDomain, LatLonDomain
-from apsgeo.errors import GridError
+from apsgeo.errors import GridError, InputError
 from apsgeo.labels.healpix import label_healpix
 from apsgeo.labels.layout import domain_of, layout_of
 from tests.cases import numpy_seeded
@@ -273,3 +273,9 @@ def test_a_grid_scores_by_the_cosine_and_others_by_area() -> None:
     grid, cells = (layout_of(CASES[name][0]) for name in ("grid", "cells"))
     np.testing.assert_allclose(grid.weights, np.repeat(np.cos(np.deg2rad(LAT)), 6))
     np.testing.assert_allclose(cells.weights, 4 * np.pi / 48)
+
+
+def test_pixels_are_as_many_as_the_domain_has() -> None:
+    for values, dims in ((np.zeros((2, 49)), ("time", "cells")), (np.zeros(48), ("time", "cells"))):
+        with pytest.raises(InputError, match="the last one over the 48 pixels"):
+            label_healpix(HEALPixDomain(2), values, dims)

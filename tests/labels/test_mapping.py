@@ -69,3 +69,15 @@ def test_dims_of_which_nothing_says_that_they_are_records() -> None:
     obs = leveled(fields(posterior)).drop_vars("time").rename(time="sample")
     with pytest.raises(GridError, match="level"):
         impute(obs, posterior, 2)
+
+
+@pytest.mark.parametrize(
+    ("dim", "statistics"), [("member", None), ("member", "area"), ("quantile", "q05")]
+)
+def test_a_dim_is_not_called_as_what_is_made(dim: str, statistics: str | None) -> None:
+    posterior = model()
+    runs = leveled(fields(posterior)).drop_vars("level").rename(level=dim)
+    with pytest.raises(GridError, match=rf"obs.rename\({dim}='run'\)"):
+        impute(runs, posterior, 3, statistics=statistics)
+    found = impute(runs.rename({dim: "run"}), posterior, 3, statistics=statistics)
+    assert found.sizes["run"] == 2

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import tracemalloc
 import warnings
 from typing import Any
 
+import dask
+import dask.array as da
 import healpy
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from apsgeo.domains import HEALPixDomain
 from apsgeo.errors import ApsgeoWarning, InputError, OnLandWarning, OutlierWarning
 from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.scales import HybridScales
+from apsgeo.labels import quality
 from apsgeo.labels.healpix import label_healpix
 from apsgeo.labels.quality import checked_history, is_fill
 from apsgeo.labels.records import Records
@@ -219,3 +223,53 @@ def test_a_flow_is_not_taught_fill_values() -> None:
     with pytest.warns(OutlierWarning):
         completed = prior.complete(checked_history(prior.records(wrong), "flag"))
     assert float(completed.values.min()) > -100.0
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_a_history_is_checked_in_little_more_than_its_own_memory(
+    monkeypatch: pytest.MonkeyPatch, lazy: bool
+) -> None:
+    """A history of dask is read once, into place, and looked at block by block."""
+    monkeypatch.setattr(quality, "_BLOCK", 2**14)
+    monkeypatch.setattr(quality, "_SAMPLE", 2**12)
+    fields = numpy_seeded(1).normal(size=(240, 50, 80)).astype(np.float32)
+    time = xr.date_range("2000-01-01", periods=240, freq="MS")
+    lat, lon = np.linspace(80, -80, 50), np.arange(0, 360, 4.5)
+    array = xr.DataArray(fields, {"time": time, "lat": lat, "lon": lon}, ("time", "lat", "lon"))
+    wanted = array.copy(deep=True)
+    wanted[7, 3, 5] = wanted[230, 1, 1] = np.nan
+    array[7, 3, 5] = array[230, 1, 1] = -9999.0
+    before = array.copy(deep=True)
+    read = list[int]()
+
+    def block(values: np.ndarray) -> np.ndarray:
+        read.append(len(values))
+        return values.copy()
+
+    given = array
+    if lazy:
+        given = array.copy(data=array.chunk(time=10).data.map_blocks(block, dtype="f4"))
+    da.store(
+        array.chunk().data[:2], np.empty((2, 50, 80))
+    )  # what dask imports is no memory of ours
+    read.clear()
+    records = Records.of(given, given="the history")
+    with dask.config.set(scheduler="synchronous"):
+        tracemalloc.start()
+        with pytest.warns(OutlierWarning, match=r"2 fill values, such as -9999 at .*, 2000-08"):
+            found = checked_history(records, "flag").array
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    xr.testing.assert_identical(found.compute(), wanted)
+    xr.testing.assert_identical(array, before)
+    assert sum(read) == (240 if lazy else 0)
+    copies = 2 if lazy else 1  # the one that is read, and the one without fill values
+    assert most < (copies + 0.5) * fields.nbytes
+
+
+def test_most_values_far_away_are_perhaps_in_other_units() -> None:
+    with (
+        pytest.warns(ApsgeoWarning),  # nothing is left
+        pytest.warns(OutlierWarning, match="are they in other units than the model, degC?"),
+    ):
+        drawn((gappy() + 273.15).assign_attrs(units="degC"))

@@ -31,6 +31,7 @@ from tests.cases import history, numpy_seeded
         ("W m**-2", "W/m^2", (1.0, 0.0)),
         ("m**2 s**-2", "m2 s-2", (1.0, 0.0)),
         ("psu", " psu ", (1.0, 0.0)),
+        ("degree_C", "celsius", (1.0, 0.0)),
         ("kg m-2 s-1", "mm/day", None),
         ("m", "K", None),
         ("psu", "1", None),
@@ -87,3 +88,15 @@ def test_scores_of_other_coordinates_are_refused() -> None:
     for other in (truth[::-1], truth[1:], truth.assign_coords(lat=truth.lat + 1)):
         with pytest.raises(InputError, match=r"ensemble and truth have other coordinates"):
             crps(ensemble, other)
+
+
+def test_units_of_which_no_conversion_is_known() -> None:
+    with pytest.raises(UnitsError, match=r"convert the values, and say so: .assign_attrs\(units="):
+        check_units(xr.DataArray(0.0, attrs={"units": "psu"}), "degC")
+
+
+def test_what_is_scored_is_labelled() -> None:
+    fields = history(1)
+    for ensemble, truth in ((fields.values, fields), (fields.expand_dims(member=2), fields.values)):
+        with pytest.raises(InputError, match="is a ndarray; expected an xarray.DataArray"):
+            score_ensemble(ensemble, truth)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 
 import apsgeo
+import apsgeo.xarray
 from apsgeo.errors import InputError, OutputExistsError
 from apsgeo.labels import lazy
 from apsgeo.output import blocks
@@ -201,3 +202,13 @@ def test_members_of_one_record_in_several_blocks_are_written(
 
 def test_it_is_a_public_name() -> None:
     assert apsgeo.write_ensemble is write_ensemble
+    assert apsgeo.xarray.write_ensemble is write_ensemble  # as in version 0.2
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+def test_records_are_not_added_to_what_is_no_ensemble(tmp_path: Path, suffix: str) -> None:
+    posterior = model()
+    path = tmp_path / f"rubbish.{suffix}"
+    path.write_text("x") if suffix == "nc" else path.mkdir()
+    with pytest.raises(InputError, match="holds no ensemble that records can be added to"):
+        write_ensemble(impute(fields(posterior), posterior, 2), path, append=True)

@@ -24,6 +24,7 @@ from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.labels.labels import labels_of
 from apsgeo.operators import Mask
 from apsgeo.posterior import Posterior
+from apsgeo.table.read import read_table
 from tests.cases import alike, history, numpy_seeded
 from tests.places import PLACES
 
@@ -170,14 +171,15 @@ def test_stations_share_a_factor(model: Posterior) -> None:
     [
         {"time": "date", "lat": "Latitude", "lon": "LONGITUDE", "air": "Value", "error": "sigma"},
         {"time": "JULD", "lat": "lat (deg)", "lon": "lng", "air": "air [degC]", "error": "std-dev"},
+        {"air": "t2m"},  # the only numbers that are left
     ],
 )
 def test_columns_go_by_their_usual_names(
     model: Posterior, frame: pd.DataFrame, columns: dict[str, str]
 ) -> None:
     expected = apsgeo.impute(frame, model, members=2).compute()
-    named = apsgeo.impute(frame.rename(columns=columns), model, members=2).compute()
-    alike(named.values, expected.values, 1)
+    named = frame.rename(columns=columns).assign(station_id=3, qc_flag=0)
+    alike(apsgeo.impute(named, model, members=2).values, expected.values, 1)
 
 
 def test_units_are_converted(model: Posterior, frame: pd.DataFrame) -> None:
@@ -281,9 +283,21 @@ BAD: dict[str, tuple[Any, str]] = {
     "no values": (lambda f: f.assign(air=np.nan), "no value in any row"),
     "infinite": (lambda f: f.assign(air=np.inf), "60 infinite values"),
     "no place": (lambda f: f.drop(columns="lat"), "no columns 'lat' and 'lon'"),
-    "no column of values": (lambda f: f.rename(columns={"air": "q"}), "none is called 'air'"),
+    "no column of values": (
+        lambda f: f.rename(columns={"air": "depth"}), "none is called 'air'"
+    ),
+    "two that may be": (lambda f: f.rename(columns={"air": "q"}).assign(p=1.0), "none is called"),
+    "two variables": (
+        lambda f: f.rename(columns={"air": "value"}).assign(
+            variable=np.where(f.index % 2, "air", "rain")
+        ),
+        "has the variables rain, and the model air",
+    ),
     "no time": (lambda f: f.drop(columns="time"), "no column 'time', and the model has 12 seasons"),
     "numbers for dates": (lambda f: f.assign(time=20010101), "has numbers in its column 'time'"),
+    "dates of two countries": (
+        lambda f: f.assign(time=f.time.dt.strftime("%d/%m/%Y")), "day or the month may come first"
+    ),
     "words for dates": (lambda f: f.assign(time="soon"), "cannot be read as dates"),
     "a gap in time": (lambda f: f.assign(time=f.time.where(f.index > 0)), "no time in 1 rows"),
     "a gap in place": (lambda f: f.assign(lon=f.lon.where(f.index > 0)), "no lon in 1 rows"),
@@ -418,6 +432,11 @@ def test_the_command_takes_tables(
     done = CliRunner().invoke(app, [*line, "--shared-error", "instrument=0.5"])
     assert done.exit_code == 0, (done.output, done.exception)
     assert "local Gaussian" in done.stderr
+    before = table.read_bytes()
+    lost = CliRunner().invoke(app, ["impute", str(table), str(model), str(table), "--overwrite"])
+    assert lost.exit_code == 2
+    assert "is what is read, and would be lost" in lost.stderr
+    assert table.read_bytes() == before
     with xr.open_dataset(output) as filled:
         assert dict(filled.air.sizes) == {"member": 2, "time": 3, "lat": 6, "lon": 10}
         assert f"obs.{suffix}" in filled.attrs["history"]
@@ -465,3 +484,12 @@ def small_flow(months: xr.DataArray, folder: Path) -> Path:
             prior, Mask(), NOISE, spec=spec, steps=0, folds=2, rounds=1, progress=False
         )
     return _KEPT[id(months)].save(folder / "model")
+
+
+def test_csv_of_semicolons_may_have_decimal_commas(tmp_path: Path) -> None:
+    for name, point in (("commas", ","), ("points", ".")):
+        lines = ["time;lat;lon;air", "2000-01-31;10.5;-20;1.25", "2000-02-01;-1;3.5;2"]
+        (tmp_path / name).with_suffix(".csv").write_text("\n".join(lines).replace(".", point))
+        found = read_table(tmp_path / f"{name}.csv")
+        columns = found[["lat", "lon", "air"]].apply(pd.to_numeric)
+        assert columns.to_numpy().tolist() == [[10.5, -20.0, 1.25], [-1.0, 3.5, 2.0]]

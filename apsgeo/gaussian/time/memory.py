@@ -181,14 +181,16 @@ class Memory:
         """
         rate, slow = self.rate.to(away).flatten(), self.slow.to(away).flatten()
         first, second = rate[rows][..., :, None], rate[columns][..., None, :]
-        forgets = torch.where(away >= 0.0, second, first)  # the later one's
+        steps = away.abs()
+        # In place, as these are most of what a draw given its neighbours costs.
+        fast = torch.where(away >= 0.0, second, first)  # the later one's rate
+        fast = fast.mul_(-steps).exp_().div_(first + second)
         # sqrt(1 - s) times the root of each rate; the roots are of values, not of pairs
         part = (2.0 * (1.0 - slow) * rate).sqrt()
-        fast = part[rows][..., :, None] * part[columns][..., None, :]
-        fast = fast / (first + second) * (-forgets * away.abs()).exp()
+        fast.mul_(part[rows][..., :, None]).mul_(part[columns][..., None, :])
         part = slow.sqrt()
         slowly = part[rows][..., :, None] * part[columns][..., None, :]
-        return slowly * self.slow_correlation ** away.abs() + fast
+        return fast.add_(slowly.mul_(self.slow_correlation**steps))
 
     def covariance(
         self, prior: Covariance, block: Tensor, rows: Tensor, columns: Tensor, away: Tensor
@@ -207,8 +209,8 @@ class Memory:
         else:
             root = self.split.lasting.root(prior).to(block)
             lasting = root[rows] @ root[columns].mT
-            found = (block - lasting) * self.between(rows, columns, away)
-            found = found + lasting * self.split.memory.between(rows, columns, away)
+            found = (block - lasting).mul_(self.between(rows, columns, away))
+            found.add_(lasting.mul_(self.split.memory.between(rows, columns, away)))
         return found if self.kept == 1.0 else torch.where(away == 0.0, found, self.kept * found)
 
     def members_noise(self, seed: int, time: Tensor, count: int) -> Tensor:

@@ -19,6 +19,7 @@ from apsgeo.gaussian.vecchia.ordering import Blocks, nearest_of, rank_within
 __all__ = ["Factor", "Seen", "Within", "factorize"]
 
 _ENTRIES = 2**18  # entries of covariance blocks at once, so that they stay in the cache
+_COLUMNS = 64  # of a covariance that are computed at once, of which the lower triangle is needed
 _JITTER = 1e-5  # share of the variance that is white, for single precision
 _MORE_WHITE = (2e-6, 1e-4)  # shares that are added where a block is not positive definite
 
@@ -265,22 +266,37 @@ def _joint(
     matrix[:, count:, count:] = within
     if count == 0:
         return matrix
-    entries, weights = seen.values.flatten(1), seen.weights
-    every = torch.cat([entries, values], 1)
-    found = prior.covariance_blocks(every, entries.shape[1])
-    # The part of the diagonal that is white is that of one value at one time.
-    same = every[:, :, None] == entries[:, None]
-    if memory is not None:
-        lag = seen.lag.repeat_interleave(weights.shape[2])
-        when = torch.cat([lag, lag.new_zeros(values.shape[1])])
-        found = memory.covariance(prior, found, every, entries, lag - when[:, None])
-        same &= when[:, None] == lag
-    found[same.nonzero(as_tuple=True)] *= 1.0 + _JITTER
-    found = _summed(found, weights)
-    matrix[:, :count, :count] = _summed(found[:, : entries.shape[1]].mT, weights).mT
-    matrix[:, count:, :count] = torch.where(used[:, :, None], found[:, entries.shape[1] :], 0.0)
+    width = seen.weights.shape[2]
+    every = torch.cat([seen.values.flatten(1), values], 1)
+    lag = torch.cat([seen.lag.repeat_interleave(width), seen.lag.new_zeros(values.shape[1])])
+    for start in range(0, count, _COLUMNS):  # what is above them is below other columns
+        weights, first = seen.weights[:, start : start + _COLUMNS], start * width
+        leading = weights.shape[1] * width
+        found = _summed(_crossed(prior, memory, every[:, first:], leading, lag[first:]), weights)
+        rest, columns = found.shape[1] - values.shape[1], slice(start, start + weights.shape[1])
+        summed = _summed(found[:, :rest].mT, seen.weights[:, start:]).mT
+        matrix[:, start:count, columns] = summed
+        matrix[:, count:, columns] = torch.where(used[:, :, None], found[:, rest:], 0.0)
     matrix.diagonal(dim1=1, dim2=2)[:, :count].add_(seen.noise_var)
     return matrix
+
+
+def _crossed(
+    prior: Covariance, memory: Memory | None, values: Tensor, leading: int, lag: Tensor
+) -> Tensor:
+    """Return the covariance (block, i, leading) of values (block, i) with the first of them.
+
+    They are those of records at some lags (i,).
+    """
+    found = prior.covariance_blocks(values, leading)
+    # The part of the diagonal that is white is that of one value at one time.
+    same = values[:, :, None] == values[:, None, :leading]
+    if memory is not None:
+        away = lag[:leading] - lag[:, None]
+        found = memory.covariance(prior, found, values, values[:, :leading], away)
+        same &= away == 0.0
+    found[same.nonzero(as_tuple=True)] *= 1.0 + _JITTER
+    return found
 
 
 def _summed(matrix: Tensor, weights: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from apsgeo.gaussian.covariance import PROBE_SEED
 from apsgeo.gaussian.draws import GaussianDraws
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia.factor import Factor
 from apsgeo.gaussian.vecchia.ordering import Blocks, Ordering
 from apsgeo.measurement import Measurement
+from apsgeo.measurement.draws import PROBE_SEED
 
 __all__ = ["Laws", "VecchiaPosterior"]
 

@@ -1,0 +1,1 @@
+"""One gappy field, filled with nothing but itself."""
