@@ -140,10 +140,16 @@ def run(options: argparse.Namespace, made: str) -> None:
     about = (
         f"Every {options.every}th test month from 2010 on ({months} of them), noise {NOISE_STD} K, "
         "scores in K over unobserved cells weighted by cos(latitude); see `apsgeo/protocol.py`. "
-        f"Iterative samplers take {options.steps} steps, have {options.iterative_months} month "
-        f"and {options.iterative_members} members, and a denoiser on the hybrid prior that was "
-        f"trained for {options.prior_steps} steps. APS and its paper's form are the shipped models."
+        "APS and its paper's form are the shipped models; no method is given neighbouring months. "
     )
+    if options.prior_steps:
+        about += (
+            f"Iterative samplers take {options.steps} steps, have {options.iterative_months} month "
+            f"and {options.iterative_members} members, and a denoiser on the hybrid prior that was "
+            f"trained for {options.prior_steps} steps."
+        )
+    else:
+        about += "Iterative samplers are left out."
     contend(
         "climate",
         "Every rival under protocol NCEP",
