@@ -29,15 +29,14 @@ def __getattr__(name: str) -> Any:
     if name == "__all__":
         return __dir__()
     # A module of ours is no public name: `from apsgeo import domains` goes on to import it.
-    known = not name.startswith("_") and find_spec(f"apsgeo.{name}") is None
-    if known and hasattr(names := import_module("apsgeo.public"), name):
+    if name.startswith("_") or find_spec(f"apsgeo.{name}") is not None:
+        raise AttributeError(f"module 'apsgeo' has no attribute {name!r}")
+    if hasattr(names := import_module("apsgeo.public"), name):
         return getattr(names, name)
     raise _unknown(name)
 
 
 def _unknown(name: str) -> AttributeError:
-    if name.startswith("_"):  # asked for by inspect, copy and others
-        return AttributeError(f"module 'apsgeo' has no attribute {name!r}")
     close = get_close_matches(name, __dir__(), cutoff=0.5)
     perhaps = f"; did you mean {' or '.join(close)}?" if close else "."
     return import_module("apsgeo.errors").UnknownNameError(

@@ -67,12 +67,16 @@ class MMPS(Guided):
 def _conjugate_gradients(
     system: Callable[[Tensor], Tensor], right: Tensor, iterations: int
 ) -> Tensor:
-    """Solve a positive definite system (member, record, value), each record on its own."""
+    """Solve a positive definite system (member, record, value), each record on its own.
+
+    A direction along which it is not, as a network's Jacobian may have, is not followed.
+    """
     found, rest = torch.zeros_like(right), right
     direction, power = rest, rest.square().sum(-1, keepdim=True)
     for _ in range(iterations):
         image = system(direction)
-        step = power / (direction * image).sum(-1, keepdim=True).clamp(min=1e-30)
+        curvature = (direction * image).sum(-1, keepdim=True)
+        step = torch.where(curvature > 0.0, power / curvature.clamp(min=1e-30), 0.0)
         found, rest = found + step * direction, rest - step * image
         last, power = power, rest.square().sum(-1, keepdim=True)
         direction = rest + power / last.clamp(min=1e-30) * direction

@@ -468,7 +468,7 @@ def test_other_units_are_refused_with_the_conversion(
     advice = str(caught.value).split("use ")[1]
     mended = eval(advice, {"obs": kelvin})
     xr.testing.assert_allclose(run(mended, posterior).compute(), run(obs, posterior).compute())
-    refused(UnitsError, "converted", obs.assign_attrs(units="m s-1"), posterior)
+    refused(UnitsError, "convert the values", obs.assign_attrs(units="m s-1"), posterior)
 
 
 @pytest.mark.parametrize("units", ["degC", "Celsius", " °C", "degrees_celsius", None])
