@@ -95,22 +95,24 @@ def test_inverse_distances_weigh_and_pass_through_values() -> None:
     values[0, 0, 0], values[0, 0, 2] = 1.0, 3.0
     draws = InverseDistance(IMAGE).posterior(Measurement.of(values, 0.1))
     mean, std = draws.mean[0, 0], draws.marginal_std[0, 0]
-    share = 1.0 / 1.01  # of a variance of 1 beside a noise of 0.1
-    np.testing.assert_allclose(mean[:3] / share, [1.0, 2.0, 3.0], atol=1e-9)
+    np.testing.assert_allclose(mean[:3], [1.0, 2.0, 3.0], atol=1e-9)
     # From (0, 0) and (0, 2) pixel (0, 4) is 4 and 2 away: weights of 1 and 4.
-    assert float(mean[4]) == pytest.approx(share * (1.0 + 4.0 * 3.0) / 5.0)
-    np.testing.assert_allclose(std[[0, 2]], 0.1 * share**0.5)
+    assert float(mean[4]) == pytest.approx((1.0 + 4.0 * 3.0) / 5.0)
+    np.testing.assert_allclose(std[[0, 2]], 0.1)
     # Each value is predicted by the other, 2 off.
-    assert float(std[1]) == pytest.approx((4.0 * share**2 - 0.01 * share) ** 0.5)
+    assert float(std[1]) == pytest.approx((4.0 - 0.01) ** 0.5)
 
 
-def test_inverse_distances_leave_noise_out_that_drowns_a_value() -> None:
-    values = torch.full((1, 1, NODES), 30.0, dtype=torch.float64)
-    noise = torch.full((NODES,), 100.0, dtype=torch.float64)
-    noise[3] = 0.01
+def test_inverse_distances_weigh_values_by_what_is_not_noise() -> None:
+    values = torch.full((1, 1, NODES), torch.nan, dtype=torch.float64)
+    noise = torch.full((NODES,), 0.5, dtype=torch.float64)
+    values[0, 0, 0], values[0, 0, 2], noise[2] = 1.0, 60.0, 30.0
     draws = InverseDistance(IMAGE).posterior(Measurement.of(values, noise))
-    assert float(draws.mean[0, 0, 0].abs()) < 0.01
-    assert float(draws.mean[0, 0, 3]) == pytest.approx(30.0, rel=1e-3)
+    first, second = 1.0 / 1.25, 1.0 / 901.0  # pixel (0, 1) is as far from both
+    expected = (first * 1.0 + second * 60.0) / (first + second)
+    assert float(draws.mean[0, 0, 1]) == pytest.approx(expected)
+    assert float(draws.mean[0, 0, 2]) == pytest.approx(60.0)
+    assert float(draws.marginal_std[0, 0, 2]) == pytest.approx(30.0)
 
 
 def test_inverse_distances_need_places() -> None:
