@@ -90,7 +90,6 @@ def summary(rows: Sequence[Row], reference: str) -> list[Row]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["case"], row["method"]), []).append(row)
-    most = {case: max(len(g) for (c, _), g in groups.items() if c == case) for case, _ in groups}
     found: list[Row] = []
     for (case, method), group in groups.items():
 
@@ -103,8 +102,8 @@ def summary(rows: Sequence[Row], reference: str) -> list[Row]:
             "method": method,
             "fields": len(group),
             "members": group[0]["members"],
-            # What has other fields is not bold: its mean is of something else.
-            "comparable": case if len(group) == most[case] else f"{case}, {method}",
+            # Rows of other fields are means of something else.
+            "comparable": f"{case}, {len(group)} fields",
             "rmse": square**0.5,
             "rmse_one": mean("square_of_one") ** 0.5,
             "spread_skill": (mean("variance") / square) ** 0.5 if square else float("nan"),
