@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -14,10 +14,20 @@ from apsgeo.measurement.seasons import seasons_of
 from apsgeo.measurement.trend import Trend
 from apsgeo.operators.linear import LinearMap
 
-__all__ = ["Normals"]
+__all__ = ["LeftOut", "Normals"]
 
 _MONTHS = 12
 _HARMONICS = 4  # of the year
+
+
+class LeftOut(Protocol):
+    """Function that predicts each observed node from the others near to it."""
+
+    def __call__(
+        self, measurement: Measurement, noise_cov: Tensor | None = None, *, apart: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return mean and covariance, as `apsgeo.gaussian.left_out.nodes.left_out` has them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,20 @@ class Normals:
             return replace(seen, values=values, mask=mask, noise_std=noise_std, season=season)
         values = seen.values - operator.apply(mean)
         return replace(seen, values=values, mask=mask, scale=std, season=season)
+
+    def refined(
+        self, measurement: Measurement, measured: Measurement, left_out: LeftOut
+    ) -> Measurement:
+        """Return a measurement of standardized values that the other observations tell, too.
+
+        Where standardizing is linear nothing else tells what an observation says.
+
+        Args:
+            measurement: Measurement in the units of the data.
+            measured: What `measure` made of it.
+            left_out: Function that predicts observed nodes from the others.
+        """
+        return measured
 
     def observable(self, operator: LinearMap) -> Tensor:
         """Tell which observations (data channel, observation) weigh valid nodes alone."""
