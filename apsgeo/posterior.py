@@ -284,9 +284,7 @@ class Posterior:
         return self._distribution(self.linear_method, measurement)
 
     def _distribution(self, method: Method, given: Measurement) -> FieldDistribution:
-        base = method
-        if isinstance(method, Flow):
-            base = method.base if method.anchor is None else method.anchor
+        base = method.base if isinstance(method, Flow) else method
         measured = refined(self.normals, given, self.normals.measure(given), base)
         if given.shared is not None:
             factor = measured.noise_std.double() / given.noise_std.double()

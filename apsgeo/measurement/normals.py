@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.measurement.measurement import Measurement
 from apsgeo.measurement.seasons import seasons_of
@@ -165,6 +166,19 @@ class Normals:
     def encode(self, fields: Tensor, season: Tensor, instant: Tensor | None = None) -> Tensor:
         """Return standardized anomalies as networks take them, float32, zero where not valid."""
         return torch.where(self.valid, self.standardize(fields, season, instant), 0.0).float()
+
+    def latent(
+        self, fields: Tensor, season: Tensor, domain: Domain, instant: Tensor | None = None
+    ) -> Tensor:
+        """Return what priors learn from, as `encode` does; NaN where values are missing at times.
+
+        Args:
+            fields: Fields (batch, channel, node) in the units of the data.
+            season: Index (batch,) of each record's season.
+            domain: Domain of the fields.
+            instant: Time (batch,) of each record, which normals with a trend want.
+        """
+        return self.encode(fields, season, instant)
 
     def restore(self, fields: Tensor, season: Tensor, instant: Tensor | None = None) -> Tensor:
         """Undo `standardize` for (..., batch, channel, node), NaN where not valid."""

@@ -29,6 +29,7 @@ _MONTHS = 12
 _FEW = 2000.0  # values of a node that count as much as the common shape
 _KEPT = 0.1  # of the distance of a node's outermost quantile from the bound
 _LEAST = 5.0  # values of which mean and size are known at all
+_LEAST_KNOWN = 1e-3  # share of a group of nodes where something is known
 _LEAST_VARIANCE = 1e-4  # of a normal number given the others
 _TIED = 0.05  # share of the values at their least or greatest that makes it a bound
 
@@ -59,8 +60,8 @@ class QuantileNormals(Normals):
     are few. The mean and standard deviation of the data remain, for weights and features.
 
     An observation y of x with noise becomes one of the normal number z, which tells as much
-    (`QuantileMap.sites`), so that "no rain here" is an observation as well. How much it tells beside
-    the other observations, their covariance says (`refined`).
+    (`QuantileMap.sites`), so that "no rain here" is an observation as well. How much it tells
+    beside the other observations, their covariance says (`refined`).
 
     Attributes:
         knots: Quantiles (season, channel, node, level) of the roots of values between the bounds;
@@ -82,11 +83,11 @@ class QuantileNormals(Normals):
     def of(
         cls, normals: Normals, fields: Tensor, season: Tensor, bounds: list[Bounds], domain: Domain
     ) -> Self:
-        """Fit the quantiles of a complete history.
+        """Fit the quantiles of a history.
 
         Args:
             normals: Mean and standard deviation of the same history.
-            fields: Fields (time, channel, node).
+            fields: Fields (time, channel, node), NaN where there is nothing.
             season: Index (time,) of each record's season.
             bounds: Bounds of each channel, None for none.
             domain: Domain of the fields.
@@ -113,7 +114,11 @@ class QuantileNormals(Normals):
             near = _near(season, s, normals.seasons)
             some = x[near]
             at = torch.stack([some <= low[0], some >= high[0]], 1).double().sum(0)
-            shares.append((at + 0.5) / (len(some) + 1.0) * ends.isfinite()[:, :, None])
+            count = (~some.isnan()).double().sum(0)
+            # what is seen in few records has the share of all nodes, counted for one record
+            usual = (at.sum(-1, keepdim=True) + 0.5) / (count.sum(-1, keepdim=True) + 1.0)
+            own = torch.where(count < len(some), at + usual, at + 0.5)
+            shares.append(own / (count + 1.0) * ends.isfinite()[:, :, None])
             inner = torch.where((some > low[0]) & (some < high[0]), some, torch.nan)
             knots.append(
                 _quantiles(rooted(inner, ends[:, None, :, None]), rooted(ends, ends[:, None]))
@@ -159,19 +164,21 @@ class QuantileNormals(Normals):
         """
         sign = 1.0 if end == 0 else -1.0
         away = torch.where(at, 0.0, sign * (z - self._threshold(end)[season]))
-        away = torch.where(self.valid, away, 0.0).clamp(min=0.0).float()
+        known = (~(away.isnan() & self.valid)).float()
+        away = torch.where(self.valid, away, 0.0).nan_to_num().clamp(min=0.0).float()
         total, coarse = torch.zeros_like(away), away
         pools: list[tuple[nn.Module, nn.Module]] = []
         while domain.can_coarsen and len(pools) < 6:
             pools.append((domain.pool(), domain.unpool()))
-            coarse = pools[-1][0](coarse)
-            back = coarse
+            coarse, known = (pools[-1][0](each) for each in (coarse, known))
+            back = coarse / known.clamp(min=_LEAST_KNOWN)
             for _, unpool in reversed(pools):
                 back = unpool(back)
             total = total + 0.5 ** len(pools) * back
             domain = domain.coarse()
         share = domain.areas.float() / domain.areas.float().sum()
         whole = (coarse * share).sum(-1, keepdim=True)
+        whole = whole / (known * share).sum(-1, keepdim=True).clamp(min=_LEAST_KNOWN)
         return total + 0.5 ** (len(pools) + 1) * whole
 
     def _threshold(self, end: int) -> Tensor:
@@ -179,8 +186,10 @@ class QuantileNormals(Normals):
         score = torch.special.ndtri(self.shares[end].double())
         return score if end == 0 else -score
 
-    def latent(self, fields: Tensor, season: Tensor, domain: Domain) -> Tensor:
-        """Return normal numbers of complete fields for a prior to learn from.
+    def latent(
+        self, fields: Tensor, season: Tensor, domain: Domain, instant: Tensor | None = None
+    ) -> Tensor:
+        """Return normal numbers of fields for a prior to learn from, NaN where nothing is known.
 
         Values at a bound have one below the threshold: the lower, the farther their surroundings
         are from leaving the bound, by their rank among all such values. So dry days near rain are
@@ -243,7 +252,9 @@ class QuantileNormals(Normals):
         mask = measurement.mask & self.observable(measurement.operator)
         y, noise = (a[mask].double() for a in (measurement.values, measurement.noise_std))
         sites = self._maps_where(mask, season).sites(y, noise)
-        return _with_sites(replace(measurement, mask=mask, season=season), *sites)
+        around = measurement.around
+        around = None if around is None else self.measure(around)
+        return _with_sites(replace(measurement, mask=mask, season=season, around=around), *sites)
 
     def refined(
         self, measurement: Measurement, measured: Measurement, left_out: LeftOut
