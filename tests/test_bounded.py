@@ -288,11 +288,14 @@ def test_rain_remembers() -> None:
     prior = fitted(labelled(lasting(120)))
     assert prior.memory is not None
     assert scored(prior, truth, prior.memory)[0] < 0.95 * scored(prior, truth)[0]
+    assert prior.history is not None
+    few = replace(prior, history=prior.history[np.arange(96, 120)])
     flow = apsgeo.distill(
-        prior, apsgeo.Mask(), 0.1, steps=1, batch=2, rounds=1, folds=2, progress=False
+        few, apsgeo.Mask(), 0.1, steps=1, batch=2, rounds=1, folds=2, progress=False
     )
     assert flow.memory is not None
-    assert float(apsgeo.impute(labelled(truth), flow, members=2).min()) >= 0.0
+    obs = labelled(torch.where(torch.arange(NODES) % 5 == 0, truth, torch.nan))
+    assert float(apsgeo.impute(obs, flow, members=2).min()) >= 0.0
 
 
 def test_a_flow_is_distilled(tmp_path: Path) -> None:
