@@ -179,9 +179,11 @@ def test_dry_observations_near_each_other_tell_what_they_do_together(wet: float)
     given = replace(Measurement.of(y, noise), season=season)
     measured = normals.measure(given)
     nodes = [*near, hidden]
+    low, high = normals.shares[:, 0, 0, nodes].double()
     maps = QuantileMap(
         normals.knots[0, 0, nodes].double(),
-        *normals.shares[:, 0, 0, nodes].double(),
+        low,
+        high,
         normals.bounds.expand(2, len(nodes)).double(),
     )
     draws = loadings[0, nodes] @ torch.randn(NODES, 100_000, generator=seeded(5))
