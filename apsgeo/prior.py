@@ -39,6 +39,7 @@ from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
 from apsgeo.measurement import Bounds, ProjectedNormals, QuantileNormals, bounds_in, fit_normals
+from apsgeo.measurement.normals import out_of_sample
 from apsgeo.optim.distributed import is_first
 from apsgeo.optim.training import Training, seeded
 from apsgeo.progress import say
@@ -127,7 +128,8 @@ def fit_prior(
             and ``(0, 1)`` for a fraction; one pair for each channel, if there are several. Members
             keep to them, and are at a bound as often as the data are: values are mapped by their
             quantiles (`apsgeo.measurement.QuantileNormals`). By default those that are found: a
-            bound is where one in twenty values of a dated history is exactly its least or greatest.
+            bound is where one in twenty values of a dated history is exactly its least or greatest,
+            and that is 0, 1 or 100 or most cells have such values.
             None for none.
         held_out_from: Date or number of the first record that only decides when to stop; by default
             that of the last tenth of the history.
@@ -232,6 +234,8 @@ def fit_prior(
     known = static_fields(static, normals.valid, domain)
     _check_land(augment, normals.valid)
     fields = normals.encode(learned.values, season, learned.instants)
+    if filled is None and not isinstance(normals, ProjectedNormals):  # which have shrunk means
+        fields = fields * out_of_sample(season, seasons, within).float()[:, None, None]
     if bounded:
         mapped = QuantileNormals.of(normals, learned.values, season, found, domain)
         normals, fields = mapped, mapped.latent(learned.values, season, domain)

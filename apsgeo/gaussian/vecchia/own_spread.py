@@ -1,127 +1,104 @@
-"""A spread that each record tells by its own observations: smooth days, rough days."""
+"""A spread that each record tells by its own observations: smooth days, rough days and places."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from apsgeo.errors import InputError
 from apsgeo.gaussian.covariance import Covariance
-from apsgeo.gaussian.draws import GaussianDraws
+from apsgeo.gaussian.vecchia.factor import Seen
 from apsgeo.gaussian.vecchia.ordering import nearest_of
-from apsgeo.gaussian.vecchia.prior import VecchiaPrior
-from apsgeo.measurement import Measurement, NoiseDraws
 
 __all__ = ["OwnSpread"]
 
-_MOST = 1000  # observations of a record by which its spread is told
+_MOST = 600  # observations of a record that are predicted
+_GIVEN = 24  # observations that each is predicted from
+_ENTRIES = 2**22  # of covariances at once
+_CORNERS = 4  # predicted observations between which the factor of a node is the mean
 
 
 @dataclass(frozen=True)
 class OwnSpread:
-    r"""A method that draws what `VecchiaPrior` draws, with a spread that each record tells.
+    r"""Factors of the spread of a record, told by how well its observations predict each other.
 
-    One covariance for all records is right on average, too wide for the smooth ones and too narrow
-    for the rough ones. Here the deviations of a record from its mean are multiplied by s,
+    One covariance for all records is right on average. It is too wide for smooth records and too
+    narrow for rough ones, and too narrow wherever a record is unlike all that were learned from.
+    The deviations of members from their mean are multiplied by s, at every node the scale
 
-        s^2 = (doubt + sum_i w_i e_i^2 / v_i) / (doubt + sum_i w_i),
+        s^2 = (near * r^2 + sum_i w_i e_i^2 / v_i) / (near + sum_i w_i),
+        r^2 = (doubt + sum_j w_j e_j^2 / v_j) / (doubt + sum_j w_j),
 
     where e_i is what an observation differs by from its prediction given the observations nearest
-    to it, v_i the variance of that, and w_i the share of v_i that is not noise. It is the scale of
-    a Student-t process of so many degrees of freedom (Shah, Wilson & Ghahramani 2014, "Student-t
+    to it, v_i the variance of that, and w_i the share of v_i that is not noise. The second sum is
+    over the record, the first over the observations near to the node. It is the scale of a
+    Student-t process of so many degrees of freedom (Shah, Wilson & Ghahramani 2014, "Student-t
     processes as alternatives to Gaussian processes", arXiv 1402.4306), by local predictions in
     place of the joint law. The mean stays.
 
     Attributes:
-        method: The approximation whose spread is the average one.
         doubt: Number of observations that count as much as the average spread.
+        near: Number of observations near a node that count as much as the record's spread.
+        around: Number of observations near a node that tell of it.
     """
 
-    method: VecchiaPrior
     doubt: float = 8.0
+    near: float = 20.0
+    around: int = 60
 
-    @property
-    def name(self) -> str:
-        """Name of the method in tables."""
-        return f"{self.method.name}, own spread"
+    def sizes(self, prior: Covariance, seen: Seen, values: Tensor, positions: np.ndarray) -> Tensor:
+        """Return the factors (field, value) of fields that are measured alike.
 
-    def posterior(self, measurement: Measurement) -> NoiseDraws:
-        """Return the draws of the fields behind a measurement.
-
-        Raises:
-            InputError: If an observation is not of one node.
+        Args:
+            prior: Covariance of the fields.
+            seen: Their observations.
+            values: What was observed (field, observation).
+            positions: Positions (node, d); values are those of one channel after the other.
         """
-        return _Scaled(self.method.posterior(measurement), self.sizes(measurement))
+        nodes, channels = len(positions), prior.channels
+        out = torch.ones(len(values), channels, nodes)
+        channel = seen.main // nodes
+        for each in range(channels):
+            own = np.flatnonzero(channel == each)
+            own = own[:: max(1, -(-len(own) // _MOST))]
+            if len(own) and len(seen) > 1:
+                place = seen.place[own]
+                squares, shares = self._misses(prior, seen, values, own)
+                told = self._near(place, squares, shares)
+                corners = torch.from_numpy(nearest_of(place, positions, _CORNERS)[0])
+                out[:, each] = told[:, corners].mean(2).sqrt().float()
+        return out.flatten(1)
 
-    def sizes(self, measurement: Measurement) -> Tensor:
-        """Return the factor s (batch,) of each record's spread; see `posterior` for errors."""
-        if not measurement.operator.is_identity:
-            raise InputError(
-                f"{measurement.operator!r} observes several nodes at a time, by which a record's "
-                "spread is not told; use VecchiaPrior alone, or measure at nodes, as Mask() does."
-            )
-        priors = self.method.priors(measurement)
-        each = [self._size(prior, measurement[k : k + 1]) for k, prior in enumerate(priors)]
-        return torch.stack(each).to(measurement.values)
-
-    def _size(self, prior: Covariance, record: Measurement) -> Tensor:
-        """Return the factor of one record."""
-        seen = record.mask.flatten().nonzero()[:, 0].cpu()
-        if len(seen) < 2:
-            return torch.ones((), dtype=torch.float64)
-        parts = (record.values, record.noise_std.square())
-        values, noise_var = (part.flatten().cpu().double()[seen] for part in parts)
-        if record.scale is not None:
-            scale = record.scale.flatten().cpu().double()[seen]
-            values, noise_var = values / scale, noise_var / scale**2
-        own = torch.arange(0, len(seen), -(-len(seen) // _MOST))
-        near = self._others(prior, seen.numpy(), own.numpy())
-        block = prior.covariance_blocks(torch.cat([seen[own][:, None], seen[near]], 1)).double()
-        cross, others = block[:, 1:, 0], block[:, 1:, 1:] + torch.diag_embed(noise_var[near])
-        gain = torch.linalg.solve(others, cross)
-        off = values[own] - (gain * values[near]).sum(1)
-        left = (block[:, 0, 0] - (gain * cross).sum(1)).clamp(min=0.0)
-        share = left / (left + noise_var[own])
-        told = (share * off.square() / (left + noise_var[own])).sum()
-        return ((self.doubt + told) / (self.doubt + share.sum())).sqrt()
-
-    def _others(self, prior: Covariance, seen: np.ndarray, own: np.ndarray) -> Tensor:
-        """Return the observations (own, k) that are nearest to each, but for itself."""
-        positions = prior.domain.positions.numpy()
-        place = positions[seen % len(positions)]
-        near = nearest_of(place, place[own], 1 + self.method.observations * prior.channels)[0]
+    def _misses(
+        self, prior: Covariance, seen: Seen, values: Tensor, own: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Return w e^2 / v (field, n) and w (n,) of the observations (n,) that are predicted."""
+        near = nearest_of(seen.place, seen.place[own], 1 + _GIVEN)[0]
         last = np.argsort(near == own[:, None], axis=1, kind="stable")[:, :-1]
-        return torch.from_numpy(np.take_along_axis(near, last, 1))
+        group = torch.from_numpy(
+            np.concatenate([own[:, None], np.take_along_axis(near, last, 1)], 1)
+        )
+        noise_var, y = seen.noise_var.double(), values.double()
+        squares, shares = [], []
+        for each in group.split(max(1, _ENTRIES // (group.shape[1] * seen.width) ** 2)):
+            blocks = prior.covariance_blocks(seen.values[each].flatten(1)).double()
+            weights = seen.weights[each].double()
+            blocks = blocks.unflatten(2, weights.shape[1:]).unflatten(1, weights.shape[1:])
+            block = torch.einsum("bipjq,bip,bjq->bij", blocks, weights, weights)
+            cross, others = block[:, 1:, 0], block[:, 1:, 1:]
+            gain = torch.linalg.solve(others + torch.diag_embed(noise_var[each[:, 1:]]), cross)
+            left = (block[:, 0, 0] - (gain * cross).sum(1)).clamp(min=0.0)
+            total = left + noise_var[each[:, 0]]
+            off = y[:, each[:, 0]] - (gain * y[:, each[:, 1:]]).sum(2)
+            squares.append(left / total * off.square() / total)
+            shares.append(left / total)
+        return torch.cat(squares, 1), torch.cat(shares)
 
-
-class _Scaled(NoiseDraws):
-    """Gaussian draws whose deviations are multiplied by a factor (batch,) of each record."""
-
-    def __init__(self, draws: GaussianDraws, sizes: Tensor) -> None:
-        self.draws, self.sizes, self.measurement = draws, sizes, draws.measurement
-
-    @property
-    def noise_dim(self) -> int:
-        return self.draws.noise_dim
-
-    def noise_batches(self, count: int, seed: int, size: int, first: int = 0) -> Iterator[Tensor]:
-        yield from self.draws.noise_batches(count, seed, size, first)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.draws.mean
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        return self.mean + self.sizes[:, None, None] * self.draws.deviations(noise)
-
-    def log_prob(self, signal: Tensor) -> Tensor:
-        members = self.as_members(signal)
-        sizes = self.sizes.to(signal)
-        energy = self.draws.energy(members - self.mean.to(signal)) / sizes.square()
-        shrunk = members[0, 0].numel() * sizes.log()
-        result = self.draws.peak_log_prob().to(signal) - shrunk - energy
-        return result.reshape(signal.shape[:-2])
+    def _near(self, place: np.ndarray, squares: Tensor, shares: Tensor) -> Tensor:
+        """Return s^2 (field, n) at the observations (n,) that were predicted."""
+        record = (self.doubt + squares.sum(1)) / (self.doubt + shares.sum())
+        around = torch.from_numpy(nearest_of(place, place, self.around)[0])
+        total = self.near * record[:, None] + squares[:, around].sum(2)
+        return total / (self.near + shares[around].sum(1))
