@@ -47,6 +47,7 @@ from apsgeo.measurement import (
     bounds_in,
     fit_normals,
 )
+from apsgeo.measurement.normals import out_of_sample
 from apsgeo.optim.distributed import is_first
 from apsgeo.optim.training import Training, seeded
 from apsgeo.progress import say
@@ -136,7 +137,8 @@ def fit_prior(
             and ``(0, 1)`` for a fraction; one pair for each channel, if there are several. Members
             keep to them, and are at a bound as often as the data are: values are mapped by their
             quantiles (`apsgeo.measurement.QuantileNormals`). By default those that are found: a
-            bound is where one in twenty values of a dated history is exactly its least or greatest.
+            bound is where one in twenty values of a dated history is exactly its least or greatest,
+            and that is 0, 1 or 100 or most cells have such values.
             None for none.
         held_out_from: Date or number of the first record that only decides when to stop; by default
             that of the last tenth of the history.
@@ -252,6 +254,9 @@ def fit_prior(
     if bounded and mapped is None:
         normals = QuantileNormals.of(normals, learned.values, season, found, domain)
     fields = normals.latent(learned.values, season, domain, learned.instants)
+    if filled is None and not (bounded or isinstance(normals, ProjectedNormals)):
+        # the others have quantiles, and shrunk means
+        fields = fields * out_of_sample(season, seasons, within).float()[:, None, None]
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
     search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": training.progress} | fit
     observed = None

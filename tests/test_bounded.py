@@ -53,7 +53,7 @@ def ice(records: int = RECORDS, seed: int = 0) -> Tensor:
 def normals_of(fields: Tensor) -> QuantileNormals:
     season = torch.zeros(len(fields), dtype=torch.long)
     plain = Normals.fit(fields, season, 1)
-    return QuantileNormals.of(plain, fields, season, [bounds_in(fields)], DOMAIN)
+    return QuantileNormals.of(plain, fields, season, [bounds_in(fields[:, 0])], DOMAIN)
 
 
 def labelled(fields: Tensor, name: str = "pr") -> xr.DataArray:
@@ -79,8 +79,37 @@ def fitted(history: xr.DataArray, **options: Any) -> apsgeo.FieldPrior:
 
 @pytest.mark.parametrize(("make", "expected"), [(rain, (0.0, None)), (ice, (0.0, 1.0))])
 def test_bounds_are_found_where_many_values_are(make: Any, expected: Any) -> None:
-    assert bounds_in(make()) == expected
-    assert bounds_in(make() + torch.rand(1, 1, NODES, generator=seeded(1))) == (None, None)
+    assert bounds_in(make()[:, 0]) == expected
+    assert bounds_in(make()[:, 0] + torch.rand(1, NODES, generator=seeded(1))) == (None, None)
+
+
+def sea(records: int = RECORDS) -> Tensor:
+    """Return temperatures (record, 1, node), at freezing in high latitudes alone."""
+    latitude = torch.from_numpy(np.repeat(DOMAIN.lat, 12)).float()
+    warm = 27.0 - 30.0 * (latitude / 75.0).abs() + 0.3 * torch.from_numpy(smooth(records, 4))
+    return warm.clamp(min=-1.8).float()[:, None]
+
+
+def test_freezing_under_the_ice_is_no_bound_of_the_sea() -> None:
+    assert (sea() == -1.8).double().mean() > 0.1
+    assert bounds_in(sea()[:, 0]) == (None, None)
+
+
+def test_nodes_that_are_never_at_the_bound_do_not_get_there() -> None:
+    """A share of those that might be there would throw members 25 degrees down."""
+    fields, season = sea(), torch.zeros(RECORDS, dtype=torch.long)
+    normals = QuantileNormals.of(
+        Normals.fit(fields, season, 1), fields, season, [(-1.8, None)], DOMAIN
+    )
+    z = torch.randn(20_000, 1, 1, NODES, generator=seeded(2))
+    x = normals.restore(z, torch.zeros(1, dtype=torch.long))[:, 0, 0]
+    warm = torch.from_numpy(np.repeat(np.abs(DOMAIN.lat) < 20.0, 12))
+    least = fields[:, 0, warm].min()
+    assert float(least) > 15.0
+    assert float(x[:, warm].min()) > float(least) - 2.0
+    seldom = normals.standardize(torch.full((1, 1, NODES), -1.8), season[:1])
+    assert bool(seldom.isfinite().all())
+    assert bool(normals.latent(fields, season, DOMAIN).isfinite().all())
 
 
 @pytest.mark.parametrize("make", [rain, ice])
@@ -222,7 +251,7 @@ def test_members_keep_to_the_bounds_and_are_as_often_there(make: Any, tmp_path: 
     seen = torch.rand(truth.shape, generator=seeded(3)) < 0.2
     obs = labelled(torch.where(seen, truth, torch.nan))
     ensemble = apsgeo.impute(obs, model, members=32).compute()
-    low, high = bounds_in(make())
+    low, high = bounds_in(make()[:, 0])
     assert float(ensemble.min()) >= (low or 0.0)
     assert high is None or float(ensemble.max()) <= high
     hidden = ~seen.reshape(-1, 6, 12).numpy()

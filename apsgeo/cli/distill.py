@@ -16,7 +16,7 @@ __all__ = ["EXAMPLE", "distill"]
 EXAMPLE = "apsgeo distill air-prior air-model --history air.nc --noise-std 0.25"
 Teacher = Literal["history", "diffusion", "gaussian"]
 Objective = Literal["mixed", "score", "reverse", "forward"]
-Base = Literal["local", "anchor", "white"]
+Base = Literal["adaptive", "local", "anchor", "white"]
 
 _COUPLINGS = 8  # of white noise, which has no correlations of its own
 
@@ -65,10 +65,11 @@ def distill(
     base: Annotated[
         Base,
         typer.Option(
-            help="What the flow starts from: the anchor's posterior by near observations, its "
-            "exact posterior, or the paper's white noise."
+            help="What the flow starts from: the anchor's posterior by near observations, with a "
+            "spread that each record tells (adaptive) or without, its exact posterior, or the "
+            "paper's white noise."
         ),
-    ] = "local",
+    ] = "adaptive",
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 2000,
     seed: Seed = 0,
     overwrite: Overwrite = False,

@@ -100,6 +100,7 @@ class _Group:
     fold: int
     season: int
     scale: Tensor | None
+    sizes: Tensor | None
 
     @property
     def cell(self) -> tuple[int, int]:
@@ -154,6 +155,8 @@ class PairSet:
         picked = [(self.groups[g], i) for g, i in entries]
         times = torch.stack([group.times[i] for group, i in picked])
         scales = [group.scale for group, _ in picked if group.scale is not None]
+        deviations = torch.stack([group.deviations[kept].float() for group, _ in picked], 1)
+        sizes = [group.sizes[i].float() for group, i in picked if group.sizes is not None]
         measurement = Measurement(
             torch.stack([group.values[i] for group, i in picked]),
             torch.stack([group.mask for group, _ in picked]),
@@ -167,10 +170,10 @@ class PairSet:
             start=Moments(
                 measurement,
                 mean=torch.stack([group.mean[i] for group, i in picked]),
-                deviation=torch.stack([group.std for group, _ in picked]),
-                variance=torch.stack([group.variance for group, _ in picked]),
+                deviation=torch.stack([group.std[i] for group, i in picked]),
+                variance=torch.stack([group.variance[i] for group, i in picked]),
             ),
-            deviations=torch.stack([group.deviations[kept].float() for group, _ in picked], 1),
+            deviations=deviations * torch.stack(sizes) if sizes else deviations,
             base=self.bases[picked[0][0].fold],
         )
 
@@ -235,6 +238,7 @@ def _group(
     posterior = base.posterior(replace(measurement, season=season_index))
     moments = Moments.of(posterior, functionals)
     draws = torch.randn(members, posterior.noise_dim, generator=generator)
+    sizes, shape = posterior.sizes, moments.deviation.shape
     return _Group(
         times=times,
         setting=setting,
@@ -242,12 +246,13 @@ def _group(
         noise_std=measurement.noise_std[0].clone(),
         values=measurement.values,
         mean=moments.mean,
-        std=moments.deviation[0],
-        variance=moments.variance[0],
+        std=moments.deviation if sizes is not None else moments.deviation[:1].expand(shape),
+        variance=moments.variance,
         deviations=posterior.shared_deviations(draws).half(),
         fold=fold,
         season=season,
         scale=None if measurement.scale is None else measurement.scale[0],
+        sizes=None if sizes is None else sizes.half(),
     )
 
 

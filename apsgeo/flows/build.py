@@ -54,7 +54,8 @@ class CouplingSpec(FlowSpec):
 
     Attributes:
         base: "anchor", the exact posterior of the Gaussian anchor; "local", its approximation by
-            near observations, of the same cost for any mask (`VecchiaPrior`); or "white", the
+            near observations, of the same cost for any mask (`VecchiaPrior`); "adaptive", the same
+            with a spread that each record tells by its observations (`OwnSpread`); or "white", the
             paper's N(0, I).
         width, depth: Width and depth of the context U-Net.
         context: Number of features that the U-Net hands to the transforms.
@@ -77,7 +78,7 @@ class CouplingSpec(FlowSpec):
         InputError: If there are no such maps, or `roughness` is negative.
     """
 
-    base: BaseName = "local"
+    base: BaseName = "adaptive"
     width: int = 16
     depth: int = 4
     context: int = 16

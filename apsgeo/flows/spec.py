@@ -19,11 +19,12 @@ from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.gaussian.vecchia.independent import Independent
+from apsgeo.gaussian.vecchia.own_spread import OwnSpread
 from apsgeo.operators.linear import LinearMap
 
 __all__ = ["BASES", "BaseName", "FlowSpec", "Site", "check_base"]
 
-BaseName = Literal["anchor", "local", "independent", "white"]
+BaseName = Literal["adaptive", "anchor", "local", "independent", "white"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Site:
         features: Fixed features (feature, node) of the nodes.
         anchor: The Gaussian prior; needed by the base "anchor".
         regimes: Mixture that `FlowSpec.regimes_in` found in the fields to learn from.
-        memory: How records follow each other in time, which the base "local" knows.
+        memory: How records follow each other in time, which the bases "adaptive" and "local" know.
     """
 
     domain: Domain
@@ -61,6 +62,7 @@ class Site:
 
 
 BASES: dict[BaseName, Callable[[Site], Base]] = {
+    "adaptive": lambda site: VecchiaPrior(site.needed_anchor, site.memory, spread=OwnSpread()),
     "anchor": lambda site: site.needed_anchor,
     "local": lambda site: VecchiaPrior(site.needed_anchor, site.memory),
     "independent": lambda site: Independent(VecchiaPrior(site.needed_anchor)),

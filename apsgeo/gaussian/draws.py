@@ -15,7 +15,17 @@ __all__ = ["Base", "GaussianDraws", "WhiteNoise"]
 
 
 class GaussianDraws(NoiseDraws):
-    """Gaussian draws for each measured field; a flow transforms their deviations from the mean."""
+    """Gaussian draws for each measured field; a flow transforms their deviations from the mean.
+
+    Attributes:
+        sizes: Factors (batch, channel, node) of the deviations, where each record tells its own.
+    """
+
+    sizes: Tensor | None = None
+
+    def sized(self, deviations: Tensor) -> Tensor:
+        """Multiply deviations ([member,] batch, channel, node) by the factors, if there are any."""
+        return deviations if self.sizes is None else deviations * self.sizes.to(deviations)
 
     @abstractmethod
     def std(self) -> Tensor:
@@ -33,7 +43,8 @@ class GaussianDraws(NoiseDraws):
     def shared_deviations(self, noise: Tensor) -> Tensor:
         """Map noise (member, noise_dim) to deviations (member, channel, node) of any field.
 
-        The fields must share their mask, noise and season.
+        The fields must share their mask, noise and season. What each record tells of its own spread
+        is left out; see `sized`.
         """
 
     @abstractmethod

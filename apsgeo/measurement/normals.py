@@ -15,7 +15,7 @@ from apsgeo.measurement.seasons import seasons_of
 from apsgeo.measurement.trend import Trend
 from apsgeo.operators.linear import LinearMap
 
-__all__ = ["LeftOut", "Normals"]
+__all__ = ["LeftOut", "Normals", "out_of_sample"]
 
 _MONTHS = 12
 _HARMONICS = 4  # of the year
@@ -64,7 +64,8 @@ class Normals:
         """Fit normals to a history.
 
         The mean is taken over the baseline records; of more seasons than months it is that of four
-        harmonics of the year. The variance about it is taken over all records, and smoothed over
+        harmonics of the year. The variance about it is that which a new record has, the error of
+        the mean included (`out_of_sample`). It is taken over all records, and smoothed over
         neighbouring seasons with the weights 1/4, 1/2, 1/4, for seasons shorter than a month until
         that is as wide.
 
@@ -99,7 +100,8 @@ class Normals:
         kind = seasons_of(seasons)
         if kind.parts > _MONTHS:
             mean = _harmonics(mean.unflatten(0, (kind.parts, kind.hours))).flatten(0, 1)
-        anomalies = fields - mean[season]
+        wider = out_of_sample(season, seasons, baseline)
+        anomalies = wider[:, None, None] * (fields - mean[season])
         var = torch.stack([(anomalies[season == s] ** 2).mean(0) for s in range(seasons)])
         if kind.parts > 2:
             for _ in range(max(1, round((kind.parts / _MONTHS) ** 2))):  # widths add as squares
@@ -292,6 +294,28 @@ class Normals:
         trend = Trend.from_tensors(tensors) if "trend.pattern" in tensors else None
         mean, std, valid = (tensors[f"normals.{name}"] for name in ("mean", "std", "valid"))
         return cls(mean, std, valid, trend)
+
+
+def out_of_sample(season: Tensor, seasons: int, baseline: Tensor | None = None) -> Tensor:
+    """Return how much larger (time,) anomalies would be from a mean that was fitted without them.
+
+    Of n records, each counts for h = 1/n of its own mean: its squared anomaly is 1 - h times the
+    variance, and that of a new record 1 + h times. Four harmonics are nine numbers of all records.
+
+    Args:
+        season: Index (time,) of each record's season.
+        seasons: Number of seasons.
+        baseline: Mask (time,), true for the records that define the mean; all by default.
+    """
+    chosen = torch.ones(len(season), dtype=torch.bool) if baseline is None else baseline
+    kind = seasons_of(seasons)
+    if kind.parts > _MONTHS:
+        hour = season % kind.hours
+        own = torch.bincount(hour[chosen], minlength=kind.hours)[hour] / (2.0 * _HARMONICS + 1.0)
+    else:
+        own = torch.bincount(season[chosen], minlength=seasons)[season].double()
+    share = 1.0 / own.double().clamp(min=2.0)
+    return torch.where(chosen, ((1.0 + share) / (1.0 - share)).sqrt(), 1.0)
 
 
 def _harmonics(mean: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ class QuantileMap:
         ends, low, high = self.ends[..., None], self.low[..., None], self.high[..., None]
         s = interpolate(rooted(x, ends), rising(self.knots), SCORES.to(x.device))
         z = self._of_score(s.clamp(-_MOST, _MOST))
-        z = torch.where(x <= ends[0], -_mean_beyond(low), z)
-        return torch.where(x >= ends[1], _mean_beyond(high), z)
+        z = torch.where((x <= ends[0]) & (low > 0), -_mean_beyond(low), z)
+        return torch.where((x >= ends[1]) & (high > 0), _mean_beyond(high), z)
 
     def restore(self, z: Tensor) -> Tensor:
         """Return the values of normal numbers (..., k)."""

@@ -32,22 +32,36 @@ _LEAST = 5.0  # values of which mean and size are known at all
 _LEAST_KNOWN = 1e-3  # share of a group of nodes where something is known
 _LEAST_VARIANCE = 1e-4  # of a normal number given the others
 _TIED = 0.05  # share of the values at their least or greatest that makes it a bound
+_NATURAL = 0.0, 1.0, 100.0  # bounds of amounts, fractions and per cents
+_MOST = 0.5  # share of the nodes that vary, and have values there
+_RAREST = 1e-3  # share at a bound by which a node's distance from it is told where none is there
 
 
 def bounds_in(values: Tensor) -> Bounds:
     """Return the least and the greatest value where many are exactly there; None where not.
 
+    Many are one in twenty values and, unless it is 0, 1 or 100, values of most nodes that vary. So
+    rain and fractions have bounds, and the sea's temperature, which is that of freezing under the
+    ice alone, has none.
+
     Args:
-        values: Values of one variable, NaN where there is none.
+        values: Values (record, node) of one variable, NaN where there is none.
     """
-    known = values[~values.isnan()]
-    if len(known) == 0:
+    known = ~values.isnan()
+    if not bool(known.any()):
         return None, None
-    ends = known.min(), known.max()
+    ends = values[known].min(), values[known].max()
     if ends[0] == ends[1]:
         return None, None
-    low, high = (float(end) if (known == end).double().mean() >= _TIED else None for end in ends)
-    return low, high
+    least, most = (values.where(known, end) for end in ends)
+    varies = least.amin(0) < most.amax(0)
+    found: list[float | None] = []
+    for end in ends:
+        at = values == end
+        usual = float(end) in _NATURAL or at.any(0)[varies].double().mean() > _MOST
+        many = bool(usual) and bool(at[known].double().mean() >= _TIED)
+        found.append(float(end) if many else None)
+    return found[0], found[1]
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,7 @@ class QuantileNormals(Normals):
         knots: Quantiles (season, channel, node, level) of the roots of values between the bounds;
             see `rooted`.
         shares: Shares (2, season, channel, node) of the values at the lower and the upper bound.
+            A node of which none is there gets there only where its quantiles, continued, do.
         bounds: Bounds (2, channel) in the units of the data; infinite where there is none.
         around: Quantiles (2, channel, level) of how far the surroundings of values at a bound are
             from it; see `latent`.
@@ -99,9 +114,8 @@ class QuantileNormals(Normals):
             [
                 [-torch.inf if low is None else low for low, _ in bounds],
                 [torch.inf if high is None else high for _, high in bounds],
-            ],
-            dtype=torch.float64,
-        )
+            ]
+        ).double()  # of single precision, as values at a bound are
         x = fields.double()
         low, high = ends[:, None, :, None]
         if bool(((x < low) | (x > high)).any()):
@@ -115,10 +129,7 @@ class QuantileNormals(Normals):
             some = x[near]
             at = torch.stack([some <= low[0], some >= high[0]], 1).double().sum(0)
             count = (~some.isnan()).double().sum(0)
-            # what is seen in few records has the share of all nodes, counted for one record
-            usual = (at.sum(-1, keepdim=True) + 0.5) / (count.sum(-1, keepdim=True) + 1.0)
-            own = torch.where(count < len(some), at + usual, at + 0.5)
-            shares.append(own / (count + 1.0) * ends.isfinite()[:, :, None])
+            shares.append(torch.where(at > 0, (at + 0.5) / (count + 1.0), 0.0))
             inner = torch.where((some > low[0]) & (some < high[0]), some, torch.nan)
             knots.append(
                 _quantiles(rooted(inner, ends[:, None, :, None]), rooted(ends, ends[:, None]))
@@ -183,7 +194,7 @@ class QuantileNormals(Normals):
 
     def _threshold(self, end: int) -> Tensor:
         """Return the normal number (season, channel, node) beyond which values are at a bound."""
-        score = torch.special.ndtri(self.shares[end].double())
+        score = torch.special.ndtri(self.shares[end].double().clamp(min=_RAREST))
         return score if end == 0 else -score
 
     def latent(

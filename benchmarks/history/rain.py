@@ -19,6 +19,7 @@ from apsgeo import datasets
 from apsgeo.baselines.gaussian import kriging, local
 from apsgeo.field_prior import FieldPrior
 from apsgeo.gaussian.scales import HybridScales
+from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.gaussian.vecchia.own_spread import OwnSpread
 from apsgeo.labels.records import Records
 from apsgeo.measurement import Measurement, Method
@@ -97,9 +98,9 @@ def fitted(history: xr.DataArray, seed: int, **options: Any) -> FieldPrior:
     return fit_prior(history, scales=rough, steps=0, seed=seed, rank=200, **options)
 
 
-def own_spread(prior: FieldPrior) -> OwnSpread:
+def own_spread(prior: FieldPrior) -> VecchiaPrior:
     """Return the approximation by near observations, with a spread that each day tells."""
-    return OwnSpread(local(prior))
+    return VecchiaPrior(prior.anchor, spread=OwnSpread())
 
 
 def ways(history: xr.DataArray, seed: int) -> dict[str, Callable[[], Way]]:

@@ -47,7 +47,7 @@ TREND: Literal["linear"] = "linear"  # of the anchored form: held-out months of 
 STARTS = Path("build/ncep/start")
 FOLDS = 8
 NOISE = (0.05, 1.25)  # K; their geometric mean is the protocol's noise
-ANCHORED = CouplingSpec(base="local", width=16, depth=4, context=16, local=0, patterns=0)
+ANCHORED = CouplingSpec(base="adaptive", width=16, depth=4, context=16, local=0, patterns=0)
 MONTHS = {"ncep-air": "from 1972 to 2004", "ncep-air-paper": "before 2005"}
 LEVELS = {"ncep-air": f"{NOISE[0]} to {NOISE[1]}", "ncep-air-paper": str(NOISE_STD)}
 FLOW_STEPS = {"ncep-air": 3000, "ncep-air-paper": 240}

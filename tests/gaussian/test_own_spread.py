@@ -9,13 +9,13 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from apsgeo.domains import Domain, LatLonDomain
-from apsgeo.errors import InputError
-from apsgeo.gaussian.left_out.nodes import left_out
 from apsgeo.gaussian.localised import LocalisedField, LocalisedPrior
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.gaussian.vecchia.own_spread import OwnSpread
+from apsgeo.gaussian.vecchia.posterior import VecchiaPosterior
 from apsgeo.measurement import Measurement
 from apsgeo.operators import Downsample
+from apsgeo.operators.linear import LinearMap
 from tests.cases import alike, noise, seeded
 
 DOMAIN: Domain = LatLonDomain(np.linspace(75, -75, 6), np.arange(0, 360, 30.0))
@@ -41,104 +41,118 @@ def covariance(of: LocalisedPrior) -> np.ndarray:
 
 
 def measured(of: LocalisedPrior, size: Tensor, density: float = 0.5) -> Measurement:
-    """Records (size,) of the prior's fields times a size, with noise, seen at random nodes."""
+    """Records of the prior's fields times a size (record, node), seen with noise at some nodes."""
     root = np.linalg.cholesky(covariance(of) + 1e-6 * np.eye(of.size))
     shape = len(size), of.channels, NODES
     fields = torch.from_numpy(root @ noise(of.size, len(size), seed=1).numpy()).T.reshape(shape)
-    values = size[:, None, None] * fields + NOISE * noise(*shape, seed=2)
+    values = size[:, None] * fields + NOISE * noise(*shape, seed=2)
     mask = torch.rand(shape, generator=seeded(3)) < density
-    return Measurement(values, mask, torch.tensor(NOISE, dtype=torch.float64))
+    return Measurement(values.float(), mask, torch.tensor(NOISE))
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_predictions_are_those_of_all_other_observations(channels: int) -> None:
-    """With as many neighbours as observations, e and v follow from the inverse covariance."""
-    of = prior(channels)
-    given = measured(of, torch.tensor([1.0, 0.6], dtype=torch.float64))
-    mean, cov = left_out([of, of], given, near=of.size, apart=True)
+def drawn(of: LocalisedPrior, given: Measurement, spread: OwnSpread) -> VecchiaPosterior:
+    draws = VecchiaPrior(of, spread=spread).posterior(given)
+    assert isinstance(draws, VecchiaPosterior)
+    return draws
+
+
+def sizes(of: LocalisedPrior, given: Measurement, spread: OwnSpread) -> Tensor:
+    """Return the factors (record, channel, node)."""
+    found = drawn(of, given, spread).sizes
+    assert found is not None
+    return found
+
+
+def sized(*size: float) -> Tensor:
+    return torch.tensor(size)[:, None].expand(-1, NODES)
+
+
+@pytest.mark.parametrize("operator", [None, Downsample(2).on(DOMAIN)], ids=["nodes", "means"])
+def test_predictions_are_those_of_all_other_observations(operator: LinearMap | None) -> None:
+    """Where all are near, e and v follow from the inverse of the observations' covariance."""
+    of, given = prior(), measured(prior(), sized(1.0, 0.6), 0.25)
+    if operator is not None:
+        values = operator.apply(given.values)
+        given = Measurement.of(values, NOISE, operator)
+    found = sizes(of, given, OwnSpread(doubt=3.0, near=5.0, around=NODES))
+    rows = np.eye(NODES) if operator is None else operator.to_matrix().toarray()  # type: ignore[union-attr]
     for record in range(2):
-        seen = given.mask[record].flatten().numpy()
-        matrix = covariance(of)[np.ix_(seen, seen)] + NOISE**2 * np.eye(int(seen.sum()))
+        seen = given.mask[record, 0].numpy()
+        assert 4 < seen.sum() <= 25  # a target, and those that it is predicted from
+        matrix = (rows @ covariance(of) @ rows.T)[np.ix_(seen, seen)] + NOISE**2 * np.eye(
+            int(seen.sum())
+        )
         inverse = np.linalg.inv(matrix)
-        values = given.values[record].flatten().numpy()[seen]
         var = 1.0 / np.diag(inverse)
-        expected = torch.from_numpy(values - var * (inverse @ values))
-        alike(mean[record].flatten()[seen].float(), expected.float(), terms=TERMS)
-        found = cov[record].diagonal(dim1=1, dim2=2).mT.flatten()[seen] + NOISE**2
-        alike(found.float(), torch.from_numpy(var).float(), terms=TERMS)
-    assert not bool(mean[~given.mask].any())
-
-
-def test_sizes_are_weighted_means_of_those_of_near_observations() -> None:
-    given = measured(prior(), torch.tensor([1.0], dtype=torch.float64), density=0.8)
-    method = OwnSpread(VecchiaPrior(prior()), doubt=5.0, near_doubt=3.0, near=7)
-    found = method.sizes(given)[0, 0]
-    mean, cov = left_out([prior()], given, apart=True)
-    seen = given.mask[0, 0].nonzero()[:, 0]
-    left, off = cov[0, seen, 0, 0], (given.values - mean)[0, 0, seen].abs()
-    share = left / (left + NOISE**2)
-    size = share * off / (left + NOISE**2).sqrt() * (np.pi / 2.0) ** 0.5
-    record = float((5.0 + size.sum()) / (5.0 + share.sum()))
-    for node in (0, 30, 71):
-        apart = (DOMAIN.positions[seen] - DOMAIN.positions[node]).double().norm(dim=1)
-        near = apart.argsort()[:7]
-        weight = torch.exp(-2.0 * (apart[near] / apart[near[-1]]) ** 2)
-        expected = 3.0 * record + (weight * size[near]).sum()
-        expected = expected / (3.0 + (weight * share[near]).sum())
-        alike(found[node].float(), expected.float(), terms=TERMS)
+        off = var * (inverse @ given.values[record, 0].double().numpy()[seen])
+        share = 1.0 - NOISE**2 / var
+        total = (share * off**2 / var).sum()
+        whole = (3.0 + total) / (3.0 + share.sum())
+        expected = (5.0 * whole + total) / (5.0 + share.sum())
+        alike(found[record, 0], torch.tensor(expected).sqrt().expand(NODES).float(), terms=TERMS)
 
 
 def test_a_record_tells_its_size() -> None:
-    """Five standard errors of a mean of so many residuals, which are hardly correlated."""
-    size = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+    """Five standard errors of a mean square of so many residuals, which are hardly correlated."""
+    size = sized(0.5, 1.0, 2.0, 4.0)
     given = measured(prior(), size, density=1.0)
-    method = OwnSpread(VecchiaPrior(prior()), doubt=0.1, near_doubt=1e6)
-    found = method.sizes(given).flatten(1).mean(1)
-    error = 5.0 * ((np.pi / 2.0 - 1.0) / NODES) ** 0.5
+    found = sizes(prior(), given, OwnSpread(doubt=0.1, around=NODES))
+    error = 5.0 * (2.0 / NODES) ** 0.5 / 2.0
     noisy = (size.square() + NOISE**2).sqrt()  # the noise is not of the record's size
-    assert float((found / noisy - 1.0).abs().max()) < error
+    assert float((found[:, 0] / noisy - 1.0).abs().max()) < error
     nothing = replace(given, mask=torch.zeros_like(given.mask))
-    ones = torch.ones(4, 1, NODES).double()
-    assert torch.equal(OwnSpread(VecchiaPrior(prior())).sizes(nothing), ones)
+    assert torch.equal(sizes(prior(), nothing, OwnSpread()), torch.ones(4, 1, NODES))
 
 
-def test_a_place_tells_its_size() -> None:
-    """The north is three times as rough as the south."""
-    given = measured(prior(), torch.ones(20, dtype=torch.float64), density=1.0)
-    north = DOMAIN.positions[:, 2] > 0.0
-    rough = replace(given, values=torch.where(north, 3.0, 1.0) * given.values)
-    found = OwnSpread(VecchiaPrior(prior())).sizes(rough)[:, 0].mean(0)
-    pole = DOMAIN.positions[:, 2].abs() > 0.9
-    assert 2.0 < float(found[north & pole].mean() / found[~north & pole].mean()) < 3.5
+def test_a_region_tells_its_size() -> None:
+    """One hemisphere is four times as rough as the other."""
+    east = torch.from_numpy(np.tile(DOMAIN.lon < 180.0, 6))  # type: ignore[attr-defined]
+    size = torch.where(east, 4.0, 1.0).expand(3, -1)
+    given = measured(prior(), size, density=1.0)
+    found = sizes(prior(), given, OwnSpread(near=1.0, around=6))[:, 0]
+    assert float(found[:, east].mean()) > 1.4 * float(found[:, ~east].mean())
+
+
+def test_each_channel_tells_its_own_size() -> None:
+    of, given = prior(2), measured(prior(2), sized(1.0), density=1.0)
+    values = given.values * torch.tensor([3.0, 0.3])[:, None]
+    found = sizes(of, replace(given, values=values), OwnSpread(doubt=1.0))
+    assert float(found[0, 0].min()) > 2.0 * float(found[0, 1].max())
 
 
 def test_members_have_the_spread_and_the_density() -> None:
-    given = measured(prior(), torch.tensor([0.5, 2.0], dtype=torch.float64))
-    method = OwnSpread(VecchiaPrior(prior()))
-    plain, draws = method.method.posterior(given), method.posterior(given)
-    members, sizes = draws.members(4, seed=0), method.sizes(given)
-    alike(members - draws.mean, sizes * (plain.members(4, seed=0) - plain.mean))
+    given = measured(prior(), sized(0.5, 2.0))
+    plain, draws = VecchiaPrior(prior()).posterior(given), drawn(prior(), given, OwnSpread())
+    assert isinstance(plain, VecchiaPosterior)
+    found = draws.sizes
+    assert found is not None
+    members = draws.members(4, seed=0)
+    alike(members - draws.mean, found * (plain.members(4, seed=0) - plain.mean))
     alike(draws.mean, plain.mean)
+    alike(draws.std(), found * plain.std())
     noise_to_field = plain.deviations(torch.eye(NODES)[:, None].expand(-1, 2, -1))[:, 1, 0].double()
-    root = sizes[1, 0].numpy()[:, None] * noise_to_field.numpy().T
+    root = found[1, 0].double().numpy()[:, None] * noise_to_field.numpy().T
     density = multivariate_normal(draws.mean[1, 0].numpy(), root @ root.T)
     expected = density.logpdf(members[:, 1, 0].numpy())
     np.testing.assert_allclose(draws.log_prob(members)[:, 1], expected, rtol=1e-3)
+    every = torch.ones(1, NODES)
+    ratio = draws.functional_variance(every)[1, 0] / float((root.sum(0) ** 2).sum())
+    assert float(ratio) == pytest.approx(1.0, abs=5.0 * (2.0 / 128) ** 0.5)
 
 
 def test_units_of_the_data_do_not_matter() -> None:
-    given = measured(prior(), torch.tensor([0.5, 2.0], dtype=torch.float64))
-    factor = 0.5 + torch.rand(given.shape, generator=seeded(5), dtype=torch.float64)
-    scaled = replace(
-        given, values=factor * given.values, noise_std=factor * given.noise_std, scale=factor
-    )
-    method = OwnSpread(VecchiaPrior(prior()))
-    alike(method.sizes(scaled), method.sizes(given), terms=TERMS)
-
-
-def test_observations_of_several_nodes_are_refused() -> None:
+    """Means of values whose units differ from node to node, in units of their own."""
     operator = Downsample(2).on(DOMAIN)
-    values = torch.zeros(1, 1, operator.num_observations)
-    given = Measurement.of(values, 0.1, operator)
-    with pytest.raises(InputError, match="several nodes at a time"):
-        OwnSpread(VecchiaPrior(prior())).posterior(given)
+    scale = 0.5 + torch.rand(2, 1, NODES, generator=seeded(5))
+    values = 3.0 * noise(2, 1, operator.num_observations, seed=6).float()
+    given = Measurement.of(values, 0.3, operator)
+    plain = sizes(prior(), given, OwnSpread())
+    alike(sizes(prior(), replace(given, scale=torch.ones_like(scale)), OwnSpread()), plain)
+    factor = 7.0
+    larger = replace(
+        given,
+        values=factor * values,
+        noise_std=factor * given.noise_std,
+        scale=torch.full_like(scale, factor),
+    )
+    alike(sizes(prior(), larger, OwnSpread()), plain, terms=TERMS)

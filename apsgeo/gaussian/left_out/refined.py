@@ -11,7 +11,6 @@ from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.gaussian.vecchia.independent import Independent
-from apsgeo.gaussian.vecchia.own_spread import OwnSpread
 from apsgeo.measurement import Measurement, Normals
 
 __all__ = ["refined"]
@@ -30,8 +29,8 @@ def refined(
         measured: What `Normals.measure` made of it.
         method: Method that is to sample what was measured, or that a flow starts from.
     """
-    if isinstance(method, OwnSpread | Independent):
-        method = method.method if isinstance(method, OwnSpread) else method.local
+    if isinstance(method, Independent):
+        method = method.local
     if isinstance(method, SeasonalPrior | GaussianPrior):
         method = VecchiaPrior(method)
     if not isinstance(method, VecchiaPrior):

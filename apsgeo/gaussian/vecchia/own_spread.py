@@ -1,136 +1,104 @@
-"""A spread that each record tells by its own observations: smooth days, rough days."""
+"""A spread that each record tells by its own observations: smooth days, rough days and places."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from apsgeo.domains.base import Domain
-from apsgeo.errors import InputError
-from apsgeo.gaussian.draws import GaussianDraws
-from apsgeo.gaussian.left_out.nodes import left_out
+from apsgeo.gaussian.covariance import Covariance
+from apsgeo.gaussian.vecchia.factor import Seen
 from apsgeo.gaussian.vecchia.ordering import nearest_of
-from apsgeo.gaussian.vecchia.prior import VecchiaPrior
-from apsgeo.measurement import Measurement, NoiseDraws
 
 __all__ = ["OwnSpread"]
 
-_OTHERS = 20  # observations of each channel that one is predicted from
-_FALL = 2.0  # standard deviations of the weights at the farthest of the near observations
-_TINY = 1e-12
+_MOST = 600  # observations of a record that are predicted
+_GIVEN = 24  # observations that each is predicted from
+_ENTRIES = 2**22  # of covariances at once
+_CORNERS = 4  # predicted observations between which the factor of a node is the mean
 
 
 @dataclass(frozen=True)
 class OwnSpread:
-    r"""A method that draws what `VecchiaPrior` draws, with a spread that each record tells.
+    r"""Factors of the spread of a record, told by how well its observations predict each other.
 
-    One covariance for all records is right on average, too wide for the smooth ones and too narrow
-    for the rough ones, and so it is within a record: rain varies more in a front than beside it.
-    Here the deviations of a record from its mean are multiplied at each node by
+    One covariance for all records is right on average. It is too wide for smooth records and too
+    narrow for rough ones, and too narrow wherever a record is unlike all that were learned from.
+    The deviations of members from their mean are multiplied by s, at every node the scale
 
-        s = (near_doubt s' + sum_i k_i w_i e_i) / (near_doubt + sum_i k_i w_i),
+        s^2 = (near * r^2 + sum_i w_i e_i^2 / v_i) / (near + sum_i w_i),
+        r^2 = (doubt + sum_j w_j e_j^2 / v_j) / (doubt + sum_j w_j),
 
-    where e_i is sqrt(pi / 2) times what an observation differs by from its prediction given the
-    others near to it, in standard deviations, w_i the share of the variance of that which is not
-    noise, and k_i a weight that falls with the distance of the observation, of those next to the
-    node. Of the record as a whole, s' is found likewise, by all its observations and towards one.
-    A mean of sizes is ruled less by a few large errors than one of squares. It is the scale of a
-    Student-t process, by local predictions in place of the joint law (Shah, Wilson & Ghahramani
-    2014, "Student-t processes as alternatives to Gaussian processes", arXiv 1402.4306), which
-    varies in space. The mean stays.
+    where e_i is what an observation differs by from its prediction given the observations nearest
+    to it, v_i the variance of that, and w_i the share of v_i that is not noise. The second sum is
+    over the record, the first over the observations near to the node. It is the scale of a
+    Student-t process of so many degrees of freedom (Shah, Wilson & Ghahramani 2014, "Student-t
+    processes as alternatives to Gaussian processes", arXiv 1402.4306), by local predictions in
+    place of the joint law. The mean stays.
 
     Attributes:
-        method: The approximation whose spread is the average one.
-        doubt: Number of observations of a record that count as much as the average spread.
-        near_doubt: Number of observations near to a node that count as much as the record's spread.
-        near: Number of observations of each channel that are near to a node.
+        doubt: Number of observations that count as much as the average spread.
+        near: Number of observations near a node that count as much as the record's spread.
+        around: Number of observations near a node that tell of it.
     """
 
-    method: VecchiaPrior
     doubt: float = 8.0
-    near_doubt: float = 2.0
-    near: int = 16
+    near: float = 20.0
+    around: int = 60
 
-    @property
-    def name(self) -> str:
-        """Name of the method in tables."""
-        return f"{self.method.name}, own spread"
+    def sizes(self, prior: Covariance, seen: Seen, values: Tensor, positions: np.ndarray) -> Tensor:
+        """Return the factors (field, value) of fields that are measured alike.
 
-    def posterior(self, measurement: Measurement) -> NoiseDraws:
-        """Return the draws of the fields behind a measurement.
-
-        Raises:
-            InputError: If an observation is not of one node.
+        Args:
+            prior: Covariance of the fields.
+            seen: Their observations.
+            values: What was observed (field, observation).
+            positions: Positions (node, d); values are those of one channel after the other.
         """
-        return _Scaled(self.method.posterior(measurement), self.sizes(measurement))
+        nodes, channels = len(positions), prior.channels
+        out = torch.ones(len(values), channels, nodes)
+        channel = seen.main // nodes
+        for each in range(channels):
+            own = np.flatnonzero(channel == each)
+            own = own[:: max(1, -(-len(own) // _MOST))]
+            if len(own) and len(seen) > 1:
+                place = seen.place[own]
+                squares, shares = self._misses(prior, seen, values, own)
+                told = self._near(place, squares, shares)
+                corners = torch.from_numpy(nearest_of(place, positions, _CORNERS)[0])
+                out[:, each] = told[:, corners].mean(2).sqrt().float()
+        return out.flatten(1)
 
-    def sizes(self, measurement: Measurement) -> Tensor:
-        """Return the factor s (batch, 1, node) of the spread; see `posterior` for errors."""
-        if not measurement.operator.is_identity:
-            raise InputError(
-                f"{measurement.operator!r} observes several nodes at a time, by which a record's "
-                "spread is not told; use VecchiaPrior alone, or measure at nodes, as Mask() does."
-            )
-        priors = self.method.priors(measurement)
-        count = _OTHERS * measurement.shape[1]
-        mean, cov = left_out(priors, measurement, near=count, apart=True)
-        left = cov.diagonal(dim1=2, dim2=3).mT.clamp(min=0.0)
-        scale = torch.ones(()) if measurement.scale is None else measurement.scale.cpu().double()
-        noise_std = measurement.noise_std.cpu().double() / scale
-        var = left + noise_std.square()
-        off = (measurement.values.cpu().double() / scale - mean).abs() * (
-            0.5 * math.pi / var
-        ).sqrt()
-        mask, share = measurement.mask.cpu(), left / var
-        found = [
-            self._size(prior.domain, mask[k], share[k], off[k]) for k, prior in enumerate(priors)
-        ]
-        return torch.stack(found).to(measurement.values)
+    def _misses(
+        self, prior: Covariance, seen: Seen, values: Tensor, own: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        """Return w e^2 / v (field, n) and w (n,) of the observations (n,) that are predicted."""
+        near = nearest_of(seen.place, seen.place[own], 1 + _GIVEN)[0]
+        last = np.argsort(near == own[:, None], axis=1, kind="stable")[:, :-1]
+        group = torch.from_numpy(
+            np.concatenate([own[:, None], np.take_along_axis(near, last, 1)], 1)
+        )
+        noise_var, y = seen.noise_var.double(), values.double()
+        squares, shares = [], []
+        for each in group.split(max(1, _ENTRIES // (group.shape[1] * seen.width) ** 2)):
+            blocks = prior.covariance_blocks(seen.values[each].flatten(1)).double()
+            weights = seen.weights[each].double()
+            blocks = blocks.unflatten(2, weights.shape[1:]).unflatten(1, weights.shape[1:])
+            block = torch.einsum("bipjq,bip,bjq->bij", blocks, weights, weights)
+            cross, others = block[:, 1:, 0], block[:, 1:, 1:]
+            gain = torch.linalg.solve(others + torch.diag_embed(noise_var[each[:, 1:]]), cross)
+            left = (block[:, 0, 0] - (gain * cross).sum(1)).clamp(min=0.0)
+            total = left + noise_var[each[:, 0]]
+            off = y[:, each[:, 0]] - (gain * y[:, each[:, 1:]]).sum(2)
+            squares.append(left / total * off.square() / total)
+            shares.append(left / total)
+        return torch.cat(squares, 1), torch.cat(shares)
 
-    def _size(self, domain: Domain, mask: Tensor, share: Tensor, off: Tensor) -> Tensor:
-        """Return the factor (1, node) of one record, of shares and sizes (channel, node)."""
-        if int(mask.sum()) < 2:
-            return torch.ones(1, domain.num_nodes, dtype=torch.float64)
-        positions = domain.positions.numpy()
-        seen = positions[mask.nonzero()[:, 1].numpy()]
-        share, told = share[mask], (share * off)[mask]
-        size = (self.doubt + told.sum()) / (self.doubt + share.sum())
-        near, away = nearest_of(seen, positions, self.near * len(mask))
-        reach = torch.from_numpy(away / np.maximum(away[:, -1:], _TINY))
-        weight = torch.exp(-0.5 * (_FALL * reach).square())
-        total = [(weight * each[torch.from_numpy(near)]).sum(1) for each in (told, share)]
-        local = (self.near_doubt * size + total[0]) / (self.near_doubt + total[1])
-        return local[None]
-
-
-class _Scaled(NoiseDraws):
-    """Gaussian draws whose deviations are multiplied by a factor (batch, 1, node)."""
-
-    def __init__(self, draws: GaussianDraws, sizes: Tensor) -> None:
-        self.draws, self.sizes, self.measurement = draws, sizes, draws.measurement
-
-    @property
-    def noise_dim(self) -> int:
-        return self.draws.noise_dim
-
-    def noise_batches(self, count: int, seed: int, size: int, first: int = 0) -> Iterator[Tensor]:
-        yield from self.draws.noise_batches(count, seed, size, first)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.draws.mean
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        return self.mean + self.sizes * self.draws.deviations(noise)
-
-    def log_prob(self, signal: Tensor) -> Tensor:
-        members = self.as_members(signal)
-        sizes = self.sizes.to(signal).expand(self.mean.shape)
-        energy = self.draws.energy((members - self.mean.to(signal)) / sizes)
-        result = self.draws.peak_log_prob().to(signal) - sizes.log().sum((1, 2)) - energy
-        return result.reshape(signal.shape[:-2])
+    def _near(self, place: np.ndarray, squares: Tensor, shares: Tensor) -> Tensor:
+        """Return s^2 (field, n) at the observations (n,) that were predicted."""
+        record = (self.doubt + squares.sum(1)) / (self.doubt + shares.sum())
+        around = torch.from_numpy(nearest_of(place, place, self.around)[0])
+        total = self.near * record[:, None] + squares[:, around].sum(2)
+        return total / (self.near + shares[around].sum(1))

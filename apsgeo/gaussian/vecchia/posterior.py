@@ -55,6 +55,8 @@ class VecchiaPosterior(GaussianDraws):
         laws: The conditional laws of groups of fields.
         measurement: The measurements.
         memory: Memory in time, by which members of neighbouring records go on into each other.
+        sizes: Factors (batch, value) of the deviations from the mean, if the records tell them; see
+            `OwnSpread`.
     """
 
     def __init__(
@@ -63,10 +65,13 @@ class VecchiaPosterior(GaussianDraws):
         laws: Sequence[Laws],
         measurement: Measurement,
         memory: Memory | None = None,
+        sizes: Tensor | None = None,
     ) -> None:
         self.ordering, self.laws, self.measurement = ordering, tuple(laws), measurement
         self.memory = memory
         self._like = measurement.values.new_empty(measurement.shape)
+        if sizes is not None:
+            self.sizes = sizes.reshape(measurement.shape).to(self._like)
 
     @property
     def noise_dim(self) -> int:
@@ -115,7 +120,7 @@ class VecchiaPosterior(GaussianDraws):
         for law in self.laws:
             each = [f.variance[..., None].sqrt() for f in law.factors]
             out[law.index] = self._signal(self._gathered(each, 1))
-        return out
+        return self.sized(out)
 
     def deviations(self, noise: Tensor) -> Tensor:
         """Map noise (member, batch, noise_dim) to deviations (member, batch, channel, node)."""
@@ -124,7 +129,7 @@ class VecchiaPosterior(GaussianDraws):
         for law in self.laws:
             part = self._drawn(law, noise[:, law.index].flatten(0, 1))
             out[:, law.index] = part.unflatten(0, (members, -1))
-        return out
+        return self.sized(out)
 
     def shared_deviations(self, noise: Tensor) -> Tensor:
         """Map noise (member, noise_dim) to deviations (member, channel, node) of any field."""
@@ -138,12 +143,19 @@ class VecchiaPosterior(GaussianDraws):
         out = self._like.new_empty(len(self._like), len(functionals))
         for law in self.laws:
             draws = self._drawn(law, noise).flatten(1)
-            out[law.index] = (draws @ functionals.to(draws).T).square().mean(0)
+            if self.sizes is None:
+                out[law.index] = (draws @ functionals.to(draws).T).square().mean(0)
+            else:
+                for field in law.index.tolist():
+                    each = functionals.to(draws) * self.sizes[field].flatten()
+                    out[field] = (draws @ each.T).square().mean(0)
         return out
 
     def energy(self, deviations: Tensor) -> Tensor:
         """Return d^T C^{-1} d / 2 (member, batch) of deviations (member, batch, channel, node)."""
         shape = deviations.shape[:2]
+        if self.sizes is not None:
+            deviations = deviations / self.sizes
         out = deviations.new_empty(shape)
         for law in self.laws:
             columns = deviations[:, law.index].flatten(0, 1).flatten(1).T
@@ -162,7 +174,7 @@ class VecchiaPosterior(GaussianDraws):
         for law in self.laws:
             diagonals = [f.root.diagonal(dim1=1, dim2=2).log().double().sum() for f in law.factors]
             out[law.index] = -float(sum(diagonals)) - 0.5 * self.noise_dim * math.log(2 * math.pi)
-        return out
+        return out if self.sizes is None else out - self.sizes.log().flatten(1).sum(1)
 
     def _seen(self, law: Laws) -> Tensor:
         """Return what was observed, (observation, field): of the records, then around them."""

@@ -20,6 +20,7 @@ from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.time.memory import Memory
 from apsgeo.gaussian.vecchia.factor import Factor, Seen, Within, factorize
 from apsgeo.gaussian.vecchia.ordering import Blocks, Ordering
+from apsgeo.gaussian.vecchia.own_spread import OwnSpread
 from apsgeo.gaussian.vecchia.posterior import Laws, VecchiaPosterior
 from apsgeo.measurement import Bias, Measurement
 from apsgeo.operators.linear import LinearMap
@@ -58,6 +59,7 @@ class VecchiaPrior:
         before: Number of nearest earlier nodes that a block is drawn given; by default 24, or all
             on a domain of fewer than 256 nodes, too small for coarse levels.
         block: Number of nodes of a block, up to a factor of the root of two.
+        spread: How a record tells the spread of its members; by default it is the prior's.
     """
 
     bias: ClassVar[Bias] = Bias(mean=0.3, variance=(0.8, 1.2))
@@ -70,8 +72,9 @@ class VecchiaPrior:
         observations: int = 40,
         before: int | None = None,
         block: int = 24,
+        spread: OwnSpread | None = None,
     ) -> None:
-        self.prior = prior
+        self.prior, self.spread = prior, spread
         self.observations, self.before, self.block = observations, before, block
         self._shape = (len(prior.variance), prior.domain.num_nodes)
         self.memory = memory
@@ -80,7 +83,7 @@ class VecchiaPrior:
     @property
     def name(self) -> str:
         """Name of the method in tables."""
-        return "local Gaussian"
+        return "local Gaussian" if self.spread is None else "local Gaussian, own spread"
 
     def of(self, prior: Covariance | SeasonalPrior) -> VecchiaPrior:
         """Return the same approximation of another prior on the same domain."""
@@ -91,7 +94,7 @@ class VecchiaPrior:
     @cached_property
     def ordering(self) -> Ordering:
         """The blocks, of values (channel * node)."""
-        positions = self.prior.domain.positions.numpy()
+        positions = self._positions
         usual = _BEFORE if len(positions) >= _SMALL else len(positions)
         before = usual if self.before is None else self.before
         ordering = Ordering.of(positions, block=self.block, before=before)
@@ -119,16 +122,22 @@ class VecchiaPrior:
         priors = self.priors(measurement)
         if not self.takes(measurement.operator):
             return GaussianPosterior(priors, measurement)
-        laws = [
-            Laws(
-                self._factors(own, around),
-                torch.from_numpy(np.flatnonzero(own.observed)),
-                own.index,
-                tuple((torch.from_numpy(np.flatnonzero(r.observed)), r.index) for _, r in around),
+        laws, sizes = [], None
+        if self.spread is not None:
+            sizes = torch.ones(len(measurement), math.prod(self._shape))
+        for own, around in series_alike(priors, measurement, self.memory):
+            seen = self._seen(own, around)
+            places = [own, *(record for _, record in around)]
+            observed, *others = (torch.from_numpy(np.flatnonzero(r.observed)) for r in places)
+            factors = self._factors(own.prior, seen)
+            indices = [record.index for _, record in around]
+            laws.append(
+                Laws(factors, observed, own.index, tuple(zip(others, indices, strict=True)))
             )
-            for own, around in series_alike(priors, measurement, self.memory)
-        ]
-        return VecchiaPosterior(self.ordering, laws, measurement, self.memory)
+            if self.spread is not None and sizes is not None:
+                values = measurement.values[own.index].flatten(1)[:, observed]
+                sizes[own.index] = self.spread.sizes(own.prior, seen[0], values, self._positions)
+        return VecchiaPosterior(self.ordering, laws, measurement, self.memory, sizes)
 
     def marginals_at(self, measurement: Measurement, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation (batch, channel, n) of some nodes (n,), one by one.
@@ -136,30 +145,39 @@ class VecchiaPrior:
         Each is given the observations nearest to it. It costs as much as n blocks.
         """
         few = copy.copy(self)
-        blocks = Blocks.single(self.prior.domain.positions.numpy(), nodes)
+        few.spread = None
+        blocks = Blocks.single(self._positions, nodes)
         few.ordering = Ordering(None, blocks.of_values(*self._shape))
         few._within = Within(self.memory)
         draws = few.posterior(measurement)
         assert isinstance(draws, VecchiaPosterior)
         return draws.local_mean[..., nodes], draws.std()[..., nodes]
 
-    def _factors(self, own: Alike, around: Sequence[tuple[float, Alike]]) -> tuple[Factor, ...]:
+    @property
+    def _positions(self) -> np.ndarray:
+        return self.prior.domain.positions.numpy()
+
+    def _seen(self, own: Alike, around: Sequence[tuple[float, Alike]]) -> list[Seen]:
+        """Return the observations of a record, and those of the records around it."""
         channels = self._shape[0]
-        positions = np.tile(self.prior.domain.positions.numpy(), (channels, 1))
+        positions = np.tile(self._positions, (channels, 1))
         seen = []
         for lag, record in ((0.0, own), *around):
             matrix = record.operator.to_matrix(channels)
             assert matrix is not None
             seen.append(Seen.of(matrix, record.observed, record.noise_var, positions, lag))
+        return seen
+
+    def _factors(self, prior: Covariance, seen: Sequence[Seen]) -> tuple[Factor, ...]:
         parts = self.ordering.parts
         fewer = [
             max(1, round(_NEIGHBOURS * self._counts(part)[-1] / max(1.0, abs(part.lag))))
             for part in seen[1:]
         ]
         counts = [[count, *fewer] for count in self._counts(seen[0])]
-        within = self._within.of(own.prior, parts)
+        within = self._within.of(prior, parts)
         return tuple(
-            factorize(own.prior, self.memory, blocks, each, seen, count)
+            factorize(prior, self.memory, blocks, each, seen, count)
             for blocks, each, count in zip(parts, within, counts, strict=True)
         )
 
