@@ -25,7 +25,7 @@ from apsgeo.io import load_model, part, save_folder
 from apsgeo.labels.forms.form import PLAIN, Form
 from apsgeo.labels.forms.reading import form_from_config
 from apsgeo.labels.records import Records
-from apsgeo.measurement import Normals, QuantileNormals, normals_from
+from apsgeo.measurement import Normals, normals_from
 
 __all__ = ["FieldPrior"]
 
@@ -121,9 +121,7 @@ class FieldPrior:
         """
         records = self.records(fields)
         season = self.season_of(records)
-        if isinstance(self.normals, QuantileNormals):
-            return self.normals.latent(records.values, season, self.domain)
-        return self.normals.encode(records.values, season, records.instants)
+        return self.normals.latent(records.values, season, self.domain, records.instants)
 
     def complete(self, fields: Labelled, seed: int = 0) -> Records:
         """Return records whose gaps hold members of the anchor's posterior, given the others.

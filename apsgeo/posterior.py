@@ -22,7 +22,7 @@ from apsgeo.flows.flow import Flow
 from apsgeo.flows.spec import Site
 from apsgeo.flows.spectral import SpectralFlow
 from apsgeo.flows.start import Known
-from apsgeo.gaussian.left_out.nodes import left_out
+from apsgeo.gaussian.left_out.refined import refined
 from apsgeo.gaussian.prior import GaussianPrior
 from apsgeo.gaussian.regimes import LowRankMixturePrior
 from apsgeo.gaussian.seasonal import SeasonalPrior
@@ -38,7 +38,6 @@ from apsgeo.measurement import (
     Measurement,
     Method,
     Normals,
-    ProjectedNormals,
     normals_from,
 )
 from apsgeo.measurement.distribution import FieldDistribution
@@ -164,15 +163,6 @@ class Posterior:
         )
 
     @property
-    def _local(self) -> VecchiaPrior | None:
-        """The Gaussian prior of `linear_method` as a local method; None if there is none."""
-        try:
-            method = self.linear_method
-        except InputError:
-            return None
-        return method if isinstance(method, VecchiaPrior) else VecchiaPrior(method)
-
-    @property
     def gaussian_prior(self) -> SeasonalPrior | None:
         """The Gaussian prior that a flow starts from, or that is the method; None if there is none.
 
@@ -294,11 +284,8 @@ class Posterior:
         return self._distribution(self.linear_method, measurement)
 
     def _distribution(self, method: Method, given: Measurement) -> FieldDistribution:
-        measured = self.normals.measure(given)
-        if isinstance(self.normals, ProjectedNormals) and (local := self._local) is not None:
-            measured = self.normals.refined(
-                given, measured, lambda seen, cov: left_out(local.priors(seen), seen, cov)
-            )
+        base = method.base if isinstance(method, Flow) else method
+        measured = refined(self.normals, given, self.normals.measure(given), base)
         if given.shared is not None:
             factor = measured.noise_std.double() / given.noise_std.double()
             scaled = [

@@ -34,11 +34,19 @@ from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.labels.forms.reading import form_of, with_lengths
 from apsgeo.labels.history.gaps import fill_history, has_gaps, with_something
 from apsgeo.labels.history.memory import fit_memory
+from apsgeo.labels.history.scores import fit_quantiles, from_scores, in_scores
 from apsgeo.labels.history.trend import fit_trend, preferred_trend
 from apsgeo.labels.noise import history_noise
 from apsgeo.labels.quality import Control, check_control, checked_history
 from apsgeo.labels.records import Records, static_fields
-from apsgeo.measurement import Bounds, ProjectedNormals, QuantileNormals, bounds_in, fit_normals
+from apsgeo.measurement import (
+    Bounds,
+    Normals,
+    ProjectedNormals,
+    QuantileNormals,
+    bounds_in,
+    fit_normals,
+)
 from apsgeo.measurement.normals import out_of_sample
 from apsgeo.optim.distributed import is_first
 from apsgeo.optim.training import Training, seeded
@@ -86,7 +94,8 @@ def fit_prior(
     A history with gaps that change with time is completed first: each gap holds a member of the
     posterior of its record, given what was observed (`apsgeo.gaussian.gappy.completion`). Normals,
     Gaussian priors, the diffusion prior and flows then learn from the completed history, which is
-    the prior's `history`. Scales are chosen by observed cells alone.
+    the prior's `history`. Scales are chosen by observed cells alone. Values with bounds are
+    filled in the normal scores of their quantiles, which are those of what was observed.
 
     One gappy field, or fewer than 24 with gaps that change, are no history. The prior is then a
     random field that is fitted to the observations alone, with `static` as covariates of its mean;
@@ -193,25 +202,38 @@ def fit_prior(
         held_out_from = records.dates.last_tenth()
     earlier, later = records.parts(held_out_from)
     seasons = records[earlier].dates.count_seasons(seasons)
-    filled = None
-    if noise is not None or has_gaps(records.values):
+    within = None if baseline is None else torch.from_numpy(records.dates.within(*baseline))
+    filled, mapped, gappy = None, None, noise is not None or has_gaps(records.values)
+    automatic = isinstance(trend, str) and trend == "auto"
+    found = _bounds(records, bounds, noise=noise, trend=None if automatic else trend)
+    bounded = any(end is not None for each in found for end in each)
+    if gappy:
+        to_fill = records
+        if bounded:  # quantiles are those of what was observed; gaps are filled in their scores
+            mapped = fit_quantiles(
+                records, found, seasons, held_out_from, within, least_std=least_std
+            )
+            to_fill = in_scores(records, mapped)
         filled = fill_history(
-            records,
+            to_fill,
             torch.zeros((), dtype=torch.float64) if noise is None else noise,
             held_out_from,
             seasons,
-            baseline=baseline,
+            baseline=None if bounded else baseline,
             least_std=least_std,
             scales=anchor_scales if isinstance(anchor_scales, LocalisedScales) else None,
             rank=rank,
             seed=seed,
             progress=training.progress,
         )
-        records = filled.records
+        records = filled.records if mapped is None else from_scores(records, filled, mapped)
     learned, held = records.split(held_out_from)
     season = learned.season(seasons)
-    within = None if baseline is None else torch.from_numpy(learned.dates.within(*baseline))
-    if filled is None:
+    within = None if within is None else within[torch.from_numpy(earlier)]
+    normals: Normals
+    if mapped is not None:
+        normals = mapped
+    elif filled is None:
         normals = fit_normals(
             form.values,
             learned.values,
@@ -223,22 +245,18 @@ def fit_prior(
         )
     else:
         normals = filled.normals
-    automatic = isinstance(trend, str) and trend == "auto"
-    alone = filled is None and (trend is None or automatic)
-    found = _bounds(records, bounds, alone=alone)
-    bounded = any(end is not None for each in found for end in each)
     if automatic:
         trend = None if bounded else preferred_trend(normals, learned, held, within)
     if trend is not None:
         normals = replace(normals, trend=fit_trend(trend, normals, learned, held, within))
     known = static_fields(static, normals.valid, domain)
     _check_land(augment, normals.valid)
-    fields = normals.encode(learned.values, season, learned.instants)
-    if filled is None and not isinstance(normals, ProjectedNormals):  # which have shrunk means
+    if bounded and mapped is None:
+        normals = QuantileNormals.of(normals, learned.values, season, found, domain)
+    fields = normals.latent(learned.values, season, domain, learned.instants)
+    if filled is None and not (bounded or isinstance(normals, ProjectedNormals)):
+        # the others have quantiles, and shrunk means
         fields = fields * out_of_sample(season, seasons, within).float()[:, None, None]
-    if bounded:
-        mapped = QuantileNormals.of(normals, learned.values, season, found, domain)
-        normals, fields = mapped, mapped.latent(learned.values, season, domain)
     fit: dict[str, Any] = {"rank": rank, "season": season, "seasons": seasons}
     search: dict[str, Any] = {"folds": folds, "seed": seed, "progress": training.progress} | fit
     observed = None
@@ -269,7 +287,7 @@ def fit_prior(
     if isinstance(normals, ProjectedNormals):
         normals = _widened(normals, anchor, held, len(fields) / seasons, seed)
     choice = None
-    if memory and normals.linear:
+    if memory and (normals.linear or bounded):
         observed = None if filled is None else filled.observed[torch.from_numpy(earlier | later)]
         choice = fit_memory(anchor, normals, learned, held, rank=rank, observed=observed, seed=seed)
     if choice is not None and training.progress:
@@ -359,22 +377,32 @@ def _bounds(
     records: Records,
     bounds: Bounds | Sequence[Bounds] | Literal["found"] | None,
     *,
-    alone: bool,
+    noise: Tensor | None,
+    trend: Any,
 ) -> list[Bounds]:
     """Return the bounds of each channel; of samples, which have no dates, none are found.
 
     Raises:
         InputError: If there are not as many as channels, a lower one is not below the upper, or
-            the history has gaps or a trend as well (it is not `alone`).
+            there are errors or a trend as well.
     """
     channels = records.values.shape[1]
     found = bounds == "found"
+    alone = noise is None and trend is None
     if bounds is None or (found and not (alone and records.dates.known)):
         return [(None, None)] * channels
-    if not alone:
+    if noise is not None:
         raise InputError(
-            f"bounds={bounds!r} of a history with gaps that change, errors or a trend; leave out "
-            "noise_std= and trend=, and fit to records without gaps, or give bounds=None"
+            f"bounds={bounds!r} of a history with errors (noise_std=): quantiles of values with "
+            "errors are not those of the fields behind them, and a dry value with an error is no "
+            "longer at the bound; leave out noise_std=, if the errors are small, or give bounds="
+            "None"
+        )
+    if trend is not None:
+        raise InputError(
+            f"bounds={bounds!r} of a history with a trend (trend=): how often values are at a "
+            "bound changes with it, and one quantile map holds for all times; leave out trend=, or "
+            "give bounds=None"
         )
     if found:
         return [bounds_in(records.values[:, channel]) for channel in range(channels)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -136,10 +136,13 @@ class NcepProtocol:
             noise = self.noise_std * rng.standard_normal(len(probability))
             # In the field's own precision, so that a file of the observations holds the same.
             values.append((self.values[i] + noise).astype(self.values.dtype))
-        shape = (len(index), 1, len(probability))
+        return self.measured(index, np.array(values), np.array(masks))
+
+    def measured(self, index: Index, values: NDArray[Any], mask: NDArray[np.bool_]) -> Measurement:
+        """Return values (T, N) of the months ``index`` under a mask (T, N) as a measurement."""
         return Measurement(
-            torch.from_numpy(np.array(values).reshape(shape)).double(),
-            torch.from_numpy(np.array(masks).reshape(shape)),
+            torch.from_numpy(values[:, None]).double(),
+            torch.from_numpy(mask[:, None]),
             torch.tensor(self.noise_std, dtype=torch.float64),
             season=torch.from_numpy(self.season[index]),
             instant=torch.from_numpy(self.key[index] / 1000.0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from apsgeo.device import workers
 from apsgeo.flows.start import Moments
 from apsgeo.gaussian.draws import Base
+from apsgeo.gaussian.left_out.refined import refined
 from apsgeo.measurement import Measurement, Normals
 from apsgeo.operators import LinearMap
 from apsgeo.progress import Bar
@@ -178,17 +179,20 @@ class PairSet:
 
 
 def _measure_values(
-    truth: Tensor, setting: Setting, normals: Normals, season: int, generator: torch.Generator
+    truth: Tensor,
+    setting: Setting,
+    normals: Normals,
+    season: Tensor,
+    base: Base,
+    generator: torch.Generator,
 ) -> Measurement:
     """Measure the values behind normal numbers (time, channel, node), with noise in their units."""
-    seasons = torch.full((len(truth),), season)
-    values = normals.restore(truth, seasons)
+    values = normals.restore(truth, season)
     values = normals.perturb(values, setting.noise_std, generator)
     mask = (setting.mask & normals.valid).expand_as(values)
     noise = setting.noise_std
-    return normals.measure(
-        Measurement(values.nan_to_num(), mask, noise, operator=setting.operator, season=seasons)
-    )
+    given = Measurement(values.nan_to_num(), mask, noise, operator=setting.operator, season=season)
+    return refined(normals, given, normals.measure(given), base)
 
 
 def _measure(
@@ -287,7 +291,8 @@ def measured_pairs(
         at = torch.tensor([record])
         given = Measurement.of(values[at], noise_std[at], setting.operator)
         when = None if instant is None else instant[at]
-        measured = normals.measure(replace(given, season=season[at], instant=when))
+        given = replace(given, season=season[at], instant=when)
+        measured = refined(normals, given, normals.measure(given), base)
         generator = torch.Generator().manual_seed((seed * 1_000_003 + record) % (2**63))
         place = 0, int(season[record])
         return _group(measured, at, setting, base, functionals, members, place, generator)
@@ -335,27 +340,24 @@ def neighbours(time: Tensor, index: Tensor, offset: int) -> tuple[Tensor, Tensor
 def _with_neighbours(
     measured: Measurement,
     times: Tensor,
-    fields: Tensor,
-    std: Tensor,
-    time: Tensor,
+    series: tuple[Tensor, Tensor],
     setting: Setting,
-    generator: torch.Generator,
+    measure: Callable[[Tensor, Tensor, Setting], Measurement],
 ) -> Iterator[tuple[Measurement, Tensor]]:
     """Yield records with their neighbours measured, those together that have the same ones.
 
     Args:
         measured: Measurements of some records.
         times: Their indices (record,).
-        fields: All fields (time, channel, node).
-        std: Standard deviation (time, channel, node) of each, in the units of the data.
-        time: Time (time,) of each, in steps.
+        series: Time (time,) in steps, and season (time,), of all fields.
         setting: Masks of the neighbours, beside noise and operator.
-        generator: Generator of the noise.
+        measure: Function that measures fields by index, of seasons, in a setting.
 
     Yields:
         Measurements, with others around them, and the indices of their records.
     """
     offsets = torch.tensor([offset for offset, _ in setting.around])
+    time, season = series
     found = [neighbours(time, times, int(offset)) for offset in offsets]
     places, there = (torch.stack(each, 1) for each in zip(*found, strict=True))
     distinct, which = torch.unique(there, dim=0, return_inverse=True)
@@ -363,11 +365,10 @@ def _with_neighbours(
         rows = (which == number).nonzero()[:, 0]
         own = measured[rows]
         parts = [
-            _measure(
-                fields[places[rows, k]],
+            measure(
+                places[rows, k],
+                season[places[rows, k]],
                 replace(setting, mask=setting.around[k][1]),
-                std[places[rows, k]],
-                generator,
             )
             for k in has.nonzero()[:, 0].tolist()
         ]
@@ -432,14 +433,22 @@ def simulate_pairs(
         for job in range(number * rounds, (number + 1) * rounds):
             key = (seed * 1_000_003 + job) % (2**63)
             generator, setting = torch.Generator().manual_seed(key), settings[job]
-            if normals.linear:
-                measured = _measure(fields[times], setting, normals.std[s], generator)
-            else:
-                measured = _measure_values(fields[times], setting, normals, s, generator)
+
+            def measure(
+                at: Tensor,
+                season: Tensor,
+                how: Setting = setting,
+                base: Base = bases[f],
+                generator: torch.Generator = generator,
+            ) -> Measurement:
+                if normals.linear:
+                    return _measure(fields[at], how, normals.std[season], generator)
+                return _measure_values(fields[at], how, normals, season, base, generator)
+
+            measured = measure(times, torch.full((len(times),), s))
             each: Iterable[tuple[Measurement, Tensor]] = [(measured, times)]
             if setting.around and series is not None:
-                time, std = series[0], normals.std[series[1]]
-                each = _with_neighbours(measured, times, fields, std, time, setting, generator)
+                each = _with_neighbours(measured, times, series, setting, measure)
             groups.extend(
                 _group(found, where, setting, bases[f], wanted, members, (f, s), generator)
                 for found, where in each

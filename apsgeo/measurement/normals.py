@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.measurement.measurement import Measurement
 from apsgeo.measurement.seasons import seasons_of
 from apsgeo.measurement.trend import Trend
 from apsgeo.operators.linear import LinearMap
 
-__all__ = ["Normals", "out_of_sample"]
+__all__ = ["LeftOut", "Normals", "out_of_sample"]
 
 _MONTHS = 12
 _HARMONICS = 4  # of the year
+
+
+class LeftOut(Protocol):
+    """Function that predicts each observed node from the others near to it."""
+
+    def __call__(
+        self, measurement: Measurement, noise_cov: Tensor | None = None, *, apart: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return mean and covariance, as `apsgeo.gaussian.left_out.nodes.left_out` has them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -158,6 +169,19 @@ class Normals:
         """Return standardized anomalies as networks take them, float32, zero where not valid."""
         return torch.where(self.valid, self.standardize(fields, season, instant), 0.0).float()
 
+    def latent(
+        self, fields: Tensor, season: Tensor, domain: Domain, instant: Tensor | None = None
+    ) -> Tensor:
+        """Return what priors learn from, as `encode` does; NaN where values are missing at times.
+
+        Args:
+            fields: Fields (batch, channel, node) in the units of the data.
+            season: Index (batch,) of each record's season.
+            domain: Domain of the fields.
+            instant: Time (batch,) of each record, which normals with a trend want.
+        """
+        return self.encode(fields, season, instant)
+
     def restore(self, fields: Tensor, season: Tensor, instant: Tensor | None = None) -> Tensor:
         """Undo `standardize` for (..., batch, channel, node), NaN where not valid."""
         mean, std = self.mean_at(season, instant).to(fields), self.std.to(fields)[season]
@@ -191,6 +215,20 @@ class Normals:
             return replace(seen, values=values, mask=mask, noise_std=noise_std, season=season)
         values = seen.values - operator.apply(mean)
         return replace(seen, values=values, mask=mask, scale=std, season=season)
+
+    def refined(
+        self, measurement: Measurement, measured: Measurement, left_out: LeftOut
+    ) -> Measurement:
+        """Return a measurement of standardized values that the other observations tell, too.
+
+        Where standardizing is linear nothing else tells what an observation says.
+
+        Args:
+            measurement: Measurement in the units of the data.
+            measured: What `measure` made of it.
+            left_out: Function that predicts observed nodes from the others.
+        """
+        return measured
 
     def observable(self, operator: LinearMap) -> Tensor:
         """Tell which observations (data channel, observation) weigh valid nodes alone."""

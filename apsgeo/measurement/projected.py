@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from apsgeo.domains.base import Domain
 from apsgeo.measurement.measurement import Measurement
+from apsgeo.measurement.normals import LeftOut
 from apsgeo.measurement.shrunk import shrunk_normals
 from apsgeo.measurement.valued import EmbeddedNormals
 from apsgeo.values.sphere import Sphere
@@ -21,9 +21,6 @@ __all__ = ["ProjectedNormals", "length_given"]
 _CALM = 1e-12  # length of a vector that has no direction
 _STEPS = 64  # of the quadrature over lengths
 _WIDE = 6.0  # standard deviations on either side that it covers
-
-LeftOut = Callable[[Measurement, Tensor], tuple[Tensor, Tensor]]
-"""Function that predicts nodes from the others, as `apsgeo.gaussian.left_out.nodes` has it."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.measurement.measurement import Measurement
-from apsgeo.measurement.normals import Normals
+from apsgeo.measurement.normals import LeftOut, Normals
 from apsgeo.measurement.quantile_map import (
     SCORES,
     QuantileMap,
@@ -29,6 +29,8 @@ _MONTHS = 12
 _FEW = 2000.0  # values of a node that count as much as the common shape
 _KEPT = 0.1  # of the distance of a node's outermost quantile from the bound
 _LEAST = 5.0  # values of which mean and size are known at all
+_LEAST_KNOWN = 1e-3  # share of a group of nodes where something is known
+_LEAST_VARIANCE = 1e-4  # of a normal number given the others
 _TIED = 0.05  # share of the values at their least or greatest that makes it a bound
 _NATURAL = 0.0, 1.0, 100.0  # bounds of amounts, fractions and per cents
 _MOST = 0.5  # share of the nodes that vary, and have values there
@@ -72,7 +74,8 @@ class QuantileNormals(Normals):
     are few. The mean and standard deviation of the data remain, for weights and features.
 
     An observation y of x with noise becomes one of the normal number z, which tells as much
-    (`QuantileMap.sites`), so that "no rain here" is an observation as well.
+    (`QuantileMap.sites`), so that "no rain here" is an observation as well. How much it tells
+    beside the other observations, their covariance says (`refined`).
 
     Attributes:
         knots: Quantiles (season, channel, node, level) of the roots of values between the bounds;
@@ -95,11 +98,11 @@ class QuantileNormals(Normals):
     def of(
         cls, normals: Normals, fields: Tensor, season: Tensor, bounds: list[Bounds], domain: Domain
     ) -> Self:
-        """Fit the quantiles of a complete history.
+        """Fit the quantiles of a history.
 
         Args:
             normals: Mean and standard deviation of the same history.
-            fields: Fields (time, channel, node).
+            fields: Fields (time, channel, node), NaN where there is nothing.
             season: Index (time,) of each record's season.
             bounds: Bounds of each channel, None for none.
             domain: Domain of the fields.
@@ -125,7 +128,8 @@ class QuantileNormals(Normals):
             near = _near(season, s, normals.seasons)
             some = x[near]
             at = torch.stack([some <= low[0], some >= high[0]], 1).double().sum(0)
-            shares.append(torch.where(at > 0, (at + 0.5) / (len(some) + 1.0), 0.0))
+            count = (~some.isnan()).double().sum(0)
+            shares.append(torch.where(at > 0, (at + 0.5) / (count + 1.0), 0.0))
             inner = torch.where((some > low[0]) & (some < high[0]), some, torch.nan)
             knots.append(
                 _quantiles(rooted(inner, ends[:, None, :, None]), rooted(ends, ends[:, None]))
@@ -171,19 +175,21 @@ class QuantileNormals(Normals):
         """
         sign = 1.0 if end == 0 else -1.0
         away = torch.where(at, 0.0, sign * (z - self._threshold(end)[season]))
-        away = torch.where(self.valid, away, 0.0).clamp(min=0.0).float()
+        known = (~(away.isnan() & self.valid)).float()
+        away = torch.where(self.valid, away, 0.0).nan_to_num().clamp(min=0.0).float()
         total, coarse = torch.zeros_like(away), away
         pools: list[tuple[nn.Module, nn.Module]] = []
         while domain.can_coarsen and len(pools) < 6:
             pools.append((domain.pool(), domain.unpool()))
-            coarse = pools[-1][0](coarse)
-            back = coarse
+            coarse, known = (pools[-1][0](each) for each in (coarse, known))
+            back = coarse / known.clamp(min=_LEAST_KNOWN)
             for _, unpool in reversed(pools):
                 back = unpool(back)
             total = total + 0.5 ** len(pools) * back
             domain = domain.coarse()
         share = domain.areas.float() / domain.areas.float().sum()
         whole = (coarse * share).sum(-1, keepdim=True)
+        whole = whole / (known * share).sum(-1, keepdim=True).clamp(min=_LEAST_KNOWN)
         return total + 0.5 ** (len(pools) + 1) * whole
 
     def _threshold(self, end: int) -> Tensor:
@@ -191,8 +197,10 @@ class QuantileNormals(Normals):
         score = torch.special.ndtri(self.shares[end].double().clamp(min=_RAREST))
         return score if end == 0 else -score
 
-    def latent(self, fields: Tensor, season: Tensor, domain: Domain) -> Tensor:
-        """Return normal numbers of complete fields for a prior to learn from.
+    def latent(
+        self, fields: Tensor, season: Tensor, domain: Domain, instant: Tensor | None = None
+    ) -> Tensor:
+        """Return normal numbers of fields for a prior to learn from, NaN where nothing is known.
 
         Values at a bound have one below the threshold: the lower, the farther their surroundings
         are from leaving the bound, by their rank among all such values. So dry days near rain are
@@ -253,21 +261,42 @@ class QuantileNormals(Normals):
             )
         season = measurement.season_of(self.seasons)
         mask = measurement.mask & self.observable(measurement.operator)
-        told = torch.zeros_like(measurement.values), torch.ones_like(measurement.values)
+        y, noise = (a[mask].double() for a in (measurement.values, measurement.noise_std))
+        sites = self._maps_where(mask, season).sites(y, noise)
+        around = measurement.around
+        around = None if around is None else self.measure(around)
+        return _with_sites(replace(measurement, mask=mask, season=season, around=around), *sites)
+
+    def refined(
+        self, measurement: Measurement, measured: Measurement, left_out: LeftOut
+    ) -> Measurement:
+        """Return a measurement of normal numbers, of which each tells what it does beside others.
+
+        See `QuantileMap.refined_sites`.
+
+        Args:
+            measurement: Measurement in the units of the data.
+            measured: What `measure` made of it.
+            left_out: Function that predicts observed nodes from the others.
+        """
+        mask = measured.mask
+
+        def others(values: Tensor, noise_std: Tensor) -> tuple[Tensor, Tensor]:
+            mean, cov = left_out(_with_sites(measured, values, noise_std), apart=True)
+            var = cov.diagonal(dim1=2, dim2=3).mT
+            return mean[mask], var[mask].clamp(min=_LEAST_VARIANCE)
+
+        y, noise = (a[mask].double() for a in (measurement.values, measurement.noise_std))
+        sites = measured.values[mask].double(), measured.noise_std[mask].double()
+        maps = self._maps_where(mask, measured.season_of(self.seasons))
+        return _with_sites(measured, *maps.refined_sites(y, noise, sites, others))
+
+    def _maps_where(self, mask: Tensor, season: Tensor) -> QuantileMap:
+        """Return the maps (value,) of the values under a mask (batch, channel, node)."""
         batch, channel, node = mask.nonzero(as_tuple=True)
         at = season[batch], channel, node
         low, high = self.shares[:, *at].double()
-        maps = QuantileMap(self.knots[at].double(), low, high, self.bounds[:, channel].double())
-        y, noise = (a[mask].double() for a in (measurement.values, measurement.noise_std))
-        for out, found in zip(told, maps.sites(y, noise), strict=True):
-            out[mask] = found.to(out)
-        return replace(
-            measurement,
-            values=told[0],
-            mask=mask,
-            noise_std=told[1],
-            season=season,
-        )
+        return QuantileMap(self.knots[at].double(), low, high, self.bounds[:, channel].double())
 
     def check_density(self) -> None:
         """Refuse: values that are at a bound again and again have no density.
@@ -291,6 +320,14 @@ class QuantileNormals(Normals):
         plain: Any = {n: tensors[f"normals.{n}"] for n in ("mean", "std", "valid")}
         own: Any = {n: tensors[f"quantiles.{n}"] for n in ("knots", "shares", "bounds", "around")}
         return cls(**plain, **own)
+
+
+def _with_sites(measured: Measurement, values: Tensor, noise_std: Tensor) -> Measurement:
+    """Return a measurement with other values and noise (value,) under its mask."""
+    own = torch.zeros_like(measured.values), torch.ones_like(measured.values)
+    for out, found in zip(own, (values, noise_std), strict=True):
+        out[measured.mask] = found.to(out)
+    return replace(measured, values=own[0], noise_std=own[1])
 
 
 def _near(season: Tensor, s: int, seasons: int) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ Index = NDArray[np.int64]
 
 Masking = Callable[[LatLonDomain, int, torch.Generator], Tensor]
 
-_ANY = 0.5  # a density
 _BLOCK = 0.75  # observed share of the area around a hidden region
 _SWATH = 0.15  # observed share of the area within swaths
 
@@ -51,16 +50,15 @@ def observe(protocol: NcepProtocol, month: int, name: str, window: int = 0) -> M
     if isinstance(case, float):
         given = protocol.observe(months, case)
     else:
-        given = protocol.observe(months, _ANY)  # for its dates
         found = [_measured(protocol, int(each), name, case) for each in months]
-        values, mask = (torch.stack(part)[:, None] for part in zip(*found, strict=True))
-        given = replace(given, values=values.double(), mask=mask)
+        values, mask = (np.stack(part) for part in zip(*found, strict=True))
+        given = protocol.measured(months, values, mask)
     return given.among(torch.from_numpy(np.flatnonzero(months == month))) if window else given
 
 
 def _measured(
     protocol: NcepProtocol, month: int, name: str, case: Masking
-) -> tuple[Tensor, Tensor]:
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Return the values (node,) of a month with noise, and where they are observed."""
     seed = [protocol.seed, int(protocol.key[month]) % 2**64, len(name), ord(name[0])]
     words = np.random.SeedSequence(seed).generate_state(2, np.uint32)
@@ -68,7 +66,7 @@ def _measured(
     mask = case(protocol.domain, int(protocol.season[month]), generator)
     noise = np.random.default_rng(seed).standard_normal(protocol.values.shape[1])
     values = (protocol.values[month] + protocol.noise_std * noise).astype(protocol.values.dtype)
-    return torch.from_numpy(values), mask
+    return values, mask.numpy()
 
 
 @cache

@@ -26,6 +26,7 @@ from apsgeo.measurement import Measurement, Method
 from apsgeo.metrics.scores import crps_ensemble
 from apsgeo.metrics.table import Column, Row, Table, percent
 from apsgeo.operators import Mask
+from apsgeo.posterior import Posterior
 from apsgeo.prior import fit_prior
 from benchmarks.options import Option
 from benchmarks.report import page, save, write
@@ -78,10 +79,8 @@ class Way:
         if self.root:  # the error of a root by the slope of the root, and of one at zero
             values = rain.clamp(min=0.0).sqrt()
             noise = NOISE / (2.0 * rain.clamp(min=NOISE).sqrt())
-        season = torch.zeros(len(rain), dtype=torch.long)
-        given = self.prior.normals.measure(Measurement(values, mask, noise, season=season))
-        drawn = self.method.posterior(given).members(count, seed)
-        found = self.prior.normals.restore(drawn, season)
+        posterior = Posterior.of(self.prior, self.method, Mask(), NOISE)
+        found = posterior.posterior(Measurement(values, mask, noise)).members(count, seed)
         return found.clamp(min=0.0).square() if self.root else found
 
 
@@ -187,7 +186,7 @@ def run(options: argparse.Namespace, made: str) -> None:
         f"{_EVERY} blocks is held out, and every {options.rain_every}. day of these is scored over "
         f"hidden land cells, weighted by area. The noise is {NOISE} mm/day. All Gaussian rows but "
         "kriging have a localised covariance, chosen by held-out days of those learned from; own "
-        "spread: what each day's observations tell of its roughness (`OwnSpread`)."
+        "spread: what each day's observations tell of its roughness, here and there (`OwnSpread`)."
     )
     text = page("Rain with its zeros", about, TABLE.markdown(rows), made)
     save(options.output / "history" / "rain", rows, text)

@@ -13,6 +13,7 @@ from apsgeo.errors import InputError
 from apsgeo.gaussian.eofs import EOFs
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian
 from apsgeo.gaussian.gappy.patterns import GappyFields, Patterns, fit_patterns
+from apsgeo.gaussian.left_out.refined import refined
 from apsgeo.gaussian.scales import LocalisedScales
 from apsgeo.gaussian.seasonal import SeasonalPrior
 from apsgeo.gaussian.vecchia import VecchiaPrior
@@ -64,13 +65,18 @@ class Gappy:
     def __len__(self) -> int:
         return len(self.values)
 
-    def measured(self, normals: Normals, exact: float = _EXACT) -> Measurement:
-        """Return the history as measurements of standardized anomalies, with the noise `exact`."""
+    def measured(
+        self, normals: Normals, exact: float = _EXACT, prior: VecchiaPrior | None = None
+    ) -> Measurement:
+        """Return the history as measurements of standardized anomalies, with the noise `exact`.
+
+        With a prior, they are `refined` by its covariance.
+        """
         mask = ~self.values.isnan() & normals.valid
         least = exact * normals.std.double()[self.season]
         noise = torch.maximum(self.noise_std.expand_as(self.values), least)
         given = Measurement(self.values, mask, noise, season=self.season, instant=self.instant)
-        return normals.measure(given).float()
+        return refined(normals, given, normals.measure(given), prior).float()
 
     def filled(self, fields: Tensor, normals: Normals) -> Tensor:
         """Return fields of standardized anomalies in the units of the data.
@@ -190,7 +196,7 @@ def complete_records(
 ) -> Tensor:
     """Fill the gaps of records by a prior that they were not fitted to, (time, channel, node)."""
     with Bar(total=len(history), name="filling records", enabled=progress) as bar:
-        _, drawn = _members(prior, history.measured(normals), seed, bar)
+        _, drawn = _members(prior, history.measured(normals, prior=prior), seed, bar)
     return history.filled(drawn, normals)
 
 

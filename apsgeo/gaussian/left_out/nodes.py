@@ -1,4 +1,4 @@
-"""Predictions of observed nodes from the other observations near to them."""
+"""Predictions of observed values from the other observations near to them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def left_out(
     measurement: Measurement,
     noise_cov: Tensor | None = None,
     near: int = 20,
+    *,
+    apart: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Predict each observed node without its own observation, from the nearest other ones.
 
@@ -30,7 +32,9 @@ def left_out(
         measurement: Measurement of the nodes themselves; a node is observed if all channels are.
         noise_cov: Covariance (batch, node, channel, channel) of the noise, if that of the channels
             of a node is correlated; by default the measurement's own.
-        near: Number of other nodes that a node is predicted from.
+        near: Number of other nodes, or values, that one is predicted from.
+        apart: Whether each channel of a node is predicted on its own, given the others of the same
+            node too. Covariances between channels are then zero, and channels may lack values.
 
     Returns:
         Mean (batch, channel, node) and covariance (batch, node, channel, channel) of the signal,
@@ -48,37 +52,44 @@ def left_out(
         [-0.98, 0.98]
     """
     batch, channels, nodes = measurement.shape
-    mean = torch.zeros(batch, channels, nodes, dtype=torch.float64)
+    mean = torch.zeros(batch, channels * nodes, dtype=torch.float64)
     cov = torch.zeros(batch, nodes, channels, channels, dtype=torch.float64)
-    values = measurement.values.cpu().double()
+    values, noise_std = measurement.values.cpu().double(), measurement.noise_std.cpu().double()
+    if measurement.scale is not None:
+        scale = measurement.scale.cpu().double()
+        values, noise_std = values / scale, noise_std / scale
     if noise_cov is None:
-        noise_cov = torch.diag_embed(measurement.noise_std.cpu().double().mT ** 2)
+        noise_cov = torch.diag_embed(noise_std.mT.square())
+    places = torch.arange(nodes)[:, None] + nodes * torch.arange(channels)
+    groups = places.T.reshape(-1, 1) if apart else places  # values (group, k) that are predicted
     for record, prior in enumerate(priors):
-        seen = measurement.mask[record].cpu().all(0).nonzero()[:, 0]
-        positions = prior.domain.positions[seen].numpy()
-        found = torch.from_numpy(nearest_of(positions, positions, near + 1)[0])
-        itself = found == torch.arange(len(seen))[:, None]
-        others = found.gather(1, itself.long().argsort(dim=1, stable=True))[:, :near]
-        others = others[:, : max(len(seen) - 1, 0)]
-        for each in torch.arange(len(seen)).split(_TOGETHER):
-            group = torch.cat([each[:, None], others[each]], 1)
-            index = _values(seen[group], channels, nodes)
-            blocks = prior.covariance_blocks(index).double()
-            given = index[:, channels:]
-            joint = blocks[:, channels:, channels:]
+        seen = groups[measurement.mask[record].cpu().flatten()[groups].all(1)]
+        node, channel = seen[:, 0] % nodes, seen // nodes
+        noise = noise_cov[record, node[:, None, None], channel[:, :, None], channel[:, None]]
+        others = _nearest_others(prior.domain.positions[node], near)
+        for each in torch.arange(len(seen)).split(_TOGETHER) if len(seen) else ():
+            own, given = seen[each], seen[others[each]].flatten(1)
+            blocks = prior.covariance_blocks(torch.cat([own, given], 1)).double()
+            k = own.shape[1]
+            joint = blocks[:, k:, k:]
             joint.diagonal(dim1=1, dim2=2).mul_(1.0 + _JITTER)
-            # the block diagonal (n, channel, channel, other) of the channels of each other node
-            own = joint.unflatten(1, (-1, channels)).unflatten(3, (-1, channels))
-            own.diagonal(dim1=1, dim2=3).add_(noise_cov[record, seen[others[each]]].movedim(1, -1))
-            cross = blocks[:, :channels, channels:]
+            # the block diagonal (n, k, k, other) of the values of each other group
+            square = joint.unflatten(1, (-1, k)).unflatten(3, (-1, k))
+            square.diagonal(dim1=1, dim2=3).add_(noise[others[each]].movedim(1, -1))
+            cross = blocks[:, :k, k:]
             gain = torch.linalg.solve(joint, cross.mT).mT
             y = values[record].flatten()[given][..., None]
-            mean[record][:, seen[each]] = (gain @ y)[..., 0].T
-            left = blocks[:, :channels, :channels] - gain @ cross.mT
-            cov[record, seen[each]] = (left + left.mT) / 2.0
-    return mean, cov
+            mean[record, own] = (gain @ y)[..., 0]
+            left = blocks[:, :k, :k] - gain @ cross.mT
+            at = node[each][:, None, None], channel[each][:, :, None], channel[each][:, None]
+            cov[record, *at] = (left + left.mT) / 2.0
+    return mean.unflatten(1, (channels, nodes)), cov
 
 
-def _values(nodes: Tensor, channels: int, count: int) -> Tensor:
-    """Return the values (n, k * channel) of nodes (n, k), those of a node together."""
-    return (nodes[..., None] + count * torch.arange(channels)).flatten(1)
+def _nearest_others(positions: Tensor, near: int) -> Tensor:
+    """Return the nearest places (n, k) to each but itself."""
+    places = positions.numpy()
+    found = torch.from_numpy(nearest_of(places, places, near + 1)[0])
+    itself = found == torch.arange(len(places))[:, None]
+    others = found.gather(1, itself.long().argsort(dim=1, stable=True))[:, :near]
+    return others[:, : max(len(places) - 1, 0)]

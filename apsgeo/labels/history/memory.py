@@ -52,7 +52,7 @@ def fit_memory(
     instants = torch.cat([part.instants for part in parts])
     values = torch.cat([part.values for part in parts])
     series = Series(
-        fields=normals.encode(values, season, instants),
+        fields=normals.latent(values, season, learned.layout.domain, instants),
         time=torch.cat([time_in_steps(part.dates, step) for part in parts]),
         season=season,
         wander=None if normals.trend is None else normals.trend.wander(instants),
