@@ -107,7 +107,8 @@ def fit_prior(
         manifold: What each value lies on, if it is no number: "circle" for angles, "sphere",
             "axes", "rotations", "rotations/cubic", "spd" for tensors, "torus", "hyperbolic"; a
             manifold of `apsgeo.values` or of geomstats, or `Values` for a choice of chart. By
-            default what the attributes tell; see `apsgeo.labels.forms.reading.form_of` and docs/values.md.
+            default what the attributes tell; see `apsgeo.labels.forms.reading.form_of` and
+            docs/values.md.
         static: Static fields of the nodes, such as orography, on the same domain and without
             time, for the network of the diffusion prior. Land and positions it knows already.
         baseline: First and last date of the climatological mean, such as ("1961", "2000"); the

@@ -308,9 +308,9 @@ def test_bad_input_is_told() -> None:
     opposite = angles().copy(data=np.tile([[[10.0]], [[130.0]], [[250.0]]], (10, 4, 6)))
     seen = xr.ones_like(winds()["u"], bool)
     seen[3, 1, 2] = False
-    for gappy in (angles().where(seen), winds().where(seen)):
+    for history in (angles().where(seen), winds().where(seen)):
         with pytest.raises(InputError, match="lacks values on circle.* at some records only"):
-            apsgeo.fit_prior(gappy, manifold="circle", **QUICK)
+            apsgeo.fit_prior(history, manifold="circle", **QUICK)
     with pytest.raises(InputError, match="no mean at 24 places: they are balanced"):
         apsgeo.fit_prior(opposite, manifold=Values(manifold_of("circle"), "tangent"), **QUICK)
     with pytest.raises(InputError, match="without a period"):
