@@ -52,6 +52,7 @@ from apsgeo.optim.distributed import is_first
 from apsgeo.optim.training import Training, seeded
 from apsgeo.progress import say
 from apsgeo.random_field.fit import fit_random_field, lacks_history
+from apsgeo.values.flat import Euclidean
 from apsgeo.values.manifold import Manifold
 from apsgeo.values.values import Values
 
@@ -113,9 +114,10 @@ def fit_prior(
         domain: Domain of the fields, if their labels do not say it, as on a mesh. See
             `apsgeo.labels.layout.layout_of` for how labels and domain go together.
         manifold: What each value lies on, if it is no number: "circle" for angles, "sphere",
-            "axes", "rotations", "rotations/cubic", "spd" for tensors, "torus"; a manifold of
-            `apsgeo.values` or of geomstats, or `Values` for a choice of chart. By default what the
-            attributes tell; see `apsgeo.labels.forms.reading.form_of` and docs/values.md.
+            "axes", "rotations", "rotations/cubic", "spd" for tensors, "torus", "hyperbolic"; a
+            manifold of `apsgeo.values` or of geomstats, or `Values` for a choice of chart. By
+            default what the attributes tell; see `apsgeo.labels.forms.reading.form_of` and
+            docs/values.md.
         static: Static fields of the nodes, such as orography, on the same domain and without
             time, for the network of the diffusion prior. Land and positions it knows already.
         baseline: First and last date of the climatological mean, such as ("1961", "2000"); the
@@ -370,6 +372,12 @@ def _check_valued(
         raise InputError(
             f"{records.given} is one field or a few with gaps, and no history; fill it by "
             "apsgeo.impute(obs, manifold=...), which needs none"
+        )
+    if has_gaps(records.values) and not isinstance(values.manifold, Euclidean):
+        raise InputError(
+            f"{records.given} lacks values on {values.manifold!r} at some records only; gaps that "
+            "change are completed for numbers alone. Fill them by apsgeo.impute(history, "
+            "manifold=...) and fit to one member, or leave out the records, or the nodes, with gaps"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from apsgeo.errors import InputError
 from apsgeo.values.flat import Euclidean
+from apsgeo.values.hyperbolic import Hyperbolic
 from apsgeo.values.manifold import Manifold
 from apsgeo.values.product import Product, torus
 from apsgeo.values.quotient import SYMMETRIES, Axes, Rotations
@@ -18,7 +19,7 @@ from apsgeo.values.sphere import Circle, Sphere
 __all__ = ["NAMES", "manifold_from_config", "manifold_of"]
 
 _KINDS: dict[str, type[Manifold]] = {
-    each.kind: each for each in (Euclidean, Circle, Sphere, Axes, Rotations, SPD)
+    each.kind: each for each in (Euclidean, Circle, Sphere, Axes, Rotations, SPD, Hyperbolic)
 }
 
 NAMES: dict[str, Callable[[], Manifold]] = {
@@ -30,6 +31,7 @@ NAMES: dict[str, Callable[[], Manifold]] = {
     "spd": lambda: SPD(3),
     "euclidean": Euclidean,
     "torus": lambda: torus(2),
+    "hyperbolic": Hyperbolic,
 }
 """Manifolds that have a name."""
 
@@ -39,8 +41,9 @@ def manifold_of(given: str | Any) -> Manifold:
 
     Args:
         given: Name such as "circle", "sphere", "axes", "rotations", "rotations/cubic", "spd",
-            "torus" or "euclidean"; a `Manifold`; or an object of the geomstats classes Hypersphere,
-            SpecialOrthogonal, SPDMatrices or Euclidean, of which class and size are read.
+            "torus", "hyperbolic" or "euclidean"; a `Manifold`; or an object of the geomstats
+            classes Hypersphere, SpecialOrthogonal, SPDMatrices, PoincareBall or Euclidean, of which
+            class and size are read.
 
     Raises:
         InputError: If there is none like it.
@@ -64,9 +67,11 @@ def manifold_of(given: str | Any) -> Manifold:
         return SPD(size, "affine-invariant" if "Affine" in named else "log-euclidean")
     if kind == "Euclidean" and isinstance(dim, int):
         return Euclidean(dim)
+    if kind == "PoincareBall" and isinstance(dim, int):
+        return Hyperbolic(dim)
     raise InputError(
         f"manifold={given!r}; give one of {', '.join(NAMES)}, a Manifold of apsgeo.values, or "
-        "Hypersphere, SpecialOrthogonal(3), SPDMatrices or Euclidean of geomstats"
+        "Hypersphere, SpecialOrthogonal(3), SPDMatrices, PoincareBall or Euclidean of geomstats"
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from apsgeo.errors import InputError
 from apsgeo.values.catalogue import NAMES, manifold_from_config, manifold_of
 from apsgeo.values.flat import Euclidean
+from apsgeo.values.hyperbolic import Hyperbolic
 from apsgeo.values.manifold import Manifold
 from apsgeo.values.mean import dispersion, frechet_mean
 from apsgeo.values.product import torus
@@ -32,6 +33,7 @@ MANIFOLDS = [
     SPD(3),
     SPD(3, "affine-invariant"),
     torus(2),
+    Hyperbolic(3),
 ]
 
 every = pytest.mark.parametrize("manifold", MANIFOLDS, ids=repr)
@@ -41,6 +43,8 @@ def points(manifold: Manifold, count: int, seed: int = 0) -> Tensor:
     """Draw points all over a manifold."""
     if isinstance(manifold, SPD):
         return manifold.exp(_identity(manifold), 0.7 * noise(count, manifold.dim, seed=seed))
+    if isinstance(manifold, Hyperbolic):
+        return manifold.exp(torch.zeros(3, dtype=torch.float64), noise(count, 3, seed=seed))
     return manifold.project(noise(count, manifold.ambient, seed=seed))
 
 
@@ -256,6 +260,32 @@ def test_rotations_are_those_of_geomstats(geomstats: Any) -> None:
     first, second = (space.rotation_vector_from_quaternion(each.numpy()) for each in (a, b))
     theirs = space.metric.dist(first, second)
     np.testing.assert_allclose(Rotations().distance(a, b), theirs, atol=1e-7)
+
+
+def test_hyperbolic_space_is_that_of_geomstats() -> None:
+    module = pytest.importorskip("geomstats.geometry.poincare_ball")
+    space, ours = module.PoincareBall(3), Hyperbolic(3)
+    assert manifold_of(space) == ours
+    a, b = points(ours, 8), points(ours, 8, seed=1)
+    vector = ours.log(a, b)
+    # Ours are longer by the conformal factor.
+    factor = (2.0 / (1.0 - a.square().sum(-1, keepdim=True))).numpy()
+    metric = space.metric
+    np.testing.assert_allclose(
+        vector / factor, metric.log(b.numpy(), a.numpy()), rtol=1e-6, atol=1e-8
+    )
+    np.testing.assert_allclose(
+        ours.exp(a, 0.5 * vector), metric.exp(0.5 * vector.numpy() / factor, a.numpy()), atol=1e-7
+    )
+    np.testing.assert_allclose(ours.distance(a, b), metric.dist(a.numpy(), b.numpy()), atol=1e-7)
+
+
+def test_points_outside_of_the_ball_are_told() -> None:
+    values = Values(Hyperbolic(2))
+    fields = torch.tensor([[0.6, 3.0], [0.0, 4.0]])
+    with pytest.raises(InputError, match=r"has 1 of 2 values.*length 5; take points"):
+        values.check(fields)
+    values.check(values.project(fields))
 
 
 def test_torus_parts_are_circles() -> None:

@@ -16,6 +16,7 @@ from apsgeo.labels.forms.reading import form_from_config, form_of
 from apsgeo.measurement import ValuedNormals
 from apsgeo.random_field.valued import Alone
 from apsgeo.values.catalogue import manifold_of
+from apsgeo.values.hyperbolic import Hyperbolic
 from apsgeo.values.quotient import Rotations, quaternion_product
 from apsgeo.values.spd import SPD
 from apsgeo.values.sphere import Sphere
@@ -92,6 +93,11 @@ def two_angles() -> xr.Dataset:
     return xr.Dataset({"from": angles(), "hour": hour}, attrs={"manifold": "torus"})
 
 
+def disc() -> xr.DataArray:
+    centre = torch.tensor([0.3, -0.4], dtype=torch.float64)
+    return labelled(around(Hyperbolic(2), centre, 0.4), "component", manifold="hyperbolic")
+
+
 FORMS: dict[str, tuple[Any, Any]] = {
     "angle": (angles, None),
     "u and v": (winds, "circle"),
@@ -102,6 +108,7 @@ FORMS: dict[str, tuple[Any, Any]] = {
     "tensors": (tensors, None),
     "six components": (six, None),
     "torus": (two_angles, None),
+    "hyperbolic plane": (disc, None),
 }
 every = pytest.mark.parametrize("name", FORMS)
 
@@ -299,6 +306,11 @@ def test_bad_input_is_told() -> None:
     with pytest.raises(InputError, match="bounds of a history of values on"):
         apsgeo.fit_prior(angles(), bounds=(0.0, 360.0), **QUICK)
     opposite = angles().copy(data=np.tile([[[10.0]], [[130.0]], [[250.0]]], (10, 4, 6)))
+    seen = xr.ones_like(winds()["u"], bool)
+    seen[3, 1, 2] = False
+    for history in (angles().where(seen), winds().where(seen)):
+        with pytest.raises(InputError, match="lacks values on circle.* at some records only"):
+            apsgeo.fit_prior(history, manifold="circle", **QUICK)
     with pytest.raises(InputError, match="no mean at 24 places: they are balanced"):
         apsgeo.fit_prior(opposite, manifold=Values(manifold_of("circle"), "tangent"), **QUICK)
     with pytest.raises(InputError, match="without a period"):

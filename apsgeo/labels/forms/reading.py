@@ -24,6 +24,7 @@ from apsgeo.labels.forms.datasets import Angles, Components
 from apsgeo.labels.forms.form import CHANNEL, PLAIN, ArrayForm, Form, Plain
 from apsgeo.values.catalogue import manifold_of
 from apsgeo.values.flat import Euclidean
+from apsgeo.values.hyperbolic import Hyperbolic
 from apsgeo.values.manifold import Manifold
 from apsgeo.values.product import Product
 from apsgeo.values.quotient import Quotient, Rotations
@@ -67,6 +68,7 @@ def form_of(
       as scipy names them); or matrices along the last two dims, of size 3.
     - Tensors: matrices along the last two dims, or six components along one, named xx, xy, xz, yy,
       yz, zz by its coordinate or in this order.
+    - Hyperbolic space: an array of points of the ball of Poincaré, like unit vectors.
     - A torus: a data set of angles.
 
     Args:
@@ -95,7 +97,7 @@ def form_of(
         return _rotations(fields, values, given)
     if isinstance(space, SPD):
         return _tensors(fields, values, given)
-    if isinstance(space, Sphere | Quotient):
+    if isinstance(space, Sphere | Quotient | Hyperbolic):
         return Vectors(values, _dims(fields, (space.ambient,), values, given))
     raise InputError(f"{given} is an array; values on {space!r} are a data set of their parts")
 
