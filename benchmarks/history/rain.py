@@ -99,11 +99,8 @@ def fitted(history: xr.DataArray, seed: int, **options: Any) -> FieldPrior:
 
 
 def own_spread(prior: FieldPrior) -> VecchiaPrior:
-    """Return the approximation by near observations, with a spread that each place of a day tells.
-
-    Fronts are narrow: on held-out days of those learned from, few and near observations told best.
-    """
-    return VecchiaPrior(prior.anchor, spread=OwnSpread(near=2.0, around=12))
+    """Return the approximation by near observations, with a spread that each day tells."""
+    return VecchiaPrior(prior.anchor, spread=OwnSpread())
 
 
 def ways(history: xr.DataArray, seed: int) -> dict[str, Callable[[], Way]]:
