@@ -86,6 +86,7 @@ def test_predictions_are_those_of_all_other_observations(operator: LinearMap | N
         var = 1.0 / np.diag(inverse)
         off = var * (inverse @ given.values[record, 0].double().numpy()[seen])
         share = 1.0 - NOISE**2 / var
+        assert (off**2 / var).max() < 25.0  # no outlier
         total = (share * off**2 / var).sum()
         whole = (3.0 + total) / (3.0 + share.sum())
         expected = (5.0 * whole + total) / (5.0 + share.sum())
@@ -111,6 +112,18 @@ def test_a_region_tells_its_size() -> None:
     given = measured(prior(), size, density=1.0)
     found = sizes(prior(), given, OwnSpread(near=1.0, around=6))[:, 0]
     assert float(found[:, east].mean()) > 1.4 * float(found[:, ~east].mean())
+
+
+def test_a_wrong_observation_does_not_widen_all() -> None:
+    """It counts for five typical errors at most: 25 of the 72 squares, and two or three beside."""
+    given = measured(prior(), sized(1.0), density=1.0)
+    values = given.values.clone()
+    values[0, 0, 30] += 50.0
+    spread = OwnSpread(around=NODES)
+    plain, wrong = (
+        sizes(prior(), replace(given, values=v), spread) for v in (given.values, values)
+    )
+    assert float((wrong / plain).max()) < 2.5
 
 
 def test_each_channel_tells_its_own_size() -> None:

@@ -17,6 +17,8 @@ __all__ = ["OwnSpread"]
 _MOST = 600  # observations of a record that are predicted
 _GIVEN = 24  # observations that each is predicted from
 _ENTRIES = 2**22  # of covariances at once
+_FARTHEST = 5.0  # typical errors beyond which one counts no more: it is an outlier
+_MEDIAN = 0.4549  # of the square of a standard normal number
 _CORNERS = 4  # predicted observations between which the factor of a node is the mean
 
 
@@ -36,7 +38,8 @@ class OwnSpread:
     over the record, the first over the observations near to the node. It is the scale of a
     Student-t process of so many degrees of freedom (Shah, Wilson & Ghahramani 2014, "Student-t
     processes as alternatives to Gaussian processes", arXiv 1402.4306), by local predictions in
-    place of the joint law. The mean stays.
+    place of the joint law. The mean stays. An error counts for at most five times what is typical
+    of its record, by the median, so that a wrong observation does not widen all.
 
     Attributes:
         doubt: Number of observations that count as much as the average spread.
@@ -65,8 +68,7 @@ class OwnSpread:
             own = own[:: max(1, -(-len(own) // _MOST))]
             if len(own) and len(seen) > 1:
                 place = seen.place[own]
-                squares, shares = self._misses(prior, seen, values, own)
-                told = self._near(place, squares, shares)
+                told = self._near(place, *self._misses(prior, seen, values, own))
                 corners = torch.from_numpy(nearest_of(place, positions, _CORNERS)[0])
                 out[:, each] = told[:, corners].mean(2).sqrt().float()
         return out.flatten(1)
@@ -74,7 +76,7 @@ class OwnSpread:
     def _misses(
         self, prior: Covariance, seen: Seen, values: Tensor, own: np.ndarray
     ) -> tuple[Tensor, Tensor]:
-        """Return w e^2 / v (field, n) and w (n,) of the observations (n,) that are predicted."""
+        """Return e^2 / v (field, n) and w (n,) of the observations (n,) that are predicted."""
         near = nearest_of(seen.place, seen.place[own], 1 + _GIVEN)[0]
         last = np.argsort(near == own[:, None], axis=1, kind="stable")[:, :-1]
         group = torch.from_numpy(
@@ -92,13 +94,15 @@ class OwnSpread:
             left = (block[:, 0, 0] - (gain * cross).sum(1)).clamp(min=0.0)
             total = left + noise_var[each[:, 0]]
             off = y[:, each[:, 0]] - (gain * y[:, each[:, 1:]]).sum(2)
-            squares.append(left / total * off.square() / total)
+            squares.append(off.square() / total)
             shares.append(left / total)
         return torch.cat(squares, 1), torch.cat(shares)
 
     def _near(self, place: np.ndarray, squares: Tensor, shares: Tensor) -> Tensor:
         """Return s^2 (field, n) at the observations (n,) that were predicted."""
-        record = (self.doubt + squares.sum(1)) / (self.doubt + shares.sum())
+        typical = (squares.median(1, keepdim=True).values / _MEDIAN).clamp(min=1.0)
+        told = shares * torch.minimum(squares, _FARTHEST**2 * typical)
+        record = (self.doubt + told.sum(1)) / (self.doubt + shares.sum())
         around = torch.from_numpy(nearest_of(place, place, self.around)[0])
-        total = self.near * record[:, None] + squares[:, around].sum(2)
+        total = self.near * record[:, None] + told[:, around].sum(2)
         return total / (self.near + shares[around].sum(1))
