@@ -133,6 +133,7 @@ def test_each_channel_tells_its_own_size() -> None:
     assert float(found[0, 0].min()) > 2.0 * float(found[0, 1].max())
 
 
+@pytest.mark.same_bits
 def test_members_have_the_spread_and_the_density() -> None:
     given = measured(prior(), sized(0.5, 2.0))
     plain, draws = VecchiaPrior(prior()).posterior(given), drawn(prior(), given, OwnSpread())

@@ -311,7 +311,7 @@ def test_each_record_is_as_it_is_alone(prior: GaussianPrior) -> None:
     members, fields = draws.members(3, 5), noise(*given.shape)
     for t in range(len(given)):
         alone = method.posterior(given[t : t + 1])
-        bound = rounding(8 * prior.size, members)  # the batch decides the order of sums
+        bound = rounding(32 * prior.size, members)  # the batch decides the order of sums
         for name in ("mean", "local_mean"):
             one, together = getattr(alone, name)[0], getattr(draws, name)[t]
             torch.testing.assert_close(one, together, rtol=0, atol=bound)
