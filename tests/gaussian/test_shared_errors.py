@@ -199,7 +199,7 @@ def test_labels_are_by_cell_by_time_or_both(prior: apsgeo.FieldPrior, months: xr
 
 def test_a_flow_takes_shared_errors(prior: apsgeo.FieldPrior, swath: xr.DataArray) -> None:
     """An untrained flow is the Gaussian that it starts from, with and without them."""
-    spec = CouplingSpec(width=4, depth=1, context=4)
+    spec = CouplingSpec(base="local", width=4, depth=1, context=4)
     flow = apsgeo.distill(
         prior, Mask(), NOISE, spec=spec, steps=0, folds=2, rounds=1, progress=False
     )

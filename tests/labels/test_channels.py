@@ -140,7 +140,7 @@ def test_a_data_set_in_a_data_set_out() -> None:
     assert filled.u.attrs["units"] == "m s-1"
     assert filled.u.attrs["long_name"] == "wind"
     error = (filled.t.mean("member") - weather().t.isel(time=slice(-3, None))).std()
-    assert float(error) < 0.4 * float(weather().t.std())
+    assert float(error) < 0.45 * float(weather().t.std())
     with pytest.raises(InputError, match="obs has the variables t, u, and the model is of u, t"):
         impute(obs[["t", "u"]], posterior)
     with pytest.raises(InputError, match="the history has the variables t, u"):

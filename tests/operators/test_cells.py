@@ -18,6 +18,7 @@ from apsgeo.errors import GridError, InputError
 from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.gaussian.vecchia import VecchiaPrior
+from apsgeo.gaussian.vecchia.own_spread import OwnSpread
 from apsgeo.io import write_netcdf
 from apsgeo.labels.labels import labels_of
 from apsgeo.operators import CellMeans, Mask, from_config
@@ -87,10 +88,11 @@ def test_members_have_the_moments_of_dense_matrices(prior: apsgeo.FieldPrior, na
 def test_a_flow_gives_way_to_the_gaussian_that_it_starts_from(
     prior: apsgeo.FieldPrior, flow: Posterior
 ) -> None:
-    local = Posterior.of(prior, VecchiaPrior(prior.anchor), Mask(), NOISE)
+    start = VecchiaPrior(prior.anchor, spread=OwnSpread())
+    local = Posterior.of(prior, start, Mask(), NOISE)
     obs = observed(OTHERS["coarser"])
     found = apsgeo.impute(obs, flow, 3, operator=CellMeans())
-    assert found.attrs["method"] == "local Gaussian"
+    assert found.attrs["method"] == "local Gaussian, own spread"
     alike(found.values, apsgeo.impute(obs, local, 3, operator=CellMeans()).values, 4000)
     with pytest.raises(GridError, match=r"means over their own cells.*CellMeans\(\)"):
         apsgeo.impute(obs, flow)
