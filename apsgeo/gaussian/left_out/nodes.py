@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from apsgeo.gaussian.covariance import Covariance
-from apsgeo.gaussian.vecchia.ordering import nearest_of
+from apsgeo.gaussian.vecchia.ordering import nearest_others
 from apsgeo.measurement import Measurement
 
 __all__ = ["left_out"]
@@ -60,13 +61,16 @@ def left_out(
         values, noise_std = values / scale, noise_std / scale
     if noise_cov is None:
         noise_cov = torch.diag_embed(noise_std.mT.square())
-    places = torch.arange(nodes)[:, None] + nodes * torch.arange(channels)
-    groups = places.T.reshape(-1, 1) if apart else places  # values (group, k) that are predicted
+    values_of = torch.arange(nodes)[:, None] + nodes * torch.arange(channels)
+    groups = (
+        values_of.T.reshape(-1, 1) if apart else values_of
+    )  # values (group, k) that are predicted
     for record, prior in enumerate(priors):
         seen = groups[measurement.mask[record].cpu().flatten()[groups].all(1)]
         node, channel = seen[:, 0] % nodes, seen // nodes
         noise = noise_cov[record, node[:, None, None], channel[:, :, None], channel[:, None]]
-        others = _nearest_others(prior.domain.positions[node], near)
+        places = prior.domain.positions[node].numpy()
+        others = torch.from_numpy(nearest_others(places, np.arange(len(node)), near))
         for each in torch.arange(len(seen)).split(_TOGETHER) if len(seen) else ():
             own, given = seen[each], seen[others[each]].flatten(1)
             blocks = prior.covariance_blocks(torch.cat([own, given], 1)).double()
@@ -84,12 +88,3 @@ def left_out(
             at = node[each][:, None, None], channel[each][:, :, None], channel[each][:, None]
             cov[record, *at] = (left + left.mT) / 2.0
     return mean.unflatten(1, (channels, nodes)), cov
-
-
-def _nearest_others(positions: Tensor, near: int) -> Tensor:
-    """Return the nearest places (n, k) to each but itself."""
-    places = positions.numpy()
-    found = torch.from_numpy(nearest_of(places, places, near + 1)[0])
-    itself = found == torch.arange(len(places))[:, None]
-    others = found.gather(1, itself.long().argsort(dim=1, stable=True))[:, :near]
-    return others[:, : max(len(places) - 1, 0)]

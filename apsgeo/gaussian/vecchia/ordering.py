@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-__all__ = ["Blocks", "Ordering", "nearest_of", "rank_within"]
+__all__ = ["Blocks", "Ordering", "nearest_of", "nearest_others", "rank_within"]
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -140,6 +140,13 @@ def nearest_of(positions: Array, centre: Array, count: int) -> tuple[Index, Arra
         return np.zeros((len(centre), 0), dtype=np.int64), np.zeros((len(centre), 0))
     away, place = cKDTree(positions).query(centre, k=rank, workers=torch.get_num_threads())
     return place, away
+
+
+def nearest_others(positions: Array, own: Index, count: int) -> Index:
+    """Return the `count` positions (n, count) nearest to each of some (n,), but for itself."""
+    near = nearest_of(positions, positions[own], 1 + count)[0]
+    last = np.argsort(near == own[:, None], axis=1, kind="stable")[:, :-1]
+    return np.take_along_axis(near, last, 1)
 
 
 def _bisected(positions: Array, depth: int) -> Index:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from apsgeo.gaussian.covariance import Covariance
 from apsgeo.gaussian.vecchia.factor import Seen
-from apsgeo.gaussian.vecchia.ordering import nearest_of
+from apsgeo.gaussian.vecchia.ordering import nearest_of, nearest_others
 
 __all__ = ["OwnSpread"]
 
@@ -77,11 +77,8 @@ class OwnSpread:
         self, prior: Covariance, seen: Seen, values: Tensor, own: np.ndarray
     ) -> tuple[Tensor, Tensor]:
         """Return e^2 / v (field, n) and w (n,) of the observations (n,) that are predicted."""
-        near = nearest_of(seen.place, seen.place[own], 1 + _GIVEN)[0]
-        last = np.argsort(near == own[:, None], axis=1, kind="stable")[:, :-1]
-        group = torch.from_numpy(
-            np.concatenate([own[:, None], np.take_along_axis(near, last, 1)], 1)
-        )
+        near = nearest_others(seen.place, own, _GIVEN)
+        group = torch.from_numpy(np.concatenate([own[:, None], near], 1))
         noise_var, y = seen.noise_var.double(), values.double()
         squares, shares = [], []
         for each in group.split(max(1, _ENTRIES // (group.shape[1] * seen.width) ** 2)):
