@@ -54,7 +54,6 @@ class ImageCase:
         ablation: Another architecture that is trained alike, if any.
         ablation_steps: Number of steps of its training.
         ablated: Tasks that the ablation is tried on.
-        longer: Tasks whose flows are trained for twice as many steps.
     """
 
     name: str
@@ -82,7 +81,6 @@ class ImageCase:
     ablation: FlowSpec | None = None
     ablation_steps: int = 0
     ablated: tuple[Task, ...] = ()
-    longer: tuple[Task, ...] = ()
 
 
 def dark(truth: Array) -> NDArray[np.bool_]:
@@ -108,8 +106,6 @@ def _padded(images: xr.DataArray, seed: int) -> xr.DataArray:
 
 
 _FOUR = Task("super-resolution × 4", Downsample(4), 0.02)
-_BLOCKS = Task("inpainting", Block(count=2), 0.05, density=0.7)
-_FEW = Task("5 % of pixels", Mask(), 0.05, density=0.05)
 _NODEWISE = CouplingSpec(
     base="anchor", width=24, depth=3, local=4, patterns=32, coupling_width=12, roughness=3
 )
@@ -126,10 +122,10 @@ def fashion(train: int | None = None, seed: int = 0) -> ImageCase:
         fitted=min(FITTED_IMAGES, len(learned)),
         tasks=(
             Task("denoising", Identity(), 0.3),
-            _BLOCKS,
+            Task("inpainting", Block(count=2), 0.05, density=0.7),
             _FOUR,
             Task("deblurring", GaussianBlur(1.5), 0.05),
-            _FEW,
+            Task("5 % of pixels", Mask(), 0.05, density=0.05),
         ),
         data_range=1.0,
         background=dark,
@@ -151,7 +147,6 @@ def fashion(train: int | None = None, seed: int = 0) -> ImageCase:
         ablation=_NODEWISE,
         ablation_steps=1000,
         ablated=(_FOUR,),
-        longer=(_BLOCKS, _FEW),
     )
 
 

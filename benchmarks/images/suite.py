@@ -59,8 +59,7 @@ ABOUT = (
     "neighbourhood or, of the relief, in the smoothest tenth of 8 x 8 blocks. Roughness is the "
     "root mean square Laplacian of members over that of the truth: 1 is right. The prior of "
     "Fashion-MNIST is fitted to 4000 training images, and flows learn from the 56 000 others: "
-    "first one for pixels anywhere, from whose weights the flow of each task goes on (for twice as "
-    "many steps where little is seen: blocks and 5 % of pixels). Training "
+    "first one for pixels anywhere, from whose weights the flow of each task goes on. Training "
     "in seconds of the processor, without that of the first; milliseconds are for all members "
     "of an image. The figures are `docs/figures/images-*.png`."
 )
@@ -268,7 +267,6 @@ def run(options: argparse.Namespace, made: str) -> None:
         panels = {}
         for task in case.tasks:
             steps = case.steps if options.steps is None else options.steps
-            steps *= 2 if task in case.longer else 1
             images = min(options.images, case.most_images)
             path = options.priors / f"{name}-{task.operator.kind}-{steps}-{images}-{options.seed}"
             settings = {"images": images, "steps": steps, "seed": options.seed}
