@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-spatial bench-truth bench-amortization bench-amortized bench-stages bench-paper-form bench-ablations bench-images bench-priors bench-trained-priors bench-rivals bench-workflow bench-valued docs clean
+.PHONY: help venv demo test lint format train-demo bench bench-domains bench-scaling bench-scaling-local bench-history bench-honesty bench-spatial bench-truth bench-amortization bench-amortized bench-stages bench-paper-form bench-ablations bench-images bench-priors bench-trained-priors bench-rivals bench-workflow bench-valued docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -53,6 +53,9 @@ bench-scaling-local: venv  ## measure the cost of a local posterior, up to a mil
 
 bench-history: venv  ## fill with the histories that people have; writes tables
 	$(BIN)/python -m benchmarks history
+
+bench-honesty: venv  ## score the error bars of the default path on records of many kinds; writes the table and figure
+	$(BIN)/python -m benchmarks honesty
 
 bench-spatial: venv  ## fill one gappy field without a history (HEATON=path of heaton_modis.nc); writes tables and figures
 	$(BIN)/python -m benchmarks spatial --heaton '$(HEATON)'

@@ -27,6 +27,7 @@ SUITES = {
     "amortization": "amortization.suite",
     "amortized": "amortized.suite",
     "history": "history.suite",
+    "honesty": "honesty.suite",
     "spatial": "spatial.suite",
     "stages": "stages.suite",
     "paper-form": "stages.paper",
