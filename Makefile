@@ -87,10 +87,13 @@ bench-priors: venv  ## compare log-densities of priors with the truth; writes th
 bench-trained-priors: venv  ## train priors on five data sets and score them; writes the tables and figures
 	$(BIN)/python -m benchmarks trained-priors
 
-bench-rivals: venv  ## every rival in one run, over a cluster of this machine: speed, climate, images; writes tables and figures
+bench-rivals: venv  ## every rival in one run, over a cluster of this machine: speed, climate, images, mesh, healpix, nongaussian; writes tables and figures
 	$(BIN)/python -m benchmarks speed
 	$(BIN)/python -m benchmarks climate
 	$(BIN)/python -m benchmarks rivals-images
+	$(BIN)/python -m benchmarks mesh
+	$(BIN)/python -m benchmarks healpix
+	$(BIN)/python -m benchmarks nongaussian
 
 bench-workflow: venv  ## measure a fill by cells, members and workers, and one real task beside rivals
 	$(BIN)/python -m benchmarks workflow

@@ -42,6 +42,9 @@ SUITES = {
     "speed": "rivals.speed",
     "climate": "rivals.climate",
     "rivals-images": "rivals.images",
+    "mesh": "rivals.mesh",
+    "healpix": "rivals.healpix",
+    "nongaussian": "rivals.nongaussian",
 }
 
 

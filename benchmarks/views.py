@@ -33,9 +33,9 @@ def picture(domain: Domain) -> Index:
     return np.arange(domain.num_nodes).reshape(rows, -1)
 
 
-def globe(domain: Domain) -> Index:
+def globe(domain: Domain, rows: int = _ROWS) -> Index:
     """Show the whole sphere in the Mollweide projection, which keeps areas, Greenwich central."""
-    y, x = np.meshgrid(_middles(1, -1, _ROWS), _middles(-2, 2, 2 * _ROWS), indexing="ij")
+    y, x = np.meshgrid(_middles(1, -1, rows), _middles(-2, 2, 2 * rows), indexing="ij")
     theta = np.arcsin(y)
     lat = np.arcsin((2 * theta + np.sin(2 * theta)) / np.pi)
     lon = np.pi / 2 * x / np.cos(theta)
@@ -45,11 +45,11 @@ def globe(domain: Domain) -> Index:
     return np.where(inside & near, node, -1)
 
 
-def along_z(domain: Domain) -> Index:
+def along_z(domain: Domain, rows: int = _ROWS) -> Index:
     """Show the surface that is seen along the z axis, from above it: x to the right, y upwards."""
     low, high = domain.positions.numpy().min(0), domain.positions.numpy().max(0)
-    step = (high[1] - low[1]) / _ROWS
-    y, x = _middles(high[1], low[1], _ROWS), np.arange(low[0], high[0], step)
+    step = (high[1] - low[1]) / rows
+    y, x = _middles(high[1], low[1], rows), np.arange(low[0], high[0], step)
     grid = np.meshgrid(y, x, _middles(high[2], low[2], _DEPTHS), indexing="ij")
     node, near = _nearest(domain, np.stack([grid[1], grid[0], grid[2]], -1))
     first = near.argmax(-1)[..., None]

@@ -101,11 +101,12 @@ def opened(settings: Mapping[str, Any], folder: Path) -> Contest:
     protocol = NcepProtocol(datasets.load("ncep-air"), seed=settings["seed"])
     months = protocol.test[:: settings["every"]]
     truth = torch.from_numpy(protocol.truth(months))[:, None]
+    view = np.arange(truth[0].numel()).reshape(len(protocol.field["lat"]), -1)
     cases = []
     for density in settings["densities"]:
         given = protocol.observe(months, density)
         weights = protocol.score_weights(given)
-        cases.append(Case(f"{100 * density:g} %", truth, given, weights, (73, 144)))
+        cases.append(Case(f"{100 * density:g} %", truth, given, weights, view))
     found = compared_methods(
         protocol,
         posterior(APS),

@@ -22,12 +22,14 @@ from apsgeo.measurement import Draws, Measurement, Method
 from apsgeo.metrics import scores
 from apsgeo.metrics.table import Row
 from apsgeo.posterior import Posterior
+from benchmarks.views import Index, seen
 
 __all__ = ["ByCase", "Case", "Contest", "Job", "Result", "run_job"]
 
 Array = NDArray[np.float64]
 
 _LEVELS = {"covered50": 0.5, "covered90": 0.9}
+_SIGMA, _PAD = 1.5, 5  # pixels of the window of SSIM: its deviation, and how far it reaches
 
 
 class Job(NamedTuple):
@@ -68,16 +70,26 @@ class Case:
         truth: Fields (field, channel, node), in the units of the data.
         given: Their measurements; a field's members are seeded by its key.
         weights: Weights (field, channel * node) of the scores, zero where a value does not count.
-        shape: Rows and columns of a picture of a field.
-        data_range: Range of PSNR and SSIM, of images.
+        view: Node at each pixel of a picture of a field, -1 where there is none.
+        data_range: Range of PSNR and SSIM, where pictures are compared.
+        normal: Normals (field, node) that pictures are without, if any.
+        colours: Colour map of pictures.
     """
 
     name: str
     truth: Tensor
     given: Measurement
     weights: Array
-    shape: tuple[int, int]
+    view: Index
     data_range: float | None = None
+    normal: Array | None = None
+    colours: str = "RdBu_r"
+
+    def picture(self, values: NDArray[Any], field: int) -> Array:
+        """Return the picture (row, column) of a field's values (node,), without its normal."""
+        if self.normal is not None:
+            values = values - self.normal[field]
+        return seen(self.view, values.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -174,7 +186,7 @@ def run_job(
     flat = drawn.flatten(1).double().numpy()
     row |= _scores(flat, truth, case.weights[job.field], int(given.key[0]))
     if case.data_range is not None:
-        row |= _likeness(flat.mean(0), truth, case)
+        row |= _likeness(flat.mean(0), truth, case, job.field)
     picture = None
     if job.field == 0:
         picture = torch.stack([drawn[0], drawn.mean(0), drawn.std(0)]).float().numpy()
@@ -197,7 +209,8 @@ def _evaluations(method: Method, members: int) -> int:
 
 def _scores(members: Array, truth: Array, weights: Array, key: int) -> dict[str, float]:
     counted = np.flatnonzero(weights)
-    node = counted[np.random.default_rng(key % 2**63).integers(len(counted))]
+    node = np.random.default_rng(key % 2**63).integers(len(counted))
+    members, truth, weights = members[:, counted], truth[counted], weights[counted]
     mean = members.mean(0)
     total = weights / weights.sum()
     return {
@@ -215,13 +228,21 @@ def _scores(members: Array, truth: Array, weights: Array, key: int) -> dict[str,
     }
 
 
-def _likeness(mean: Array, truth: Array, case: Case) -> dict[str, float]:
-    """Return PSNR and SSIM (Wang et al. 2004, doi:10.1109/TIP.2003.819861) of the mean."""
-    pair = truth.reshape(case.shape), mean.reshape(case.shape)
-    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+def _likeness(mean: Array, truth: Array, case: Case, field: int) -> dict[str, float]:
+    """Return PSNR and SSIM (Wang et al. 2004, doi:10.1109/TIP.2003.819861) of the mean's picture.
+
+    Pixels without a node are not counted.
+    """
+    inside = case.view >= 0
+    pair = [case.picture(values, field) for values in (truth, mean)]
+    window = {"gaussian_weights": True, "sigma": _SIGMA, "use_sample_covariance": False}
+    filled = [np.where(inside, each, 0.0) for each in pair]
+    found = structural_similarity(*filled, data_range=case.data_range, full=True, **window)[1]
+    middle = (slice(_PAD, -_PAD),) * 2  # as skimage counts, without the borders of the picture
+    seen_by = [each[inside] for each in pair]
     return {
-        "psnr": float(peak_signal_noise_ratio(*pair, data_range=case.data_range)),
-        "ssim": float(structural_similarity(*pair, data_range=case.data_range, **window)),
+        "psnr": float(peak_signal_noise_ratio(*seen_by, data_range=case.data_range)),
+        "ssim": float(found[middle][inside[middle]].mean()),
     }
 
 

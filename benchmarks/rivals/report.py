@@ -21,6 +21,7 @@ from benchmarks.options import Option
 from benchmarks.report import FIGURES, RESULTS, ROOT, page, save
 from benchmarks.rivals.contest import Case, Contest, Job, run_job
 from benchmarks.rivals.harness import Run, picture_name, run_jobs
+from benchmarks.views import bare, seen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -215,30 +216,32 @@ def side_by_side(case: Case, contest: Contest, folder: Path) -> Figure:
 
     names = [n for n in contest.methods if (folder / f"{picture_name(case.name, n)}.npy").exists()]
     pictures = {n: np.load(folder / f"{picture_name(case.name, n)}.npy") for n in names}
-    truth = case.truth[0, 0].numpy()
+    truth = case.picture(case.truth[0, 0].numpy(), 0)
     given = case.given
-    seen = np.full(case.shape, np.nan)
+    measured = np.full_like(truth, np.nan)
     if given.operator.is_identity:
-        seen = np.where(given.mask[0, 0], given.values[0, 0], np.nan).reshape(case.shape)
+        values = np.where(given.mask[0, 0], given.values[0, 0], np.nan)
+        measured = case.picture(values, 0)
     low, high = np.nanpercentile(truth, [1, 99])
+    if case.normal is not None:
+        high = max(high, -low)
+        low = -high
     columns = 1 + len(names)
-    figure = Figure(figsize=(1.5 * columns, 1.1 + 2.6 * case.shape[0] / case.shape[1] * 1.5))
+    aspect = truth.shape[0] / truth.shape[1]
+    figure = Figure(figsize=(1.5 * columns, 1.1 + 2.6 * aspect * 1.5))
     axes = figure.subplots(3, columns, squeeze=False)
     spread = max((float(np.percentile(p[2, 0], 99)) for p in pictures.values()), default=1.0)
-    panels: list[tuple[str, list[Array]]] = [("truth, measured", [truth, seen, seen * np.nan])]
-    panels += [(name, [*pictures[name][:, 0]]) for name in names]
+    panels: list[tuple[str, list[Array]]] = [("truth, measured", [truth, measured, truth * np.nan])]
+    for name, (member, mean, std) in ((name, pictures[name][:, 0]) for name in names):
+        shown = [case.picture(each, 0) for each in (member, mean)]
+        panels.append((name, [*shown, seen(case.view, std)]))
     for column, (name, images) in enumerate(panels):
         for row, image in enumerate(images):
             axis = axes[row, column]
             limits = (0.0, spread) if row == 2 else (low, high)
-            axis.imshow(
-                np.asarray(image).reshape(case.shape),
-                vmin=limits[0],
-                vmax=limits[1],
-                cmap="viridis" if row == 2 else "RdBu_r" if case.data_range is None else "gray",
-            )
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
+            colours = "viridis" if row == 2 else case.colours
+            axis.imshow(image, vmin=limits[0], vmax=limits[1], cmap=colours)
+            bare(axis)
         axes[0, column].set_title(name.replace(" ", "\n", 1), fontsize=7)
     for row, label in enumerate(("truth; one member", "measured; mean", "standard deviation")):
         axes[row, 0].set_ylabel(label, fontsize=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 from dataclasses import replace
@@ -11,18 +12,38 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 import zarr
 
+from apsgeo.baselines.gaussian import local
+from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.domains import ImageDomain
+from apsgeo.flows.build import CouplingSpec
 from apsgeo.gaussian.low_rank import LowRankPrior
+from apsgeo.gaussian.scales import HybridScales
 from apsgeo.measurement import Draws, Measurement
 from apsgeo.metrics import scores
+from apsgeo.operators import Downsample, Mask
+from benchmarks.options import add_options
 from benchmarks.rivals.contest import Case, Contest, Job, run_job
-from benchmarks.rivals.harness import COLUMNS, Run, run_jobs
+from benchmarks.rivals.fields import (
+    APS,
+    START,
+    Fields,
+    FieldSuite,
+    Gaussian,
+    options_of,
+    run_suite,
+)
+from benchmarks.rivals.harness import COLUMNS, Run, read_rows, run_jobs
+from benchmarks.rivals.nongaussian import Rooted
 from benchmarks.rivals.report import TABLE, pareto_figure, side_by_side, summary
+from benchmarks.tasks import Task
+from benchmarks.views import picture
 from tests.cases import alike, noise, numpy_seeded, seeded
 
 DOMAIN = ImageDomain(12, 12)
+VIEW = picture(DOMAIN)
 FIELDS, MEMBERS = 3, 4
 AGAIN = ("members", "crps", "energy", "variance", "covered90", "rank")
 """What is the same whoever does a job, and however often."""
@@ -58,7 +79,7 @@ def contest(mark: Path) -> Contest:
             truth + 0.1 * noise(*truth.shape), mask, torch.tensor(0.1), key=torch.arange(5, 8)
         )
         weights = (~mask[:, 0]).double().numpy()
-        cases.append(Case(f"{share:.0%}", truth, given, weights, (12, 12), data_range=4.0))
+        cases.append(Case(f"{share:.0%}", truth, given, weights, VIEW, data_range=4.0))
     methods: dict[str, Any] = {"deadly": Deadly(prior(3), mark), "mean": prior(0), "APS": prior(3)}
     return Contest(cases, methods, few={"mean": 2}, fewer_members={"mean": 2})
 
@@ -166,3 +187,101 @@ def test_an_interval_covers_what_chance_may_do() -> None:
     # The standard error of the mean is 0.3 / sqrt(50), 2.8 % of the mean of 1.5.
     assert 6.0 < high - low < 18.0
     assert low < 0.0 < high or abs(float(text.split(" ")[0])) > 4.0
+
+
+def discs() -> Fields:
+    """Bright discs on a dark ground, seen without a column of pixels."""
+    rng = numpy_seeded(5)
+    y, x = np.mgrid[:12, :12]
+    middle = rng.uniform(3.0, 8.0, (60, 2, 1, 1))
+    values = (np.hypot(y - middle[:, 0], x - middle[:, 1]) < 2.0) + 0.01 * rng.random((60, 12, 12))
+    images = xr.DataArray(values.astype(np.float32), dims=("sample", "y", "x"), name="disc")
+    return Fields(DOMAIN, np.where(x > 0, VIEW, -1), images[:30], images[30:50], images[50:])
+
+
+@pytest.fixture(scope="module")
+def suite() -> FieldSuite:
+    flow = {"spec": CouplingSpec(width=8, depth=1)}
+    scales = HybridScales(range_km=2.0)
+    masks = Mask(0.1, 0.6)
+    return FieldSuite(
+        title="Discs",
+        about="Discs.",
+        fields=lambda seed: discs(),
+        tasks={
+            "few": Task("10 %", masks, 0.05, density=0.1, hidden_only=True),
+            "many": Task("50 %", masks, 0.05, density=0.5),
+            "coarse": Task("coarse", Downsample(2), 0.05),
+        },
+        prior={
+            "rank": 8,
+            "scales": scales,
+            "anchor_scales": scales,
+            "spec": DenoiserSpec("tiny", levels=4),
+        },
+        networks={START: flow, APS: flow},
+        gaussians={"of the root": Gaussian({"rank": 4}, local, lambda x: x**0.5, Rooted)},
+        data_range=1.0,
+        anomalies=True,
+    )
+
+
+def test_a_suite_of_fields_makes_its_models_once_and_its_page(
+    suite: FieldSuite, tmp_path: Path
+) -> None:
+    given = ["--fields", "2", "--iterative-fields", "1", "--iterative-members", "2"]
+    given += ["--steps", "2", "--prior-steps", "2", "--flow-steps", "2", "--members", "3"]
+    given += ["--device", "cpu", "--build", str(tmp_path / "build")]
+    given += ["--output", str(tmp_path), "--figures", str(tmp_path)]
+    parser = argparse.ArgumentParser()
+    add_options(parser, options_of(suite))
+    run_suite("discs", suite, parser.parse_args(given), "made here")
+    page = (tmp_path / "discs.md").read_text()
+    rows = read_rows(tmp_path / "discs.csv")
+    names = {row["method"] for row in rows}
+    assert {START, APS, "of the root", "DPS", "hybrid Gaussian"} <= names
+    assert TABLE.markdown(summary(rows, APS)) in page
+    assert (tmp_path / "discs-fields.png").exists()
+    models = sorted((tmp_path / "build" / "discs" / "models").iterdir())
+    # One flow for all masks, and one for coarse images; nothing is trained again.
+    assert [path.name for path in models if path.name.endswith("-APS")] == [
+        "downsample-APS",
+        "mask-APS",
+    ]
+    before = [path.stat().st_mtime_ns for path in models]
+    options = parser.parse_args([*given, "--only", "10 %", APS, "1"])
+    run_suite("discs", suite, options, "made here")
+    assert [path.stat().st_mtime_ns for path in models] == before
+
+
+def test_pictures_are_compared_where_there_are_nodes_and_without_their_normals() -> None:
+    toy = contest(Path("/"))
+    hidden, normal = np.where(np.arange(144) % 12 == 0, -1, np.arange(144)), np.full((3, 144), 7.0)
+    case = replace(toy.cases[1], view=hidden.reshape(12, 12), normal=normal)
+    picture = case.picture(case.truth[0, 0].numpy(), 0)
+    assert np.isnan(picture[:, 0]).all()
+    np.testing.assert_allclose(
+        picture[:, 1:].ravel(), case.truth[0, 0].reshape(12, 12)[:, 1:].ravel() - 7.0
+    )
+    found = {}
+    for name, each in (("whole", toy.cases[1]), ("cut", case)):
+        one = Contest([each], {"APS": toy.methods["APS"]})
+        found[name] = run_job(one, Job("60%", "APS", 0), members=MEMBERS, seed=0).row
+    # What is left out is left out, and what is subtracted from both does not matter.
+    assert found["cut"]["psnr"] != found["whole"]["psnr"]
+    again = replace(case, normal=None)
+    one = Contest([again], {"APS": toy.methods["APS"]})
+    row = run_job(one, Job("60%", "APS", 0), members=MEMBERS, seed=0).row
+    assert row["psnr"] == pytest.approx(found["cut"]["psnr"])
+    assert row["crps"] == found["whole"]["crps"]
+
+
+def test_a_root_comes_back_as_rain() -> None:
+    truth = prior(3).sample(2, seeded(8)).square()
+    mask = torch.rand(truth.shape, generator=seeded(9)) < 0.5
+    given = Measurement(truth, mask, torch.tensor(1e-4))
+    members = Rooted(prior(3)).posterior(given).members(5, seed=0)
+    assert members.min() >= 0.0
+    near = (members - truth)[:, mask].abs().max()
+    # The prior's white part is .3 of its spread, the noise far less.
+    assert near < 0.01
