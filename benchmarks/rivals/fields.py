@@ -144,6 +144,13 @@ def _fit(fields: xr.DataArray, domain: Domain, folder: Path, steps: int, **optio
         apsgeo.fit_prior(fields, domain, training=training, **options).save(folder)
 
 
+def _held_out(prior: FieldPrior, count: int) -> FieldPrior:
+    """Return the prior with the last tenth of `count` records held out, if they have no dates."""
+    if not isinstance(prior.held_out_from, int):
+        return prior
+    return replace(prior, held_out_from=count * 9 // 10)
+
+
 def prepare(suite: FieldSuite, options: argparse.Namespace, folder: Path) -> None:
     """Fit the priors and train the networks, if they are not there; each is kept when done."""
     fields, seed = suite.fields(options.seed), options.seed
@@ -168,7 +175,7 @@ def prepare(suite: FieldSuite, options: argparse.Namespace, folder: Path) -> Non
             settings: dict[str, Any] = {"rounds": 1, "folds": _FOLDS if again else 1}
             begun = time.process_time()
             distill(
-                prior,
+                _held_out(prior, len(learned)),
                 task.operator,
                 task.noise_std,
                 history=learned,

@@ -15,7 +15,7 @@ from benchmarks.tasks import Task
 from benchmarks.trained_priors.cases import CASES, FINE, LEAST_STD
 from benchmarks.views import along_z
 
-FITTED, LEARNED = 2000, 4000
+FITTED, LEARNED = 2000, 2000
 """Training digits that the prior is fitted to, and those after them that networks learn from."""
 _ROWS = 40  # of pictures: a pixel is about as large as a node
 _MASKS = Mask(0.03, 0.3)

@@ -16,6 +16,7 @@ import xarray as xr
 import zarr
 
 from apsgeo.baselines.gaussian import local
+from apsgeo.diffusion import fit
 from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.domains import ImageDomain
 from apsgeo.flows.build import CouplingSpec
@@ -227,8 +228,10 @@ def suite() -> FieldSuite:
 
 
 def test_a_suite_of_fields_makes_its_models_once_and_its_page(
-    suite: FieldSuite, tmp_path: Path
+    suite: FieldSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fit, "_LEAST_SAMPLES", 4)
+    monkeypatch.setattr(fit, "_SAMPLED_VALUES", 4)
     given = ["--fields", "2", "--iterative-fields", "1", "--iterative-members", "2"]
     given += ["--steps", "2", "--prior-steps", "2", "--flow-steps", "2", "--members", "3"]
     given += ["--device", "cpu", "--build", str(tmp_path / "build")]
