@@ -219,6 +219,7 @@ def suite() -> FieldSuite:
             "scales": scales,
             "anchor_scales": scales,
             "spec": DenoiserSpec("tiny", levels=4),
+            "quality_control": "off",
         },
         networks={START: flow, APS: flow},
         gaussians={"of the root": Gaussian({"rank": 4}, local, lambda x: x**0.5, Rooted)},
@@ -233,7 +234,19 @@ def test_a_suite_of_fields_makes_its_models_once_and_its_page(
     monkeypatch.setattr(fit, "_LEAST_SAMPLES", 4)
     monkeypatch.setattr(fit, "_SAMPLED_VALUES", 4)
     given = ["--fields", "2", "--iterative-fields", "1", "--iterative-members", "2"]
-    given += ["--steps", "2", "--prior-steps", "2", "--flow-steps", "2", "--members", "3"]
+    given += [
+        "--parts",
+        "few",
+        "coarse",
+        "--steps",
+        "2",
+        "--prior-steps",
+        "2",
+        "--flow-steps",
+        "2",
+        "--members",
+        "3",
+    ]
     given += ["--device", "cpu", "--build", str(tmp_path / "build")]
     given += ["--output", str(tmp_path), "--figures", str(tmp_path)]
     parser = argparse.ArgumentParser()
