@@ -10,6 +10,7 @@ __all__ = [
     "GridError",
     "InputError",
     "LeftOutWarning",
+    "LostBoundsWarning",
     "ModelError",
     "NothingObservedWarning",
     "OnLandWarning",
@@ -18,6 +19,7 @@ __all__ = [
     "OutputExistsError",
     "PriorDrawsWarning",
     "SeldomSeenWarning",
+    "ShorterStepsWarning",
     "UnitsError",
     "UnknownNameError",
 ]
@@ -82,6 +84,14 @@ class OnLandWarning(ApsgeoWarning):
 
 class LeftOutWarning(ApsgeoWarning):
     """Rows of a table are left out: off the domain, or there twice."""
+
+
+class LostBoundsWarning(ApsgeoWarning):
+    """Months are stamped where two of them meet, and their bounds, which tell which, are gone."""
+
+
+class ShorterStepsWarning(ApsgeoWarning):
+    """Records are closer in time than those that a model learned from, and vary more."""
 
 
 class OutlierWarning(ApsgeoWarning):

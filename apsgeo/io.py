@@ -364,9 +364,10 @@ def _read_header(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise ModelError(f"{path} is not a folder; give the path of a saved model folder")
     if foreign := _foreign_files(path):
+        more = "" if len(foreign) < 4 else f" and {len(foreign) - 3} more"
         raise ModelError(
-            f"{path} holds {', '.join(foreign)}, which no model folder does; such a file may be a "
-            "pickle, which can run code: take it out if you trust the rest"
+            f"{path} holds {', '.join(foreign[:3])}{more}, which no model folder does; such a file "
+            "may be a pickle, which can run code: take it out if you trust the rest"
         )
     try:
         header = json.loads((path / CONFIG_FILE).read_bytes())

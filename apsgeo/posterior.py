@@ -32,7 +32,7 @@ from apsgeo.gaussian.vecchia import VecchiaPrior
 from apsgeo.io import digest_of, load_model, part, read_digest, save_folder
 from apsgeo.labels.forms.form import PLAIN, Form
 from apsgeo.labels.forms.reading import form_from_config
-from apsgeo.labels.steps import DAY
+from apsgeo.labels.steps import DAY, history_step_days
 from apsgeo.measurement import (
     Family,
     Measurement,
@@ -138,6 +138,13 @@ class Posterior:
         method = self.method.base if isinstance(self.method, Flow) else self.method
         memory = getattr(method, "memory", None)
         return memory if isinstance(memory, Memory) else None
+
+    @property
+    def step_days(self) -> float | None:
+        """Days between the records of the history, by its memory or on average; None if unknown."""
+        if self.memory is not None:
+            return self.memory.step_days
+        return history_step_days(self.provenance.get("prior", {}))
 
     @cached_property
     def linear_method(self) -> VecchiaPrior | SeasonalPrior | GaussianPrior:

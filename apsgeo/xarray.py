@@ -394,6 +394,7 @@ def _observed(obs: Any, posterior: Posterior, operator: Operator, linear: Linear
     """Read the observed fields, and check that the model fits them."""
     from apsgeo.labels.healpix import onto_pixels
     from apsgeo.labels.records import Records
+    from apsgeo.labels.steps import warn_of_shorter_steps
 
     if linear.codomain is None:
         raise InputError(
@@ -409,6 +410,9 @@ def _observed(obs: Any, posterior: Posterior, operator: Operator, linear: Linear
     records.check("the model", posterior.variable, posterior.units, channels)
     check_floating(records.array)
     records.dates.check_order()
+    if posterior.normals.seasons > 1:
+        records.dates.warn_of_lost_bounds()
+    warn_of_shorter_steps(records.dates, posterior.step_days)
     return _covered(records, linear)
 
 

@@ -22,6 +22,7 @@ __all__ = ["interpolation", "weights_where_known"]
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
+_ROUNDING = 1e-9  # weights below it are rounding
 _NEAR = 24  # triangles, by their centres, among which the nearest is sought
 
 
@@ -95,7 +96,11 @@ def _unit_vectors(points: Array) -> Array:
 @_weights.register(LatLonDomain)
 @_weights.register(HEALPixDomain)
 def _(domain: Domain, points: Array) -> scipy.sparse.csr_array:
-    return bilinear(domain, torch.from_numpy(_unit_vectors(points))).matrix
+    matrix = bilinear(domain, torch.from_numpy(_unit_vectors(points))).matrix.copy()
+    # a point on a node is that node alone, whatever the rounding of its direction leaves over
+    matrix.data[np.abs(matrix.data) < _ROUNDING] = 0.0
+    matrix.eliminate_zeros()
+    return scipy.sparse.diags_array(1.0 / matrix.sum(axis=1)) @ matrix
 
 
 @_weights.register

@@ -12,13 +12,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from apsgeo.errors import GridError, InputError, OneSeasonWarning
+from apsgeo.errors import GridError, InputError, LostBoundsWarning, OneSeasonWarning
 from apsgeo.files.cf import MIDDLE
 from apsgeo.labels.times import (
     are_dates,
     bounds_middle,
     date_codes,
     date_coordinate,
+    first_of,
     part_of_year,
     read_date,
     regular_places,
@@ -43,6 +44,7 @@ class Dates:
         middle: Dates (record,) in the middle of the bounds that `values` have, if any.
         stacked: Whether another coordinate tells apart records of the same date, as of the members
             of an ensemble.
+        lost_bounds: Name of the bounds that the coordinate names and the records lack, if any.
     """
 
     values: NDArray[Any]
@@ -50,6 +52,7 @@ class Dates:
     given: str
     middle: NDArray[Any] | None = None
     stacked: bool = False
+    lost_bounds: str | None = None
 
     @classmethod
     def of(cls, array: xr.DataArray, dims: tuple[str, ...], given: str) -> Dates:
@@ -74,7 +77,9 @@ class Dates:
                 )
             along = {str(k) for k, each in array.coords.items() if dims and each.dims == dims}
             stacked = name not in dims and len(along - {name, name + MIDDLE}) > 0
-            return cls(values, name, given, bounds_middle(array, name), stacked)
+            middle, bounds = bounds_middle(array, name), array[name].attrs.get("bounds")
+            lost = None if middle is not None or bounds in array.coords else bounds
+            return cls(values, name, given, middle, stacked, lost)
         for name in ("time", *dims):
             if name in array.coords and array[name].dims == dims:
                 values = np.atleast_1d(array[name].values)
@@ -168,7 +173,8 @@ class Dates:
                 f"the model knows {seasons} seasons, and {self.given} has no dates, but "
                 f"{self.names[0]}, ...; give it a coordinate 'time' of dates: "
                 ".assign_coords(time=...), of numbers like 201601 by pandas.to_datetime(time, "
-                "format='%Y%m')",
+                "format='%Y%m'), and of those with units such as 'days since 1900-01-01' by "
+                "xarray.decode_cf(dataset)",
                 shell=_SETTAXIS,
             )
         dates = self.values if self.middle is None else self.middle
@@ -285,6 +291,28 @@ class Dates:
                 f"the times of {self.given} must ascend; use .sortby({name!r}).",
                 shell="cdo sorttimestamp in.nc out.nc",
             )
+
+    def warn_of_lost_bounds(self) -> None:
+        """Warn of dates that are the ends of months as well as their starts.
+
+        Bounds tell which, and a variable that is taken out of a data set leaves them behind.
+
+        Warns:
+            LostBoundsWarning: If the bounds are gone, and all dates are where two months meet.
+        """
+        if self.lost_bounds is None or not self.known:
+            return
+        codes = date_codes(self.values)
+        months = date_codes(self.values, 2)
+        if len(np.unique(months)) < len(self) or (codes != first_of(months)).any():
+            return
+        warnings.warn(
+            f"{self.given} has dates such as {self.names[0]}, where one month ends and the next "
+            f"begins, and lacks their bounds, {self.lost_bounds!r}: each is taken for the month "
+            "that begins; give the data set with its bounds, or dates within the months",
+            LostBoundsWarning,
+            stacklevel=4,
+        )
 
     def within(self, first: str, last: str) -> NDArray[np.bool_]:
         """Tell which records (record,) lie between two dates, each of which may be a year or month.

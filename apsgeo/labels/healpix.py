@@ -34,6 +34,7 @@ UNSEEN = -1.6375e30  # healpy's value of pixels without one
 
 Fields = TypeVar("Fields", xr.DataArray, xr.Dataset)
 
+_UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError)  # of healpy
 _SCHEMES = {"nested": True, "nest": True, "ring": False}
 
 
@@ -114,7 +115,7 @@ def read_healpix(
 
     try:
         maps, header = healpy.read_map(path, field=fields, dtype=None, nest=None, h=True)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, fits.VerifyError) as error:
+    except (*_UNREADABLE, fits.VerifyError) as error:
         raise InputError(
             f"{path} cannot be read as a HEALPix map ({error}); a FITS file as healpy.write_map "
             "writes it is needed."

@@ -55,11 +55,22 @@ def horizontal_dims(array: xr.DataArray) -> tuple[str, str]:
         matching = [str(dim) for dim in array.dims if _is(array, str(dim), standard)]
         if len(matching) != 1 or matching[0] not in array.coords:
             raise GridError(
-                f"no single {standard} dimension with coordinates among {array.dims}; name it "
-                f"{names[0]!r} or give it the attribute standard_name={standard!r}."
+                f"no single {standard} dimension with coordinates among {array.dims}; "
+                f"{_how_to_find(array, standard, names[0])}"
             )
         found.append(matching[0])
     return found[0], found[1]
+
+
+def _how_to_find(array: xr.DataArray, standard: str, name: str) -> str:
+    """Return what to do about an array that has no dim of latitude or longitude."""
+    for each, coordinate in array.coords.items():
+        if _is(array, str(each), standard) and coordinate.ndim == 2:
+            return f"{each!r} varies along two (a curvilinear or rotated grid): regrid it first."
+        if _is(array, str(each), standard) and coordinate.dims != (each,) and coordinate.ndim:
+            dim = coordinate.dims[0]
+            return f"{each!r} lies along {dim!r}: .unstack({dim!r}), if these are cells of a grid."
+    return f"name it {name!r} or give it the attribute standard_name={standard!r}."
 
 
 def coordinate_of(array: xr.DataArray, standard: str) -> xr.DataArray | None:
@@ -89,6 +100,7 @@ def latlon_domain_of(array: xr.DataArray) -> LatLonDomain:
     """
     lat, lon = horizontal_dims(array)
     lon_degrees = degrees(array[lon])
+    _check_degrees(array, lat, lon)
     return LatLonDomain(degrees(array[lat]), eastward(lon_degrees)[0])
 
 
@@ -97,6 +109,24 @@ def degrees(coordinate: xr.DataArray) -> NDArray[np.float64]:
     values = np.asarray(coordinate.values, dtype=np.float64)
     in_radians = str(coordinate.attrs.get("units", "")).lower().startswith("rad")
     return np.rad2deg(values) if in_radians else values
+
+
+def _check_degrees(array: xr.DataArray, lat: str, lon: str) -> None:
+    """Check that coordinates do not go once round the globe in radians.
+
+    Raises:
+        GridError: If they do.
+    """
+    rows, columns = (degrees(array[name]) for name in (lat, lon))
+    if len(columns) < 2 or not np.isfinite(columns).all() or np.abs(rows).max() > np.pi / 2 + 1e-6:
+        return
+    round_about = np.ptp(columns) * len(columns) / (len(columns) - 1)
+    if abs(round_about - 2 * np.pi) < 1e-3 and np.ptp(rows) > 1.0:
+        raise GridError(
+            f"{lon!r} runs from {columns.min():g} to {columns.max():g} and {lat!r} from "
+            f"{rows.min():g} to {rows.max():g}, which is the globe in radians; give degrees, "
+            f"numpy.rad2deg, or the attribute units='radians'"
+        )
 
 
 def eastward(lon: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -129,7 +159,8 @@ def rows_and_columns(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the row and the column of an array in which each row and column of a grid is.
 
-    Rows may run either way, and longitudes be counted from anywhere.
+    Rows may run either way, and longitudes be counted from anywhere. Coordinates that were rounded
+    when they were written, by less than a hundredth of a cell, are the same.
 
     Args:
         array: Array with dims of latitude and longitude.
@@ -143,13 +174,14 @@ def rows_and_columns(
     lat, lon = horizontal_dims(array)
     own_lat, own_lon = degrees(array[lat]), degrees(array[lon])
     rows = columns = None
+    near = _near(domain)
     for turned in (np.arange(len(own_lat)), np.arange(len(own_lat))[::-1]):
-        if rows is None and _same(own_lat[turned], domain.lat):
+        if rows is None and _same(own_lat[turned], domain.lat, near):
             rows = turned
     if len(own_lon) == len(domain.lon) and np.isfinite(own_lon).all():
         away = (own_lon[None] - domain.lon[:, None] + 180) % 360 - 180
         nearest = np.abs(away).argmin(1)
-        if np.abs(np.take_along_axis(away, nearest[:, None], 1)).max() <= SAME_DEGREES:
+        if np.abs(np.take_along_axis(away, nearest[:, None], 1)).max() <= near:
             columns = nearest
     if rows is None or columns is None or len(np.unique(columns)) < len(columns):
         raise GridError(
@@ -162,8 +194,11 @@ def rows_and_columns(
 
 
 def _advice(lat: NDArray[np.float64], lon: NDArray[np.float64], domain: LatLonDomain) -> str:
-    inside = np.isin(np.round(domain.lat, 3), np.round(lat, 3)).all() and (
-        np.isin(np.round(domain.lon % 360, 3), np.round(lon % 360, 3)).all()
+    larger = (len(lat), len(lon)) != domain.shape
+    inside = (
+        larger
+        and np.isin(np.round(domain.lat, 3), np.round(lat, 3)).all()
+        and (np.isin(np.round(domain.lon % 360, 3), np.round(lon % 360, 3)).all())
     )
     if inside:
         return "it is a part of the data: select it, obs.sel(lat=..., lon=...)"
@@ -181,5 +216,11 @@ def _advice(lat: NDArray[np.float64], lon: NDArray[np.float64], domain: LatLonDo
     )
 
 
-def _same(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
-    return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=SAME_DEGREES)
+def _near(domain: LatLonDomain) -> float:
+    """Return by how many degrees coordinates of a cell may differ: a hundredth of a cell."""
+    steps = np.abs(np.concatenate([np.diff(domain.lat), np.diff(domain.lon)]))
+    return max(SAME_DEGREES, 0.01 * float(steps.min()))
+
+
+def _same(first: NDArray[np.float64], second: NDArray[np.float64], near: float) -> bool:
+    return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=near)

@@ -336,6 +336,7 @@ def checked_history(records: Records, control: Control) -> Records:
     if control == "off":
         return records
     given = _in_memory(records.data)
+    _warn_of_zeros(records, given)
     values, fills = _without_fills(given)
     record, flat, away = _outliers(values, records.dates.season(12 if records.dates.known else 1))
     names, places = records.dates.names, Places.of(records)
@@ -378,6 +379,33 @@ def _in_memory(data: Any) -> Array:
     out = np.empty(data.shape, data.dtype)
     da.store(data, out, lock=False)
     return out
+
+
+def _warn_of_zeros(records: Records, values: Array) -> None:
+    """Warn of nodes that are zero at all times, where zero is neither least nor greatest: land."""
+    columns = values.reshape(len(values), -1)
+    zero, seen = (np.ones(columns.shape[1], dtype=bool) for _ in range(2))
+    low, high = np.inf, -np.inf
+    step = max(1, _BLOCK // max(1, columns.shape[1]))
+    blocks = [columns[start : start + step] for start in range(0, len(columns), step)]
+    for block in blocks:
+        missing = np.isnan(block)
+        zero &= ((block == 0) | missing).all(0)
+        seen &= missing.all(0)
+    zero &= ~seen
+    if not zero.any() or zero.all() or len(columns) < _LEAST_RECORDS:
+        return
+    for block in blocks:
+        others = block[:, ~zero]
+        low, high = np.nanmin(others, initial=low), np.nanmax(others, initial=high)
+    if low == 0.0 or high == 0.0:  # a bound, such as that of rain where it never falls
+        return
+    _warn_of_history(
+        records,
+        f"{int(zero.sum())} cells that are exactly 0 at all times, such as "
+        f"{Places.of(records).name(int(np.flatnonzero(zero)[0]))}, and other values from {low:g} "
+        f"to {high:g}: if that is land, make it NaN: history.where((history != 0).any('time'))",
+    )
 
 
 @dataclass(frozen=True)

@@ -150,9 +150,11 @@ class Records:
             UnitsError: If both units are known and differ.
         """
         if self.dataset is not None and self.name != name:
+            advice = "select them in this order"
+            if self.channels == channels == 1:
+                advice = f"if they are the same quantity, .rename({{{self.name!r}: {name!r}}})"
             raise InputError(
-                f"{self.given} has the variables {self.name}, and {wanted} is of {name}; select "
-                "them in this order"
+                f"{self.given} has the variables {self.name}, and {wanted} is of {name}; {advice}"
             )
         if self.channels != channels:
             raise GridError(
@@ -176,6 +178,7 @@ class Records:
         if not (self.dates.known or is_time(self.dim)):
             return replace(self, dates=Dates.counted(len(self), self.given))
         self.dates.check_history()
+        self.dates.warn_of_lost_bounds()
         return self
 
     def filled(self, values: Tensor) -> Records:

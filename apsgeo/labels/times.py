@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cftime
@@ -20,6 +20,7 @@ __all__ = [
     "bounds_middle",
     "date_codes",
     "date_coordinate",
+    "first_of",
     "is_time",
     "part_of_year",
     "read_date",
@@ -123,6 +124,11 @@ def date_codes(values: NDArray[Any], fields: int = 6) -> NDArray[np.int64]:
     return _code(parts[:fields])
 
 
+def first_of(months: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the codes of the first instants of months, of which the codes have two fields."""
+    return np.asarray(_code([months, 1, 0, 0, 0], _SPANS[1:]))
+
+
 def part_of_year(values: NDArray[Any]) -> NDArray[np.float64]:
     """Return what part (record,) of its year has gone by at each date, in its own calendar."""
     if values.dtype.kind == "M":
@@ -150,9 +156,9 @@ def read_date(date: str, calendar: str) -> tuple[np.int64, int]:
     return np.int64(_code(fields)), len(fields)
 
 
-def _code(parts: Any) -> Any:
+def _code(parts: Any, spans: Sequence[int] = _SPANS) -> Any:
     code = parts[0]
-    for part, span in zip(parts[1:], _SPANS, strict=False):
+    for part, span in zip(parts[1:], spans, strict=False):
         code = code * span + part
     return code
 

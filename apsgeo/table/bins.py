@@ -27,24 +27,13 @@ def usual_freq(posterior: Posterior) -> str | None:
 
     None if it is not known.
     """
-    days = None if posterior.memory is None else posterior.memory.step_days
-    days = _history_days(posterior) if days is None else days
+    days = posterior.step_days
     if days is None:
         return "MS" if posterior.normals.seasons == _YEAR else None
     if days >= _MONTH:
         return "MS" if days < _LONG else "YS"
     hours = max(1, round(days * 24))
     return f"{hours}h" if hours % 24 else f"{hours // 24}D"
-
-
-def _history_days(posterior: Posterior) -> float | None:
-    """Return the mean step in days of the history that a model was fitted to, if it had dates."""
-    prior = posterior.provenance.get("prior", {})
-    try:
-        first, last = (np.datetime64(each, "s") for each in prior["learned_from"])
-        return float((last - first) / np.timedelta64(1, "D")) / (prior["records"] - 1)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
 
 
 def binned(

@@ -64,7 +64,8 @@ class Block:
         The first rows of records at a place are one observation, the second ones another.
         """
         table = self.rows.table
-        known = [each[:, None] for each in (table.lat, table.lon) if each is not None]
+        around = None if table.lon is None else table.lon % 360.0
+        known = [each[:, None] for each in (table.lat, around) if each is not None]
         _, place = np.unique(np.concatenate([*known, table.places], 1), axis=0, return_inverse=True)
         group = np.stack([self.record, table.channel, place.ravel()])
         order = np.lexsort(group)

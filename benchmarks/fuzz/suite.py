@@ -3,16 +3,17 @@
 python -m benchmarks fuzz --count 300    writes benchmarks/results/fuzz/fuzz.*
 
 Valid files of every kind are damaged at random: cut off, bytes changed, numbers made huge, words
-put in place of numbers, links and archives that lead out of the folder. Each is read in a process
-of its own, with a limit of time and of memory. It may be read all the same, where the damage does
-not matter, or be refused by an error of apsgeo in one line. Nothing may be written on failure, and
-nothing outside at all. Whatever else happens is printed with its number, and `--first NUMBER
---count 1` makes it again.
+put in place of numbers, links and archives that lead out of the folder. They are read in a process
+apart, with a limit of time and of memory for each; one that dies is followed by another. A file may
+be read all the same, where the damage does not matter, or be refused by an error of apsgeo in one
+line. Nothing may be written on failure, and nothing outside at all. Whatever else happens is
+printed with its number, and `--first NUMBER --count 1` makes it again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import shutil
@@ -22,9 +23,9 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import xarray as xr
@@ -46,6 +47,7 @@ OPTIONS = {
 }
 SECONDS = 60  # of the processor
 _WAIT = 600  # seconds in all
+_AT_ONCE = 100  # cases to a process
 MEMORY = 2**30  # bytes above those of the process that starts
 
 OUTCOMES = ("refused", "read", "raw error", "crash", "hang", "memory", "written")
@@ -135,50 +137,80 @@ def readers(sources: Mapping[str, Path]) -> dict[str, Read]:
     return found
 
 
-def outcome_of(read: Read, path: Path, out: Path) -> tuple[str, str]:
-    """Read a file in a process of its own, and return what became of it, and what was said."""
+def outcomes_of(
+    numbers: Sequence[int], seed: int, sources: Mapping[str, Path], work: Path
+) -> Iterator[tuple[int, str, str]]:
+    """Yield the number of each case, what became of it, and what was said.
+
+    Cases are handled by one process after another, many by each. One that dies says what became of
+    its case. A case that runs out of memory after others is tried once more, alone.
+    """
+    left = list(numbers)
+    alone = False
+    while left:
+        now = left[:1] if alone else left[:_AT_ONCE]
+        done, status = _in_a_process(now, seed, sources, work)
+        for number, outcome, said in done:
+            alone = outcome == "memory" and number != now[0]
+            if alone:
+                break
+            left.remove(number)
+            yield number, outcome, said
+        if os.WIFSIGNALED(status) or os.WEXITSTATUS(status):
+            number = left.pop(0)
+            died = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+            timed_out = died in (signal.SIGALRM, signal.SIGPROF, signal.SIGKILL)
+            yield number, "hang" if timed_out else "crash", f"signal {died}"
+
+
+def _in_a_process(
+    numbers: Sequence[int], seed: int, sources: Mapping[str, Path], work: Path
+) -> tuple[list[tuple[int, str, str]], int]:
+    """Handle cases in a process, and return what it said of those it came to, and its status."""
     told, tell = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(told)
-        _read_alone(read, path, out, tell)
+        _handle(numbers, seed, sources, work, tell)
     os.close(tell)
-    said = b""
-    while part := os.read(told, 65536):
-        said += part
-    os.close(told)
+    with os.fdopen(told, encoding="utf-8", errors="replace") as lines:
+        done = [tuple(json.loads(line)) for line in lines]
     _, status = os.waitpid(child, 0)
-    text = said.decode(errors="replace")
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        kind = "hang" if number in (signal.SIGALRM, signal.SIGXCPU, signal.SIGKILL) else "crash"
-        return kind, f"signal {number}"
-    name, _, rest = text.partition("\n")
-    return (name, rest) if name in OUTCOMES else ("crash", text)
+    return done, status
 
 
-def _read_alone(read: Read, path: Path, out: Path, tell: int) -> None:
-    """Read a file, tell what became of it, and end the process."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(_WAIT)
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
+def _handle(
+    numbers: Sequence[int], seed: int, sources: Mapping[str, Path], work: Path, tell: int
+) -> NoReturn:
+    """Handle cases, tell what became of each, and end the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    for each in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(each, signal.SIG_DFL)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    for number in numbers:
+        signal.alarm(_WAIT)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        outcome, said = fuzz(number, seed, sources, work)
+        os.write(tell, (json.dumps([number, outcome, said[-4000:]]) + "\n").encode())
+        if outcome == "memory":
+            break
+    os._exit(0)
+
+
+def outcome_of(read: Read, path: Path, out: Path) -> tuple[str, str]:
+    """Read a file, and return what became of it, and what was said."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             read(path, out)
-        said = "read\n"
     except ApsgeoError as error:
-        said = f"refused\n{error}"
+        return "refused", str(error)
     except MemoryError:
-        said = f"memory\n{traceback.format_exc(limit=-4)}"
+        return "memory", traceback.format_exc(limit=-4)
     except BaseException:
-        said = f"raw error\n{traceback.format_exc(limit=-6)}"
-    os.write(tell, said.encode(errors="replace")[-60000:])
-    os._exit(0)
+        return "raw error", traceback.format_exc(limit=-6)
+    return "read", ""
 
 
 def check_whole(sources: Mapping[str, Path], work: Path) -> None:
@@ -187,11 +219,15 @@ def check_whole(sources: Mapping[str, Path], work: Path) -> None:
         read(sources[kind], work / f"{kind}.nc")
 
 
-def fuzz(number: int, seed: int, sources: Mapping[str, Path], work: Path) -> tuple[str, str, str]:
-    """Damage the file of a number, read it, and return its kind, what became of it, and how."""
+def kind_of(number: int, sources: Mapping[str, Path]) -> str:
+    """Return the kind of the file of a number."""
+    return sorted(sources)[number % len(sources)]
+
+
+def fuzz(number: int, seed: int, sources: Mapping[str, Path], work: Path) -> tuple[str, str]:
+    """Damage the file of a number, read it, and return what became of it, and how."""
     random = np.random.default_rng([seed, number])
-    kinds = sorted(sources)
-    kind = kinds[number % len(kinds)]
+    kind = kind_of(number, sources)
     folder = Path(tempfile.mkdtemp(dir=work))
     path = folder / "in" / sources[kind].name
     (folder / "out").mkdir()
@@ -208,7 +244,7 @@ def fuzz(number: int, seed: int, sources: Mapping[str, Path], work: Path) -> tup
     if left - allowed:
         outcome, said = "written", f"{sorted(map(str, left))}\n{said}"
     shutil.rmtree(folder, ignore_errors=True)
-    return kind, outcome, f"{how}: {said}"
+    return outcome, f"{how}: {said}"
 
 
 def _everything(folder: Path) -> set[Path]:
@@ -224,12 +260,15 @@ def run(options: argparse.Namespace, made: str) -> None:
         work = Path(name)
         sources = make_sources(work)
         check_whole(sources, work)
-        for number in range(options.first, options.first + options.count):
-            kind, outcome, said = fuzz(number, options.seed, sources, work)
+        numbers = range(options.first, options.first + options.count)
+        for number, outcome, said in outcomes_of(numbers, options.seed, sources, work):
+            kind = kind_of(number, sources)
             counts.setdefault(kind, Counter())[outcome] += 1
             if outcome not in ("refused", "read"):
                 sys.stdout.write(f"--- number {number}, {kind}: {outcome}\n{said}\n")
-                sys.stdout.flush()
+            elif number % 500 == 0:
+                sys.stdout.write(f"number {number}\n")
+            sys.stdout.flush()
     rows: list[Row] = [
         {"kind": kind, "files": sum(found.values())} | {each: found[each] for each in OUTCOMES}
         for kind, found in sorted(counts.items())
