@@ -48,6 +48,7 @@ OPTIONS = {
 SECONDS = 60  # of the processor
 _WAIT = 600  # seconds in all
 _AT_ONCE = 100  # cases to a process
+_BETWEEN_TABLES = 500  # cases
 MEMORY = 2**30  # bytes above those of the process that starts
 
 OUTCOMES = ("refused", "read", "raw error", "crash", "hang", "memory", "written")
@@ -254,7 +255,7 @@ def _everything(folder: Path) -> set[Path]:
 
 
 def run(options: argparse.Namespace, made: str) -> None:
-    """Damage and read so many files, print what went wrong, and write the table."""
+    """Damage and read so many files, print what went wrong, and write the table now and then."""
     counts: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -265,14 +266,17 @@ def run(options: argparse.Namespace, made: str) -> None:
             kind = kind_of(number, sources)
             counts.setdefault(kind, Counter())[outcome] += 1
             if outcome not in ("refused", "read"):
-                sys.stdout.write(f"--- number {number}, {kind}: {outcome}\n{said}\n")
-            elif number % 500 == 0:
-                sys.stdout.write(f"number {number}\n")
-            sys.stdout.flush()
+                print(f"--- number {number}, {kind}: {outcome}\n{said}", flush=True)
+            if number % _BETWEEN_TABLES == 0 or number == numbers[-1]:
+                print(f"{number}", flush=True)
+                _save(counts, options, made)
+
+
+def _save(counts: Mapping[str, Counter[str]], options: argparse.Namespace, made: str) -> None:
     rows: list[Row] = [
         {"kind": kind, "files": sum(found.values())} | {each: found[each] for each in OUTCOMES}
         for kind, found in sorted(counts.items())
     ]
-    text = TABLE.markdown(rows)
-    sys.stdout.write(text + "\n")
-    save(options.output / "fuzz" / "fuzz", rows, page("Damaged files", __doc__ or "", text, made))
+    note = f"{sum(row['files'] for row in rows)} files from number {options.first} on.\n\n{__doc__}"
+    text = page("Damaged files", note, TABLE.markdown(rows), made)
+    save(options.output / "fuzz" / "fuzz", rows, text)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from apsgeo.domains import LatLonDomain
+from apsgeo.domains.interpolation import interpolation
 from apsgeo.errors import GridError, InputError
 from tests.cases import alike, noise
 
@@ -307,3 +308,12 @@ def test_reduced_grid_holds_a_pole_as_one_cell() -> None:
     membership = grid.reduced.membership
     assert set(membership[:36].indices) == {0}
     assert len(set(membership[-36:].indices)) == 1
+
+
+@pytest.mark.parametrize("turn", [0.0, 360.0, -360.0])
+def test_interpolation_at_a_node_is_its_value_alone(turn: float) -> None:
+    domain = GRIDS["no-poles"]
+    lat, lon = np.meshgrid(domain.lat, domain.lon, indexing="ij")
+    matrix = interpolation(domain, np.stack([lat.ravel(), lon.ravel() + turn], 1))
+    assert matrix.nnz == domain.num_nodes
+    assert (matrix.diagonal() == 1.0).all()  # rounding of the direction is no weight

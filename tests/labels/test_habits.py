@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ import pytest
 import xarray as xr
 
 import apsgeo
-from apsgeo.errors import ApsgeoError, GridError, InputError
+from apsgeo.errors import (
+    ApsgeoError,
+    GridError,
+    InputError,
+    LostBoundsWarning,
+    OutlierWarning,
+    ShorterStepsWarning,
+)
 from apsgeo.files.cf import writable_attr
 from apsgeo.gaussian.scales import HybridScales
 from apsgeo.gaussian.vecchia import VecchiaPrior
@@ -47,6 +55,12 @@ def west(obs: xr.DataArray) -> xr.DataArray:
     return obs.assign_coords(lon=(obs.lon + 180) % 360 - 180).sortby("lon")
 
 
+def curvilinear(obs: xr.DataArray) -> xr.DataArray:
+    lat, lon = xr.broadcast(obs.lat, obs.lon)
+    places = {"lat": (("y", "x"), lat.values), "lon": (("y", "x"), lon.values)}
+    return obs.rename(lat="y", lon="x").drop_vars(["y", "x"]).assign_coords(places)
+
+
 SAME: dict[str, Change] = {
     "latitude the other way": lambda o: o[:, ::-1],
     "longitudes from -180": west,
@@ -64,6 +78,7 @@ SAME: dict[str, Change] = {
     "data set": lambda o: o.to_dataset(),
     "no name": lambda o: o.rename(None),
     "latitudes in single precision": lambda o: o.assign_coords(lat=o.lat.astype("f4")),
+    "coordinates rounded when written": lambda o: o.assign_coords(lat=o.lat - 0.2, lon=o.lon + 0.1),
     "latitudes as integers": lambda o: o.assign_coords(lat=o.lat.astype(int)),
     "some more coordinates": lambda o: o.assign_coords(
         mask=(("lat", "lon"), np.ones((6, 10), bool))
@@ -124,7 +139,18 @@ BAD: dict[str, tuple[Change, type[ApsgeoError], str]] = {
         InputError,
         "has no dates",
     ),
-    "stacked cells": (lambda o: o.stack(cell=("lat", "lon")), GridError, "no single latitude"),
+    "stacked cells": (lambda o: o.stack(cell=("lat", "lon")), GridError, r"\.unstack\('cell'\)"),
+    "radians": (
+        lambda o: o.assign_coords(lat=np.deg2rad(o.lat).values, lon=np.deg2rad(o.lon).values),
+        GridError,
+        "the globe in radians",
+    ),
+    "curvilinear": (lambda o: curvilinear(o), GridError, "curvilinear or rotated grid.: regrid"),
+    "times not decoded": (
+        lambda o: o.assign_coords(time=("time", [0, 31, 59, 90], {"units": "days since 1990"})),
+        InputError,
+        "decode_cf",
+    ),
     "one value": (lambda o: o[0, 0, 0], GridError, "no single latitude"),
     "one series": (lambda o: o[:, 0, 0], GridError, "no single latitude"),
     "no times": (lambda o: o[:0], InputError, "has no record"),
@@ -142,7 +168,7 @@ BAD: dict[str, tuple[Change, type[ApsgeoError], str]] = {
     "part of the globe": (lambda o: o[:, :3], GridError, "put NaN elsewhere, obs.reindex"),
     "coarser": (lambda o: o.coarsen(lat=2, lon=2).mean(), GridError, "CellMeans"),
     "another grid": (lambda o: o.assign_coords(lon=o.lon + 1.0), GridError, "interpolate one to"),
-    "other variable": (lambda o: o.rename("q").to_dataset(), InputError, "has the variables q"),
+    "other variable": (lambda o: o.rename("q").to_dataset(), InputError, "rename.*'q': 'air'"),
     "numbers alone": (lambda o: o.values, InputError, "obs is a ndarray"),
     "a path": (lambda o: "obs.nc", InputError, "obs is a str"),
     "a series of pandas": (lambda o: o.to_series(), InputError, "obs is a Series"),
@@ -158,6 +184,52 @@ def test_what_cannot_be_used_is_refused(model: Posterior, obs: xr.DataArray, cas
     change, error, match = BAD[case]
     with pytest.raises(error, match=match):
         apsgeo.impute(change(obs), model, 2)
+
+
+def test_records_of_shorter_steps_are_no_means_over_months(
+    model: Posterior, obs: xr.DataArray
+) -> None:
+    days = obs.assign_coords(time=xr.date_range("1990-01-01", periods=4))
+    with pytest.warns(ShorterStepsWarning, match=r"records 1 days apart, .* 30\.\d days apart"):
+        apsgeo.impute(days, model, 2)
+    with warnings.catch_warnings():  # all Januaries are months of the same kind
+        warnings.simplefilter("error", ShorterStepsWarning)
+        apsgeo.impute(obs.assign_coords(time=xr.date_range("1990", periods=4, freq="YS")), model, 2)
+        apsgeo.impute(obs[:1], model, 2)
+
+
+def test_the_bounds_of_months_that_are_stamped_at_their_ends(
+    model: Posterior, obs: xr.DataArray
+) -> None:
+    starts = obs.time.values
+    ends = xr.date_range("1990-02-01", periods=4, freq="MS").values
+    whole = obs.assign_coords(time=("time", ends, {"bounds": "time_bnds"})).to_dataset()
+    whole["time_bnds"] = ("time", "bnds"), np.stack([starts, ends], 1)
+    with pytest.warns(LostBoundsWarning, match="such as 1990-02-01.*'time_bnds'"):
+        apsgeo.impute(whole["air"], model, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LostBoundsWarning)
+        found = apsgeo.impute(whole, model, 64)["air"]
+        middles = obs.assign_coords(time=("time", starts + np.timedelta64(14, "D")))
+        middles.time.attrs["bounds"] = "time_bnds"  # lost, and not needed
+        expected = apsgeo.impute(middles, model, 64)
+    spread = expected.std("member").values  # the same months; other members, by other dates
+    away = np.abs(found.mean("member").values - expected.mean("member").values)
+    assert (away < 7 * spread / np.sqrt(32) + 1e-3).all()
+
+
+def test_zeros_on_land_are_told(months: xr.DataArray) -> None:
+    options: Any = {"scales": SCALES, "anchor_scales": SCALES, "rank": 4, "steps": 0}
+    options |= {"memory": False, "progress": False}
+    land = months.lon > 300
+    with pytest.warns(
+        OutlierWarning, match="6 cells that are exactly 0 at all times, such as lat="
+    ):
+        apsgeo.fit_prior(months.where(~land, 0.0), **options)
+    rain = np.maximum(months.where(~land, 0.0) - 15, 0).assign_attrs(units="mm")
+    with warnings.catch_warnings():  # where it never rains is no land
+        warnings.simplefilter("error", OutlierWarning)
+        apsgeo.fit_prior(rain, **options)
 
 
 @pytest.mark.parametrize("calendar", ["noleap", "360_day", "julian", "all_leap"])

@@ -183,6 +183,15 @@ def test_columns_go_by_their_usual_names(
     alike(apsgeo.impute(named, model, members=2).values, expected.values, 1)
 
 
+def test_longitudes_may_be_counted_either_way(model: Posterior, frame: pd.DataFrame) -> None:
+    west = frame.assign(lon=(frame.lon + 180.0) % 360.0 - 180.0)
+    expected = apsgeo.impute(frame, model, 2).values
+    alike(apsgeo.impute(west, model, 2).values, expected, 64)
+    both = pd.concat([frame, west.assign(air=west.air + 0.1)])  # stations, seen twice
+    again = pd.concat([frame, frame.assign(air=frame.air + 0.1)])
+    alike(apsgeo.impute(both, model, 2).values, apsgeo.impute(again, model, 2).values, 64)
+
+
 def test_units_are_converted(model: Posterior, frame: pd.DataFrame) -> None:
     expected = apsgeo.impute(frame, model, members=2).compute()
     for kelvin in (
