@@ -18,7 +18,6 @@ import os
 import resource
 import shutil
 import signal
-import sys
 import tempfile
 import traceback
 import warnings

@@ -226,7 +226,7 @@ def test_zeros_on_land_are_told(months: xr.DataArray) -> None:
         OutlierWarning, match="6 cells that are exactly 0 at all times, such as lat="
     ):
         apsgeo.fit_prior(months.where(~land, 0.0), **options)
-    rain = np.maximum(months.where(~land, 0.0) - 15, 0).assign_attrs(units="mm")
+    rain = (months.where(~land, 0.0) - 15).clip(min=0).assign_attrs(units="mm")
     with warnings.catch_warnings():  # where it never rains is no land
         warnings.simplefilter("error", OutlierWarning)
         apsgeo.fit_prior(rain, **options)
