@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.workflow.suite import RECORDS, TABLE, _cost, _slope
-from benchmarks.workflow.task import _dineof
+from benchmarks.workflow.task import Dineof, _leading
 from tests.cases import numpy_seeded
 
 
@@ -24,9 +24,10 @@ def test_dineof_completes_what_has_few_patterns() -> None:
     whole = rng.standard_normal((60, 3)) @ rng.standard_normal((3, 200))
     history, new = whole[:50], whole[50:].copy()
     hidden = rng.random(new.shape) < 0.3
-    filled, low, high = _dineof(np.where(hidden, np.nan, new), history, 0)
-    assert low is None
-    assert high is None
+    trial = np.where(hidden, np.nan, history[-10:])
+    dineof = Dineof(history, trial, rng.uniform(0.5, 1.5, 200))
+    assert dineof.chosen > 0  # two patterns are too few
+    filled = dineof(np.where(hidden, np.nan, new), _leading)
     error = np.square(filled - new)[hidden].mean() / np.square(new)[hidden].mean()
     assert error < 0.05
-    np.testing.assert_array_equal(filled[~hidden], new[~hidden])
+    np.testing.assert_allclose(filled[~hidden], new[~hidden], rtol=1e-14)
