@@ -6,7 +6,8 @@ The part "cost" fills images of up to a million cells with an exact posterior of
 own cost is linear in all three, so that what is measured is the work around a model: labels,
 checks, blocks, members, statistics. Each row is measured in a process of its own, so that the peak
 of its memory is known. The part "task" fills months of ncep-air under the masks of COADS with the
-shipped model, 64 members, quantiles to Zarr; see `benchmarks.workflow.task`.
+shipped model, 64 members, quantiles to Zarr; see `benchmarks.workflow.task`. The part "archive"
+streams records of an archive of 20 GB; see `benchmarks.workflow.archive`.
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ from apsgeo.xarray import impute
 from benchmarks.options import Option
 from benchmarks.report import page, save
 from benchmarks.scaling.suite import alone, peak_mib
-from benchmarks.workflow import task
+from benchmarks.workflow import archive, task
 
 PATTERNS = 30
 RECORDS, BASE_CELLS, BASE_MEMBERS = 8, 10_000, 16
 STATISTICS = ("mean", "q05", "q95", "std")
 OPTIONS = {
-    "parts": ("cost", "task"),
+    "parts": ("cost", "task", "archive"),
     "cells": Option((1_000, 10_000, 100_000, 1_000_000), "numbers of cells"),
     "members": Option((1, 8, 64, 512), "sizes of the ensemble"),
     "workers": Option((1, 2), "numbers of dask's workers"),
     "months": Option(4, "number of months of the task"),
+    "records": Option((512, 2048, 6144), "numbers of records that are streamed of the archive"),
 }
 TABLE = Table(
     Column("varied", "varied"),
@@ -74,6 +76,10 @@ def run(options: argparse.Namespace, made: str) -> None:
     if "task" in options.parts:
         rows = task.rows(options.months, options.seed)
         save(output / "task", rows, page(task.TITLE, task.NOTE, task.TABLE.markdown(rows), made))
+    if "archive" in options.parts:
+        rows = archive.rows(tuple(options.records), options.seed)
+        text = archive.TABLE.markdown(rows)
+        save(output / "archive", rows, page(archive.TITLE, archive.NOTE, text, made))
 
 
 def _costs(options: argparse.Namespace) -> list[Row]:
