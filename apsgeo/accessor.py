@@ -62,15 +62,22 @@ class ApsAccessor:
         return regrid(self._obs, target, method)
 
     def plot(
-        self, observed: xr.DataArray | None = None, *, record: int = 0, members: int = 2
+        self,
+        observed: xr.DataArray | None = None,
+        *,
+        record: int = 0,
+        members: int = 2,
+        projection: Any = None,
     ) -> Figure:
-        """Draw a record's mean, spread, members and observations.
+        """Draw a record's mean, spread, members and observations, in a projection of cartopy.
 
         See `apsgeo.plotting.ensemble.plot_ensemble`.
         """
         from apsgeo.plotting.ensemble import plot_ensemble
 
-        return plot_ensemble(self._obs, observed, record=record, members=members)
+        return plot_ensemble(
+            self._obs, observed, record=record, members=members, projection=projection
+        )
 
     def plume(
         self, regions: Mapping[str, Region] | None = None, truth: xr.DataArray | None = None

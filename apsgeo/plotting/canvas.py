@@ -130,10 +130,15 @@ def _quantile(values: Array, areas: Array, share: float) -> float:
 
 
 class Globe:
-    """Draw fields of one grid: a globe in the Equal Earth projection, a region by its degrees."""
+    """Draw fields of one grid: a globe in the Equal Earth projection, a region by its degrees.
 
-    def __init__(self, domain: LatLonDomain) -> None:
-        self._globe = domain.is_global
+    Args:
+        domain: The grid.
+        projection: Another projection, one of ``cartopy.crs``.
+    """
+
+    def __init__(self, domain: LatLonDomain, projection: Any = None) -> None:
+        self._globe, self._projection = domain.is_global, projection
         self._order = np.arange(len(domain.lon))
         lon = np.asarray(domain.lon_bounds, dtype=np.float64)
         if self._globe:
@@ -141,6 +146,8 @@ class Globe:
         self._stretch = 1.0 / np.cos(np.deg2rad(domain.lat_bounds.mean()))
         mesh = np.meshgrid(lon, domain.lat_bounds)
         self._x, self._y = self._project(mesh[0], mesh[1])
+        self._cut = self._out_of_sight()
+        self._x, self._y = (np.where(np.isfinite(each), each, 0.0) for each in (self._x, self._y))
         self._west = lon[0]
         centre = (domain.lon + 180.0) % 360.0 - 180.0 if self._globe else domain.lon
         self._centres = self._project(*np.meshgrid(centre, domain.lat))
@@ -149,7 +156,30 @@ class Globe:
     @property
     def aspect(self) -> float:
         """Width over height of the map."""
-        return float(np.ptp(self._x) / np.ptp(self._y))
+        west, east, south, north = self._limits
+        return (east - west) / (north - south)
+
+    @property
+    def _limits(self) -> tuple[float, float, float, float]:
+        """West, east, south and north end of what is seen, in the units of the projection."""
+        corners = np.pad(~self._cut, 1)
+        used = corners[1:, 1:] | corners[:-1, 1:] | corners[1:, :-1] | corners[:-1, :-1]
+        x, y = self._x[used], self._y[used]
+        return float(x.min()), float(x.max()), float(y.min()), float(y.max())
+
+    def _out_of_sight(self) -> NDArray[np.bool_]:
+        """Tell which cells (row, column) a projection does not show, or shows at both its ends."""
+        cut = np.zeros((self._x.shape[0] - 1, self._x.shape[1] - 1), dtype=bool)
+        if self._projection is None:
+            return cut
+        ends = self._projection.x_limits, self._projection.y_limits
+        for places, (low, high) in zip((self._x, self._y), ends, strict=True):
+            corners = np.stack([places[1:, 1:], places[:-1, 1:], places[1:, :-1], places[:-1, :-1]])
+            far = 1e-6 * (high - low)
+            seen = ((corners >= low - far) & (corners <= high + far)).all(0)  # nor where it is NaN
+            cut |= ~seen
+            cut[seen] |= np.ptp(corners[:, seen], axis=0) > 0.5 * (high - low)
+        return cut
 
     def _cut_at_date_line(self, bounds: Array) -> Array:
         """Start the columns at 180 W; the one across it is drawn at both ends."""
@@ -162,11 +192,15 @@ class Globe:
         return edges
 
     def _project(self, lon: Array, lat: Array) -> tuple[Array, Array]:
+        if self._projection is not None:
+            degrees = self._projection.as_geodetic()
+            x, y, _ = np.moveaxis(self._projection.transform_points(degrees, lon, lat), -1, 0)
+            return x, y
         return equal_earth(lon, lat) if self._globe else (lon, lat * self._stretch)
 
     @cached_property
     def _shores(self) -> list[Array]:
-        lines = []
+        lines: list[Array] = []
         for line in coastlines():
             lon = line[:, 0]
             if not self._globe:
@@ -175,8 +209,11 @@ class Globe:
             rim = (np.abs(line[:, 0]) >= 180.0) | (line[:, 1] <= -89.0)
             broken = (np.abs(np.diff(lon)) > 180.0) | (rim[1:] & rim[:-1])
             x, y = self._project(lon, line[:, 1])
+            if self._projection is not None:
+                step = np.hypot(np.diff(x), np.diff(y))
+                broken |= ~(step < 0.1 * np.ptp(self._projection.x_limits))
             lines += np.split(np.stack([x, y], axis=1), np.flatnonzero(broken) + 1)
-        return [line for line in lines if len(line) > 1]
+        return [line for line in lines if len(line) > 1 and np.isfinite(line).all()]
 
     def draw_places(self, axes: Axes, lat: Array, lon: Array, values: Array, style: Style) -> None:
         """Draw values at places as dots on grey ground."""
@@ -199,9 +236,21 @@ class Globe:
         from matplotlib import colormaps
 
         cmap = colormaps[style.cmap].with_extremes(bad=_BARE)
-        shown = np.ma.masked_invalid(values[:, self._order])
-        axes.pcolormesh(self._x, self._y, shown, cmap=cmap, norm=style.norm, rasterized=True)
+        self._mesh(axes, np.ma.masked_invalid(values[:, self._order]), cmap, style.norm)
         self._frame(axes)
+
+    def _mesh(self, axes: Axes, values: Any, cmap: Any, norm: Any = None) -> None:
+        """Colour the cells (row, column) that are in sight."""
+        if self._projection is None:
+            axes.pcolormesh(self._x, self._y, values, cmap=cmap, norm=norm, rasterized=True)
+            return
+        from matplotlib.collections import PolyCollection
+
+        at = np.stack([self._x, self._y], -1)
+        corners = np.stack([at[:-1, :-1], at[1:, :-1], at[1:, 1:], at[:-1, 1:]], 2)[~self._cut]
+        cells = PolyCollection(list(corners), cmap=cmap, norm=norm, rasterized=True, linewidths=0)
+        cells.set_array(np.ma.asarray(values)[~self._cut])
+        axes.add_collection(cells)
 
     def draw_points(self, axes: Axes, values: Array, style: Style) -> None:
         """Draw values (lat, lon) that are not NaN as dots, since few cells would not show."""
@@ -211,8 +260,7 @@ class Globe:
     def _dots(self, axes: Axes, x: Array, y: Array, values: Array, style: Style) -> None:
         from matplotlib.colors import ListedColormap
 
-        ground = np.zeros((self._x.shape[0] - 1, self._x.shape[1] - 1))
-        axes.pcolormesh(self._x, self._y, ground, cmap=ListedColormap([_BARE]), rasterized=True)
+        self._mesh(axes, np.zeros(self._cut.shape), ListedColormap([_BARE]))
         axes.scatter(
             x,
             y,
@@ -231,8 +279,9 @@ class Globe:
         from matplotlib.collections import LineCollection
 
         axes.add_collection(LineCollection(self._shores, colors="0.15", linewidths=0.4))
-        axes.set_xlim(self._x.min(), self._x.max())
-        axes.set_ylim(self._y.min(), self._y.max())
+        west, east, south, north = self._limits
+        axes.set_xlim(west, east)
+        axes.set_ylim(south, north)
         axes.set_aspect("equal")
         axes.set_xticks([])
         axes.set_yticks([])

@@ -43,6 +43,7 @@ def plot_ensemble(
     members: int = 2,
     domain: Domain | None = None,
     title: str | None = None,
+    projection: Any = None,
 ) -> Figure:
     """Draw one record: what was observed, mean, spread, and some members.
 
@@ -53,12 +54,15 @@ def plot_ensemble(
         members: Number of members that are drawn.
         domain: Domain of the fields, if labels do not say it.
         title: Title; by default the name of the variable and the date.
+        projection: Projection of the maps, one of ``cartopy.crs``, such as ``NorthPolarStereo()``;
+            by default Equal Earth for a globe and degrees for a region.
 
     Returns:
         A figure that belongs to no window; see `apsgeo.plotting.maps.save_figure`.
 
     Raises:
-        InputError: If there are no members and no such statistics, or several channels.
+        InputError: If there are no members and no such statistics, or several channels; or if there
+            is a projection of what does not lie on the sphere.
         ImportError: If matplotlib is not installed.
     """
     fields, name, like = _shown(ensemble, record, members)
@@ -68,7 +72,7 @@ def plot_ensemble(
         there = record_dims(observed)
         part = observed.isel({there[0]: record}) if there else observed
         seen = _nodes(part, layout_of(part, layout.domain, given="what was observed"))
-    canvas = canvas_of(layout.domain)
+    canvas = canvas_of(layout.domain, projection)
     values = {panel: _nodes(each, layout) for panel, each in fields.items()}
     signal = canvas.style(values["Ensemble mean"][None])
     panels = ([] if seen is None else ["Observed"]) + list(values)

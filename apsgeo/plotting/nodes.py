@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property, singledispatch
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 
 from apsgeo.domains import ImageDomain, LatLonDomain
 from apsgeo.domains.base import Domain
+from apsgeo.errors import InputError
 from apsgeo.labels.labels import degrees_of
 from apsgeo.plotting.canvas import Array, Globe, Style, area_style
 
@@ -45,14 +46,29 @@ class Canvas(Protocol):
         ...
 
 
-@singledispatch
-def canvas_of(domain: Domain) -> Canvas:
+def canvas_of(domain: Domain, projection: Any = None) -> Canvas:
     """Return the canvas of a domain.
 
     Nodes on a sphere colour the part of its picture that is nearest to them. Those of any other
     body are dots, seen along its shortest axis.
+
+    Args:
+        domain: The domain.
+        projection: Projection of what lies on the sphere, one of ``cartopy.crs``.
+
+    Raises:
+        InputError: If there is a projection, and the domain does not lie on the sphere.
     """
-    return _Body(domain) if degrees_of(domain) is None else _Sphere(domain)
+    if isinstance(domain, LatLonDomain):
+        return _Grid(domain, projection)
+    if not isinstance(domain, ImageDomain) and degrees_of(domain) is not None:
+        return _Sphere(domain, projection)
+    if projection is not None:
+        raise InputError(
+            f"projection={projection!r} of {domain!r}, which has no latitudes and longitudes; "
+            "leave it out"
+        )
+    return _Image(domain) if isinstance(domain, ImageDomain) else _Body(domain)
 
 
 class _Base:
@@ -64,9 +80,9 @@ class _Base:
 
 
 class _Grid(_Base):
-    def __init__(self, domain: LatLonDomain) -> None:
+    def __init__(self, domain: LatLonDomain, projection: Any) -> None:
         super().__init__(domain)
-        self._globe, self._shape = Globe(domain), domain.shape
+        self._globe, self._shape = Globe(domain, projection), domain.shape
 
     @property
     def aspect(self) -> float:
@@ -100,13 +116,13 @@ class _Image(_Base):
 
 
 class _Sphere(_Base):
-    def __init__(self, domain: Domain) -> None:
+    def __init__(self, domain: Domain, projection: Any) -> None:
         super().__init__(domain)
         found = degrees_of(domain)
         assert found is not None
         self._lat, self._lon = found
         self._picture = self._grid()
-        self._globe = Globe(self._picture)
+        self._globe = Globe(self._picture, projection)
 
     def _grid(self) -> LatLonDomain:
         """Return a grid of equal steps in degrees that holds the nodes."""
@@ -186,10 +202,6 @@ class _Body(_Base):
         axes.set_axis_off()
 
     draw_points = draw_cells
-
-
-canvas_of.register(LatLonDomain, _Grid)
-canvas_of.register(ImageDomain, _Image)
 
 
 def _on_sphere(lat: Array, lon: Array) -> Array:

@@ -45,6 +45,31 @@ def test_every_domain_has_its_maps(place: str) -> None:
     assert figure.get_suptitle() == "air, 2001-02-01"
 
 
+@pytest.mark.parametrize("name", ["NorthPolarStereo", "Orthographic", "Robinson", "PlateCarree"])
+@pytest.mark.parametrize("place", ["latlon", "healpix"])
+def test_maps_in_projections_of_cartopy(place: str, name: str) -> None:
+    crs = pytest.importorskip("cartopy.crs")
+    projection = getattr(crs, name)()
+    ensemble = members(place)
+    seen = ensemble[0].where(numpy_seeded(1).random(ensemble.shape[1:]) < 0.3)
+    figure = plot_ensemble(
+        ensemble, seen, domain=PLACES[place].domain, projection=projection, members=1
+    )
+    figure.draw_without_rendering()
+    canvas: Any = canvas_of(PLACES[place].domain, projection)
+    west, east, south, north = canvas._globe._limits
+    assert np.isfinite([west, east, south, north]).all()
+    assert projection.x_limits[0] - 1 <= west < east <= projection.x_limits[1] + 1
+    x, y = canvas._globe._project(np.array([0.0]), np.array([89.0]))
+    seen_pole = west <= x[0] <= east and south <= y[0] <= north
+    assert seen_pole or name == "Orthographic"  # which looks at the equator: the pole is its rim
+
+
+def test_a_body_has_no_projection() -> None:
+    with pytest.raises(InputError, match="no latitudes and longitudes"):
+        canvas_of(PLACES["image"].domain, "a projection")
+
+
 def test_nodes_of_a_sphere_are_drawn_where_they_are() -> None:
     canvas: Any = canvas_of(PLACES["healpix"].domain)
     lat = PLACES["healpix"].domain.positions.numpy()[:, 2]
