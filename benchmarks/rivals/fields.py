@@ -117,7 +117,7 @@ _STEPS = {
     "iterative_fields": Option(2, "of these for iterative samplers"),
     "iterative_members": Option(8, "size of their ensembles"),
     "steps": Option(100, "of iterative samplers"),
-    "prior_steps": Option(1000, "training steps of the denoiser"),
+    "prior_steps": Option(1000, "training steps of the denoiser; 0 leaves iterative samplers out"),
     "flow_steps": Option(500, "training steps of the flow, and of each learned rival"),
 }
 _ROWS = ("seed", "parts", "networks", "fields", "iterative_fields", "iterative_members", "steps")
@@ -233,6 +233,8 @@ def opened(suite: FieldSuite, settings: Mapping[str, Any], folder: Path) -> Cont
     for name, make in METHODS.items():
         if name == "kriging":  # which is fitted to the history
             continue
+        if name in SAMPLERS and prior.diffusion is None:
+            continue
         method = make(prior)
         if name in SAMPLERS:
             method = replace(method, steps=settings["steps"])  # type: ignore[type-var]
@@ -263,12 +265,18 @@ def run_suite(name: str, suite: FieldSuite, options: argparse.Namespace, made: s
     """
     settings = {each: getattr(options, each) for each in _ROWS}
     settings |= {each: getattr(options, each) for each in ("prior_steps", "flow_steps")}
-    about = (
-        f"{suite.about} There are {options.fields} test fields. Iterative samplers have "
-        f"{options.iterative_fields} of them, {options.iterative_members} members and "
-        f"{options.steps} steps: a thousand are not affordable here. Their denoiser was trained "
-        f"for {options.prior_steps} steps. Flows and learned rivals are trained for "
-        f"{options.flow_steps} steps of {_BATCH} pairs; `{START}` is where the flow starts."
+    about = f"{suite.about} There are {options.fields} test fields. "
+    if options.prior_steps:
+        about += (
+            f"Iterative samplers have {options.iterative_fields} of them, "
+            f"{options.iterative_members} members and {options.steps} steps: a thousand are not "
+            f"affordable here. Their denoiser was trained for {options.prior_steps} steps. "
+        )
+    else:
+        about += "Iterative samplers are left out. "
+    about += (
+        f"Flows and learned rivals are trained for {options.flow_steps} steps of {_BATCH} pairs; "
+        f"`{START}` is where the flow starts."
     )
     if getattr(options, "flow", ""):
         about += (

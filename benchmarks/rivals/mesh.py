@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from apsgeo.diffusion.spec import DenoiserSpec
-from apsgeo.flows.build import CouplingSpec, GeneratorSpec, MultiscaleSpec
+from apsgeo.flows.build import CouplingSpec, GeneratorSpec
 from apsgeo.operators import Mask
 from benchmarks.rivals.fields import APS, START, Fields, FieldSuite, options_of, run_suite
 from benchmarks.tasks import Task
@@ -20,7 +20,7 @@ FITTED, LEARNED = 2000, 2000
 _ROWS = 40  # of pictures: a pixel is about as large as a node
 _MASKS = Mask(0.03, 0.3)
 _NOISE = 0.05
-_MULTISCALE = {"spec": MultiscaleSpec(), "objective": "forward", "score_scales": 5}
+_FLOW = {"spec": CouplingSpec(width=24, depth=3, roughness=3)}
 
 
 def digits(seed: int) -> Fields:
@@ -54,8 +54,8 @@ SUITE = FieldSuite(
     networks={
         "U-Net mean and spread": {"spec": CouplingSpec(base="independent", width=24, depth=3)},
         "generator by CRPS": {"spec": GeneratorSpec(width=24, depth=3), "score_scales": 5},
-        START: _MULTISCALE,
-        APS: _MULTISCALE,
+        START: _FLOW,
+        APS: _FLOW,
     },
     data_range=1.0,
     colours="gray",

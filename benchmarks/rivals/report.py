@@ -230,7 +230,7 @@ def side_by_side(case: Case, contest: Contest, folder: Path) -> Figure:
     aspect = truth.shape[0] / truth.shape[1]
     figure = Figure(figsize=(1.5 * columns, 1.1 + 2.6 * aspect * 1.5))
     axes = figure.subplots(3, columns, squeeze=False)
-    spread = max((float(np.percentile(p[2, 0], 99)) for p in pictures.values()), default=1.0)
+    spread = max((float(np.nanpercentile(p[2, 0], 99)) for p in pictures.values()), default=1.0)
     panels: list[tuple[str, list[Array]]] = [("truth, measured", [truth, measured, truth * np.nan])]
     for name, (member, mean, std) in ((name, pictures[name][:, 0]) for name in names):
         shown = [case.picture(each, 0) for each in (member, mean)]

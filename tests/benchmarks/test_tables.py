@@ -41,8 +41,9 @@ def read(path: Path) -> list[dict[str, Any]]:
         return [{key: value(key, row[key]) for key in row} for row in csv.DictReader(file)]
 
 
-SPEED_PAGES = sorted((RESULTS / "rivals").glob("speed.csv"))
-CONTESTS = sorted(path.stem for path in (RESULTS / "rivals").glob("*.csv") if path.stem != "speed")
+SPEED_PAGES = sorted((RESULTS / "rivals").glob("speed*.csv"))
+RIVAL_PAGES = sorted((RESULTS / "rivals").glob("*.csv"))
+CONTESTS = [path.stem for path in RIVAL_PAGES if path not in SPEED_PAGES]
 STAGES_PAGES = [path.stem for path in sorted((RESULTS / "stages").glob("*.csv"))]
 TRUTH_PAGES = [path.stem for path in sorted((RESULTS / "truth").glob("*.csv"))]
 VALUED_PAGES = [path.stem for path in sorted((RESULTS / "valued").glob("*.csv"))]
