@@ -14,6 +14,7 @@ from torch import Tensor
 from apsgeo import domains
 from apsgeo.diffusion import spec
 from apsgeo.diffusion.prior import DiffusionPrior
+from apsgeo.diffusion.riemannian.prior import RiemannianPrior
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian
@@ -57,7 +58,7 @@ class FieldPrior:
     normals: Normals
     gaussian: SeasonalPrior
     anchor: SeasonalPrior
-    diffusion: DiffusionPrior | None = None
+    diffusion: DiffusionPrior | RiemannianPrior | None = None
     units: str | None = None
     variable: str | None = None
     held_out_from: str | int | None = None

@@ -79,6 +79,11 @@ class Iterative(ABC):
         """
         if prior.diffusion is None:
             raise InputError(f"{cls.name} needs a diffusion prior; fit one with steps above 0.")
+        if not isinstance(prior.diffusion, AnchoredDenoiser):
+            raise InputError(
+                f"{cls.name} walks among numbers, and the diffusion prior is one on "
+                f"{prior.diffusion.manifold!r}; fit one with a DenoiserSpec, or distill a flow"
+            )
         return cls(prior.diffusion)
 
     def posterior(self, measurement: Measurement) -> Draws:

@@ -164,9 +164,7 @@ class Brownian:
         """Return the numbers (..., ambient) of points or vectors of each part."""
         return numbers.split([part.cover.ambient for part in self.parts], -1)
 
-    def each(
-        self, apply: Callable[[BrownianPart, Tensor], Tensor], numbers: Tensor
-    ) -> Tensor:
+    def each(self, apply: Callable[[BrownianPart, Tensor], Tensor], numbers: Tensor) -> Tensor:
         """Return the numbers (..., ambient) that a function makes of those of each part."""
         pairs = zip(self.parts, self.split(numbers), strict=True)
         return torch.cat([apply(part, own) for part, own in pairs], -1)

@@ -27,9 +27,9 @@ def log_heat_kernel(manifold: Manifold, distance: Tensor, variance: Tensor) -> T
     With respect to the Riemannian volume; in a flat space it would be N(0, variance) in each
     direction. On the circle it is the wrapped normal; on the sphere the Legendre series; on the
     rotations IGSO(3) (Nikolayev and Savyolova 1997), by its images (Poisson's sum), which converge
-    at all times that matter. On the sphere at variances below 0.1 radii squared, and far away, it is
-    the expansion for small times (Minakshisundaram and Pleijel 1949), to 1e-4 where the density is
-    not next to nothing.
+    at all times that matter. On the sphere at variances below 0.1 radii squared, and far away, it
+    is the expansion for small times (Minakshisundaram and Pleijel 1949), to a relative 1e-4 where
+    the density is not next to nothing.
 
     Args:
         manifold: Circle, sphere of dim 2, or rotations without a symmetry.

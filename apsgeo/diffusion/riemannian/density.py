@@ -85,8 +85,11 @@ class RiemannianDiffusion(nn.Module, ABC):
         """
 
     def kept(self, clock: float) -> Tensor:
-        """Return the share (part, node) of the walk that its start does not foretell."""
-        return 1.0 / (1.0 + clock / self.variance)
+        """Return the share (part, node) of the walk's score that a usual point does not foretell.
+
+        In a flat space it is exact; on a compact manifold a walk gets no farther than around it.
+        """
+        return 1.0 / (1.0 - math.expm1(-clock) / self.variance)
 
     def times(self, steps: int) -> list[float]:
         """Return the times of a reverse walk: even in log t, and in t where it is large."""
@@ -123,7 +126,6 @@ class RiemannianDiffusion(nn.Module, ABC):
         x = self.walk.exp(x, times[-1] * self.score(x, times[-1]))
         return x.transpose(-1, -2)
 
-    @torch.no_grad()
     def elbo(
         self,
         fields: Tensor,
@@ -132,7 +134,7 @@ class RiemannianDiffusion(nn.Module, ABC):
         samples: int = 1,
         points: int = 16,
     ) -> Estimate:
-        r"""Estimate a lower bound of log p(x_0), without bias.
+        r"""Estimate a lower bound of log p(x_0), without bias; differentiable.
 
         By denoising score matching: with x_t from the heat kernel K_t around x_0,
 
