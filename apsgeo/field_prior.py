@@ -92,6 +92,22 @@ class FieldPrior:
         del columns["level"]
         return xr.Dataset(columns).set_coords(["noise_std", "log_snr"])
 
+    @property
+    def denoiser(self) -> DiffusionPrior:
+        """The diffusion prior of anomalies, which iterative samplers walk with.
+
+        Raises:
+            InputError: If there is none, or it is one on a manifold.
+        """
+        if self.diffusion is None:
+            raise InputError("the prior has no diffusion prior; fit one with steps above 0.")
+        if isinstance(self.diffusion, RiemannianPrior):
+            raise InputError(
+                f"the diffusion prior is one on {self.diffusion.manifold!r}, and what walks among "
+                "numbers needs one of anomalies: fit it with a DenoiserSpec, or distill a flow"
+            )
+        return self.diffusion
+
     def records(self, fields: Labelled, given: str = "the history") -> Records:
         """Read the labels of fields, and check that they are of the prior's kind.
 

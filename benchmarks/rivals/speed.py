@@ -163,9 +163,8 @@ def rows_of(options: argparse.Namespace, part: str) -> list[Row]:
             "seconds": float(np.median(amortized)),
         }
     ]
-    assert prior.diffusion is not None
     for count, timed in ((members, options.timed), (1, options.steps)):
-        sampler = Posterior.of(prior, DPS(prior.diffusion, steps=timed), Mask(), NOISE[part])
+        sampler = Posterior.of(prior, DPS(prior.denoiser, steps=timed), Mask(), NOISE[part])
         spent = drawn(sampler, 0, count)
         made = {"method": "DPS", "members": count, "steps": options.steps, "timed": timed}
         rows.append({**made, "spent": spent, "seconds": spent * options.steps / timed})
