@@ -14,6 +14,7 @@ from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.diffusion.riemannian.analytic import HeatMixture
 from apsgeo.diffusion.riemannian.fit import start_riemannian, train_riemannian
 from apsgeo.diffusion.riemannian.prior import RiemannianPrior
+from apsgeo.distillation import sources
 from apsgeo.distillation.sources import draws_of_prior
 from apsgeo.domains import ImageDomain
 from apsgeo.errors import InputError, ModelError
@@ -70,15 +71,15 @@ def drawn(law: HeatMixture, count: int, seed: int = 1) -> Tensor:
 @every
 def test_the_bound_of_exact_scores_is_the_density(manifold: Manifold) -> None:
     law = mixture(manifold)
-    fields = drawn(law, 40)
+    fields = drawn(law, 100)
     exact = law.log_prob(fields)
-    bound = law.elbo(fields, generator=seeded(2), samples=2, points=12)
+    bound = law.elbo(fields, generator=seeded(2), points=16)
     gap = exact - bound.value
     # Records have independent noise. The reconstruction leaves some least / variance a coordinate.
     error = float(gap.std()) / math.sqrt(len(gap))
     left = manifold.dim * 2 * law.least / 0.05
     assert -5.0 * error < float(gap.mean()) < 5.0 * error + left
-    flow = law.ode_log_prob(fields[:3], steps=40)
+    flow = law.ode_log_prob(fields[:3], steps=24)
     # Euler's step of the heat equation errs by the square of least / variance a coordinate; a walk
     # around a circle still knows exp(-10) of its start.
     torch.testing.assert_close(flow.value, exact[:3], rtol=0, atol=2e-3)
@@ -87,7 +88,7 @@ def test_the_bound_of_exact_scores_is_the_density(manifold: Manifold) -> None:
 def test_signs_estimate_the_divergence() -> None:
     law = mixture(Sphere(2))
     fields = drawn(law, 2)
-    found = law.ode_log_prob(fields, steps=30, probes=24, generator=seeded(3))
+    found = law.ode_log_prob(fields, steps=24, probes=8, generator=seeded(3))
     gap = found.value - law.log_prob(fields)
     assert bool((gap.abs() < 5.0 * found.standard_error + 2e-3).all())
     assert float(found.standard_error.max()) < 1.0
@@ -95,8 +96,8 @@ def test_signs_estimate_the_divergence() -> None:
 
 @every
 def test_exact_scores_draw_the_law(manifold: Manifold) -> None:
-    law, count = mixture(manifold), 1500
-    found = law.draw(count, steps=50, generator=seeded(4))
+    law, count = mixture(manifold), 1000
+    found = law.draw(count, steps=40, generator=seeded(4))
     expected = drawn(law, 20_000)
     for node in range(2):
         part = law.walk.parts[0]
@@ -145,37 +146,35 @@ def trained() -> RiemannianPrior:
     season = torch.zeros(len(fields), dtype=torch.long)
     normals = fit_valued(Values(Circle()), fields.float(), season, 1)
     prior = start_riemannian(ImageDomain(4, 4), normals, fields, season)
-    training = Training(steps=150, batch=16, lr=3e-3, ema_decay=0.9, progress=False)
-    held = common(60, 6)[0]
+    training = Training(
+        steps=90, batch=16, lr=4e-3, ema_decay=0.9, validate_every=90, progress=False
+    )
+    held = common(40, 6)[0]
     relative = [prior.relative(each, torch.zeros(len(each)).long()) for each in (fields, held)]
     log = train_riemannian(prior, *relative, training)
-    assert log[-1]["mse"] <= log[-1]["mse_anchor"] * (1.0 + 1e-9)
+    assert all(row["mse"] <= row["mse_anchor"] * (1.0 + 1e-9) for row in log if "mse" in row)
     return prior.eval()
 
 
-def test_a_small_network_comes_near(trained: RiemannianPrior) -> None:
-    fields, exact = common(40, 7)
-    relative = trained.relative(fields, torch.zeros(40).long())
-    bound = trained.elbo(relative, generator=seeded(8), samples=2)
-    factors = trained.shrinkage.clone()
-    trained.shrinkage.fill_(0.0)
-    untrained = trained.elbo(relative, generator=seeded(8), samples=2)
-    trained.shrinkage.copy_(factors)
-    missing = float((exact - untrained.value).mean())
-    gap = exact - bound.value
-    error = float(gap.std()) / math.sqrt(len(gap))
-    assert float(gap.mean()) > -5.0 * error  # a bound is below
-    # Independent nodes know nothing of the common direction, which is most of the density.
-    assert missing > 20.0
-    assert float(gap.mean()) < 0.4 * missing
-    draws = trained.draw(60, steps=40, generator=seeded(9))
-    agreement = draws.mean(-1).norm(dim=1)  # one where all nodes agree, 0.25 where they do not
-    assert float(agreement.mean()) > 0.6
+def test_training_brings_the_bound_nearer(trained: RiemannianPrior) -> None:
+    fields, exact = common(60, 7)
+    relative = trained.relative(fields, torch.zeros(60).long())
+    with torch.no_grad():
+        bound = trained.elbo(relative, generator=seeded(8))
+        factors = trained.shrinkage.clone()
+        trained.shrinkage.fill_(0.0)
+        untrained = trained.elbo(relative, generator=seeded(8))
+        trained.shrinkage.copy_(factors)
+    gain, gap = bound.value - untrained.value, exact - bound.value  # gain: on the same noise
+    assert float(gap.mean()) > -5.0 * float(gap.std()) / math.sqrt(len(gap))  # a bound is below
+    # Independent nodes know nothing of the common direction; ninety steps find some of it.
+    assert float(gain.mean()) > 5.0 * float(gain.std()) / math.sqrt(len(gain))
+    assert float(gain.mean()) > 0.5
 
 
 def test_untrained_nodes_are_on_their_own_exactly() -> None:
     generator = seeded(1)
-    for manifold in (Sphere(2), Rotations("cubic")):
+    for manifold in (Sphere(2), manifold_of("axes")):
         walk = Brownian(manifold)
         centre = walk.uniform(torch.zeros(4, manifold.ambient).double(), generator)
         fields = walk.draw(centre.expand(60, -1, -1).contiguous(), 0.05, generator)
@@ -185,12 +184,12 @@ def test_untrained_nodes_are_on_their_own_exactly() -> None:
         normals = fit_valued(values, fields.transpose(1, 2), season, 1)
         prior = start_riemannian(domain, normals, fields.transpose(1, 2), season)
         relative = prior.relative(fields.transpose(1, 2), season)
-        bound = prior.elbo(relative, generator=generator, samples=2)
+        bound = prior.elbo(relative, generator=generator).value.detach()
         (part,) = walk.parts
         origin = walk.origin.expand(60, 4, -1)
         log_density, _ = part.folded(origin, relative.transpose(1, 2), prior.variance[0])
-        gap = log_density.sum(-1) + 4 * part.log_measure - bound.value
-        error = float(gap.std()) / math.sqrt(60)
+        gap = log_density.sum(-1) + 4 * part.log_measure - bound
+        error = float(gap.detach().std()) / math.sqrt(60)
         assert -5.0 * error < float(gap.mean()) < 5.0 * error + 0.1
         torch.testing.assert_close(prior.variance, prior.variance.clamp(0.02, 0.12))
 
@@ -202,7 +201,8 @@ def test_outputs_are_tangent_and_the_same_for_the_same_points() -> None:
         eye = torch.eye(manifold.ambient).double().expand(1, 16, -1, -1)
         variance = torch.full((len(walk.parts), 16), 0.2)
         prior = RiemannianPrior(ImageDomain(4, 4), manifold, eye, variance)
-        torch.nn.init.normal_(prior.network.get_parameter("head.weight"))
+        for weight in prior.network.head.parameters():
+            torch.nn.init.normal_(weight)
         points = walk.uniform(torch.zeros(2, 16, manifold.ambient).double(), generator)
         score = prior.eval().score(points, 0.3).detach()
         frames = prior._frames(points)
@@ -228,7 +228,7 @@ def histories(name: str) -> tuple[Any, Any]:
     return given, "rotations/cubic"
 
 
-@pytest.mark.parametrize("name", ["angle", "unit vectors", "quaternions"])
+@pytest.mark.parametrize("name", ["angle", "quaternions"])
 def test_it_goes_through_the_three_calls(name: str, tmp_path: Path) -> None:
     history, manifold = histories(name)
     prior = apsgeo.fit_prior(history, manifold=manifold, steps=3, batch=2, **QUICK)
@@ -238,21 +238,29 @@ def test_it_goes_through_the_three_calls(name: str, tmp_path: Path) -> None:
     again = FieldPrior.load(prior.save(tmp_path / "prior"))
     assert isinstance(again.diffusion, RiemannianPrior)
     season = torch.zeros(3, dtype=torch.long)
-    for fields in (prior.diffusion.sample(season, seeded(1), steps=3),):
-        assert float(prior.diffusion.manifold.off(fields.transpose(1, 2)).max()) < 1e-5
-        repeated = again.diffusion.sample(season, seeded(1), steps=3)
-        torch.testing.assert_close(repeated, fields, rtol=0, atol=1e-5)
+    fields = prior.diffusion.sample(season, seeded(1), steps=3)
+    assert float(prior.diffusion.manifold.off(fields.transpose(1, 2)).max()) < 1e-5
+    repeated = again.diffusion.sample(season, seeded(1), steps=3)
+    torch.testing.assert_close(repeated, fields, rtol=0, atol=1e-5)
     anomalies = draws_of_prior(prior, "diffusion", season, seeded(2))
     assert anomalies.shape == (3, prior.normals.channels, prior.domain.num_nodes)
     with pytest.raises(InputError, match="walks among numbers"):
         DPS.of(prior)
     with pytest.raises(ModelError, match="no Gaussian anchor"):
         RiemannianPrior.from_state({}, {}, prior.domain, prior.gaussian.annual)
+
+
+def test_its_draws_teach_a_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    history, manifold = histories("angle")
+    prior = apsgeo.fit_prior(history, manifold=manifold, steps=1, batch=2, **QUICK)
+    monkeypatch.setattr(sources, "_PRIOR_DRAWS", 12)
     posterior = apsgeo.distill(
-        prior, apsgeo.Mask(), noise_std=0.1, teacher="diffusion", rounds=1, steps=1, progress=False
+        prior, apsgeo.Mask(), noise_std=5.0, teacher="diffusion", rounds=1, steps=1, progress=False
     )
-    members = apsgeo.impute(history[:1], posterior, members=2)
+    gappy = history[:1].where(history[:1].lat > 0)
+    members = apsgeo.impute(gappy, posterior, members=2)
     assert members.sizes["member"] == 2
+    assert float(members.min()) >= 0.0
 
 
 def test_bounds_of_anomalies_have_gradients() -> None:
