@@ -150,8 +150,9 @@ def trained() -> RiemannianPrior:
         steps=90, batch=16, lr=4e-3, ema_decay=0.9, validate_every=90, progress=False
     )
     held = common(40, 6)[0]
-    relative = [prior.relative(each, torch.zeros(len(each)).long()) for each in (fields, held)]
-    log = train_riemannian(prior, *relative, training)
+    learned = prior.relative(fields, season)
+    judged = prior.relative(held, torch.zeros(len(held)).long())
+    log = train_riemannian(prior, learned, judged, training)
     assert all(row["mse"] <= row["mse_anchor"] * (1.0 + 1e-9) for row in log if "mse" in row)
     return prior.eval()
 

@@ -144,9 +144,7 @@ def _check_pull(manifold: Manifold, unit: float, variance: float) -> None:
     (slope,) = torch.autograd.grad(log_heat_kernel(manifold, distance, time).sum(), distance)
     pull = heat_pull(manifold, distance.detach(), time)
     # the expansion's slope leaves out that of its second order, the series what it is cut at
-    torch.testing.assert_close(
-        pull * time, -slope / distance.detach() * time, rtol=0, atol=1e-7
-    )
+    torch.testing.assert_close(pull * time, -slope / distance.detach() * time, rtol=0, atol=1e-7)
 
 
 def test_no_heat_kernel_of_tensors() -> None:
