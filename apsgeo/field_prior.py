@@ -14,6 +14,7 @@ from torch import Tensor
 from apsgeo import domains
 from apsgeo.diffusion import spec
 from apsgeo.diffusion.prior import DiffusionPrior
+from apsgeo.diffusion.riemannian.prior import RiemannianPrior
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
 from apsgeo.gaussian.fit import contiguous_folds, fit_gaussian
@@ -57,7 +58,7 @@ class FieldPrior:
     normals: Normals
     gaussian: SeasonalPrior
     anchor: SeasonalPrior
-    diffusion: DiffusionPrior | None = None
+    diffusion: DiffusionPrior | RiemannianPrior | None = None
     units: str | None = None
     variable: str | None = None
     held_out_from: str | int | None = None
@@ -90,6 +91,22 @@ class FieldPrior:
         columns = {name: ("level", [row[name] for row in curve]) for name in curve[0]}
         del columns["level"]
         return xr.Dataset(columns).set_coords(["noise_std", "log_snr"])
+
+    @property
+    def denoiser(self) -> DiffusionPrior:
+        """The diffusion prior of anomalies, which iterative samplers walk with.
+
+        Raises:
+            InputError: If there is none, or it is one on a manifold.
+        """
+        if self.diffusion is None:
+            raise InputError("the prior has no diffusion prior; fit one with steps above 0.")
+        if isinstance(self.diffusion, RiemannianPrior):
+            raise InputError(
+                f"the diffusion prior is one on {self.diffusion.manifold!r}, and what walks among "
+                "numbers needs one of anomalies: fit it with a DenoiserSpec, or distill a flow"
+            )
+        return self.diffusion
 
     def records(self, fields: Labelled, given: str = "the history") -> Records:
         """Read the labels of fields, and check that they are of the prior's kind.

@@ -16,6 +16,9 @@ from tqdm import tqdm
 from apsgeo.device import choose_device, on_device
 from apsgeo.diffusion.fit import train_diffusion
 from apsgeo.diffusion.foretell import foretell_fit
+from apsgeo.diffusion.prior import DiffusionPrior
+from apsgeo.diffusion.riemannian.fit import fit_riemannian
+from apsgeo.diffusion.riemannian.spec import RiemannianSpec
 from apsgeo.diffusion.spec import DenoiserSpec
 from apsgeo.domains.base import Domain
 from apsgeo.domains.symmetry import Symmetries
@@ -44,6 +47,7 @@ from apsgeo.measurement import (
     Normals,
     ProjectedNormals,
     QuantileNormals,
+    ValuedNormals,
     bounds_in,
     fit_normals,
 )
@@ -79,7 +83,7 @@ def fit_prior(
     anchor_scales: Scales | None = None,
     rank: int = 400,
     skip: Literal["gaussian", "none"] = "gaussian",
-    spec: DenoiserSpec | None = None,
+    spec: DenoiserSpec | RiemannianSpec | None = None,
     augment: Symmetries | None = None,
     memory: bool = True,
     folds: int = 4,
@@ -159,7 +163,9 @@ def fit_prior(
         rank: Number of EOFs.
         skip: "gaussian" gives the denoiser the Gaussian prior as skip connection, "none" is the
             paper's plain form.
-        spec: Architecture of the diffusion prior: the size of its network, its noise schedule.
+        spec: Architecture of the diffusion prior: the size of its network, its noise schedule. A
+            `RiemannianSpec` makes it a diffusion on the manifold of the values itself, without an
+            anchor; `skip` and `augment` do not matter to it.
         augment: Symmetries of the domain that standardized anomalies have too, such as
             ``domain_of(history).symmetries.only("left-right")``, which move the fields that the
             diffusion prior is trained on.
@@ -185,6 +191,8 @@ def fit_prior(
     training = training.filled(steps=1500, batch=16, settings=settings)
     spec = DenoiserSpec() if spec is None else spec
     form = with_lengths(form_of(history, manifold), history)
+    if isinstance(spec, RiemannianSpec):
+        spec = spec.on(form.values)
     records = Records.of(form.encode(history, "the history"), domain, given="the history")
     if form.values is not None:
         _check_valued(records, form.values, noise_std, trend, bounds)
@@ -271,7 +279,8 @@ def fit_prior(
             starts["hybrid"] = domain, fields, HybridScales.start(domain)
         if anchor_scales is None and (few := _small_enough(domain, fields, None)) is not None:
             starts["localised"] = *few[:2], LocalisedScales.start(domain)
-        told = foretell_fit(fields, starts, spec, training, search | {"observed": None})
+        like = spec.flat if isinstance(spec, RiemannianSpec) else spec
+        told = foretell_fit(fields, starts, like, training, search | {"observed": None})
         if is_first():
             say(told)
     if scales is None:
@@ -324,13 +333,16 @@ def fit_prior(
             "denoiser": spec.to_config(),
         },
     )
-    if training.steps:
+    if training.steps and isinstance(spec, RiemannianSpec):
+        _fit_riemannian(prior, spec, learned, held, known, seed, training)
+    elif training.steps:
         skipped = gaussian.annual if skip == "gaussian" else None
+        assert isinstance(spec, DenoiserSpec)
         with seeded(seed):
-            prior.diffusion = spec.build(domain, fields.shape[1], skipped, known)
+            denoiser = spec.build(domain, fields.shape[1], skipped, known)
         validation = prior.encode(held) if len(held) else fields
         options = {"seed": seed, "augment": augment}
-        _fit_diffusion(prior, fields, season, validation, folds, training, **options)
+        _fit_diffusion(prior, denoiser, fields, season, validation, folds, training, **options)
     return prior
 
 
@@ -458,8 +470,36 @@ def _check_land(augment: Symmetries | None, valid: Tensor) -> None:
         )
 
 
+def _fit_riemannian(
+    prior: FieldPrior,
+    spec: RiemannianSpec,
+    learned: Records,
+    held: Records,
+    known: Tensor,
+    seed: int,
+    training: Training,
+) -> None:
+    """Fit the diffusion prior on the manifold of the values."""
+    assert isinstance(prior.normals, ValuedNormals)
+    seasons = prior.normals.seasons
+    prior.diffusion, log = fit_riemannian(
+        prior.domain,
+        prior.normals,
+        learned.values,
+        learned.season(seasons),
+        held.values,
+        held.season(seasons),
+        size=spec.size,
+        static=known,
+        seed=seed,
+        training=training,
+    )
+    prior.provenance["denoising"] = [record for record in log if "level" in record]
+
+
 def _fit_diffusion(
     prior: FieldPrior,
+    denoiser: DiffusionPrior,
     fields: Tensor,
     season: Tensor,
     validation: Tensor,
@@ -467,17 +507,16 @@ def _fit_diffusion(
     training: Training,
     **options: Any,
 ) -> None:
-    """Train the diffusion prior in place, cross-fitted where it has an anchor."""
-    assert prior.diffusion is not None
-    crossfit = None
-    if prior.diffusion.anchor is not None:
+    """Train a diffusion prior, cross-fitted where it has an anchor, and give it to the prior."""
+    prior.diffusion, crossfit = denoiser, None
+    if denoiser.anchor is not None:
         fold = contiguous_folds(len(fields), folds)
         anchors = prior.cross_fitted(prior.gaussian, fields, season, folds)
         crossfit = [(a.annual, (fold == f).nonzero()[:, 0]) for f, a in enumerate(anchors)]
     place = choose_device(training.device)
-    with on_device(place, prior.diffusion):
+    with on_device(place, denoiser):
         log = train_diffusion(
-            prior.diffusion,
+            denoiser,
             fields.to(place),
             validation.to(place),
             training,

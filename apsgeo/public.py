@@ -1,6 +1,7 @@
 """The public names, each once; `apsgeo` imports this module when one of them is first used."""
 
 from apsgeo.diffusion.prior import DiffusionPrior as DiffusionPrior
+from apsgeo.diffusion.riemannian.spec import RiemannianSpec as RiemannianSpec
 from apsgeo.diffusion.spec import DenoiserSpec as DenoiserSpec
 from apsgeo.distillation.distill import distill as distill
 from apsgeo.domains import GraphDomain as GraphDomain

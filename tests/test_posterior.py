@@ -220,10 +220,8 @@ def test_saved_prior_is_the_same(prior: FieldPrior, skip: Any, tmp_path: Path) -
         rtol=1e-5,
         atol=0.0,
     )
-    assert again.diffusion is not None
-    assert fitted.diffusion is not None
     torch.testing.assert_close(
-        again.diffusion.predict(fields, 0.3), fitted.diffusion.predict(fields, 0.3)
+        again.denoiser.predict(fields, 0.3), fitted.denoiser.predict(fields, 0.3)
     )
 
 
@@ -264,12 +262,11 @@ def test_distill_without_history_uses_prior_draws(prior: FieldPrior, tmp_path: P
 @pytest.mark.same_bits
 def test_without_history_the_fields_are_draws_of_the_diffusion_prior(prior: FieldPrior) -> None:
     """Bit for bit those of its sampler; of the Gaussian prior only where there is no other."""
-    assert prior.diffusion is not None
     season = torch.arange(125) % 12
     first, second = (seeded(3) for _ in range(2))
     drawn = draws_of_prior(prior, "diffusion", season, first)
     sampler = DPMSolver(steps=20)
-    parts = [sampler.sample(prior.diffusion, count, generator=second) for count in (120, 5)]
+    parts = [sampler.sample(prior.denoiser, count, generator=second) for count in (120, 5)]
     assert torch.equal(drawn, torch.cat(parts))
     alone = replace(prior, diffusion=None)
     gaussian = draws_of_prior(alone, "gaussian", season, seeded(3))

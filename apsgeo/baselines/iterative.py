@@ -75,11 +75,11 @@ class Iterative(ABC):
         """Return the method of a prior.
 
         Raises:
-            InputError: If the prior has no diffusion prior.
+            InputError: If the prior has no diffusion prior, or one on a manifold.
         """
         if prior.diffusion is None:
             raise InputError(f"{cls.name} needs a diffusion prior; fit one with steps above 0.")
-        return cls(prior.diffusion)
+        return cls(prior.denoiser)
 
     def posterior(self, measurement: Measurement) -> Draws:
         """Return draws of the fields behind measurements."""

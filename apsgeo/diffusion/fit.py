@@ -19,7 +19,7 @@ from apsgeo.optim.distributed import share_of
 from apsgeo.optim.loop import fit_loop
 from apsgeo.optim.training import Training
 
-__all__ = ["train_diffusion"]
+__all__ = ["is_surely_better", "level_of", "train_diffusion"]
 
 # Held-out values behind one level's error: below a hundred thousand or so, chance would decide
 # which weights are kept and how far a level is shrunk.
@@ -114,7 +114,7 @@ def train_diffusion(
     mixed = place == "cuda" if precision is None else precision == "bfloat16"
 
     def step_fn(step: int, generator: torch.Generator) -> Tensor:
-        level = _level_of(step, prior.levels, seed)
+        level = level_of(step, prior.levels, seed)
         anchor, rows = folds[int(torch.multinomial(sizes, 1, generator=generator))]
         picked = rows[torch.randint(len(rows), (batch,), generator=generator)]
         x0 = fields[picked.to(fields.device)]
@@ -158,7 +158,7 @@ def train_diffusion(
     return history + curve
 
 
-def _level_of(step: int, levels: int, seed: int) -> int:
+def level_of(step: int, levels: int, seed: int) -> int:
     """Return the level of a step: each once in every ``levels`` steps, in shuffled order."""
     round_, place = divmod(step, levels)
     generator = torch.Generator().manual_seed(1_000_003 * seed + round_)
@@ -198,7 +198,7 @@ def _shrink(prior: DiffusionPrior, cases: list[_Case]) -> list[dict[str, float]]
         factor = 1.0
         if power > 0.0:
             factor = min(max(float((error * change).sum()) / power, 0.0), 1.0)
-            factor = factor if _is_surely_better(error, factor * change) else 0.0
+            factor = factor if is_surely_better(error, factor * change) else 0.0
         factors[level] = factor
         mse_anchor = float(error.pow(2).mean())
         mse = float((error - factor * change).pow(2).mean())
@@ -234,7 +234,7 @@ def _calibrate(prior: DiffusionPrior, fields: Tensor, seed: int) -> None:
     gain.fit(samples, fields)
 
 
-def _is_surely_better(error: Tensor, change: Tensor) -> bool:
+def is_surely_better(error: Tensor, change: Tensor) -> bool:
     """Tell whether a change lessens the error by `_SURELY` standard errors.
 
     The standard errors are those over blocks of neighbouring records, since months or places that

@@ -13,6 +13,7 @@ from apsgeo.diffusion.schedule import Schedule, from_config
 from apsgeo.domains.base import Domain
 from apsgeo.errors import ModelError
 from apsgeo.gaussian.prior import GaussianPrior
+from apsgeo.measurement import Normals
 from apsgeo.nn.function_space import FunctionSpaceNet
 from apsgeo.nn.unet import FourierEmbedding, UNet
 
@@ -105,6 +106,25 @@ class DiffusionPrior(DiffusionDensity):
     def calibrated(self, fields: Tensor) -> Tensor:
         """Return samples (batch, channel, node) with the power of the data in bands of scales."""
         return fields if self.gain is None else self.gain(fields)
+
+    def anomalies(
+        self, normals: Normals, season: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw anomalies (batch, channel, node), of the whole year: seasons are not known to it."""
+        return self.sample(len(season), generator) * normals.valid
+
+    def log_density(
+        self,
+        normals: Normals,
+        anomalies: Tensor,
+        season: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        points: int = 16,
+    ) -> Tensor:
+        """Estimate the log-density (batch,) of anomalies (batch, channel, node); differentiable."""
+        bound = self.elbo if self.anchor is None else self.anchored_log_prob
+        return bound(anomalies, generator=generator, points=points).value
 
     def with_gain(self) -> BandGain | None:
         """Give the prior a gain, of one at first, and return it.

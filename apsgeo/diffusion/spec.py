@@ -9,6 +9,7 @@ from torch import Tensor
 
 from apsgeo.diffusion.function_space import FunctionSpacePrior
 from apsgeo.diffusion.prior import COND_DIM, DiffusionPrior
+from apsgeo.diffusion.riemannian.prior import RiemannianPrior
 from apsgeo.diffusion.schedule import Schedule, VPSchedule
 from apsgeo.domains.base import Domain
 from apsgeo.errors import InputError
@@ -27,14 +28,15 @@ def from_state(
     tensors: dict[str, Tensor],
     domain: Domain,
     anchor: GaussianPrior | None = None,
-) -> DiffusionPrior:
+) -> DiffusionPrior | RiemannianPrior:
     """Rebuild a diffusion prior of any kind from its `to_state`, its domain and its anchor.
 
     Raises:
         ModelError: If the kind is not known, an anchor is missing or not wanted, or tensors do not
             fit.
     """
-    kind = of_kind(_DENOISERS, {"kind": "unet"} | config, "diffusion prior")
+    kinds: list[type[DiffusionPrior] | type[RiemannianPrior]] = [*_DENOISERS, RiemannianPrior]
+    kind = of_kind(kinds, {"kind": "unet"} | config, "diffusion prior")
     return kind.from_state(config, tensors, domain, anchor)
 
 

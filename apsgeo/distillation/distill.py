@@ -330,8 +330,9 @@ def _log_density(prior: FieldPrior) -> LogDensity:
             if isinstance(base, SeasonalPrior | VecchiaPrior):
                 return base.log_prob(signal, batch.season)
             return prior.anchor.log_prob(signal, batch.season)
-        bound = diffusion.elbo if diffusion.anchor is None else diffusion.anchored_log_prob
-        return bound(signal, generator=generator, points=_DENSITY_POINTS).value
+        return diffusion.log_density(
+            prior.normals, signal, batch.season, generator=generator, points=_DENSITY_POINTS
+        )
 
     return estimate
 

@@ -18,22 +18,33 @@ __all__ = ["calibrate_spread", "held_out_score", "spread_factors"]
 
 _MOST_CORRECTIONS = 4
 _AGREE = 0.01  # largest |log(error / spread)| that is left as it is
+_HARM = 1.01  # by which a spread may raise the held-out CRPS
+
+Shown = Callable[[Tensor], Tensor]
+"""Return anomalies (..., batch, channel, node) in the units of the data, up to a mean."""
 
 
 def _held_out(
     prior: FieldPrior, flow: Flow, held: PairSet
-) -> Iterator[tuple[Batch, Conditioning, Tensor, Tensor]]:
-    """Yield each group, its conditioning, the scored area, and the standard deviations.
+) -> Iterator[tuple[Batch, Conditioning, Tensor, Shown]]:
+    """Yield each group, its conditioning, the scored area, and what shows its anomalies.
 
     Hidden nodes are scored; where all nodes are observed, with noise, all are scored.
     """
     area = (prior.domain.areas.float() * prior.normals.valid).to(flow.device)
     for index in range(len(held.groups)):
         batch = held.group(index).to(flow.device)
-        scale = prior.normals.std[batch.season].to(area)
         hidden = batch.measurement.hidden
         scored = hidden if bool(hidden.any()) else torch.ones_like(hidden)
-        yield batch, flow.condition(batch.start), area * scored, scale
+        yield batch, flow.condition(batch.start), area * scored, _shown(prior, batch)
+
+
+def _shown(prior: FieldPrior, batch: Batch) -> Shown:
+    season, normals = batch.season, prior.normals
+    if not normals.linear:
+        return lambda anomalies: normals.restore(anomalies, season).nan_to_num()
+    scale = normals.std[season].to(batch.truth)
+    return lambda anomalies: scale * anomalies
 
 
 def held_out_score(
@@ -44,6 +55,8 @@ def held_out_score(
 ) -> float:
     """Return the flow's CRPS relative to its base's on held-out pairs, averaged over masks.
 
+    It is that in the units of the data: rain's zeros are zeros.
+
     Args:
         prior: Prior of the fields.
         flow: Flow whose members are scored at the hidden nodes.
@@ -51,12 +64,11 @@ def held_out_score(
         wider: Further scores (batch,) of members (member, batch, channel, node); see `CRPS.wider`.
     """
     ratios = []
-    for batch, conditioning, hidden, scale in _held_out(prior, flow, held):
-        weights = hidden * scale
+    for batch, conditioning, hidden, shown in _held_out(prior, flow, held):
         fields, _ = flow.push(batch.deviations, conditioning)
-        score = (weights * fair_crps(fields, batch.truth)).sum()
-        start = batch.start.mean + batch.deviations
-        base = (weights * fair_crps(start, batch.truth)).sum()
+        truth, start = shown(batch.truth), batch.start.mean + batch.deviations
+        score = (hidden * fair_crps(shown(fields), truth)).sum()
+        base = (hidden * fair_crps(shown(start), truth)).sum()
         if wider is not None:
             score, base = (
                 total + torch.as_tensor(wider(members, batch)).sum()
@@ -66,15 +78,18 @@ def held_out_score(
     return sum(ratios) / len(ratios)
 
 
+@torch.no_grad()
 def calibrate_spread(prior: FieldPrior, flow: Flow, held: PairSet) -> None:
     """Set the flow's `spread` so that its members' spread matches their error on held-out pairs.
 
     The log of the factor is fitted to the log of the observed share by least squares, or by a
     constant where all masks have about the same share. The flow's maps bend, so that its members
     do not widen by just that factor. The rest is corrected again, scaled by how the members
-    answered the correction before.
+    answered the correction before. Where squares are those of a few extremes, as of rain, members
+    may be wider than is good for all others: a spread that harms the CRPS is undone.
     """
-    answer, last = 1.0, math.nan
+    answer, last, before = 1.0, math.nan, flow.spread.clone()
+    untouched = held_out_score(prior, flow, held)
     for _ in range(_MOST_CORRECTIONS):
         shares, factors = spread_factors(prior, flow, held)
         mean = float(factors.mean())
@@ -86,6 +101,8 @@ def calibrate_spread(prior: FieldPrior, flow: Flow, held: PairSet) -> None:
         flow.spread[0] += float(mean - slope * shares.mean()) / answer
         flow.spread[1] += float(slope) / answer
         last = mean
+    if held_out_score(prior, flow, held) > _HARM * untouched:
+        flow.spread.copy_(before)
 
 
 @torch.no_grad()
@@ -96,11 +113,10 @@ def spread_factors(prior: FieldPrior, flow: Flow, held: PairSet) -> tuple[np.nda
     ratios of small samples would be too low.
     """
     found = []
-    for batch, conditioning, hidden, scale in _held_out(prior, flow, held):
-        weights = hidden * scale**2
-        fields, _ = flow.push(batch.deviations, conditioning)
-        error = (weights * (fields.mean(0) - batch.truth) ** 2).sum()
-        spread = (weights * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))
+    for batch, conditioning, hidden, shown in _held_out(prior, flow, held):
+        fields = shown(flow.push(batch.deviations, conditioning)[0])
+        error = (hidden * (fields.mean(0) - shown(batch.truth)) ** 2).sum()
+        spread = (hidden * fields.var(0)).sum() * (1.0 + 1.0 / len(fields))
         found.append((float(conditioning.log_share.mean()), float(error), float(spread)))
     table = np.array(found).reshape(-1, held.ways, 3)
     squares = table[..., 1:].sum(0)

@@ -139,13 +139,12 @@ def draws_of_prior(
 ) -> Tensor:
     """Draw a field for each season (record,) from the diffusion prior or the Gaussian one.
 
-    The diffusion prior does not know the season: its draws are of the whole year.
+    The diffusion prior of numbers does not know the season: its draws are of the whole year.
     """
     if teacher == "gaussian":
         return prior.gaussian.sample(season, generator)
     assert prior.diffusion is not None
-    drawn = prior.diffusion.sample(len(season), generator)
-    return drawn * prior.normals.valid
+    return prior.diffusion.anomalies(prior.normals, season, generator)
 
 
 def fields_of_prior(

@@ -62,10 +62,10 @@ def diffusion_prior(folder: Path, steps: int, seed: int) -> DiffusionPrior:
             training=Training(steps=steps),
             seed=seed,
         ).save(folder)
-    prior = FieldPrior.load(folder).diffusion
-    if prior is None:
+    prior = FieldPrior.load(folder)
+    if prior.diffusion is None:
         raise SystemExit(f"error: {folder} has no diffusion prior; remove it, or give another")
-    return prior
+    return prior.denoiser
 
 
 def score(options: argparse.Namespace, made: str) -> Scoreboard:

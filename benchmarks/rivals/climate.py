@@ -93,7 +93,8 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
 def _denoiser(folder: Path) -> DiffusionPrior | None:
     if not (folder / "prior").exists():
         return None
-    return FieldPrior.load(folder / "prior").diffusion
+    prior = FieldPrior.load(folder / "prior")
+    return None if prior.diffusion is None else prior.denoiser
 
 
 def opened(settings: Mapping[str, Any], folder: Path) -> Contest:

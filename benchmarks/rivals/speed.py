@@ -166,8 +166,7 @@ def rows_of(options: argparse.Namespace, part: str) -> list[Row]:
             "seconds": float(np.median(amortized)),
         }
     ]
-    diffusion = prior.diffusion
-    assert diffusion is not None
+    diffusion = prior.denoiser
 
     def sampled(count: int, steps: int) -> float:
         dps = DPS(diffusion, steps=steps)

@@ -64,8 +64,7 @@ def score(
     Returns:
         The scores, and the real fields and samples that are drawn, in the units of the data.
     """
-    diffusion = prior.diffusion
-    assert diffusion is not None
+    diffusion = prior.denoiser
     generator = torch.Generator().manual_seed(seed)
     learned = prior.encode(prior.split(case.train)[0])
     test = prior.encode(case.test)

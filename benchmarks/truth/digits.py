@@ -84,8 +84,7 @@ def trained_prior(folder: Path) -> FieldPrior:
     if not folder.exists():
         train(CASES[_CASE](), folder, share=1.0, evaluations=20, seed=0)
     prior = FieldPrior.load(folder)
-    assert prior.diffusion is not None
-    prior.diffusion.gain = None
+    prior.denoiser.gain = None
     return prior
 
 
@@ -112,9 +111,8 @@ class DigitsProblem:
     """
 
     def __init__(self, prior: FieldPrior, budget: Budget, generator: torch.Generator) -> None:
-        assert prior.diffusion is not None
         self.prior, self.budget, self._generator = prior, budget, generator
-        self.process = Process(prior.diffusion, budget.plan, generator)
+        self.process = Process(prior.denoiser, budget.plan, generator)
 
     def restore(self, fields: Tensor) -> Tensor:
         """Return standardized anomalies (..., field, 1, node) in the units of the data."""

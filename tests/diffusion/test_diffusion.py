@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from apsgeo.diffusion.analytic import AnalyticDiffusion
 from apsgeo.diffusion.estimate import Estimate
-from apsgeo.diffusion.fit import _level_of, train_diffusion
+from apsgeo.diffusion.fit import level_of, train_diffusion
 from apsgeo.diffusion.prior import DiffusionPrior
 from apsgeo.diffusion.schedule import EDMSchedule, Schedule, VESchedule, VPSchedule
 from apsgeo.domains import LatLonDomain
@@ -553,10 +553,10 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_levels_are_visited_equally_often() -> None:
-    visited = [_level_of(step, 7, seed=3) for step in range(70)]
+    visited = [level_of(step, 7, seed=3) for step in range(70)]
     assert all(sorted(visited[k : k + 7]) == list(range(7)) for k in range(0, 70, 7))
     assert visited[:7] != visited[7:14]
-    assert visited[:7] != [_level_of(step, 7, seed=4) for step in range(7)]
+    assert visited[:7] != [level_of(step, 7, seed=4) for step in range(7)]
 
 
 class Watched(DenseGaussian):

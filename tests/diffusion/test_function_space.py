@@ -344,6 +344,7 @@ def test_a_prior_elsewhere_is_saved_and_comes_back(with_anchor: bool) -> None:
     assert torch.equal(fine.on(NSIDES[4], anchors[0]).predict(x, 0.2), prior.predict(x, 0.2))
     config, tensors = fine.to_state()
     again = from_state(json.loads(json.dumps(config)), tensors, NSIDES[8], anchors[1])
+    assert isinstance(again, FunctionSpacePrior)
     x = fields(NSIDES[8], 2, 0).float()
     assert torch.equal(again.predict(x, 0.2), fine.predict(x, 0.2))
     assert float((fine.predict(x, 0.2) - x).std()) > 1e-3

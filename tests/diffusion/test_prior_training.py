@@ -72,8 +72,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(
 def test_the_denoising_of_held_out_records_is_kept_with_the_prior(tmp_path: Path) -> None:
     prior = fit(images())
     table = prior.denoising
-    assert prior.diffusion is not None
-    np.testing.assert_allclose(table["noise_std"], prior.diffusion.noise_std)
+    np.testing.assert_allclose(table["noise_std"], prior.denoiser.noise_std)
     np.testing.assert_allclose(table["log_snr"], -2 * np.log(table["noise_std"]))
     assert bool((table["mse"] <= table["mse_anchor"] * (1 + rounding(4))).all())
     xr.testing.assert_identical(FieldPrior.load(prior.save(tmp_path / "prior")).denoising, table)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from apsgeo.errors import InputError
-from apsgeo.values.heat import log_heat_kernel
+from apsgeo.values.heat import heat_pull, log_heat_kernel
+from apsgeo.values.manifold import Manifold
 from apsgeo.values.quotient import Rotations
 from apsgeo.values.spd import SPD
 from apsgeo.values.sphere import Circle, Sphere
@@ -120,12 +121,30 @@ def test_heat_kernels_are_their_series() -> None:
 
 
 def test_the_short_kernel_of_the_sphere_meets_the_series() -> None:
-    angle = torch.linspace(0.0, 0.15, 9, dtype=torch.float64)
-    short, long = (
-        log_heat_kernel(Sphere(2), angle, torch.full_like(angle, v)) for v in (1.9999e-3, 2.0001e-3)
-    )
-    # The leading term errs by a twelfth of the variance; the two variances differ by 1e-4.
-    assert float((short - long).abs().max()) < 2e-3 / 6 + 1e-4 * (1 + 0.5 * 0.15**2 / 2e-3)
+    angle = torch.linspace(0.0, 1.8, 19, dtype=torch.float64)  # five standard deviations and more
+    times = [torch.full_like(angle, 0.1 * factor) for factor in (1 - 1e-9, 1 + 1e-9)]
+    short, long = (log_heat_kernel(Sphere(2), angle, time) for time in times)
+    torch.testing.assert_close(short, long, rtol=0, atol=1e-4)
+    short, long = (0.1 * heat_pull(Sphere(2), angle, time) for time in times)
+    torch.testing.assert_close(short, long, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variance", [1e-3, 0.05, 0.5, 3.0, 20.0])
+def test_pulls_are_the_slopes_of_heat_kernels(variance: float) -> None:
+    for manifold, unit in ((Circle(360.0), 360.0 / (2 * math.pi)), (Sphere(2), 1.0)):
+        _check_pull(manifold, unit, variance)
+    _check_pull(Rotations(), 1.0, variance)
+
+
+def _check_pull(manifold: Manifold, unit: float, variance: float) -> None:
+    most = min(3.0, 6.0 * math.sqrt(variance))  # farther away there is next to nothing
+    distance = unit * torch.linspace(1e-2, most, 30, dtype=torch.float64)
+    distance.requires_grad_()
+    time = torch.full_like(distance, variance * unit**2)
+    (slope,) = torch.autograd.grad(log_heat_kernel(manifold, distance, time).sum(), distance)
+    pull = heat_pull(manifold, distance.detach(), time)
+    # the expansion's slope leaves out that of its second order, the series what it is cut at
+    torch.testing.assert_close(pull * time, -slope / distance.detach() * time, rtol=0, atol=1e-7)
 
 
 def test_no_heat_kernel_of_tensors() -> None:

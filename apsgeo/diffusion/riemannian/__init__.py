@@ -1,0 +1,1 @@
+"""Diffusion of fields whose values lie on a compact manifold."""
