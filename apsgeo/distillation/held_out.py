@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,15 +37,12 @@ def _held_out(
         batch = held.group(index).to(flow.device)
         hidden = batch.measurement.hidden
         scored = hidden if bool(hidden.any()) else torch.ones_like(hidden)
-        yield batch, flow.condition(batch.start), area * scored, _shown(prior, batch)
-
-
-def _shown(prior: FieldPrior, batch: Batch) -> Shown:
-    season, normals = batch.season, prior.normals
-    if not normals.linear:
-        return lambda anomalies: normals.restore(anomalies, season).nan_to_num()
-    scale = normals.std[season].to(batch.truth)
-    return lambda anomalies: scale * anomalies
+        yield (
+            batch,
+            flow.condition(batch.start),
+            area * scored,
+            partial(prior.normals.scaled, season=batch.season),
+        )
 
 
 def held_out_score(

@@ -188,6 +188,10 @@ class Normals:
         out = fields * std + mean
         return torch.where(self.valid.to(out.device), out, torch.nan)
 
+    def scaled(self, fields: Tensor, season: Tensor) -> Tensor:
+        """Return anomalies (..., batch, channel, node) in the units of the data, up to a mean."""
+        return fields * self.std.to(fields)[season]
+
     def measure(self, measurement: Measurement) -> Measurement:
         """Return a measurement in the units of the data as one of standardized anomalies.
 

@@ -248,6 +248,10 @@ class QuantileNormals(Normals):
         x = x.movedim(-1, 0) if z.ndim == 4 else x[..., 0]
         return torch.where(self.valid.to(z.device), x, torch.nan).to(fields)
 
+    def scaled(self, fields: Tensor, season: Tensor) -> Tensor:
+        """Return the values of normal numbers (..., batch, channel, node), zero where not valid."""
+        return self.restore(fields, season).nan_to_num()
+
     def measure(self, measurement: Measurement) -> Measurement:
         """Return a measurement in the units of the data as one of normal numbers.
 

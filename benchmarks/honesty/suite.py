@@ -1,6 +1,6 @@
 """Are the error bars true? The default path on records of many kinds, later fields held out.
 
-python -m benchmarks honesty      table in benchmarks/results/honesty.md, figure in docs/figures
+python -m benchmarks honesty      table in benchmarks/results/honesty, figure in docs/figures
 
 Each record is learned from as a user would: `fit_prior(history)`, `distill`, `impute`, with the
 defaults but for the steps of training. A run that was stopped goes on.
@@ -122,6 +122,10 @@ def run(options: argparse.Namespace, made: str) -> None:
     rows: list[Row] = []
     for name in options.parts:
         rows += _kept(keep / f"{name} {settings}.json", name, options)
-        save(options.output / "honesty", rows, page("Honesty", ABOUT, TABLE.markdown(rows), made))
+        save(
+            options.output / "honesty" / "records",
+            rows,
+            page("Honesty", ABOUT, TABLE.markdown(rows), made),
+        )
     draw(rows, options.figures / "honesty.png")
     print(TABLE.markdown(rows))

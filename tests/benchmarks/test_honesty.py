@@ -55,8 +55,8 @@ def test_a_run_scores_start_and_flow_and_goes_on_where_it_was_stopped(
     for row in rows:
         assert 0.5 < row["spread_skill"] < 2.0
         assert {*suite.BANDS} <= {*row}
-    page = (tmp_path / "honesty.md").read_bytes()
+    page = (tmp_path / "honesty" / "records.md").read_bytes()
     monkeypatch.setattr(suite, "filled", None)  # a second run does nothing again
     main(arguments)
-    assert (tmp_path / "honesty.md").read_bytes() == page
+    assert (tmp_path / "honesty" / "records.md").read_bytes() == page
     assert (tmp_path / "honesty.png").exists()
