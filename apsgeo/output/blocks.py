@@ -62,17 +62,21 @@ def drawn_in_blocks(dataset: xr.Dataset, path: Path, identity: str | None) -> It
 
 
 def _drawn(dataset: xr.Dataset, dim: str, sizes: tuple[int, ...], folder: Path) -> list[xr.Dataset]:
-    """Draw the blocks that are not in the folder yet; return all, read when they are used."""
-    parts, start = [], 0
+    """Draw the blocks that are not in the folder yet; return all, read when they are used.
+
+    They are opened at last: what lives on between two draws keeps the memory of the first from
+    being given back.
+    """
+    files, start = [], 0
     with Bar(total=len(sizes), name="drawing members", unit="block", delay=1.0) as bar:
         for number, size in enumerate(sizes):
             file = folder / f"{number:06d}.nc"
             if not file.exists():
                 _draw(dataset.isel({dim: slice(start, start + size)}), file)
-            parts.append(xr.open_dataset(file, engine="netcdf4", decode_cf=False, cache=False))
+            files.append(file)
             start += size
             bar.update()
-    return parts
+    return [xr.open_dataset(f, engine="netcdf4", decode_cf=False, cache=False) for f in files]
 
 
 def _blocks(dataset: xr.Dataset) -> tuple[str | None, tuple[int, ...]]:
